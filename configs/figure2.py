@@ -1,0 +1,25 @@
+"""Brockers et al. 2026, Figure 2: six conditions x six widths of the auxiliary head x 20 seeds = 720 students.
+
+python -m sublim_jax.main --config=configs/figure2.py
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = "figure2"
+    config.conditions = (
+        "same",
+        "random_first_hidden",
+        "random_second_hidden",
+        "random_hidden",
+        "random_class_head",
+        "random_aux_head",
+    )
+    config.m = (3, 10, 25, 50, 100, 250)
+    config.seeds = 20
+    config.student.marks = (0, 30, 100)
+    return config

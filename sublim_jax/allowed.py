@@ -1,0 +1,130 @@
+"""What a config may hold: names, ranges, and the one line that refuses anything else."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import optax
+from ml_collections import ConfigDict
+
+from sublim_jax import inits, losses
+from sublim_jax.errors import Refused, unknown
+
+# Which layers of the student are drawn anew; all others start from the teacher's initial weights.
+CONDITIONS: dict[str, tuple[str, ...]] = {
+    "same": (),
+    "random_first_hidden": ("hidden_0",),
+    "random_second_hidden": ("hidden_1",),
+    "random_hidden": ("hidden_*",),
+    "random_class_head": ("class_head",),
+    "random_aux_head": ("aux_head",),
+}
+OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": optax.identity}
+STREAMS = ("uniform", "gaussian", "epochs")
+SEES = ("aux", "class", "all")
+PRESETS = ("full", "smoke")
+
+
+def pick(module: ModuleType | Mapping[str, Any], name: Any, field: str) -> Any:
+    """A public function of a module (or an entry of a table) by its name; a callable passes through.
+
+    Raises `Refused` with what exists. The module's namespace is the registry.
+    """
+    if callable(name):
+        return name
+    table = module if isinstance(module, Mapping) else _public(module)
+    if name not in table:
+        raise Refused(unknown(f"config.{field}", name, table))
+    return table[name]
+
+
+def _public(module: ModuleType) -> dict[str, Callable]:
+    """The functions a module itself defines and shows."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def check(config: ConfigDict) -> None:
+    """Check every value of a config; raises `Refused` at the first bad one."""
+    flat = _flat(config.to_dict())
+    for field, (allowed, good) in _RULES.items():
+        if not good(flat[field]):
+            raise Refused(f"config.{field}={flat[field]!r}: must be {allowed}")
+    for name in config.conditions:
+        one_of("conditions", name, CONDITIONS)
+    if len(config.net.hidden) < 2 and "random_second_hidden" in config.conditions:
+        raise Refused(
+            f"config.conditions: random_second_hidden needs two hidden layers, config.net.hidden={config.net.hidden}"
+        )
+    for field in ("conditions", "m"):
+        if len(set(config[field])) != len(config[field]):
+            raise Refused(f"config.{field}={config[field]!r}: must not hold a value twice")
+    if max(config.m) > max(config.caps):
+        raise Refused(f"config.m={max(config.m)}: must be at most {max(config.caps)}, the largest of config.caps")
+    for field, module in (("net.init", inits), ("teacher.loss", losses), ("student.loss", losses)):
+        pick(module, flat[field], field)
+    for field in ("teacher.optimizer", "student.optimizer"):
+        pick(OPTIMIZERS, flat[field], field)
+    one_of("student.sees", config.student.sees, SEES)
+    one_of("teacher.stream", config.teacher.stream, ("epochs",))  # the only one with labels
+    one_of("student.stream", config.student.stream, STREAMS)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return flat
+
+
+def one_of(field: str, value: Any, names: Iterable[str]) -> None:
+    """Raises `Refused` where the value of `config.field` is none of the names."""
+    if value not in names:
+        raise Refused(unknown(f"config.{field}", value, names))
+
+
+def _is_int(low: int) -> tuple[str, Callable[[Any], bool]]:
+    return f"a whole number of at least {low}", lambda value: isinstance(value, int) and value >= low
+
+
+def _ints(low: int) -> tuple[str, Callable[[Any], bool]]:
+    def good(values: Any) -> bool:
+        return isinstance(values, tuple) and len(values) > 0 and all(_is_int(low)[1](value) for value in values)
+
+    return f"a tuple of whole numbers of at least {low}, not empty", good
+
+
+_POSITIVE = ("a number above 0", lambda value: isinstance(value, float | int) and 0 < value < float("inf"))
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "conditions": ("a tuple of names, not empty", lambda value: isinstance(value, tuple) and len(value) > 0),
+    "m": _ints(1),
+    "caps": _ints(1),
+    "seeds": _is_int(1),
+    "first_seed": _is_int(0),
+    "root": _is_int(0),
+    "exam": _is_int(4),
+    "data.std": _POSITIVE,
+    "net.hidden": _ints(1),
+    "teacher.lr": _POSITIVE,
+    "teacher.batch": _is_int(1),
+    "teacher.epochs": _is_int(1),
+    "student.lr": _POSITIVE,
+    "student.batch": _is_int(1),
+    "student.steps": _is_int(1),
+    "student.marks": (
+        "a tuple of whole numbers of at least 0",
+        lambda values: isinstance(values, tuple) and all(_is_int(0)[1](value) for value in values),
+    ),
+    "student.pool": _is_int(0),
+    "student.temperature": _POSITIVE,
+    "run.chunk": _is_int(0),
+    "run.every": _is_int(1),
+    "run.save_s": ("a number of at least 0", lambda value: value >= 0),
+    "run.devices": _is_int(1),
+    "run.memory_gb": _POSITIVE,
+    "run.precision": ("one of default, high, highest", lambda value: value in ("default", "high", "highest")),
+}

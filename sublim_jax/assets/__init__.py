@@ -1,0 +1,1 @@
+"""Files that travel with the package; read them with `importlib.resources`."""

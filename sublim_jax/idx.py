@@ -1,0 +1,166 @@
+"""IDX, the file format of MNIST, and the family of data sets published in it.
+
+A file is a magic number, the sizes as big-endian 32-bit integers, then one unsigned byte an entry.
+"""
+
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+
+class BadFileError(ValueError):
+    """A file is missing, damaged or not what its name says; the message is one line that begins with the file."""
+
+
+class StrangeFileError(BadFileError):
+    """A file is well formed, but its contents are not the published ones."""
+
+
+class Idx(NamedTuple):
+    """One decoded file and the sha256 (hex) of its decompressed bytes."""
+
+    array: UInt8[np.ndarray, "..."]
+    sha256: str
+
+
+class Kind(NamedTuple):
+    """What is particular to one data set.
+
+    classes     labels the banks know, counted from 0
+    first       the smallest label in the files
+    transposed  the files hold every image with rows and columns exchanged (NIST wrote EMNIST so)
+    sha256      of the decompressed files where known: train images, train labels, test images, test labels
+    """
+
+    classes: int
+    first: int = 0
+    transposed: bool = False
+    sha256: tuple[str, ...] = ()
+
+
+# Fashion-MNIST's are those of Debian's package; with the gzip headers that Debian strips put back, its four files have
+# the checksums TFDS registers, so the contents are the published ones.
+KINDS = {
+    "mnist": Kind(
+        10,
+        sha256=(
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    ),
+    "fashion_mnist": Kind(
+        10,
+        sha256=(
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    ),
+    "kmnist": Kind(10),
+    "emnist/balanced": Kind(47, transposed=True),
+    "emnist/letters": Kind(26, first=1, transposed=True),
+}
+
+
+class Raw(NamedTuple):
+    """One split as the files have it: orientation and labels untouched."""
+
+    x: UInt8[np.ndarray, "n height width"]
+    y: Integer[np.ndarray, " n"]
+
+
+Splits = tuple[Raw, Raw]  # train, test
+
+
+def read(folder: Traversable, stem: str, rank: int) -> Idx:
+    """Read `stem` or `stem.gz` from a folder, an installed package or an archive; `rank` is the number of dimensions.
+
+    Where both exist the one without .gz is read. Raises `BadFileError`.
+    """
+    for label in (stem, f"{stem}.gz"):
+        path = folder / label
+        if path.is_file():
+            content = unpack(path.read_bytes(), label)
+            return Idx(parse(content, rank, label), hashlib.sha256(content).hexdigest())
+    raise BadFileError(f"{stem}.gz is missing (and {stem} too)")
+
+
+def unpack(blob: bytes, label: str) -> bytes:
+    """The decompressed bytes of a gzip'd file, or the bytes themselves; told apart by content, not by name."""
+    if not blob.startswith(b"\x1f\x8b"):
+        return blob
+    try:
+        return gzip.decompress(blob)
+    except (EOFError, struct.error) as error:  # struct.error: cut inside the header or the trailer
+        raise BadFileError(f"{label} is truncated (the gzip stream of {len(blob)} bytes has no end)") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise BadFileError(f"{label} is corrupt ({error})") from error
+
+
+def parse(content: bytes, rank: int, label: str) -> UInt8[np.ndarray, "..."]:
+    """Decode IDX bytes into a read-only array with `rank` dimensions; raises `BadFileError`."""
+    magic, expected = content[:4], bytes([0, 0, 8, rank])  # 8 means unsigned bytes
+    if len(magic) == 4 and magic != expected:
+        kinds = {3: "images", 1: "labels"}
+        known = magic[:3] == expected[:3] and kinds.get(magic[3])
+        hint = f"; this looks like a file of {known}" if known else ""
+        raise BadFileError(f"{label} has magic number 0x{magic.hex()} instead of 0x{expected.hex()}{hint}")
+    start = 4 + 4 * rank
+    if len(content) < start:
+        raise BadFileError(f"{label} is truncated ({len(content)} bytes, the header alone has {start})")
+    shape = struct.unpack(f">{rank}I", content[4:start])
+    have, need = len(content) - start, math.prod(shape)
+    if have != need:
+        state = "is truncated" if have < need else "is too long"
+        raise BadFileError(f"{label} {state} ({have} bytes after the header, {need} for {' x '.join(map(str, shape))})")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def digest(path: Path) -> str:
+    """The sha256 (hex) of a file as it lies on disk, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_splits(name: str, files: Traversable, verify: bool) -> Splits:
+    """Both splits from the four IDX files under their canonical names.
+
+    Raises `BadFileError` where one is missing, damaged or does not fit its partner, `StrangeFileError` where `verify`
+    is set and the contents of a well-known data set are not the published ones.
+    """
+    config = name.partition("/")[2]
+    stems = (f"emnist-{config}-train", f"emnist-{config}-test") if config else ("train", "t10k")
+    found: dict[str, Idx] = {}
+    for stem in stems:
+        images, labels = f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"
+        found[images], found[labels] = read(files, images, 3), read(files, labels, 1)
+        check_split(Raw(found[images].array, found[labels].array), KINDS[name], images, labels)
+    published = KINDS[name].sha256 if verify else ()
+    for (stem, file), sha256 in zip(found.items(), published, strict=bool(published)):
+        if file.sha256 != sha256:
+            raise StrangeFileError(f"{stem} is not the published file of {name} (sha256 {file.sha256[:12]}…)")
+    train_x, train_y, test_x, test_y = (file.array for file in found.values())
+    return Raw(train_x, train_y), Raw(test_x, test_y)
+
+
+def check_split(raw: Raw, kind: Kind, images: str, labels: str) -> None:
+    """Raise `BadFileError` unless there are 28 x 28 images, as many labels, and every label is one of the kind's."""
+    if raw.x.shape[1:] != (28, 28) or not len(raw.x):
+        raise BadFileError(f"{images} has shape {raw.x.shape}, it must be n x 28 x 28 with n > 0")
+    if len(raw.x) != len(raw.y):
+        raise BadFileError(f"{images} has {len(raw.x)} images, but {labels} has {len(raw.y)} labels")
+    last = kind.first + kind.classes - 1
+    wrong = raw.y[(raw.y < kind.first) | (raw.y > last)]
+    if len(wrong):
+        raise BadFileError(f"{labels} has the label {wrong[0]}, labels are {kind.first} to {last}")

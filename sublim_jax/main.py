@@ -1,0 +1,192 @@
+"""The command: python -m sublim_jax.main --config=configs/quickstart.py [--config.field=value] [--workdir=DIR].
+
+Exit codes: 0 done, 1 the machine failed (no space, no memory), 2 bad config, 75 interrupted and saved.
+"""
+
+import importlib.util
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from sublim_jax.errors import Refused, unknown
+
+DONE, FAILED, BAD, INTERRUPTED = 0, 1, 2, 75
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what the command line asks and return the exit code; every refusal is one line on standard error."""
+    try:
+        values = _flags(argv)
+        return _experiment(values, argv)
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD
+    except OSError as error:
+        print(f"error: {error}; what was saved is kept, run the same command again", file=sys.stderr)
+        return FAILED
+
+
+def _flags(argv: Sequence[str]) -> flags.FlagValues:
+    """Parse the command line; a wrong flag, file, field or type becomes one `Refused` line."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "A file with get_config().", flag_values=values, lock_config=True)
+    flags.DEFINE_string("workdir", None, "Where results are kept; default results/NAME.", flag_values=values)
+    flags.DEFINE_enum(
+        "resume", "auto", ["auto", "never", "overwrite"], "What to do with earlier results.", flag_values=values
+    )
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    if {"-h", "--help"} & set(argv[1:]):
+        print(__doc__, values.main_module_help(), sep="\n")
+        raise SystemExit(DONE)
+    _check_fields(argv[1:])
+    try:
+        rest = values(list(argv))
+    except flags.Error as error:
+        raise Refused(_line(error)) from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise Refused(f"command line: {_line(error)}") from error
+    if rest[1:]:
+        raise Refused(f"command line: {rest[1]!r} is not a flag; fields are given as --config.field=value")
+    if values.config is None:
+        raise Refused("config: not given; say for instance --config=configs/quickstart.py")
+    return values
+
+
+def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
+    # Imported late: a misspelt flag should not wait for JAX.
+    from sublim_jax import config as door
+    from sublim_jax import plots, records, report, run
+    from sublim_jax.progress import Watch
+
+    overrides = dict(config_flags.get_override_values(values["config"]))
+    config = door.resolve(values.config, overrides)
+    if config.figure not in plots.public():
+        raise Refused(unknown("config.figure", config.figure, plots.public()))
+    workdir = Path(values.workdir or f"results/{config.name}")
+    dataset = door.load(config)
+    conditions = door.build(config, dataset)
+    seeds = door.seeds(config)
+    print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
+    print(f"asked: {len(conditions)} conditions x {len(seeds)} seeds; work folder {workdir}", flush=True)
+    facts = {
+        "command": shlex.join(["python", "-m", "sublim_jax.main", *argv[1:]]),
+        "overrides": {name: str(value) for name, value in overrides.items()},
+        "data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum},
+        "provenance": records.provenance(),
+    }
+    stop = _Stop()
+    try:
+        rows = run.run(
+            conditions,
+            dataset.train,
+            dataset.test,
+            seeds=seeds,
+            root=config.root,
+            exam=config.exam,
+            workdir=workdir,
+            config=door.identity(config) | {"data_sha256": dataset.checksum},
+            resume=values.resume,
+            how=door.how(config),
+            watch=Watch(),
+            stopped=stop,
+            facts=facts,
+        )
+    except (run.Interrupted, KeyboardInterrupt):
+        print(f"interrupted; saved. To go on: {facts['command']}", file=sys.stderr)
+        return INTERRUPTED
+    print(_show(rows))
+    print(f"rows, figure and report: {report.write(workdir, config.figure)}")
+    return DONE
+
+
+class _Stop:
+    """True once SIGINT or SIGTERM arrived; a second one ends the process at once, keeping what was saved."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def _ask(self, number: int, frame: Any) -> None:
+        del frame
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        print(f"{signal.Signals(number).name}: stopping after this interval", file=sys.stderr, flush=True)
+
+
+def _show(rows: Any) -> str:
+    """The table as text, fitted to the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sublim_jax import summary
+
+    frame = summary.table(rows)
+    table = Table(title="student accuracy: mean and 95 % bootstrap interval over seeds", title_justify="left")
+    for name in frame.columns:
+        table.add_column(str(name))
+    for row in summary.texts(frame):
+        table.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def _check_fields(words: Sequence[str]) -> None:
+    """Refuse a misspelt field before anything else, with the names that exist and the nearest one."""
+    path = next((word.split("=", 1)[1] for word in words if word.startswith(("--config=", "-config="))), None)
+    if path is None:
+        return
+    config = _config_of(path)
+    for word in words:
+        name = word.lstrip("-").split("=", 1)[0]
+        if not (word.startswith("-") and name.startswith("config.")):
+            continue
+        here: Any = config
+        for depth, part in enumerate(parts := name.split(".")[1:]):
+            if not isinstance(here, ConfigDict) or part not in here:
+                names = list(here) if isinstance(here, ConfigDict) else []
+                raise Refused(unknown(f"--{'.'.join(['config', *parts[:depth]])}", part, names or ["(no fields)"]))
+            here = here[part]
+
+
+def _config_of(path: str) -> ConfigDict:
+    """What `get_config` of a file gives; the part after a colon is its argument."""
+    file, _, argument = path.partition(":")
+    if not Path(file).is_file():
+        raise Refused(f"config={file!r}: no such file; those of the project are in configs/")
+    spec = importlib.util.spec_from_file_location("sublim_jax_config", file)
+    if spec is None or spec.loader is None:
+        raise Refused(f"config={file!r}: must be a Python file with get_config()")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise Refused(f"config={file!r}: has no function get_config")
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    # The libraries below log what they also raise; a user gets one line from us.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.FATAL)
+    code = main(sys.argv)
+    if code == FAILED:  # threads of the array writers may still complain after the one line that says it
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

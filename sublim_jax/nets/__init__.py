@@ -1,0 +1,5 @@
+"""Architectures: trunks that end in a latent representation, and the two heads that read it."""
+
+from sublim_jax.nets.heads import SplitHead as SplitHead
+from sublim_jax.nets.heads import shapes as shapes
+from sublim_jax.nets.mlp import MLP as MLP

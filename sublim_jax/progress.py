@@ -1,0 +1,81 @@
+"""What a person sees while it runs, and where the time went."""
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_listening: list["Watch"] = []
+
+
+class Watch:
+    """A progress bar with the time left, and seconds by kind of work.
+
+    On a terminal or in a notebook a bar moves; elsewhere a line is printed at every tenth. `show=False` is silent.
+    `seconds` holds wall time by name; time the compiler took is under `compile` and in no other.
+    """
+
+    def __init__(self, show: bool = True) -> None:
+        self.seconds: dict[str, float] = {"compile": 0.0}
+        self.programs = 0
+        self._console = Console()
+        self._live = show and (self._console.is_terminal or self._console.is_jupyter)
+        self._lines = show and not self._live
+        self._total = self._done = 0.0
+        self._tenth = 0
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._bar = Progress(*columns, *times, console=self._console, disable=not self._live)
+        self._task: Any = None
+        self._began = 0.0
+
+    @contextmanager
+    def over(self, total: float, what: str) -> Iterator["Watch"]:
+        """Watch `total` units of work called `what`."""
+        self._total, self._done, self._tenth, self._began = total, 0.0, 0, time.perf_counter()
+        _listen_to_jax()
+        _listening.append(self)
+        try:
+            with self._bar:
+                self._task = self._bar.add_task(what, total=total)
+                yield self
+        finally:
+            _listening.remove(self)
+
+    def advance(self, amount: float) -> None:
+        """Some units of work are done."""
+        self._done += amount
+        self._bar.update(self._task, advance=amount)
+        tenth = int(10 * self._done / max(self._total, 1e-9))
+        if self._lines and tenth > self._tenth:
+            self._tenth = tenth
+            passed = time.perf_counter() - self._began
+            left = passed * (self._total / self._done - 1)
+            print(f"{10 * tenth:3d} % after {passed:.0f} s, about {left:.0f} s left", flush=True)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the wall seconds inside under `name`, less what the compiler took."""
+        start, compiled = time.perf_counter(), self.seconds["compile"]
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start - (self.seconds["compile"] - compiled)
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+
+def _listen(event: str, duration: float, **_: Any) -> None:
+    if event.startswith("/jax/core/compile/"):
+        for watch in _listening:
+            watch.seconds["compile"] += duration
+            watch.programs += event.endswith("backend_compile_duration")
+
+
+@functools.cache
+def _listen_to_jax() -> None:
+    jax.monitoring.register_event_duration_secs_listener(_listen)

@@ -1,0 +1,99 @@
+"""From rows to a table: means and bootstrap intervals over seeds."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+RESAMPLES = 10_000
+
+
+class Interval(NamedTuple):
+    """A mean over seeds and its 95 % bootstrap interval; NaN ends where there is one seed."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean over seeds with a percentile bootstrap interval from 10,000 resamples, always the same ones.
+
+    Source: Efron and Tibshirani 1993, chapter 13; the published figures say 'bootstrap' over 20 seeds, no more.
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) < 2 or not np.isfinite(values).all():
+        return Interval(float(values.mean()), float("nan"), float("nan"), len(values))
+    if np.ptp(values) == 0:
+        return Interval(float(values[0]), float(values[0]), float(values[0]), len(values))
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Interval(float(values.mean()), float(found.low), float(found.high), len(values))
+
+
+def labels_of(rows: pd.DataFrame) -> list[str]:
+    """The label columns: those that are neither seed nor step nor under a prefix like `at/`."""
+    return [name for name in rows.columns if name not in ("seed", "step") and "/" not in name]
+
+
+def last(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last mark of each condition."""
+    return rows[rows["step"] == rows.groupby(labels_of(rows), sort=False)["step"].transform("max")]
+
+
+def cells(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.Series:
+    """An `Interval` over seeds of one column for each cell of `by`, in the order of first appearance."""
+    return rows.groupby(list(by), sort=False)[column].apply(lambda values: interval(values.tolist()))
+
+
+COLUMNS = {
+    "student accuracy": "at/student_accuracy",
+    "teacher accuracy": "at/teacher_accuracy",
+    "untrained reference": "at/untrained_accuracy",
+    "CKA to the teacher": "at/cka",
+}
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Condition by m at the last mark: the student's accuracy with its interval, teacher, untrained reference, CKA.
+
+    Words are in the order of their first row, numbers grow. Columns: the labels, those named in `COLUMNS` as
+    `Interval`s, and `seeds`, the number of seeds.
+    """
+    labels = labels_of(rows)
+    final = last(rows)
+    columns = {title: cells(final, labels, name) for title, name in COLUMNS.items() if name in final}
+    frame = pd.DataFrame(columns)
+    frame["seeds"] = [found.n for found in next(iter(columns.values()))]
+    frame = frame.reset_index()
+
+    def order(column: pd.Series) -> pd.Series:
+        if pd.api.types.is_numeric_dtype(column):
+            return column
+        return column.map({value: place for place, value in enumerate(rows[column.name].unique())})
+
+    return frame.sort_values(labels, key=order, ignore_index=True)
+
+
+def texts(frame: pd.DataFrame) -> list[list[str]]:
+    """The table's cells as a person reads them: the student's interval in full, of the others the mean."""
+    first = next(iter(COLUMNS))
+
+    def text(name: str, value: object) -> str:
+        return f"{value.mean:.3f}" if isinstance(value, Interval) and name != first else str(value)
+
+    return [[text(name, value) for name, value in zip(frame.columns, row, strict=True)] for row in frame.values]

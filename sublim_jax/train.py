@@ -1,0 +1,96 @@
+"""One net, one phase: where it begins and how it advances. The only training loop of the project.
+
+Nothing here knows that seeds or conditions exist; `population` batches these functions from outside.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Int, Key
+
+from sublim_jax import keys
+from sublim_jax.nets import shapes
+from sublim_jax.types import Bank, Init, Knobs, Out, Params, Recipe, State
+
+
+def draw(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Array, ""]) -> Params:
+    """Fresh parameters; a layer's draw depends on the key, its name and its shape, never on the layers beside it."""
+    return {layer: init(keys.at(key, layer), arrays) for layer, arrays in shapes(net, image).items()}
+
+
+def begin(recipe: Recipe, knobs: Knobs, origin: Params | None, image: tuple[int, ...], key: Key[Array, ""]) -> State:
+    """The state before the first step: w = share * origin + (1 - share) * fresh + sigma * noise, layer by layer.
+
+    `origin` is the teacher's initial parameters; without one (a teacher) every layer is fresh. `image` is the
+    images' [height, width].
+    """
+    fresh = draw(recipe.net, recipe.init, image, keys.at(key, "fresh"))
+    params = {
+        layer: _mixed(fresh[layer], (origin or {}).get(layer), knobs.share[layer], knobs.sigma[layer], key, layer)
+        for layer in fresh
+    }
+    return State(params, recipe.optimizer().init(params))
+
+
+def _mixed(
+    fresh: Any, origin: Any, share: Float[Array, ""], sigma: Float[Array, ""], key: Key[Array, ""], layer: str
+) -> dict[str, Array]:
+    """One layer's beginning; share 1 and sigma 0 give the origin bitwise, because 0 * w and + 0 are exact."""
+    arrays = {}
+    for name, array in fresh.items():
+        mixed = array if origin is None else share * origin[name] + (1 - share) * array
+        arrays[name] = mixed + sigma * keys.normal(keys.at(key, "sigma", layer, name), array.shape)
+    return arrays
+
+
+def advance(
+    recipe: Recipe,
+    state: State,
+    knobs: Knobs,
+    reference: Params | None,
+    key: Key[Array, ""],
+    bank: Bank,
+    start: Int[Array, ""],
+    stop: Int[Array, ""],
+) -> State:
+    """Train from step `start` to step `stop`.
+
+    Both are traced: one program serves every interval, and a run cut in pieces equals the whole run bitwise, because
+    a step depends on nothing but the state and its own number.
+    """
+    optimizer = recipe.optimizer()
+
+    def step(number: Int[Array, ""], state: State) -> State:
+        x, y = recipe.stream(keys.at(key, "stream"), number, recipe.batch, knobs, bank)
+        target = y if recipe.reference is None else apply(recipe.reference, reference, x)
+
+        def objective(params: Params) -> Float[Array, ""]:
+            return _mean(recipe.loss(apply(recipe.net, params, x), target, knobs), y)
+
+        direction, opt = optimizer.update(jax.grad(objective)(state.params), state.opt, state.params)
+        params = {
+            layer: _moved(state.params[layer], direction[layer], knobs.lr * knobs.live[layer]) for layer in state.params
+        }
+        return State(params, opt)
+
+    return jax.lax.fori_loop(start, stop, step, state)
+
+
+def apply(net: nn.Module, params: Params | None, x: Float[Array, "batch ..."]) -> Out:
+    """What the net says about a batch."""
+    out: Any = net.apply({"params": params}, x)
+    return out
+
+
+def _mean(values: Float[Array, " batch"], labels: Int[Array, " batch"] | None) -> Float[Array, ""]:
+    """The mean over the batch, without the rows labelled below zero that fill up a partial one."""
+    if labels is None:
+        return values.mean()
+    weights = (labels >= 0).astype(values.dtype)
+    return (values * weights).sum() / weights.sum()
+
+
+def _moved(layer: Mapping[str, Array], direction: Any, rate: Float[Array, ""]) -> dict[str, Array]:
+    return {name: array - rate * direction[name] for name, array in layer.items()}

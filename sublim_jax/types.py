@@ -1,0 +1,133 @@
+"""The words of the project: what a net says, what is compiled, what is swept, what evolves."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from sublim_jax.errors import Refused, unknown
+
+Params = Mapping[str, Any]  # layer name -> the layer's arrays
+PerLayer = Mapping[str, Float[Array, ""]]  # layer name -> one number
+
+
+class Out(NamedTuple):
+    """What a net says about a batch.
+
+    features  [batch, d]            the latent representation both heads read
+    logits    [batch, classes+aux]  class head first, then auxiliary head
+    acts      name -> [batch, ...]  every layer after its activation; jit prunes what nobody reads
+    """
+
+    features: Float[Array, "batch d"]
+    logits: Float[Array, "batch logits"]
+    acts: dict[str, Float[Array, "batch ..."]]
+
+
+class Bank(NamedTuple):
+    """Labelled images as bytes, with the two numbers that normalise them: (x / 255 - mean) / std."""
+
+    x: UInt8[Array, "n height width"]
+    y: Int[Array, " n"]
+    mean: Float[Array, ""]
+    std: Float[Array, ""]
+
+
+@struct.dataclass
+class Knobs:
+    """Traced and stackable: one Knobs is one point of a sweep.
+
+    seen         which logits enter the loss
+    pool         number of distinct noise batches before the stream repeats
+    lr           learning rate, multiplies the optimiser's direction
+    temperature  softmax temperature of losses that have one
+    share        per layer: 1 = the origin's weights, 0 = a fresh draw, between = interpolation
+    sigma        per layer: standard deviation of Gaussian noise added to the weights when the phase begins
+    live         per layer: 1 = trained, 0 = frozen
+    more         a notebook's own swept numbers, readable by its own loss or stream
+    """
+
+    seen: Bool[Array, " logits"]
+    pool: Int[Array, ""]
+    lr: Float[Array, ""]
+    temperature: Float[Array, ""]
+    share: PerLayer
+    sigma: PerLayer
+    live: PerLayer
+    more: Mapping[str, Array] = struct.field(default_factory=dict)
+
+
+class State(NamedTuple):
+    """Only what evolves. No key is ever carried."""
+
+    params: Params
+    opt: optax.OptState
+
+
+# (key, step, size, knobs, bank) -> (x [size, height, width], y [size] or None).
+# A label below zero marks a row that fills up a partial batch; it has no weight in the loss.
+Stream = Callable[
+    [Key[Array, ""], Int[Array, ""], int, Knobs, Bank],
+    tuple[Float[Array, "batch height width"], Int[Array, " batch"] | None],
+]
+# (out, target, knobs) -> [batch]; the target is the reference's Out, or the labels where there is no reference.
+Loss = Callable[[Out, Any, Knobs], Float[Array, " batch"]]
+# (key, shapes of one layer's arrays by name) -> the layer's arrays.
+Init = Callable[[Key[Array, ""], Mapping[str, jax.ShapeDtypeStruct]], dict[str, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Static and hashable: one Recipe is one XLA program.
+
+    net        a module that returns `Out`; Linen modules hash by their fields
+    stream     where the inputs come from
+    loss       what pulls
+    reference  the net that gives the targets; None = the stream's labels do
+    init       how a fresh layer is drawn
+    optimizer  makes the direction of a step, without the learning rate
+    batch      rows a step
+    marks      increasing steps at which the population is measured; training ends at the last
+    """
+
+    net: nn.Module
+    stream: Stream
+    loss: Loss
+    init: Init
+    batch: int
+    marks: tuple[int, ...]
+    reference: nn.Module | None = None
+    optimizer: Callable[[], optax.GradientTransformation] = optax.scale_by_adam
+
+
+class Phase(NamedTuple):
+    """One net's training: a Recipe is compiled, Knobs are stacked."""
+
+    recipe: Recipe
+    knobs: Knobs
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """One cell of an experiment: a teacher, its student, and the labels its rows carry."""
+
+    labels: Mapping[str, str | int | float]
+    teacher: Phase
+    student: Phase
+
+    def with_student(self, **changes: Any) -> "Condition":
+        """The same condition with fields of the student's Recipe changed, for instance `loss=huber`.
+
+        Raises `Refused` where a Recipe has no such field.
+        """
+        names = [field.name for field in dataclasses.fields(Recipe)]
+        for name in changes:
+            if name not in names:
+                raise Refused(unknown("with_student", name, names))
+        recipe = dataclasses.replace(self.student.recipe, **changes)
+        return dataclasses.replace(self, student=Phase(recipe, self.student.knobs))

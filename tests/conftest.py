@@ -1,0 +1,47 @@
+"""Strict JAX for every test, and shapes checked at run time."""
+
+import os
+import pkgutil
+import tempfile
+
+import jaxtyping
+import pytest
+
+import sublim_jax
+
+# All modules but `types`: JAX builds the pytrees defined there with axes, stacks and nothing in place of arrays.
+MODULES = [module.name for module in pkgutil.walk_packages(sublim_jax.__path__, "sublim_jax.")]
+jaxtyping.install_import_hook([name for name in MODULES if name != "sublim_jax.types"], "beartype.beartype")
+
+# Processes that tests start compile the same programs; the second one finds them here.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # test workers inherit the folder of the process above them
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="sublim_jax_xla_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+import jax  # noqa: E402
+
+# Ranks never promote silently. Types cannot be strict as well: Optax's bias correction raises a float to an int.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from sublim_jax import config as door  # noqa: E402
+from sublim_jax import data  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def mnist() -> data.Dataset:
+    """1,000 + 300 real images."""
+    return data.load("mnist", "embedded", train_limit=1000, test_limit=300)
+
+
+@pytest.fixture
+def tiny(mnist):
+    """A function from config fields to conditions at toy size."""
+
+    def make(**fields):
+        config = door.base()
+        config.preset = "smoke"
+        with config.unlocked():
+            config.update_from_flattened_dict(fields)
+        return door.build(door.resolve(config, fields), mnist)
+
+    return make

@@ -1,0 +1,36 @@
+"""Checkpoints come back bitwise, the newest only; a full disk is said before anything is written."""
+
+import shutil
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sublim_jax import checkpoint
+
+
+def tree(value):
+    return {"a": jnp.float32(value) + jax.random.normal(jax.random.key(0), (3, 2)), "b": (jnp.int32(value),)}
+
+
+def test_the_newest_state_comes_back_bitwise(tmp_path):
+    store = checkpoint.Store(tmp_path / "s")
+    assert store.latest() is None
+    for step in (5, 10):
+        store.save(step, tree(step))
+    again = checkpoint.Store(tmp_path / "s")
+    assert again.latest() == 10
+    jax.tree.map(np.testing.assert_array_equal, again.restore(10, tree(0)), tree(10))
+    again.forget()
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_state(tmp_path, monkeypatch):
+    store = checkpoint.Store(tmp_path / "s")
+    store.save(5, tree(5))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(OSError, match=r"no space for a checkpoint in .*: 28 bytes needed, 10 free"):
+        store.save(6, tree(6))
+    assert checkpoint.Store(tmp_path / "s").latest() == 5

@@ -1,0 +1,144 @@
+"""The command as a user runs it: exit codes, one-line refusals, a finished work folder, interruption and kill."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sublim_jax
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
+SMOKE = (QUICKSTART, "--config.preset=smoke", "--config.data.source=embedded")
+
+
+def command(*words):
+    return [sys.executable, "-m", "sublim_jax.main", *words]
+
+
+def run(tmp_path, *words):
+    return subprocess.run(command(*words), cwd=tmp_path, capture_output=True, text=True, timeout=200)
+
+
+REFUSED = {
+    "no config": ((), r"error: config: not given"),
+    "no such file": (("--config=configs/nothing.py",), r"error: config='configs/nothing.py': no such file"),
+    "misspelt field": (
+        (QUICKSTART, "--config.sedes=5"),
+        r"error: --config: 'sedes' is none of caps, conditions, .*; did you mean 'seeds'\?",
+    ),
+    "misspelt field below": (
+        (QUICKSTART, "--config.student.lrr=5"),
+        r"error: --config.student: 'lrr' is none of batch, .*; did you mean 'lr'\?",
+    ),
+    "field of a number": ((QUICKSTART, "--config.seeds.more=5"), r"error: --config.seeds: 'more' is none of"),
+    "misspelt flag": ((QUICKSTART, "--wrokdir=x"), r"error: Unknown command line flag 'wrokdir'.*workdir"),
+    "stray word": ((QUICKSTART, "smoke"), r"error: command line: 'smoke' is not a flag"),
+    "wrong type": ((QUICKSTART, "--config.seeds=many"), r"error: .*config.seeds.*many"),
+    "not a tuple": ((QUICKSTART, "--config.m=ten"), r"error: .*config.m.*ten"),
+    "bad value": ((QUICKSTART, "--config.student.lr=-1"), r"error: config.student.lr=-1.0: must be a number above 0"),
+    "m over the cap": ((QUICKSTART, "--config.m=(2000,)"), r"error: config.m=2000: must be at most 1024"),
+    "unknown figure": ((QUICKSTART, "--config.figure=pie"), r"error: config.figure: 'pie' is none of transfer"),
+    "unknown data": ((QUICKSTART, "--config.data.name=mnits"), r"error: config.data.name.*mnist"),
+    "bad resume": ((QUICKSTART, "--resume=maybe"), r"error: .*resume.*maybe.*auto"),
+    "too many devices": ((*SMOKE, "--config.run.devices=64"), r"error: config.run.devices=64: .*1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_line_and_exit_code_2(case, tmp_path):
+    words, message = REFUSED[case]
+    done = run(tmp_path, *words)
+    assert done.returncode == 2, done.stderr
+    assert re.match(message, done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
+    done = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "random_class_head" in done.stdout and "100 % after" in done.stdout
+    folder = tmp_path / "results" / "quickstart"
+    rows = sublim_jax.load(folder)
+    assert len(rows) == 4 * 2 * 3  # conditions x seeds x marks
+    columns = {"condition", "m", "seed", "step", "at/student_accuracy", "at/teacher_accuracy", "at/aux_mse", "at/cka"}
+    assert columns <= set(rows.columns) and not rows.isna().drop(columns="at/latent_cosine_noise").any(axis=None)
+    facts = json.loads((folder / "config.json").read_text())
+    assert facts["config"]["m"] == [3] and facts["config"]["seeds"] == 2
+    last = facts["runs"][-1]
+    assert last["overrides"]["m"] == "(3,)" and last["status"] == "done"
+    assert {"versions", "commit", "machine"} <= set(last["provenance"]) and len(last["data"]["sha256"]) == 64
+    assert last["devices"] and last["seconds"]["compile"] > 0
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == 1 and 'src="data:image/svg+xml;base64,' in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
+    assert "random_aux_head" in page and "--config.m=(3,)" in page and facts["config"]["data_sha256"] in page
+    assert (folder / "figure.svg").stat().st_size > 1000 and (folder / "figure.png").stat().st_size > 1000
+
+    again = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)")  # nothing left to do
+    assert again.returncode == 0, again.stderr
+    assert sublim_jax.load(folder).equals(rows)
+    other = run(tmp_path, *SMOKE, "--config.seeds=3", "--config.m=(3,)")
+    assert other.returncode == 2 and re.search(r"belongs to another config \(seeds: 2 there, 3 here\)", other.stderr)
+    assert sublim_jax.load(folder).equals(rows)
+
+
+LONG = (
+    *SMOKE,
+    "--config.student.steps=600",
+    "--config.student.marks=(0,300)",
+    "--config.m=(3,)",
+    "--config.run.save_s=0",
+)
+
+
+def test_interrupt_and_kill_lose_nothing(tmp_path):
+    """One run undisturbed, one interrupted (SIGINT), then killed (SIGKILL), then finished: the same rows bitwise."""
+    words = (*LONG, "--config.conditions=('same','random_hidden')")
+    plain = run(tmp_path, *words, "--workdir=plain")
+    assert plain.returncode == 0, plain.stderr
+
+    broken = command(*words, "--workdir=broken")
+    for number, code in ((signal.SIGINT, 75), (signal.SIGKILL, -signal.SIGKILL)):
+        process = subprocess.Popen(broken, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        before = {path.name for path in (tmp_path / "broken").glob("checkpoints/*/*")}
+        while {path.name for path in (tmp_path / "broken").glob("checkpoints/*/[1-9]*")} <= before:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code, errors
+        if code == 75:
+            assert re.search(r"SIGINT: stopping.*\n.*To go on: python -m sublim_jax.main .*--workdir=broken", errors)
+    done = run(tmp_path, *words, "--workdir=broken")
+    assert done.returncode == 0, done.stderr
+    assert sublim_jax.load(tmp_path / "broken").equals(sublim_jax.load(tmp_path / "plain"))
+    assert not list((tmp_path / "broken").glob("checkpoints/*"))
+
+
+def test_no_space_is_one_line_and_what_was_saved_is_kept(tmp_path):
+    """A limit on the size of files stands for a full disk."""
+    words = (*SMOKE, "--config.m=(3,)", "--workdir=w")
+
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    limited = ["sh", "-c", 'ulimit -f 20; exec "$@"', "sh", *command(*words)]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert re.match(r"error: .*teacher.*; what was saved is kept, run the same command again", last), done.stderr
+    again = run(tmp_path, *words)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_workdir_that_cannot_be_one_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = run(tmp_path, *SMOKE, "--workdir=file")
+    assert done.returncode == 2 and re.match(r"error: workdir=file: ", done.stderr) and done.stderr.count("\n") == 1

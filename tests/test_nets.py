@@ -1,0 +1,60 @@
+"""Layers stand side by side; a narrow head is a prefix of a wide one."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from sublim_jax import inits, keys, train
+from sublim_jax.nets import MLP, SplitHead, shapes
+
+IMAGE = (28, 28)
+INITS = [inits.torch_linear, inits.normal_fan_in]
+
+
+def net_of(aux, hidden=(32, 16)):
+    return SplitHead(MLP(hidden), 10, aux)
+
+
+def test_layers_have_top_level_names():
+    assert sorted(shapes(net_of(5), IMAGE)) == ["aux_head", "class_head", "hidden_0", "hidden_1"]
+    assert "aux_head" not in shapes(net_of(0), IMAGE)
+
+
+def test_out_agrees_with_the_formula():
+    net = net_of(5)
+    params = jax.tree.map(np.asarray, train.draw(net, inits.torch_linear, IMAGE, keys.root(0)))
+    x = jax.random.normal(jax.random.key(1), (4, *IMAGE))
+    out = train.apply(net, params, x)
+    h = np.asarray(x).reshape(4, -1)
+    for layer in ("hidden_0", "hidden_1"):
+        h = np.maximum(h @ params[layer]["kernel"] + params[layer]["bias"], 0)
+        np.testing.assert_allclose(out.acts[layer], h, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out.features, h, rtol=1e-4, atol=1e-5)
+    logits = [h @ params[head]["kernel"] + params[head]["bias"] for head in ("class_head", "aux_head")]
+    np.testing.assert_allclose(out.logits, np.concatenate(logits, -1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_narrow_head_is_prefix_of_wide_and_other_layers_do_not_notice(init):
+    narrow, wide = (train.draw(net_of(aux), init, IMAGE, keys.root(2)) for aux in (4, 16))
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(narrow["aux_head"][name], wide["aux_head"][name][..., :4])
+    for layer in ("hidden_0", "hidden_1", "class_head"):
+        jax.tree.map(np.testing.assert_array_equal, narrow[layer], wide[layer])
+
+
+def test_torch_linear_is_uniform_within_its_bound():
+    layer = inits.torch_linear(keys.root(0), shapes(net_of(0, (256, 256)), IMAGE)["hidden_1"])
+    for array in layer.values():
+        assert stats.kstest(np.ravel(array) * math.sqrt(256), stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    assert abs(np.asarray(layer["kernel"])).max() <= 1 / 16
+
+
+def test_normal_fan_in_is_normal_with_zero_bias():
+    layer = inits.normal_fan_in(keys.root(0), shapes(net_of(0, (256, 256)), IMAGE)["hidden_1"])
+    assert stats.kstest(np.ravel(layer["kernel"]) * 16, "norm").pvalue > 1e-3
+    assert not jnp.any(layer["bias"])

@@ -1,0 +1,182 @@
+"""A population is its members: batching, cutting, permuting and sharding change nothing but rounding."""
+
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sublim_jax import keys, metrics, population, run, sweep, train, trees
+from sublim_jax.metrics import Four, Scene
+from sublim_jax.progress import Watch
+from sublim_jax.types import Bank
+
+QUIET = {"watch": Watch(show=False), "exam": 64}
+# Laws up to rounding are tested with plain gradient descent: Adam divides by the size of a gradient, so where that is
+# all rounding it moves a weight by a whole step either way. What rounding does to the published protocol is measured
+# in BUILD.md.
+SGD = {"teacher.optimizer": "sgd", "teacher.lr": 0.2, "student.optimizer": "sgd", "student.lr": 2.0}
+
+
+def go(mnist, conditions, **changes):
+    rows = run.run(conditions, mnist.train, mnist.test, **{"seeds": 2, **QUIET, **changes})
+    return rows.sort_values(["condition", "m", "seed", "step"], ignore_index=True)
+
+
+def assert_close(left, right):
+    """Labels equal, measurements to float32 rounding."""
+    assert list(left.columns) == list(right.columns)
+    for name in left:
+        if name.startswith("at/"):
+            np.testing.assert_allclose(left[name], right[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        else:
+            assert (left[name] == right[name]).all(), name
+
+
+def test_population_is_the_loop_over_its_members(mnist, tiny):
+    """The second way: every member alone, through train.py only."""
+    conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
+    rows = go(mnist, conditions)
+    banks = [Bank(*(jnp.asarray(array) for array in bank)) for bank in (mnist.train, mnist.test)]
+    image = (28, 28)
+    advance = jax.jit(train.advance, static_argnums=0)
+    for seed in range(2):
+        key = keys.at(keys.root(0), "seed", jnp.uint32(seed))
+        teacher = conditions[0].teacher
+        begun = train.begin(teacher.recipe, teacher.knobs, None, image, keys.at(key, "teacher"))
+        steps = jnp.int32(teacher.recipe.marks[-1])
+        taught = advance(
+            teacher.recipe, begun, teacher.knobs, None, keys.at(key, "teacher"), banks[0], jnp.int32(0), steps
+        )
+        for condition in conditions:
+            recipe, knobs = condition.student
+            head = train.draw(recipe.net, recipe.init, image, keys.at(key, "teacher", "fresh"))
+            origin, reference = trees.overlay(head, begun.params), trees.overlay(head, taught.params)
+            start = train.begin(recipe, knobs, origin, image, keys.at(key, "student"))
+            stop = jnp.int32(recipe.marks[-1])
+            end = advance(recipe, start, knobs, reference, keys.at(key, "student"), banks[0], jnp.int32(0), stop)
+            nets = Four(origin, reference, start.params, end.params)
+            x = (banks[1].x.astype(jnp.float32) / 255 - 0.1307) / 0.3081
+            noise, _ = recipe.stream(keys.at(key, "student", "exam"), jnp.int32(0), 64, knobs, banks[1])
+            scene = Scene(
+                nets,
+                Four(*(train.apply(recipe.net, net, x) for net in nets)),
+                Four(*(train.apply(recipe.net, net, noise) for net in nets)),
+                banks[1].y,
+                knobs,
+            )
+            alone = jax.jit(lambda scene: metrics.measure(metrics.ALL, scene))(scene)
+            here = rows[(rows.condition == condition.labels["condition"]) & (rows.seed == seed) & (rows.step == stop)]
+            for name, value in alone.items():
+                np.testing.assert_allclose(here[f"at/{name}"].item(), value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_permuted_conditions_permute_rows(mnist, tiny):
+    conditions = tiny(conditions=("same", "random_aux_head"), m=(3, 10), **SGD)
+    assert_close(go(mnist, conditions), go(mnist, conditions[::-1]))
+
+
+def test_adding_seeds_and_chunking_change_no_earlier_seed(mnist, tiny):
+    conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
+    two, three = go(mnist, conditions), go(mnist, conditions, seeds=3)
+    alone = go(mnist, conditions, seeds=[2])
+    chunked = go(mnist, conditions, seeds=3, how=run.How(chunk=2))
+    assert_close(two, three[three.seed < 2].reset_index(drop=True))
+    assert_close(alone, three[three.seed == 2].reset_index(drop=True))
+    assert_close(chunked, three)
+
+
+def test_cutting_and_marks_change_nothing_bitwise(mnist, tiny):
+    conditions = tiny(conditions=("same",), m=(3,))
+    plain = go(mnist, conditions, how=run.How(every=1000))
+    cut = go(mnist, conditions, how=run.How(every=3))
+    more = go(mnist, tiny(conditions=("same",), m=(3,), **{"student.marks": (0, 1, 5, 10)}))
+    assert plain.equals(cut)
+    assert plain.equals(more[more.step.isin(plain.step.unique())].reset_index(drop=True))
+
+
+def test_one_trace_per_recipe(mnist, tiny):
+    """Seeds, conditions, slices and intervals do not retrace; another cap does, once."""
+    own = {"student.batch": 51, "teacher.batch": 301}  # Recipes that no other test compiles
+    conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **own)
+    before = population.advance._cache_size()
+    go(mnist, conditions, seeds=4, how=run.How(chunk=2, every=4))
+    after = population.advance._cache_size()
+    assert after - before == 2  # one teacher Recipe, one student Recipe
+    go(mnist, tiny(conditions=("same", "random_hidden"), m=(3, 20), **own), seeds=2)
+    assert population.advance._cache_size() - after == 2  # widths 3 and 20, two conditions each
+
+
+def test_noise_and_teacher_are_computed_once_per_seed(tiny):
+    """Under the population's vmap only what differs between conditions carries their axis."""
+    conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10))
+    group = sweep.plan(conditions, (28, 28)).groups[0]
+    recipe, size = group.recipe, group.knobs.size
+
+    def lesson(tree, reference, key):
+        x, _ = recipe.stream(key, jnp.int32(0), recipe.batch, tree, bank)
+        return x, train.apply(recipe.reference, reference, x).logits
+
+    bank = Bank(jnp.zeros((2, 28, 28), jnp.uint8), jnp.zeros(2, jnp.int32), jnp.float32(0), jnp.float32(1))
+    reference = train.draw(recipe.net, recipe.init, (28, 28), keys.root(0))
+    over = jax.vmap(lesson, (group.knobs.in_axes(), None, None), out_axes=None)  # refuses a batched output
+    x, logits = over(group.knobs.tree, reference, keys.root(0))
+    assert x.shape == (recipe.batch, 28, 28) and logits.shape == (recipe.batch, 20) and size == 4
+
+
+SHARDED = """
+    import jax, numpy as np, sys
+    jax.config.update("jax_num_cpu_devices", 4)
+    from sublim_jax import config as door, data, population, run, sweep, trees, keys
+    from sublim_jax.progress import Watch
+    mnist = data.load("mnist", "embedded", train_limit=1000, test_limit=300)
+    fields = {"conditions": ("same", "random_hidden"), "m": (3,), "teacher.optimizer": "sgd", "teacher.lr": 0.2,
+              "student.optimizer": "sgd", "student.lr": 2.0}
+    config = door.base()
+    config.preset = "smoke"
+    conditions = door.build(door.resolve(config, fields), mnist)
+    def go(devices):
+        return run.run(conditions, mnist.train, mnist.test, seeds=3, exam=64, watch=Watch(show=False),
+                       how=run.How(devices=devices))
+    one, four = go(1), go(4)
+    assert len(one) == len(four) == 3 * 2 * 3
+    for name in one:
+        if name.startswith("at/"):
+            np.testing.assert_allclose(one[name], four[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        else:
+            assert (one[name] == four[name]).all()
+    mesh = population.mesh_of(4)
+    group = sweep.plan(conditions, (28, 28)).groups[0]
+    key = population.phase_keys(keys.root(0), np.arange(4), "student")
+    bank = jax.tree.map(jax.numpy.asarray, mnist.train)
+    reference = jax.vmap(lambda k: run.population.train.draw(group.recipe.net, group.recipe.init, (28, 28), k))(key)
+    states = population.begin(group.recipe, group.knobs, reference, key, image=(28, 28), mesh=mesh)
+    text = population.advance.lower(group.recipe, states, group.knobs, reference, key, bank, np.int32(0), np.int32(5),
+                                    mesh=mesh).compile().as_text()
+    for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert word not in text, word
+    assert len(states.params["hidden_0"]["kernel"].sharding.device_set) == 4
+    print("sharded ok")
+"""
+
+
+def test_four_devices_give_the_rows_of_one_without_collectives():
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(SHARDED)], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0 and "sharded ok" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("seeds", "limit", "devices", "sizes", "real"), [
+    (20, 8, 1, [7, 7, 7], [7, 7, 6]),
+    (4, 100, 1, [4], [4]),
+    (3, 2, 1, [2, 2], [2, 1]),
+    (3, 100, 4, [4], [3]),
+    (9, 4, 2, [4, 4, 4], [4, 4, 1]),
+])  # fmt: skip
+def test_slices_are_equal_and_cover_every_seed_once(seeds, limit, devices, sizes, real):
+    parts = sweep.slices(range(seeds), limit, devices)
+    assert [len(part.seeds) for part in parts] == sizes
+    assert [part.real for part in parts] == real
+    assert [seed for part in parts for seed in part.seeds[: part.real]] == list(range(seeds))

@@ -1,0 +1,86 @@
+"""The work folder: whole parts, one config, tidy rows."""
+
+import numpy as np
+import pytest
+
+import sublim_jax
+from sublim_jax import records
+from sublim_jax.errors import Refused
+
+LABELS = [{"condition": "a", "m": 3}, {"condition": "b", "m": 3}]
+
+
+def table(step=0, value=0.0):
+    return records.tidy(LABELS, [4, 5, 6], step, {"x": np.arange(8.0).reshape(4, 2) + value})
+
+
+def test_tidy_is_one_row_per_condition_and_seed_and_drops_padding():
+    rows = table().to_pandas()
+    assert list(rows.columns) == ["condition", "m", "seed", "step", "at/x"]
+    assert rows["at/x"].tolist() == [0, 2, 4, 1, 3, 5]
+    assert rows["seed"].tolist() == [4, 5, 6, 4, 5, 6]
+    assert rows["condition"].tolist() == ["a"] * 3 + ["b"] * 3
+
+
+def test_labels_may_not_take_our_names():
+    with pytest.raises(ValueError, match="seed"):
+        records.tidy([{"seed": 1}], [0], 0, {"x": np.zeros((1, 1))})
+
+
+def test_load_reads_all_parts_and_no_unfinished_one(tmp_path):
+    folder = records.Folder(tmp_path / "w", {"a": (1, 2)})
+    folder.write("one", table(0))
+    folder.write("two", table(10, 0.5))
+    (tmp_path / "w" / "rows" / ".three.123.tmp").write_bytes(b"half a par")
+    assert folder.has("one") and not folder.has("three")
+    rows = sublim_jax.load(tmp_path / "w")
+    assert len(rows) == 12 and sorted(rows["step"].unique()) == [0, 10]
+
+
+def test_load_refuses_nothing_and_damage(tmp_path):
+    with pytest.raises(Refused, match="holds no rows"):
+        sublim_jax.load(tmp_path)
+    folder = records.Folder(tmp_path / "w", {})
+    folder.write("one", table())
+    part = tmp_path / "w" / "rows" / "one.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(Refused, match=r"one.parquet cannot be read"):
+        sublim_jax.load(tmp_path / "w")
+
+
+def test_a_folder_belongs_to_one_config(tmp_path):
+    records.Folder(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)}).write("one", table())
+    records.Folder(tmp_path, {"m": [3, 10], "student": {"steps": 300, "lr": 1e-3}})
+    with pytest.raises(Refused, match=r"student.lr: 0.001 there, 0.0003 here"):
+        records.Folder(tmp_path, {"student": {"lr": 3e-4, "steps": 300}, "m": (3, 10)})
+    with pytest.raises(Refused, match="holds results"):
+        records.Folder(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)}, "never")
+    with pytest.raises(Refused, match="resume='again'"):
+        records.Folder(tmp_path, {}, "again")
+
+
+def test_overwrite_removes_our_files_and_no_other(tmp_path):
+    records.Folder(tmp_path, {"a": 1}).write("one", table())
+    (tmp_path / "notes.txt").write_text("mine")
+    folder = records.Folder(tmp_path, {"a": 2}, "overwrite")
+    assert not folder.has("one")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert records.facts(tmp_path)["config"] == {"a": 2}
+
+
+def test_a_broken_config_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"config": ')
+    with pytest.raises(Refused, match="config.json cannot be read"):
+        records.Folder(tmp_path, {})
+
+
+def test_facts_of_every_run_are_kept(tmp_path):
+    records.Folder(tmp_path, {"a": 1}).finish(status="interrupted")
+    records.Folder(tmp_path, {"a": 1}).finish(status="done")
+    assert [run["status"] for run in records.facts(tmp_path)["runs"]] == ["interrupted", "done"]
+
+
+def test_provenance_names_versions_and_commit():
+    found = records.provenance()
+    assert found["versions"]["jax"] and found["versions"]["python"].startswith("3.")
+    assert found["commit"] == "unknown" or len(found["commit"].split("+")[0]) == 40

@@ -1,0 +1,94 @@
+"""Planning: one Recipe is one group, one teacher is trained once."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from sublim_jax import losses, sweep
+from sublim_jax.errors import Refused
+from sublim_jax.types import Phase
+
+IMAGE = (28, 28)
+
+
+def test_conditions_and_widths_under_one_cap_are_one_group_with_one_teacher(tiny):
+    plan = sweep.plan(tiny(conditions=("same", "random_hidden"), m=(3, 10, 20, 250)), IMAGE)
+    assert len(plan.teachers) == 1
+    assert [group.recipe.net.aux for group in plan.groups] == [10, 20, 250]
+    assert [group.knobs.size for group in plan.groups] == [4, 2, 2]
+    assert [label["m"] for label in plan.groups[0].labels] == [3, 10, 3, 10]
+
+
+def test_another_teacher_is_another_group(tiny):
+    plan = sweep.plan(tiny(conditions=("same",), m=(3,)), IMAGE)
+    first = tiny(conditions=("same",), m=(3,))[0]
+    knobs = first.teacher.knobs.replace(lr=jnp.float32(0.5))
+    second = dataclasses.replace(
+        first, labels={"condition": "same", "m": 4}, teacher=Phase(first.teacher.recipe, knobs)
+    )
+    assert len(plan.groups) == 1
+    assert [group.teacher for group in sweep.plan([first, second, first_with(first, 5)], IMAGE).groups] == [0, 1]
+
+
+def first_with(condition, m):
+    return dataclasses.replace(condition, labels={"condition": "same", "m": m})
+
+
+def test_plan_refuses_what_cannot_be_told_apart(tiny):
+    conditions = tiny(conditions=("same",), m=(3,))
+    with pytest.raises(Refused, match="twice"):
+        sweep.plan([*conditions, *conditions], IMAGE)
+    with pytest.raises(Refused, match="there is none"):
+        sweep.plan([], IMAGE)
+    with pytest.raises(Refused, match="differ"):
+        sweep.plan([*conditions, dataclasses.replace(conditions[0], labels={"m": 3})], IMAGE)
+
+
+def test_plan_refuses_a_reference_that_is_not_the_teacher(tiny):
+    conditions = tiny(conditions=("same",), m=(3,))
+    other = tiny(conditions=("same",), m=(3,), **{"net.hidden": (8, 8)})[0].student.recipe.net
+    with pytest.raises(
+        Refused, match=r"^student.reference: layer 'class_head' is .*\(8, 10\).*teacher's is .*\(16, 10\)"
+    ):
+        sweep.plan([conditions[0].with_student(reference=other)], IMAGE)
+    with pytest.raises(Refused, match="None"):
+        sweep.plan([conditions[0].with_student(reference=None)], IMAGE)
+
+
+def test_with_student_changes_the_recipe_only_and_names_its_fields(tiny):
+    condition = tiny(conditions=("same",), m=(3,))[0]
+    assert condition.with_student(loss=losses.kl).student.recipe.loss is losses.kl
+    assert condition.student.recipe.loss is losses.mse
+    with pytest.raises(Refused, match="with_student: 'los' is none of .*did you mean 'loss'"):
+        condition.with_student(los=losses.kl)
+
+
+def test_description_tells_an_edited_function_from_the_old_one(tiny):
+    conditions = tiny(conditions=("same",), m=(3,))
+
+    def first():
+        def mine(out, target, knobs):
+            return losses.mse(out, target, knobs)
+
+        return mine
+
+    def second():
+        def mine(out, target, knobs):
+            return 2 * losses.mse(out, target, knobs)
+
+        return mine
+
+    def described(loss):
+        return sweep.describe(sweep.plan([conditions[0].with_student(loss=loss)], IMAGE))
+
+    assert described(first()) != described(losses.mse)
+    assert described(first()) != described(second())
+    assert described(first()) == described(first())
+
+
+def test_memory_decides_how_many_seeds_fit(tiny):
+    groups = sweep.plan(tiny(conditions=("same",), m=(3,)), IMAGE).groups
+    few, many = (sweep.seeds_that_fit(groups, IMAGE, 300, gb) for gb in (0.01, 0.1))
+    assert 1 <= few < many
+    assert sweep.seeds_that_fit(groups, IMAGE, 300, 1e-9) == 1
