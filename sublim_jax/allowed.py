@@ -6,10 +6,11 @@ from types import ModuleType
 from typing import Any
 
 import optax
-from ml_collections import ConfigDict
 
-from sublim_jax import inits, losses
+from sublim_jax import inits
 from sublim_jax.errors import Refused, unknown
+
+Config = Any  # an ml_collections.ConfigDict; its fields are not known to a type checker
 
 # Which layers of the student are drawn anew; all others start from the teacher's initial weights.
 CONDITIONS: dict[str, tuple[str, ...]] = {
@@ -21,18 +22,17 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     "random_aux_head": ("aux_head",),
 }
 OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": optax.identity}
+LOSSES = {"teacher": ("cross_entropy",), "student": ("mse", "kl")}  # taught by labels, by a net
 STREAMS = ("uniform", "gaussian", "epochs")
 SEES = ("aux", "class", "all")
 PRESETS = ("full", "smoke")
 
 
 def pick(module: ModuleType | Mapping[str, Any], name: Any, field: str) -> Any:
-    """A public function of a module (or an entry of a table) by its name; a callable passes through.
+    """A public function of a module, or an entry of a table, by its name; the module's namespace is the registry.
 
-    Raises `Refused` with what exists. The module's namespace is the registry.
+    Raises `Refused` with what exists. Functions of one's own are passed to `Condition.with_student`, not by name.
     """
-    if callable(name):
-        return name
     table = module if isinstance(module, Mapping) else _public(module)
     if name not in table:
         raise Refused(unknown(f"config.{field}", name, table))
@@ -48,9 +48,11 @@ def _public(module: ModuleType) -> dict[str, Callable]:
     }
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Check every value of a config; raises `Refused` at the first bad one."""
     flat = _flat(config.to_dict())
+    for field in _RULES.keys() - flat.keys():
+        raise Refused(f"config.{field}: missing; begin a config with sublim_jax.config.base()")
     for field, (allowed, good) in _RULES.items():
         if not good(flat[field]):
             raise Refused(f"config.{field}={flat[field]!r}: must be {allowed}")
@@ -65,10 +67,10 @@ def check(config: ConfigDict) -> None:
             raise Refused(f"config.{field}={config[field]!r}: must not hold a value twice")
     if max(config.m) > max(config.caps):
         raise Refused(f"config.m={max(config.m)}: must be at most {max(config.caps)}, the largest of config.caps")
-    for field, module in (("net.init", inits), ("teacher.loss", losses), ("student.loss", losses)):
-        pick(module, flat[field], field)
-    for field in ("teacher.optimizer", "student.optimizer"):
-        pick(OPTIMIZERS, flat[field], field)
+    pick(inits, config.net.init, "net.init")
+    for who in ("teacher", "student"):
+        one_of(f"{who}.loss", config[who].loss, LOSSES[who])
+        one_of(f"{who}.optimizer", config[who].optimizer, OPTIMIZERS)
     one_of("student.sees", config.student.sees, SEES)
     one_of("teacher.stream", config.teacher.stream, ("epochs",))  # the only one with labels
     one_of("student.stream", config.student.stream, STREAMS)
@@ -87,15 +89,18 @@ def one_of(field: str, value: Any, names: Iterable[str]) -> None:
         raise Refused(unknown(f"config.{field}", value, names))
 
 
-def _is_int(low: int) -> tuple[str, Callable[[Any], bool]]:
-    return f"a whole number of at least {low}", lambda value: isinstance(value, int) and value >= low
+def _is_int(low: int, high: int = 2**31 - 1) -> tuple[str, Callable[[Any], bool]]:
+    return (
+        f"a whole number from {low} to {high}",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+    )
 
 
 def _ints(low: int) -> tuple[str, Callable[[Any], bool]]:
     def good(values: Any) -> bool:
         return isinstance(values, tuple) and len(values) > 0 and all(_is_int(low)[1](value) for value in values)
 
-    return f"a tuple of whole numbers of at least {low}, not empty", good
+    return f"a tuple of whole numbers from {low}, not empty", good
 
 
 _POSITIVE = ("a number above 0", lambda value: isinstance(value, float | int) and 0 < value < float("inf"))
@@ -105,7 +110,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "caps": _ints(1),
     "seeds": _is_int(1),
     "first_seed": _is_int(0),
-    "root": _is_int(0),
+    "root": _is_int(0, 2**32 - 1),
     "exam": _is_int(4),
     "data.std": _POSITIVE,
     "net.hidden": _ints(1),
@@ -116,15 +121,14 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "student.batch": _is_int(1),
     "student.steps": _is_int(1),
     "student.marks": (
-        "a tuple of whole numbers of at least 0",
+        "a tuple of whole numbers from 0",
         lambda values: isinstance(values, tuple) and all(_is_int(0)[1](value) for value in values),
     ),
     "student.pool": _is_int(0),
     "student.temperature": _POSITIVE,
     "run.chunk": _is_int(0),
     "run.every": _is_int(1),
-    "run.save_s": ("a number of at least 0", lambda value: value >= 0),
-    "run.devices": _is_int(1),
+    "run.devices": _is_int(0),
     "run.memory_gb": _POSITIVE,
     "run.precision": ("one of default, high, highest", lambda value: value in ("default", "high", "highest")),
 }

@@ -16,7 +16,12 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+        self._open()
+
+    def _open(self) -> None:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
@@ -39,7 +44,13 @@ class Store:
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
-    def forget(self) -> None:
-        """Remove the folder with everything in it."""
+    def clear(self) -> None:
+        """Remove all checkpoints."""
         self._manager.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        clear(self._folder)
+        self._open()
+
+
+def clear(folder: Path) -> None:
+    """Remove a folder of checkpoints with everything in it."""
+    shutil.rmtree(folder, ignore_errors=True)

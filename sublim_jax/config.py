@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from sublim_jax import data, inits, losses, streams, trees
-from sublim_jax.allowed import CONDITIONS, OPTIMIZERS, PRESETS, check, one_of, pick
+from sublim_jax.allowed import CONDITIONS, OPTIMIZERS, PRESETS, Config, check, one_of, pick
+from sublim_jax.errors import Refused
 from sublim_jax.nets import MLP, SplitHead, shapes
 from sublim_jax.run import How
 from sublim_jax.types import Condition, Knobs, Phase, Recipe
@@ -30,11 +32,14 @@ _SMOKE = {
 _ALWAYS_FRESH = 2**31 - 1
 
 
-def base() -> ConfigDict:
-    """Every field with its default: the published protocol of Brockers et al. 2026, Figure 2."""
-    config = ConfigDict()
+def base(preset: str = "full") -> Config:
+    """Every field with its default: the published protocol of Brockers et al. 2026, Figure 2.
+
+    `preset="smoke"` fills in toy sizes, which fields set afterwards override.
+    """
+    config: Config = ConfigDict()
     config.name = "experiment"
-    config.preset = "full"  # smoke: few images, tiny widths, ends in seconds; fields given on the command line win
+    config.preset = "full"  # smoke: toy sizes, ends in seconds; for the command line, whose other fields win
     config.conditions = ("same", "random_hidden", "random_class_head", "random_aux_head")
     config.m = (100,)  # auxiliary logits the student sees
     config.caps = (16, 64, 256, 1024)  # m between two caps share a program, padded to the widest of them
@@ -76,10 +81,13 @@ def base() -> ConfigDict:
     )
     how = How()
     config.run = ConfigDict({name: getattr(how, name) for name in How.__dataclass_fields__})
+    one_of("preset", preset, PRESETS)
+    if preset == "smoke":
+        config.update_from_flattened_dict(_SMOKE)
     return config.lock()
 
 
-def resolve(config: ConfigDict, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Config:
     """The config with its preset applied, what the user overrode on top, and every value checked.
 
     Raises `Refused` at the first bad value, naming the field, the value and what is allowed.
@@ -92,42 +100,57 @@ def resolve(config: ConfigDict, overrides: Mapping[str, Any] | None = None) -> C
     return config
 
 
-def identity(config: ConfigDict) -> dict[str, Any]:
-    """The fields that decide the results, as plain values: what a work folder remembers."""
-    return {name: value for name, value in config.to_dict().items() if name not in ("run", "figure", "name")}
+def identity(config: Config) -> dict[str, Any]:
+    """The fields that decide the results, as plain values: what a work folder remembers.
+
+    Where the images lie does not matter, their checksum stands beside these; of `run` only the precision does.
+    """
+    fields = {name: value for name, value in config.to_dict().items() if name not in ("figure", "name")}
+    where = ("source", "folder", "tfds_dir", "verify")
+    fields["data"] = {name: value for name, value in fields["data"].items() if name not in where}
+    return fields | {"run": {"precision": config.run.precision}}
 
 
-def how(config: ConfigDict) -> How:
+def how(config: Config) -> How:
     """The fields that decide only how it is computed."""
     return How(**config.run.to_dict())
 
 
-def seeds(config: ConfigDict) -> tuple[int, ...]:
+def seeds(config: Config) -> tuple[int, ...]:
     """The seeds to run."""
     return tuple(range(config.first_seed, config.first_seed + config.seeds))
 
 
-def load(config: ConfigDict) -> data.Dataset:
+def load(config: Config) -> data.Dataset:
     """The data set the config names."""
     return data.load(**config.data.to_dict())
 
 
-def build(config: ConfigDict, dataset: data.Dataset) -> tuple[Condition, ...]:
-    """Turn a resolved config into conditions: every condition x every m, students under padded auxiliary heads."""
+def build(config: Config, dataset: data.Dataset, trunk: nn.Module | None = None) -> tuple[Condition, ...]:
+    """Turn a resolved config into conditions: every condition x every m, students under padded auxiliary heads.
+
+    `trunk` is the architecture of teacher and student below their heads; default `MLP(config.net.hidden)`. Raises
+    `Refused` where a condition names a layer the trunk has not.
+    """
+    if config.student.stream == "epochs" and config.exam > len(dataset.test.y):
+        raise Refused(
+            f"config.exam={config.exam}: must be at most {len(dataset.test.y)}, the test images of the stream"
+        )
     classes, image = dataset.classes, dataset.train.x.shape[1:]
-    teacher = _teacher(config, classes, image, len(dataset.train.y))
+    trunk = trunk or MLP(tuple(config.net.hidden))
+    teacher = _teacher(config, trunk, classes, image, len(dataset.train.y))
     built = []
     for name in config.conditions:
         for m in config.m:
-            student = _student(config, classes, image, name, m)
+            student = _student(config, trunk, classes, image, name, m)
             built.append(Condition({"condition": name, "m": m}, teacher, student))
     return tuple(built)
 
 
-def _teacher(config: ConfigDict, classes: int, image: tuple[int, ...], images: int) -> Phase:
+def _teacher(config: Config, trunk: nn.Module, classes: int, image: tuple[int, ...], images: int) -> Phase:
     c = config.teacher
     # Without an auxiliary head: the labels give it no gradient, so it keeps its draw and is put on afterwards.
-    net = SplitHead(MLP(tuple(config.net.hidden)), classes, 0)
+    net = SplitHead(trunk, classes, 0)
     recipe = Recipe(
         net=net,
         stream=pick(streams, c.stream, "teacher.stream"),
@@ -140,10 +163,10 @@ def _teacher(config: ConfigDict, classes: int, image: tuple[int, ...], images: i
     return Phase(recipe, _knobs(shapes(net, image), np.ones(classes, bool), c.lr, random=()))
 
 
-def _student(config: ConfigDict, classes: int, image: tuple[int, ...], name: str, m: int) -> Phase:
+def _student(config: Config, trunk: nn.Module, classes: int, image: tuple[int, ...], name: str, m: int) -> Phase:
     c = config.student
     cap = _cap(config, m)
-    net = SplitHead(MLP(tuple(config.net.hidden)), classes, cap)
+    net = SplitHead(trunk, classes, cap)
     recipe = Recipe(
         net=net,
         stream=pick(streams, c.stream, "student.stream"),
@@ -160,7 +183,7 @@ def _student(config: ConfigDict, classes: int, image: tuple[int, ...], name: str
     return Phase(recipe, knobs)
 
 
-def _cap(config: ConfigDict, m: int) -> int:
+def _cap(config: Config, m: int) -> int:
     """The width an m is padded to: the largest m of the sweep that falls under the same of `config.caps`."""
     bound = min(cap for cap in config.caps if cap >= m)
     return max(other for other in config.m if other <= bound)

@@ -1,7 +1,6 @@
 """The data door: MNIST and its family as two Banks, from the package, IDX files, prepared TFDS data or a download."""
 
 import contextlib
-import difflib
 import hashlib
 import http.client
 import importlib
@@ -25,7 +24,8 @@ from typing import Any, cast
 import numpy as np
 
 from sublim_jax import idx
-from sublim_jax.types import Bank, Refused
+from sublim_jax.errors import Refused, unknown
+from sublim_jax.types import Bank
 
 SOURCES = ("auto", "embedded", "idx", "tfds")
 SPLITS = ("train", "test")
@@ -103,7 +103,7 @@ def read_source(name: str, source: str, folder: str, tfds_dir: str, verify: bool
     field, value = ("tfds_dir", tfds_dir) if tfds_dir else ("source", source)
     if prepared and (source == "tfds" or source == "auto" and importlib.util.find_spec("tensorflow_datasets")):
         with blame(field, value):
-            return read_tfds(name, prepared), f"tfds {shorten(prepared)}"
+            return read_tfds(name, prepared), f"tfds {shorten(prepared)} (contents not verified)"
     if source == "tfds":
         root = shorten(tfds_root(tfds_dir))
         lacks = f"{root}/{name} holds no data prepared as array_record (tfrecord would need TensorFlow)"
@@ -235,9 +235,7 @@ def fetch(url: str, checksum: str, path: Path) -> None:
 def check_choice(field: str, value: str, allowed: Collection[str]) -> None:
     """Raise `Refused` with the nearest allowed value unless the value is one of them."""
     if value not in allowed:
-        near = difflib.get_close_matches(value.lower(), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise refuse(field, value, f"must be one of {', '.join(allowed)}{hint}")
+        raise Refused(unknown(f"config.data.{field}", value, allowed))
 
 
 def refuse(field: str, value: object, why: str) -> Refused:

@@ -26,17 +26,38 @@ def main(argv: Sequence[str]) -> int:
         values = _flags(argv)
         return _experiment(values, argv)
     except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD
+        return _say(f"error: {error}", BAD)
+    except KeyboardInterrupt:
+        return _say(f"interrupted; what was saved is kept. To go on: {_command(argv)}", INTERRUPTED)
     except OSError as error:
-        print(f"error: {error}; what was saved is kept, run the same command again", file=sys.stderr)
-        return FAILED
+        return _say(f"error: {_line(error)}; what was saved is kept. To go on: {_command(argv)}", FAILED)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        less = "lower --config.run.memory_gb or --config.run.chunk"
+        return _say(f"error: out of memory; {less}. What was saved is kept. To go on: {_command(argv)}", FAILED)
+
+
+def _say(line: str, code: int) -> int:
+    print(line, file=sys.stderr, flush=True)
+    return code
+
+
+def _command(argv: Sequence[str]) -> str:
+    """The command that goes on: as it was given, but never again one to refuse or remove earlier results."""
+    words = list(argv[1:])
+    for index, word in enumerate(words):
+        if word in ("--resume", "-resume"):
+            words[index : index + 2] = [""] * len(words[index : index + 2])
+    kept = [word for word in words if word and not word.startswith(("--resume=", "-resume="))]
+    return shlex.join(["python", "-m", "sublim_jax.main", *kept])
 
 
 def _flags(argv: Sequence[str]) -> flags.FlagValues:
     """Parse the command line; a wrong flag, file, field or type becomes one `Refused` line."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "A file with get_config().", flag_values=values, lock_config=True)
+    parsing = {"flag_values": values, "lock_config": True, "sys_argv": list(argv)}
+    config_flags.DEFINE_config_file("config", None, "A file with get_config().", **parsing)
     flags.DEFINE_string("workdir", None, "Where results are kept; default results/NAME.", flag_values=values)
     flags.DEFINE_enum(
         "resume", "auto", ["auto", "never", "overwrite"], "What to do with earlier results.", flag_values=values
@@ -67,8 +88,7 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
 
     overrides = dict(config_flags.get_override_values(values["config"]))
     config = door.resolve(values.config, overrides)
-    if config.figure not in plots.public():
-        raise Refused(unknown("config.figure", config.figure, plots.public()))
+    plots.pick(config.figure)
     workdir = Path(values.workdir or f"results/{config.name}")
     dataset = door.load(config)
     conditions = door.build(config, dataset)
@@ -76,31 +96,29 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
     print(f"asked: {len(conditions)} conditions x {len(seeds)} seeds; work folder {workdir}", flush=True)
     facts = {
-        "command": shlex.join(["python", "-m", "sublim_jax.main", *argv[1:]]),
+        "command": _command(argv),
+        "resolved": config.to_dict(),
         "overrides": {name: str(value) for name, value in overrides.items()},
         "data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum},
         "provenance": records.provenance(),
     }
-    stop = _Stop()
     try:
         rows = run.run(
             conditions,
-            dataset.train,
-            dataset.test,
+            dataset,
             seeds=seeds,
             root=config.root,
             exam=config.exam,
             workdir=workdir,
-            config=door.identity(config) | {"data_sha256": dataset.checksum},
+            config=door.identity(config),
             resume=values.resume,
             how=door.how(config),
             watch=Watch(),
-            stopped=stop,
+            stopped=_Stop(),
             facts=facts,
         )
-    except (run.Interrupted, KeyboardInterrupt):
-        print(f"interrupted; saved. To go on: {facts['command']}", file=sys.stderr)
-        return INTERRUPTED
+    except run.Interrupted as stop:
+        raise KeyboardInterrupt from stop
     print(_show(rows))
     print(f"rows, figure and report: {report.write(workdir, config.figure)}")
     return DONE
@@ -147,6 +165,8 @@ def _show(rows: Any) -> str:
 def _check_fields(words: Sequence[str]) -> None:
     """Refuse a misspelt field before anything else, with the names that exist and the nearest one."""
     path = next((word.split("=", 1)[1] for word in words if word.startswith(("--config=", "-config="))), None)
+    pairs = zip(words, words[1:], strict=False)
+    path = path or next((after for word, after in pairs if word in ("--config", "-config")), None)
     if path is None:
         return
     config = _config_of(path)
@@ -171,10 +191,11 @@ def _config_of(path: str) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise Refused(f"config={file!r}: must be a Python file with get_config()")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise Refused(f"config={file!r}: has no function get_config")
-    return module.get_config(argument) if argument else module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config(argument) if argument else module.get_config()
+    except Exception as error:  # anybody's code
+        raise Refused(f"config={file!r}: {type(error).__name__}: {_line(error)}") from error
 
 
 def _line(error: BaseException) -> str:

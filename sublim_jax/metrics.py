@@ -1,5 +1,6 @@
 """What is measured of one student at a mark. A metric is a function of a `Scene` that returns named numbers."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -79,10 +80,11 @@ def budget(scene: Scene) -> dict[str, Float[Array, ""]]:
 
 
 def imitation(scene: Scene) -> dict[str, Float[Array, ""]]:
-    """Mean squared error of the auxiliary logits the loss sees, on held-out noise (a student blind to them: 0)."""
+    """Mean squared error of the auxiliary logits the loss sees, on held-out noise; NaN where it sees none."""
     aux = jnp.arange(scene.knobs.seen.shape[0]) >= scene.params.student_final["class_head"]["bias"].shape[0]
-    knobs = scene.knobs.replace(seen=scene.knobs.seen & aux)
-    return {"aux_mse": mse(scene.noise.student_final, scene.noise.teacher_final, knobs).mean()}
+    knobs = dataclasses.replace(scene.knobs, seen=scene.knobs.seen & aux)
+    error = mse(scene.noise.student_final, scene.noise.teacher_final, knobs).mean()
+    return {"aux_mse": jnp.where(knobs.seen.any(), error, jnp.nan)}
 
 
 def representation(scene: Scene) -> dict[str, Float[Array, ""]]:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sublim_jax import summary
+from sublim_jax.errors import Refused, unknown
 
 # Okabe and Ito's palette: told apart by readers with any colour vision; markers tell apart in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*")
-STYLE = {"figure.dpi": 120, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"figure.dpi": 120, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def transfer(rows: pd.DataFrame) -> Figure:
@@ -22,24 +24,24 @@ def transfer(rows: pd.DataFrame) -> Figure:
     Points are means over seeds, bars their 95 % bootstrap intervals; dashed: the teacher; dotted: the untrained net.
     """
     final = summary.last(rows)
-    curves = rows["step"].nunique() > 2
+    curves, widths = len(rows["step"].unique()) > 2, len(final["m"].unique())
     figure = Figure(figsize=(9.5 if curves else 5.5, 3.8), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, 2 if curves else 1))
-    if final["m"].nunique() > 1:
+    if widths > 1:
         against_m(axes[0], final)
     else:
         by_condition(axes[0], final)
     if curves:
-        against_step(axes[1], rows[rows["m"] == rows["m"].max()])
+        against_step(axes[1], rows.loc[rows["m"] == rows["m"].max()])
     for ax in axes:
         ax.set_ylim(0, 1)
     figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 
 
-def against_m(ax: Axes, final: pd.DataFrame) -> None:
-    """Accuracy against the width of the auxiliary head, one line per condition."""
-    for index, (condition, those) in enumerate(final.groupby("condition", sort=False)):
+def against_m(ax: Axes, final: pd.DataFrame, look: int = 0) -> None:
+    """Accuracy against the width of the auxiliary head, one line per condition; `look` is the first one's colour."""
+    for index, (condition, those) in enumerate(final.groupby("condition", sort=False), start=look):
         _line(ax, summary.cells(those, ["m"], "at/student_accuracy").sort_index(), str(condition), index)
     _levels(ax, final)
     widths = sorted(final["m"].unique())
@@ -60,7 +62,8 @@ def by_condition(ax: Axes, final: pd.DataFrame) -> None:
         ax.errorbar([index + 0.12], [found.mean], _ends([found]), fmt=marker, color=colour, capsize=3, label=name)
     _levels(ax, final)
     ax.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
-    ax.set(ylabel=f"student test accuracy, m = {final['m'].iloc[0]}")
+    ax.set(ylabel="student test accuracy")
+    ax.set_title(f"m = {final['m'].iloc[0]}; every dot a seed", fontsize=9)
 
 
 def against_step(ax: Axes, rows: pd.DataFrame) -> None:
@@ -68,13 +71,21 @@ def against_step(ax: Axes, rows: pd.DataFrame) -> None:
     for index, (condition, those) in enumerate(rows.groupby("condition", sort=False)):
         _line(ax, summary.cells(those, ["step"], "at/student_accuracy").sort_index(), str(condition), index)
     _levels(ax, rows)
-    ax.set(xlabel="student steps", title=f"m = {rows['m'].iloc[0]}")
+    ax.set(xlabel="student steps")
+    ax.set_title(f"learning curves, m = {rows['m'].iloc[0]}", fontsize=9)
 
 
 def public() -> dict[str, Callable[[pd.DataFrame], Figure]]:
     """The figures by name: what `config.figure` may say."""
     found = {name: value for name, value in globals().items() if inspect.isfunction(value)}
     return {name: value for name, value in found.items() if inspect.signature(value).return_annotation is Figure}
+
+
+def pick(name: str) -> Callable[[pd.DataFrame], Figure]:
+    """The figure of that name; raises `Refused` with those there are."""
+    if name not in public():
+        raise Refused(unknown("config.figure", name, public()))
+    return public()[name]
 
 
 def _line(ax: Axes, found: pd.Series, label: str, index: int) -> None:
@@ -90,8 +101,8 @@ def _ends(found: pd.Series | list[summary.Interval]) -> np.ndarray:
 
 
 def _levels(ax: Axes, rows: pd.DataFrame) -> None:
-    ax.axhline(rows["at/teacher_accuracy"].mean(), color="0.4", ls="--", lw=1, label="teacher")
-    ax.axhline(rows["at/untrained_accuracy"].mean(), color="0.4", ls=":", lw=1, label="untrained")
+    for who, dashes in (("teacher", "--"), ("untrained", ":")):
+        ax.axhline(float(np.mean(rows[f"at/{who}_accuracy"])), color="0.4", ls=dashes, lw=1, label=who)
 
 
 def _look(index: int) -> tuple[str, str]:

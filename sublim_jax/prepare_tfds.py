@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from sublim_jax import data, idx
-from sublim_jax.types import Refused
+from sublim_jax.errors import Refused
 
 
 def prepare(name: str, idx_dir: str, data_dir: str, verify: bool = True) -> str:
@@ -60,7 +60,7 @@ def read_files(name: str, idx_dir: str, verify: bool) -> idx.Splits:
 
 def make_builder(official: Any, name: str, splits: dict[str, idx.Raw], root: Path) -> Any:
     """TFDS's own builder, except that its examples come from `splits` instead of a download."""
-    from PIL import Image  # with the extra tfds, as TFDS itself
+    from PIL import Image  # late, as TFDS itself: both are slow to import
 
     class Local(official, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:

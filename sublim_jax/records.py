@@ -2,12 +2,13 @@
 
 import datetime
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 
 from sublim_jax.errors import Refused
 
-_OURS = ("config.json", "rows", "checkpoints", "teachers", "figure.svg", "figure.png", "report.html")
+# config.json last: while it is there, a half removed folder still says whose rows these are.
+_OURS = ("rows", "checkpoints", "teachers", "figure.svg", "figure.png", "report.html", "config.json")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow", "sublim_jax")
 
 
@@ -26,8 +28,8 @@ class Folder:
     """A work folder that belongs to one config.
 
     resume  'auto' continues what the same config began, 'never' wants a folder without results, 'overwrite' removes
-            earlier results. Raises `Refused` for another word, or where the folder belongs to another config, naming
-            the fields that differ.
+            earlier results. Raises `Refused` for another word, for a folder that cannot be used, and where it belongs
+            to another config, naming the fields that differ.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], resume: str = "auto") -> None:
@@ -35,7 +37,7 @@ class Folder:
         if resume not in ("auto", "never", "overwrite"):
             raise Refused(f"resume={resume!r}: must be one of auto, never, overwrite")
         if resume == "overwrite":
-            self._remove()
+            self._touch(self._remove)
         config = json.loads(json.dumps(config))  # as it will be read back: tuples are lists
         before = self._before()
         if before is not None and resume == "never":
@@ -45,11 +47,10 @@ class Folder:
                 f"workdir={self.path}: belongs to another config ({_difference(before['config'], config)}); "
                 "choose another workdir, or --resume=overwrite to delete its results"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "rows").mkdir(exist_ok=True)
+        if before is None and any((self.path / "rows").glob("*.parquet")):
+            raise Refused(f"workdir={self.path}: holds rows but no config.json; choose another, or --resume=overwrite")
+        self._touch(lambda: (self.path / "rows").mkdir(parents=True, exist_ok=True))
         self._facts: dict[str, Any] = before or {"config": config, "started": _now(), "runs": []}
-        if before is None:
-            self._write_facts()
 
     def has(self, part: str) -> bool:
         """Whether the part of that name has been written."""
@@ -57,13 +58,26 @@ class Folder:
 
     def write(self, part: str, table: pa.Table) -> None:
         """Write one part under a temporary name, then rename it: a part is whole or absent."""
-        temporary = self.path / "rows" / f".{part}.{os.getpid()}.tmp"
-        pq.write_table(table, temporary)
-        os.replace(temporary, self._file(part))
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        replace(self._file(part), sink.getvalue())
+
+    def seeds_done(self, group: str, marks: Sequence[int]) -> set[int]:
+        """The seeds of which a group's rows are here at every mark, whatever slices wrote them."""
+        found = []
+        for mark in marks:
+            parts = (self.path / "rows").glob(f"{group}-*-step{mark:07d}.parquet")
+            found.append({seed for part in parts for seed in _read(part, ["seed"])["seed"].to_pylist()})
+        return set.intersection(*found)
+
+    def begin(self, **facts: Any) -> None:
+        """Note in `config.json` that a run begins, with facts about it (command, device, data, versions)."""
+        self._facts["runs"].append({"begun": _now(), "status": "running", **facts})
+        self._write_facts()
 
     def finish(self, **facts: Any) -> None:
-        """Add facts of this run (times, device, data) to `config.json`."""
-        self._facts["runs"].append({"finished": _now(), **facts})
+        """Add to `config.json` how the run begun last went."""
+        self._facts["runs"][-1] |= {"finished": _now(), **facts}
         self._write_facts()
 
     def _file(self, part: str) -> Path:
@@ -81,9 +95,13 @@ class Folder:
             ) from error
 
     def _write_facts(self) -> None:
-        temporary = self.path / f".config.json.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(self._facts, indent=1) + "\n")
-        os.replace(temporary, self.path / "config.json")
+        replace(self.path / "config.json", (json.dumps(self._facts, indent=1) + "\n").encode())
+
+    def _touch(self, change: Callable[[], object]) -> None:
+        try:
+            change()
+        except OSError as error:
+            raise Refused(f"workdir={self.path}: cannot be used ({error.strerror or error})") from error
 
     def _remove(self) -> None:
         for name in _OURS:
@@ -92,6 +110,18 @@ class Folder:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename it: it is there whole, or as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def part_name(group: str, seeds: str, mark: int) -> str:
+    """The name of the part with a group's rows of some seeds at one mark."""
+    return f"{group}-{seeds}-step{mark:07d}"
 
 
 def tidy(
@@ -121,15 +151,21 @@ def load(workdir: str | Path) -> pd.DataFrame:
     parts = sorted((Path(workdir) / "rows").glob("*.parquet"))
     if not parts:
         raise Refused(f"workdir={workdir}: holds no rows (no rows/*.parquet)")
-    frames = []
-    for part in parts:
-        try:
-            frames.append(pq.read_table(part).to_pandas())
-        except (pa.ArrowInvalid, OSError) as error:
-            raise Refused(
-                f"workdir={workdir}: {part.name} cannot be read ({error}); delete it and run again"
-            ) from error
-    return pd.concat(frames, ignore_index=True)
+    rows = pd.concat([_read(part).to_pandas() for part in parts], ignore_index=True)
+    # Seeds cut into other slices on resume may have an early mark in two parts, with the same numbers.
+    keys = [name for name in rows.columns if "/" not in name]
+    return rows.drop_duplicates(keys, keep="last", ignore_index=True)
+
+
+def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(part, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Refused(f"{part}: cannot be read ({_first_line(error)}); delete it and run again") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def facts(workdir: str | Path) -> dict[str, Any]:

@@ -22,10 +22,11 @@ import pandas as pd
 
 from sublim_jax import checkpoint, keys, population, records, sweep, trees
 from sublim_jax import metrics as metrics_
+from sublim_jax.data import Dataset
 from sublim_jax.errors import Refused
 from sublim_jax.progress import Watch
 from sublim_jax.sweep import Group, Plan, Slice
-from sublim_jax.types import Bank, Condition, Params, State
+from sublim_jax.types import Bank, Condition, Params, Recipe, State
 
 
 class Interrupted(Exception):
@@ -34,19 +35,19 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """How it is computed; none of these changes a draw, and results only by float rounding.
+    """How it is computed; none of these changes a draw, and results only by float rounding (precision: see below).
 
     chunk      seeds at once; 0 = as many as `memory_gb` allows
-    every      steps in one compiled call; between calls the run saves, reports progress and may stop
-    save_s     seconds between checkpoints (at least one call); 0 saves after every call
-    devices    local devices over which the seeds are spread
-    precision  of float32 matrix products; TPUs default to bfloat16 passes, 'highest' forbids it
+    every      steps in one compiled call; after each the run saves, reports progress and may stop
+    devices    local devices over which the seeds are spread; 0 = all
+    memory_gb  what the populations may take, by a generous estimate
+    precision  of float32 matrix products; 'highest' is float32 everywhere, others may be bfloat16 or TF32 on an
+               accelerator, so results depend on it
     """
 
     chunk: int = 0
-    every: int = 50
-    save_s: float = 30.0
-    devices: int = 1
+    every: int = 100
+    devices: int = 0
     memory_gb: float = 4.0
     precision: str = "highest"
 
@@ -81,8 +82,7 @@ class Teachers(NamedTuple):
 
 def run(
     conditions: Sequence[Condition],
-    train: Bank,
-    test: Bank,
+    dataset: Dataset,
     *,
     seeds: int | Sequence[int] = 4,
     root: int = 0,
@@ -98,6 +98,7 @@ def run(
 ) -> pd.DataFrame:
     """Train every condition for every seed and return tidy rows, one per condition, seed and mark.
 
+    dataset  images with labels; see `data.load`
     seeds    a number (seeds 0, 1, ...) or the seeds themselves; seed 7 is seed 7 whoever runs beside it
     exam     held-out inputs of the student's own stream on which imitation is measured
     workdir  where rows, checkpoints and teachers are kept; without one nothing is left behind
@@ -110,38 +111,45 @@ def run(
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise Refused(f"seeds={seeds}: must be at least one, distinct and not negative")
-    if not 1 <= how.devices <= jax.local_device_count():
-        raise Refused(
-            f"config.run.devices={how.devices}: must be from 1 to {jax.local_device_count()}, the devices here"
-        )
-    plan = sweep.plan(conditions, train.x.shape[1:])
-    config = config or {"plan": sweep.describe(plan), "seeds": seeds, "root": root, "exam": exam}
-    watch = watch or Watch()
+    local = jax.local_device_count()
+    if not 0 <= how.devices <= local:
+        raise Refused(f"config.run.devices={how.devices}: must be at most {local}, the devices here, or 0 for all")
+    plan, watch, devices = sweep.plan(conditions, dataset.train.x.shape[1:]), watch or Watch(), how.devices or local
     with ExitStack() as stack:
         stack.enter_context(jax.default_matmul_precision(how.precision))
-        path = Path(stack.enter_context(tempfile.TemporaryDirectory()) if workdir is None else workdir)
-        folder = records.Folder(path, config, resume)
-        banks = (jax.tree.map(jnp.asarray, bank) for bank in (train, test))
-        mesh = population.mesh_of(how.devices)
-        lab = Lab(plan, *banks, keys.root(root), metrics, exam, how, mesh, folder, watch, stopped)
-        units = _units(lab, seeds)
-        start, status = time.perf_counter(), "interrupted"
+        if workdir is None:
+            folder = records.Folder(stack.enter_context(tempfile.TemporaryDirectory()), {})
+        else:
+            who = config or {"plan": sweep.describe(plan), "seeds": seeds, "root": root, "exam": exam}
+            folder = records.Folder(workdir, {**who, **_also(dataset, metrics)}, resume)
+        train, test = (jax.tree.map(jnp.asarray, bank) for bank in (dataset.train, dataset.test))
+        mesh = population.mesh_of(devices)
+        lab = Lab(plan, train, test, keys.root(root), metrics, exam, how, mesh, folder, watch, stopped)
+        units = _units(lab, seeds, devices)
+        folder.begin(devices=[str(device) for device in jax.local_devices()[:devices]], **(facts or {}))
+        start, status = time.perf_counter(), "failed"
         try:
-            with watch.over(sum(_cost(lab, *unit) for unit in units), "training"):
+            with watch.over(_cost(lab, units), "training"):
                 _work(lab, units)
+            checkpoint.clear(folder.path / "checkpoints")
             status = "done"
+        except (Interrupted, KeyboardInterrupt):
+            status = "interrupted"
+            raise
         finally:
             seconds = {"total": time.perf_counter() - start, **watch.seconds}
-            net_steps = sum(part.real * group.knobs.size * group.recipe.marks[-1] for group, part in units)
-            folder.finish(
-                status=status,
-                seconds=seconds,
-                programs=watch.programs,
-                student_net_steps=net_steps,
-                devices=[str(device) for device in jax.local_devices()[: how.devices]],
-                **(facts or {}),
-            )
-        return records.load(path)
+            folder.finish(status=status, seconds=seconds, steps=watch.steps, programs=watch.programs)
+        return records.load(folder.path)
+
+
+def _also(dataset: Dataset, metrics: Sequence[metrics_.Metric]) -> dict[str, Any]:
+    """What identifies results besides the conditions."""
+    bank = dataset.train
+    return {
+        "data_sha256": dataset.checksum,
+        "normalised_by": [float(bank.mean), float(bank.std)],
+        "metrics": [metric.__qualname__ for metric in metrics],
+    }
 
 
 def _work(lab: Lab, units: list[tuple[Group, Slice]]) -> None:
@@ -159,14 +167,16 @@ def teach(lab: Lab, teacher: int, slice_: Slice) -> tuple[Params, Params]:
     seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "teacher")
     states = population.begin(recipe, knobs, None, seed_keys, image=lab.image, mesh=lab.mesh)
     initial = jax.tree.map(jnp.copy, states.params)  # the states' own memory is given away
-    store = checkpoint.Store(lab.folder.path / "teachers" / f"teacher{teacher:02d}-{slice_.name}")
+    # The width of the slice stands in the name: on another number of devices its padding differs.
+    store = checkpoint.Store(lab.folder.path / "teachers" / f"teacher{teacher:02d}-{slice_.name}x{len(slice_.seeds)}")
 
     def advance(states: State, start: Any, stop: Any) -> State:
         return population.advance(recipe, states, knobs, None, seed_keys, lab.train, start, stop, mesh=lab.mesh)
 
-    amount = sweep.cost(recipe, len(slice_.seeds), lab.image)
-    for _, reached in _through(lab, recipe.marks[-1:], states, advance, store, "teachers", amount):
+    for step, reached in _through(lab, recipe, states, advance, store, "teachers", slice_):
         states = reached
+        if store.latest() != step:
+            store.save(step, states)
     return _single(initial), _single(states.params)
 
 
@@ -183,57 +193,60 @@ def learn(lab: Lab, group: Group, slice_: Slice, teachers: Teachers) -> None:
     recipe, knobs = group.recipe, group.knobs
     seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "student")
     begun = population.begin(recipe, knobs, teachers.origins, seed_keys, image=lab.image, mesh=lab.mesh)
-    store = checkpoint.Store(lab.folder.path / "checkpoints" / f"{group.name}-{slice_.name}")
+    store = checkpoint.Store(lab.folder.path / "checkpoints" / f"{group.name}-{slice_.name}x{len(slice_.seeds)}")
 
     def advance(states: State, start: Any, stop: Any) -> State:
         return population.advance(
             recipe, states, knobs, teachers.references, seed_keys, lab.train, start, stop, mesh=lab.mesh
         )
 
-    amount = sweep.cost(recipe, knobs.size * len(slice_.seeds), lab.image)
-    for mark, states in _through(lab, recipe.marks, begun, advance, store, "students", amount):
+    parts = {mark: records.part_name(group.name, slice_.name, mark) for mark in recipe.marks}
+    if any(mark <= (store.latest() or -1) and not lab.folder.has(part) for mark, part in parts.items()):
+        store.clear()  # rows that should be there were deleted: measure them again
+    for mark, states in _through(lab, recipe, begun, advance, store, "students", slice_, knobs.size):
         with lab.watch.timed("measuring"):
             measured = population.measure(
                 recipe, lab.metrics, states, knobs, *teachers, seed_keys, lab.test, exam=lab.exam, mesh=lab.mesh
             )
             table = records.tidy(group.labels, slice_.seeds[: slice_.real], mark, jax.device_get(measured))
-        lab.folder.write(_part(group, slice_, mark), table)
-    store.forget()
+        lab.folder.write(parts[mark], table)
+    store.clear()
 
 
 def _through(
     lab: Lab,
-    marks: tuple[int, ...],
+    recipe: Recipe,
     states: State,
     advance: Callable[[State, Any, Any], State],
     store: checkpoint.Store,
     what: str,
-    amount: float,
+    slice_: Slice,
+    conditions: int = 1,
 ) -> Iterator[tuple[int, State]]:
     """Carry states through their marks, from the last checkpoint if there is one, yielding (mark, states).
 
-    A mark is yielded before its state is saved: whoever finds a checkpoint at a mark finds the mark's rows too.
+    A mark is yielded before its state is saved: whoever finds a checkpoint at a mark finds the mark's rows too. At
+    the last mark nothing is saved here; what is yielded there is the result.
     """
-    step = 0
+    amount = sweep.cost(recipe, conditions * len(slice_.seeds), lab.image)
+    step, last = 0, recipe.marks[-1]
     if (latest := store.latest()) is not None:
         step, states = latest, store.restore(latest, states)
-        lab.watch.advance(amount * step)
-    saved = time.monotonic()
-    if step == 0 or step == marks[-1]:
-        yield from ((mark, states) for mark in marks if mark == step)
-    for stop in _stops(marks, step, lab.how.every):
+        lab.watch.skip(amount * step)
+    if step in (0, last) and step in recipe.marks:
+        yield step, states
+    for stop in _stops(recipe.marks, step, lab.how.every):
         with lab.watch.timed(what):
             states = jax.block_until_ready(advance(states, jnp.int32(step), jnp.int32(stop)))
         lab.watch.advance(amount * (stop - step))
+        lab.watch.count(what, (stop - step) * conditions * slice_.real)
         step = stop
-        if step in marks:
+        if step in recipe.marks:
             yield step, states
-        interrupted = lab.stopped()
-        if interrupted or time.monotonic() - saved >= lab.how.save_s or step == marks[-1]:
+        if step < last:
             with lab.watch.timed("saving"):
                 store.save(step, states)
-            saved = time.monotonic()
-        if interrupted:
+        if lab.stopped():
             raise Interrupted
 
 
@@ -247,22 +260,24 @@ def _single(states: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[:, 0], states)
 
 
-def _part(group: Group, slice_: Slice, mark: int) -> str:
-    return f"{group.name}-{slice_.name}-step{mark:07d}"
-
-
-def _units(lab: Lab, seeds: tuple[int, ...]) -> list[tuple[Group, Slice]]:
+def _units(lab: Lab, seeds: tuple[int, ...], devices: int) -> list[tuple[Group, Slice]]:
     """What is still to do; slices outside, so that a slice's teachers are still there for its next group."""
     rows = len(lab.test.y) + lab.exam
     limit = lab.how.chunk or sweep.seeds_that_fit(lab.plan.groups, lab.image, rows, lab.how.memory_gb)
-    units = [(group, part) for part in sweep.slices(seeds, limit, lab.how.devices) for group in lab.plan.groups]
-    return [(group, part) for group, part in units if not lab.folder.has(_part(group, part, group.recipe.marks[-1]))]
+    size = sweep.slice_size(len(seeds), limit, devices)
+    left = [
+        (part.seeds[0], group.teacher, index, group, part)
+        for index, group in enumerate(lab.plan.groups)
+        for part in sweep.slices(seeds, size, lab.folder.seeds_done(group.name, group.recipe.marks))
+    ]
+    return [(group, part) for *_, group, part in sorted(left, key=lambda unit: unit[:3])]
 
 
-def _cost(lab: Lab, group: Group, slice_: Slice) -> float:
-    """What the progress bar counts for a unit; the first of a teacher's units bears the teacher's cost."""
-    cost = group.recipe.marks[-1] * sweep.cost(group.recipe, group.knobs.size * len(slice_.seeds), lab.image)
-    if group.name == next(first.name for first in lab.plan.groups if first.teacher == group.teacher):
-        recipe = lab.plan.teachers[group.teacher].recipe
-        cost += recipe.marks[-1] * sweep.cost(recipe, len(slice_.seeds), lab.image)
-    return cost
+def _cost(lab: Lab, units: list[tuple[Group, Slice]]) -> float:
+    """What the progress bar counts: every unit's students, and once the teachers they share."""
+    total, teachers = 0.0, {}
+    for group, part in units:
+        recipe = group.recipe
+        total += recipe.marks[-1] * sweep.cost(recipe, group.knobs.size * len(part.seeds), lab.image)
+        teachers[group.teacher, part.name] = lab.plan.teachers[group.teacher].recipe, len(part.seeds)
+    return total + sum(recipe.marks[-1] * sweep.cost(recipe, n, lab.image) for recipe, n in teachers.values())

@@ -1,7 +1,7 @@
 """From rows to a table: means and bootstrap intervals over seeds."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,20 +29,16 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
     Source: Efron and Tibshirani 1993, chapter 13; the published figures say 'bootstrap' over 20 seeds, no more.
     """
-    values = np.asarray(values, np.float64)
-    if len(values) < 2 or not np.isfinite(values).all():
-        return Interval(float(values.mean()), float("nan"), float("nan"), len(values))
-    if np.ptp(values) == 0:
-        return Interval(float(values[0]), float(values[0]), float(values[0]), len(values))
+    x = np.asarray(values, np.float64)
+    mean, n = float(x.mean()), len(x)
+    if n < 2 or not np.isfinite(x).all():
+        return Interval(mean, float("nan"), float("nan"), n)
+    if np.ptp(x) == 0:
+        return Interval(mean, mean, mean, n)
     found = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(0),
+        (x,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    return Interval(float(values.mean()), float(found.low), float(found.high), len(values))
+    return Interval(mean, float(found.low), float(found.high), n)
 
 
 def labels_of(rows: pd.DataFrame) -> list[str]:
@@ -52,12 +48,13 @@ def labels_of(rows: pd.DataFrame) -> list[str]:
 
 def last(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last mark of each condition."""
-    return rows[rows["step"] == rows.groupby(labels_of(rows), sort=False)["step"].transform("max")]
+    return rows.loc[rows["step"] == rows.groupby(labels_of(rows), sort=False)["step"].transform("max")]
 
 
 def cells(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.Series:
     """An `Interval` over seeds of one column for each cell of `by`, in the order of first appearance."""
-    return rows.groupby(list(by), sort=False)[column].apply(lambda values: interval(values.tolist()))
+    found: Any = rows.groupby(list(by), sort=False)[column]
+    return found.apply(lambda values: interval(values.tolist()))
 
 
 COLUMNS = {

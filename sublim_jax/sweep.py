@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 import jax
@@ -49,8 +50,8 @@ class Slice(NamedTuple):
 def plan(conditions: Sequence[Condition], image: tuple[int, ...]) -> Plan:
     """Group conditions by teacher and student Recipe; Python's equality decides, nobody writes a rule.
 
-    Raises `Refused` for no conditions, labels that do not tell conditions apart, or a reference net that does not
-    hold the teacher's layers.
+    Raises `Refused` for no conditions, labels that do not tell conditions apart, marks out of order, a reference net
+    that does not hold the teacher's layers, or a shared layer that student and teacher have in different shapes.
     """
     _check_labels(conditions)
     teachers: list[Phase] = []
@@ -64,22 +65,33 @@ def plan(conditions: Sequence[Condition], image: tuple[int, ...]) -> Plan:
         members.setdefault((index, condition.student.recipe), []).append(condition)
     groups = []
     for number, ((teacher, recipe), those) in enumerate(sorted(members.items(), key=lambda item: item[0][0])):
-        _check_reference(teachers[teacher].recipe, recipe, image)
+        for condition in those:
+            _check_phases(teachers[teacher].recipe, condition.student, image)
         stack = trees.stack([condition.student.knobs for condition in those])
         groups.append(Group(f"group{number:02d}", teacher, recipe, stack, tuple(c.labels for c in those)))
     return Plan(tuple(teachers), tuple(groups))
 
 
-def slices(seeds: Sequence[int], limit: int, devices: int) -> tuple[Slice, ...]:
-    """Equal slices of at most `limit` seeds, a multiple of `devices`, so that one program serves them all."""
+def slice_size(seeds: int, limit: int, devices: int) -> int:
+    """Seeds in a slice: as equal as may be, at most `limit` but never fewer than `devices`, a multiple of them."""
     limit = max(devices, limit - limit % devices)
-    number = math.ceil(len(seeds) / limit)
-    size = math.ceil(math.ceil(len(seeds) / number) / devices) * devices
-    parts = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
-    return tuple(
-        Slice(f"seeds{part[0]:05d}-{part[-1]:05d}", part + (part[-1],) * (size - len(part)), len(part))
-        for part in parts
+    each = math.ceil(seeds / math.ceil(seeds / limit))
+    return math.ceil(each / devices) * devices
+
+
+def slices(seeds: Sequence[int], size: int, done: Set[int] = frozenset()) -> tuple[Slice, ...]:
+    """The seeds in slices of `size`, so that one program serves them; those done are left out where they stand."""
+    parts = (
+        tuple(seed for seed in seeds[start : start + size] if seed not in done) for start in range(0, len(seeds), size)
     )
+    return tuple(Slice(_seeds_name(part), part + (part[-1],) * (size - len(part)), len(part)) for part in parts if part)
+
+
+def _seeds_name(seeds: tuple[int, ...]) -> str:
+    """First and last seed, and a digest where others than those between are meant."""
+    plain = f"seeds{seeds[0]:05d}-{seeds[-1]:05d}"
+    whole = seeds == tuple(range(seeds[0], seeds[-1] + 1))
+    return plain if whole else f"{plain}-{zlib.crc32(repr(seeds).encode()):08x}"
 
 
 def seeds_that_fit(groups: Sequence[Group], image: tuple[int, ...], rows: int, memory_gb: float) -> int:
@@ -126,16 +138,27 @@ def _check_labels(conditions: Sequence[Condition]) -> None:
         taken.add(key)
 
 
-def _check_reference(teacher: Recipe, student: Recipe, image: tuple[int, ...]) -> None:
-    if student.reference is None:
+def _check_phases(teacher: Recipe, student: Phase, image: tuple[int, ...]) -> None:
+    for who, recipe in (("teacher", teacher), ("student", student.recipe)):
+        marks = recipe.marks
+        if not marks or list(marks) != sorted({*marks}) or marks[0] < 0 or marks[-1] < 1:
+            raise Refused(f"{who}.marks={marks}: must be increasing steps, the last of them 1 or later")
+    if student.recipe.reference is None:
         raise Refused("student.reference: None; a student needs the net that gives its targets")
-    if teacher.marks[-1] < 1:
-        raise Refused(f"teacher.marks={teacher.marks}: must end at step 1 or later")
-    has, needs = shapes(student.reference, image), shapes(teacher.net, image)
+    has, needs = shapes(student.recipe.reference, image), shapes(teacher.net, image)
     for layer, arrays in needs.items():
         if has.get(layer) != arrays:
             raise Refused(
                 f"student.reference: layer {layer!r} is {_sizes(has.get(layer))}, but the teacher's is {_sizes(arrays)}"
+            )
+    net, share = shapes(student.recipe.net, image), student.knobs.share
+    if share.keys() != net.keys():
+        raise Refused(f"student.knobs: have layers {sorted(share)}, but the net has {sorted(net)}")
+    for layer, arrays in net.items():
+        if float(share[layer]) != 0 and has.get(layer) != arrays:
+            raise Refused(
+                f"student.share: {layer!r} is shared, but it is {_sizes(arrays)} in the student and "
+                f"{_sizes(has.get(layer))} in the teacher; only a layer of share 0 may differ"
             )
 
 
@@ -172,12 +195,17 @@ def _recipe(recipe: Recipe) -> dict[str, object]:
 
 
 def _named(value: object) -> str:
-    if not inspect.isfunction(value):
-        return repr(value)
-    if value.__module__.startswith(__package__):
-        return value.__qualname__
-    try:
-        body = inspect.getsource(value).encode()
-    except OSError:
-        body = value.__code__.co_code
-    return f"{value.__qualname__} {hashlib.blake2s(body, digest_size=8).hexdigest()}"
+    """A value as text that is the same in another process; raises `Refused` where there is none."""
+    if inspect.isfunction(value) and value.__module__.split(".")[0] != __package__:
+        code = value.__code__
+        try:
+            body = inspect.getsource(value)
+        except OSError:
+            body = f"{code.co_code!r} {code.co_names}"
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        told = f"{body} {value.__defaults__} {[_named(one) for one in held]}"
+        return f"{value.__qualname__} {hashlib.blake2s(told.encode(), digest_size=8).hexdigest()}"
+    text = value.__qualname__ if inspect.isfunction(value) else repr(value)
+    if " at 0x" in text:
+        raise Refused(f"workdir: {text} cannot be told from another of its kind; use a function or a frozen dataclass")
+    return text

@@ -40,7 +40,10 @@ def _mixed(
     """One layer's beginning; share 1 and sigma 0 give the origin bitwise, because 0 * w and + 0 are exact."""
     arrays = {}
     for name, array in fresh.items():
-        mixed = array if origin is None else share * origin[name] + (1 - share) * array
+        mixed = array
+        # A layer the teacher has not, or in another shape, is fresh; the plan refuses to share it.
+        if origin is not None and origin[name].shape == array.shape:
+            mixed = share * origin[name] + (1 - share) * array
         arrays[name] = mixed + sigma * keys.normal(keys.at(key, "sigma", layer, name), array.shape)
     return arrays
 
@@ -69,6 +72,7 @@ def advance(
         def objective(params: Params) -> Float[Array, ""]:
             return _mean(recipe.loss(apply(recipe.net, params, x), target, knobs), y)
 
+        direction: Any
         direction, opt = optimizer.update(jax.grad(objective)(state.params), state.opt, state.params)
         params = {
             layer: _moved(state.params[layer], direction[layer], knobs.lr * knobs.live[layer]) for layer in state.params
@@ -80,7 +84,8 @@ def advance(
 
 def apply(net: nn.Module, params: Params | None, x: Float[Array, "batch ..."]) -> Out:
     """What the net says about a batch."""
-    out: Any = net.apply({"params": params}, x)
+    variables: Any = {"params": params}
+    out: Any = net.apply(variables, x)
     return out
 
 

@@ -23,7 +23,11 @@ def test_the_newest_state_comes_back_bitwise(tmp_path):
     again = checkpoint.Store(tmp_path / "s")
     assert again.latest() == 10
     jax.tree.map(np.testing.assert_array_equal, again.restore(10, tree(0)), tree(10))
-    again.forget()
+    again.clear()
+    assert again.latest() is None
+    again.save(3, tree(3))
+    assert checkpoint.Store(tmp_path / "s").latest() == 3
+    checkpoint.clear(tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 

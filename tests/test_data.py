@@ -25,7 +25,8 @@ import numpy as np
 import pytest
 
 from sublim_jax import data, idx, prepare_tfds
-from sublim_jax.types import Bank, Refused
+from sublim_jax.errors import Refused
+from sublim_jax.types import Bank
 
 MD5 = {  # as published
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -174,8 +175,8 @@ def test_limit_is_a_prefix(whole: data.Dataset) -> None:
 @pytest.mark.parametrize(
     ("arguments", "start"),
     [
-        ({"source": "tfsd"}, "config.data.source='tfsd': must be one of auto, embedded, idx, tfds; did you mean 'tf"),
-        ({"name": "emnist/leters"}, "config.data.name='emnist/leters': must be one of mnist, fashion_mnist, kmnist, e"),
+        ({"source": "tfsd"}, "config.data.source: 'tfsd' is none of auto, embedded, idx, tfds; did you mean 'tf"),
+        ({"name": "emnist/leters"}, "config.data.name: 'emnist/leters' is none of mnist, fashion_mnist, kmnist, e"),
         ({"name": "kmnist", "source": "embedded"}, "config.data.source='embedded': the package holds only mnist"),
         ({"source": "idx"}, "config.data.folder='': is not a folder"),
         ({"source": "idx", "folder": "nowhere"}, "config.data.folder='nowhere': is not a folder"),
@@ -390,7 +391,7 @@ def test_prepared_is_the_idx(
     assert rows(there.train) == rows(files.train)
     assert rows(there.test) == rows(files.test)
     assert there.train.x.dtype == np.uint8 and there.train.y.dtype == np.int32
-    assert re.fullmatch(rf"tfds {root}/{name}/\d+\.\d+\.\d+", there.source)
+    assert re.fullmatch(rf"tfds {root}/{name}/\d+\.\d+\.\d+ \(contents not verified\)", there.source)
     assert data.load(name, "auto", tfds_dir=str(root)).checksum == there.checksum  # prepared data come first
     assert "tensorflow" not in sys.modules
 
@@ -429,7 +430,7 @@ def test_embedded_and_unprepared_import_no_tfds() -> None:
     code = """
 import sys, time
 from sublim_jax import data
-from sublim_jax.types import Refused
+from sublim_jax.errors import Refused
 data.load()
 start = time.monotonic()
 try:

@@ -29,6 +29,7 @@ def run(tmp_path, *words):
 REFUSED = {
     "no config": ((), r"error: config: not given"),
     "no such file": (("--config=configs/nothing.py",), r"error: config='configs/nothing.py': no such file"),
+    "no such file, spelt apart": (("--config", "nothing.py"), r"error: config='nothing.py': no such file"),
     "misspelt field": (
         (QUICKSTART, "--config.sedes=5"),
         r"error: --config: 'sedes' is none of caps, conditions, .*; did you mean 'seeds'\?",
@@ -47,7 +48,11 @@ REFUSED = {
     "unknown figure": ((QUICKSTART, "--config.figure=pie"), r"error: config.figure: 'pie' is none of transfer"),
     "unknown data": ((QUICKSTART, "--config.data.name=mnits"), r"error: config.data.name.*mnist"),
     "bad resume": ((QUICKSTART, "--resume=maybe"), r"error: .*resume.*maybe.*auto"),
-    "too many devices": ((*SMOKE, "--config.run.devices=64"), r"error: config.run.devices=64: .*1"),
+    "too many devices": ((*SMOKE, "--config.run.devices=64"), r"error: config.run.devices=64: must be at most 1"),
+    "exam of too few images": (
+        (*SMOKE, "--config.student.stream=epochs", "--config.exam=500"),
+        r"error: config.exam=500: must be at most 300",
+    ),
 }
 
 
@@ -74,7 +79,8 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     facts = json.loads((folder / "config.json").read_text())
     assert facts["config"]["m"] == [3] and facts["config"]["seeds"] == 2
     last = facts["runs"][-1]
-    assert last["overrides"]["m"] == "(3,)" and last["status"] == "done"
+    assert last["overrides"]["m"] == "(3,)" and last["status"] == "done" and last["resolved"]["student"]["steps"] == 20
+    assert last["steps"] == {"teachers": 2 * 8, "students": 4 * 2 * 20}
     assert {"versions", "commit", "machine"} <= set(last["provenance"]) and len(last["data"]["sha256"]) == 64
     assert last["devices"] and last["seconds"]["compile"] > 0
     page = (folder / "report.html").read_text()
@@ -86,6 +92,7 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     again = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)")  # nothing left to do
     assert again.returncode == 0, again.stderr
     assert sublim_jax.load(folder).equals(rows)
+    assert json.loads((folder / "config.json").read_text())["runs"][-1]["steps"] == {}
     other = run(tmp_path, *SMOKE, "--config.seeds=3", "--config.m=(3,)")
     assert other.returncode == 2 and re.search(r"belongs to another config \(seeds: 2 there, 3 here\)", other.stderr)
     assert sublim_jax.load(folder).equals(rows)
@@ -96,8 +103,12 @@ LONG = (
     "--config.student.steps=600",
     "--config.student.marks=(0,300)",
     "--config.m=(3,)",
-    "--config.run.save_s=0",
 )
+
+
+def steps_saved(folder):
+    """The steps of whole checkpoints of students; a half written one has a longer name."""
+    return {int(path.name) for path in folder.glob("checkpoints/*/*") if path.name.isdigit()}
 
 
 def test_interrupt_and_kill_lose_nothing(tmp_path):
@@ -107,21 +118,45 @@ def test_interrupt_and_kill_lose_nothing(tmp_path):
     assert plain.returncode == 0, plain.stderr
 
     broken = command(*words, "--workdir=broken")
-    for number, code in ((signal.SIGINT, 75), (signal.SIGKILL, -signal.SIGKILL)):
-        process = subprocess.Popen(broken, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        before = {path.name for path in (tmp_path / "broken").glob("checkpoints/*/*")}
-        while {path.name for path in (tmp_path / "broken").glob("checkpoints/*/[1-9]*")} <= before:
+    overwrite = [*broken, "--resume=overwrite"]  # the line that says how to go on must not say this
+    for number, code, words_ in ((signal.SIGINT, 75, overwrite), (signal.SIGKILL, -signal.SIGKILL, broken)):
+        process = subprocess.Popen(words_, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        before = steps_saved(tmp_path / "broken")
+        while steps_saved(tmp_path / "broken") <= before:
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == code, errors
         if code == 75:
-            assert re.search(r"SIGINT: stopping.*\n.*To go on: python -m sublim_jax.main .*--workdir=broken", errors)
-    done = run(tmp_path, *words, "--workdir=broken")
+            assert re.search(
+                r"SIGINT: stopping.*\n.*To go on: python -m sublim_jax.main (?!.*--resume).*--workdir=broken", errors
+            )
+    done = run(
+        tmp_path,
+        *words,
+        "--workdir=broken",
+    )
     assert done.returncode == 0, done.stderr
     assert sublim_jax.load(tmp_path / "broken").equals(sublim_jax.load(tmp_path / "plain"))
     assert not list((tmp_path / "broken").glob("checkpoints/*"))
+    runs = json.loads((tmp_path / "broken" / "config.json").read_text())["runs"]
+    assert [one["status"] for one in runs] == ["interrupted", "running", "done"]
+    whole = json.loads((tmp_path / "plain" / "config.json").read_text())["runs"][0]["steps"]
+    assert "teachers" not in runs[2]["steps"]  # read back, not trained again
+    assert 0 < runs[2]["steps"]["students"] < whole["students"] - runs[0]["steps"]["students"]
+
+
+def test_a_config_file_that_fails_is_one_line(tmp_path):
+    for text, message in (
+        ("def get_config(:", "SyntaxError"),
+        ("import nothing_of_that_name", "ModuleNotFoundError"),
+        ("x = 1", "AttributeError: .*get_config"),
+    ):
+        (tmp_path / "mine.py").write_text(text)
+        done = run(tmp_path, "--config=mine.py")
+        assert done.returncode == 2 and re.match(rf"error: config='mine.py': {message}", done.stderr), done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 def test_no_space_is_one_line_and_what_was_saved_is_kept(tmp_path):
@@ -133,7 +168,9 @@ def test_no_space_is_one_line_and_what_was_saved_is_kept(tmp_path):
     done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
-    assert re.match(r"error: .*teacher.*; what was saved is kept, run the same command again", last), done.stderr
+    assert re.match(r"error: .*teacher.*; what was saved is kept. To go on: python -m sublim_jax.main", last), (
+        done.stderr
+    )
     again = run(tmp_path, *words)
     assert again.returncode == 0, again.stderr
 

@@ -22,7 +22,7 @@ SGD = {"teacher.optimizer": "sgd", "teacher.lr": 0.2, "student.optimizer": "sgd"
 
 
 def go(mnist, conditions, **changes):
-    rows = run.run(conditions, mnist.train, mnist.test, **{"seeds": 2, **QUIET, **changes})
+    rows = run.run(conditions, mnist, **{"seeds": 2, **QUIET, **changes})
     return rows.sort_values(["condition", "m", "seed", "step"], ignore_index=True)
 
 
@@ -110,21 +110,22 @@ def test_one_trace_per_recipe(mnist, tiny):
     assert population.advance._cache_size() - after == 2  # widths 3 and 20, two conditions each
 
 
-def test_noise_and_teacher_are_computed_once_per_seed(tiny):
-    """Under the population's vmap only what differs between conditions carries their axis."""
-    conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10))
+def test_noise_and_teacher_are_computed_once_per_seed(mnist, tiny):
+    """In the population's own program no noise and no teacher activation carries the axis of the 4 conditions."""
+    conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **{"student.batch": 53})
     group = sweep.plan(conditions, (28, 28)).groups[0]
-    recipe, size = group.recipe, group.knobs.size
-
-    def lesson(tree, reference, key):
-        x, _ = recipe.stream(key, jnp.int32(0), recipe.batch, tree, bank)
-        return x, train.apply(recipe.reference, reference, x).logits
-
-    bank = Bank(jnp.zeros((2, 28, 28), jnp.uint8), jnp.zeros(2, jnp.int32), jnp.float32(0), jnp.float32(1))
-    reference = train.draw(recipe.net, recipe.init, (28, 28), keys.root(0))
-    over = jax.vmap(lesson, (group.knobs.in_axes(), None, None), out_axes=None)  # refuses a batched output
-    x, logits = over(group.knobs.tree, reference, keys.root(0))
-    assert x.shape == (recipe.batch, 28, 28) and logits.shape == (recipe.batch, 20) and size == 4
+    key = population.phase_keys(keys.root(0), jnp.arange(2), "student")
+    bank = Bank(*(jnp.asarray(array) for array in mnist.train))
+    reference = jax.vmap(lambda key: train.draw(group.recipe.net, group.recipe.init, (28, 28), key))(key)
+    states = population.begin(group.recipe, group.knobs, reference, key, image=(28, 28))
+    program = str(
+        jax.make_jaxpr(population.advance, static_argnums=0)(
+            group.recipe, states, group.knobs, reference, key, bank, jnp.int32(0), jnp.int32(5)
+        )
+    )
+    assert "f32[53,28,28]" in program and "f32[4,53,28,28]" not in program
+    assert "f32[53,32]" in program  # the teacher's first layer, once
+    assert "f32[4,53,32]" in program  # the students', per condition
 
 
 SHARDED = """
@@ -139,7 +140,7 @@ SHARDED = """
     config.preset = "smoke"
     conditions = door.build(door.resolve(config, fields), mnist)
     def go(devices):
-        return run.run(conditions, mnist.train, mnist.test, seeds=3, exam=64, watch=Watch(show=False),
+        return run.run(conditions, mnist, seeds=3, exam=64, watch=Watch(show=False),
                        how=run.How(devices=devices))
     one, four = go(1), go(4)
     assert len(one) == len(four) == 3 * 2 * 3
@@ -176,7 +177,25 @@ def test_four_devices_give_the_rows_of_one_without_collectives():
     (9, 4, 2, [4, 4, 4], [4, 4, 1]),
 ])  # fmt: skip
 def test_slices_are_equal_and_cover_every_seed_once(seeds, limit, devices, sizes, real):
-    parts = sweep.slices(range(seeds), limit, devices)
+    parts = sweep.slices(range(seeds), sweep.slice_size(seeds, limit, devices))
     assert [len(part.seeds) for part in parts] == sizes
     assert [part.real for part in parts] == real
     assert [seed for part in parts for seed in part.seeds[: part.real]] == list(range(seeds))
+
+
+def test_done_seeds_are_left_out_where_they_stand():
+    parts = sweep.slices(range(6), 3, {1, 3, 4, 5})
+    assert [(part.seeds, part.real) for part in parts] == [((0, 2, 2), 2)]
+    assert parts[0].name.startswith("seeds00000-00002-")  # not the name of 0, 1, 2
+    assert sweep.slices(range(6), 3, set(range(6))) == ()
+
+
+def test_other_chunks_on_resume_do_what_is_left_and_double_nothing(mnist, tiny, tmp_path):
+    conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
+    whole = go(mnist, conditions, seeds=3, how=run.How(chunk=2), workdir=tmp_path)
+    for part in sorted((tmp_path / "rows").glob("*step0000010.parquet"))[:1]:
+        part.unlink()  # a mark in the middle, of the first slice
+    watch = Watch(show=False)
+    again = go(mnist, conditions, seeds=3, how=run.How(chunk=1), workdir=tmp_path, watch=watch)
+    assert_close(whole, again)
+    assert watch.steps["students"] == 2 * 2 * 20  # two seeds, two conditions, 20 steps

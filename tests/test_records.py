@@ -29,6 +29,7 @@ def test_labels_may_not_take_our_names():
 
 def test_load_reads_all_parts_and_no_unfinished_one(tmp_path):
     folder = records.Folder(tmp_path / "w", {"a": (1, 2)})
+    folder.begin()
     folder.write("one", table(0))
     folder.write("two", table(10, 0.5))
     (tmp_path / "w" / "rows" / ".three.123.tmp").write_bytes(b"half a par")
@@ -44,12 +45,14 @@ def test_load_refuses_nothing_and_damage(tmp_path):
     folder.write("one", table())
     part = tmp_path / "w" / "rows" / "one.parquet"
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(Refused, match=r"one.parquet cannot be read"):
+    with pytest.raises(Refused, match=r"one.parquet: cannot be read"):
         sublim_jax.load(tmp_path / "w")
 
 
 def test_a_folder_belongs_to_one_config(tmp_path):
-    records.Folder(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)}).write("one", table())
+    folder = records.Folder(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)})
+    folder.begin()
+    folder.write("one", table())
     records.Folder(tmp_path, {"m": [3, 10], "student": {"steps": 300, "lr": 1e-3}})
     with pytest.raises(Refused, match=r"student.lr: 0.001 there, 0.0003 here"):
         records.Folder(tmp_path, {"student": {"lr": 3e-4, "steps": 300}, "m": (3, 10)})
@@ -60,9 +63,12 @@ def test_a_folder_belongs_to_one_config(tmp_path):
 
 
 def test_overwrite_removes_our_files_and_no_other(tmp_path):
-    records.Folder(tmp_path, {"a": 1}).write("one", table())
+    folder = records.Folder(tmp_path, {"a": 1})
+    folder.begin()
+    folder.write("one", table())
     (tmp_path / "notes.txt").write_text("mine")
     folder = records.Folder(tmp_path, {"a": 2}, "overwrite")
+    folder.begin()
     assert not folder.has("one")
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert records.facts(tmp_path)["config"] == {"a": 2}
@@ -74,10 +80,35 @@ def test_a_broken_config_is_refused(tmp_path):
         records.Folder(tmp_path, {})
 
 
-def test_facts_of_every_run_are_kept(tmp_path):
-    records.Folder(tmp_path, {"a": 1}).finish(status="interrupted")
-    records.Folder(tmp_path, {"a": 1}).finish(status="done")
-    assert [run["status"] for run in records.facts(tmp_path)["runs"]] == ["interrupted", "done"]
+def test_facts_of_every_run_are_kept_and_of_a_killed_one_that_it_began(tmp_path):
+    records.Folder(tmp_path, {"a": 1}).begin(command="first")
+    folder = records.Folder(tmp_path, {"a": 1})
+    folder.begin(command="second")
+    folder.finish(status="done")
+    runs = records.facts(tmp_path)["runs"]
+    assert [(run["command"], run["status"]) for run in runs] == [("first", "running"), ("second", "done")]
+
+
+def test_rows_without_config_are_nobodys(tmp_path):
+    records.Folder(tmp_path, {"a": 1}).write("one", table())
+    with pytest.raises(Refused, match="holds rows but no config.json"):
+        records.Folder(tmp_path, {"a": 1})
+    assert not records.Folder(tmp_path, {"a": 1}, "overwrite").has("one")
+
+
+def test_seeds_are_done_when_their_rows_are_there_at_every_mark(tmp_path):
+    folder = records.Folder(tmp_path, {})
+    for mark in (0, 10):
+        folder.write(records.part_name("group00", "seeds00004-00006", mark), table(mark))
+    assert folder.seeds_done("group00", (0, 10)) == {4, 5, 6}
+    assert folder.seeds_done("group00", (0, 10, 20)) == folder.seeds_done("group01", (0,)) == set()
+
+
+def test_rows_written_twice_are_loaded_once(tmp_path):
+    folder = records.Folder(tmp_path, {})
+    folder.write("one", table())
+    folder.write("two", table())
+    assert sublim_jax.load(tmp_path).equals(table().to_pandas())
 
 
 def test_provenance_names_versions_and_commit():

@@ -1,6 +1,7 @@
 """Planning: one Recipe is one group, one teacher is trained once."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import pytest
@@ -54,6 +55,14 @@ def test_plan_refuses_a_reference_that_is_not_the_teacher(tiny):
         sweep.plan([conditions[0].with_student(reference=other)], IMAGE)
     with pytest.raises(Refused, match="None"):
         sweep.plan([conditions[0].with_student(reference=None)], IMAGE)
+    with pytest.raises(Refused, match=r"^student.share: 'aux_head' is shared, but it is .*\(8, 3\).* in the student"):
+        sweep.plan([conditions[0].with_student(net=other)], IMAGE)
+    deeper = tiny(conditions=("same",), m=(3,), **{"net.hidden": (32, 16, 8)})[0].student.recipe.net
+    with pytest.raises(Refused, match=r"^student.knobs: have layers .* but the net has .*hidden_2"):
+        sweep.plan([conditions[0].with_student(net=deeper)], IMAGE)
+    for marks in ((), (0,), (5, 3), (-1, 4)):
+        with pytest.raises(Refused, match=r"^student.marks=.*: must be increasing steps"):
+            sweep.plan([conditions[0].with_student(marks=marks)], IMAGE)
 
 
 def test_with_student_changes_the_recipe_only_and_names_its_fields(tiny):
@@ -67,9 +76,9 @@ def test_with_student_changes_the_recipe_only_and_names_its_fields(tiny):
 def test_description_tells_an_edited_function_from_the_old_one(tiny):
     conditions = tiny(conditions=("same",), m=(3,))
 
-    def first():
+    def first(scale=1):
         def mine(out, target, knobs):
-            return losses.mse(out, target, knobs)
+            return scale * losses.mse(out, target, knobs)
 
         return mine
 
@@ -84,7 +93,9 @@ def test_description_tells_an_edited_function_from_the_old_one(tiny):
 
     assert described(first()) != described(losses.mse)
     assert described(first()) != described(second())
-    assert described(first()) == described(first())
+    assert described(first()) == described(first()) != described(first(scale=2))
+    with pytest.raises(Refused, match="cannot be told from another"):
+        described(functools.partial(losses.mse))
 
 
 def test_memory_decides_how_many_seeds_fit(tiny):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,8 +58,7 @@ def pair():
     return recipe, origin, reference
 
 
-def same(left, right):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
+same = chex.assert_trees_all_equal  # bitwise
 
 
 def test_share_one_and_no_noise_is_the_origin_bitwise(pair):

@@ -1,0 +1,127 @@
+"""Our Figure 2 beside two other computations of it: an independent PyTorch script and the authors' own code.
+
+    python experiments/figure2/compare.py --workdir=results/figure2
+
+Keeps the work folder's rows as rows.parquet (without --workdir those kept before are used) and reads
+reference_torch.csv (made by reference_torch.py beside it) and reference_authors.csv (the authors' public code, run with
+its defaults); writes figure.svg, figure.png and table.md.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from sublim_jax import plots, records, summary
+
+HERE = Path(__file__).parent
+ACCURACY = "student_accuracy"
+CAPTION = (
+    "Student accuracy on MNIST after imitating the teacher's m auxiliary logits on uniform noise, by the layers drawn "
+    "anew. Lines: this project, mean of 20 seeds with 95 % bootstrap intervals; crosses: an independent PyTorch "
+    "script, mean and standard error of its seeds; diamonds: the authors' code, single seeds. Dashed: the teacher; "
+    "dotted: the untrained net."
+)
+
+
+def draw(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> Figure:
+    """One panel per condition."""
+    figure = Figure(figsize=(9.5, 5.2), layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True, sharey=True).ravel()
+    for ax, (index, condition) in zip(axes, enumerate(final["condition"].unique()), strict=True):
+        here, there, single = (rows[rows["condition"] == condition] for rows in (final, torch, authors))
+        ax.set_title(str(condition).replace("_", " "), fontsize=9)
+        plots.against_m(ax, here, look=index)
+        _others(ax, there, single)
+        ax.label_outer()
+        ax.set_ylim(0, 1)
+    return figure
+
+
+def _others(ax: Axes, torch: pd.DataFrame, authors: pd.DataFrame) -> None:
+    found = torch.groupby("m")["student_accuracy"].agg(["mean", "sem"])
+    style = {"fmt": "x", "color": "0.15", "markersize": 6, "capsize": 2, "lw": 1, "zorder": 5}
+    ax.errorbar(found.index, found["mean"], found["sem"], **style)
+    ax.plot(
+        authors["m"], authors["student_accuracy"], "D", color="0.15", markerfacecolor="none", markersize=4, zorder=6
+    )
+
+
+def table(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> pd.DataFrame:
+    """Condition by m: ours, PyTorch's, their difference with 95 % interval and Welch's p, the authors' seeds."""
+    lines = []
+    for (condition, m), ours in summary.cells(final, ["condition", "m"], "at/student_accuracy").items():
+        here, there, single = (
+            rows.loc[(rows["condition"] == condition) & (rows["m"] == m), column]
+            for rows, column in ((final, "at/student_accuracy"), (torch, ACCURACY), (authors, ACCURACY))
+        )
+        line = {"condition": condition, "m": m, "here": str(ours)}
+        if len(there) > 1:
+            test = stats.ttest_ind(here, there, equal_var=False)
+            low, high = test.confidence_interval()
+            line |= {
+                "PyTorch (mean ± SE, n)": f"{there.mean():.3f} ± {there.sem():.3f}, {len(there)}",
+                "difference": f"{here.mean() - there.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
+                "p": test.pvalue,
+            }
+        if len(single):
+            # One prediction interval: how far the mean of n new seeds lies from ours, in units of our seeds' scatter.
+            z = (single.mean() - here.mean()) / (here.std() * (1 / len(single) + 1 / len(here)) ** 0.5)
+            line["authors' code"] = ", ".join(f"{value:.3f}" for value in single) + f" (z = {z:+.1f})"
+        lines.append(line)
+    return pd.DataFrame(lines).astype(object).fillna("")
+
+
+def verdict(found: pd.DataFrame, final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> str:
+    """All comparisons together: the smallest p after Holm's correction, and the teachers."""
+    p = pd.to_numeric(found["p"], errors="coerce").dropna().sort_values()
+    holm = min(1.0, float(p.iloc[0] * len(p)))
+    ours = final.drop_duplicates("seed")["at/teacher_accuracy"]
+    theirs = torch.drop_duplicates("seed")["teacher_accuracy"]
+    test = stats.ttest_ind(ours, theirs, equal_var=False)
+    said = ", ".join(f"{value:.3f}" for value in authors.loc[authors["condition"] == "teacher", ACCURACY])
+    return (
+        f"{len(p)} cells compared with PyTorch's; smallest p {p.iloc[0]:.3f}, after Holm's correction {holm:.2f}; "
+        f"{(p < 0.05).sum()} below 0.05 where {0.05 * len(p):.1f} are expected by chance (more scatter than that is "
+        "natural: the cells of a seed share its teacher). "
+        f"Teachers: here {ours.mean():.4f} (sd {ours.std():.4f}, n {len(ours)}), PyTorch {theirs.mean():.4f} "
+        f"(sd {theirs.std():.4f}, n {len(theirs)}), p = {test.pvalue:.2f}; authors' code {said}."
+    )
+
+
+def read() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Our rows at the last mark, the PyTorch script's and the authors'."""
+    final = summary.last(pd.read_parquet(HERE / "rows.parquet")).sort_values("m", kind="stable")
+    return final, pd.read_csv(HERE / "reference_torch.csv"), pd.read_csv(HERE / "reference_authors.csv", comment="#")
+
+
+def page(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> str:
+    """The table with its caption and verdict as Markdown."""
+    found = table(final, torch, authors)
+    shown = found.assign(p=[f"{p:.2f}" if p != "" else "" for p in found["p"]])
+    lines = [found.columns, ["---"] * len(found.columns), *shown.values]
+    text = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+    title = "# Figure 2, here and elsewhere"
+    return "\n".join([title, "", CAPTION, "", verdict(found, final, torch, authors), "", *text, ""])
+
+
+def main() -> None:
+    """Keep the rows of a work folder if one is given, then write the figure and the table beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workdir", help="a work folder of configs/figure2.py; its rows become rows.parquet")
+    if workdir := parser.parse_args().workdir:
+        records.load(workdir).to_parquet(HERE / "rows.parquet", compression="zstd", index=False)
+    final, torch, authors = read()
+    with matplotlib.rc_context(plots.STYLE | {"svg.hashsalt": "sublim_jax"}):
+        figure = draw(final, torch, authors)
+        for kind in ("svg", "png"):
+            figure.savefig(HERE / f"figure.{kind}", dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    (HERE / "table.md").write_text(page(final, torch, authors))
+
+
+if __name__ == "__main__":
+    main()

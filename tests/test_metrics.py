@@ -1,0 +1,105 @@
+"""Every column against NumPy in double precision, on four unrelated nets and with padded auxiliary columns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sublim_jax import inits, keys, metrics, train
+from sublim_jax.metrics import Four, Scene
+from sublim_jax.nets import MLP, SplitHead
+from sublim_jax.types import Knobs
+
+CLASSES, CAP, M = 10, 8, 5
+NET = SplitHead(MLP((12, 9)), CLASSES, CAP)
+ONE = jnp.float32(1)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    nets = [train.draw(NET, inits.torch_linear, (28, 28), keys.root(seed)) for seed in range(4)]
+    x, noise = (jax.random.normal(jax.random.key(seed), (60, 28, 28)) for seed in (5, 6))
+    seen = (np.arange(CLASSES + CAP) >= CLASSES) & (np.arange(CLASSES + CAP) < CLASSES + M)
+    knobs = Knobs(jnp.asarray(seen), jnp.int32(1), ONE, ONE, share={}, sigma={}, live={})
+    test, held_out = (Four(*(train.apply(NET, net, inputs) for net in nets)) for inputs in (x, noise))
+    return Scene(Four(*nets), test, held_out, jax.random.randint(jax.random.key(7), (60,), 0, CLASSES), knobs)
+
+
+@pytest.fixture(scope="module")
+def found(scene):
+    return {name: float(value) for name, value in metrics.measure(metrics.ALL, scene).items()}
+
+
+def double(tree):
+    return jax.tree.map(lambda array: np.asarray(array, np.float64), tree)
+
+
+def test_accuracies_take_head_and_latent_from_the_nets_they_name(scene, found):
+    labels = np.asarray(scene.labels)
+
+    def accuracy(head, latent):
+        head = double(getattr(scene.params, head)["class_head"])
+        logits = double(getattr(scene.test, latent).features) @ head["kernel"] + head["bias"]
+        return (logits.argmax(-1) == labels).mean()
+
+    for name, head, latent in (
+        ("student_accuracy", "student_final", "student_final"),
+        ("teacher_accuracy", "teacher_final", "teacher_final"),
+        ("untrained_accuracy", "teacher_init", "teacher_init"),
+        ("accuracy_c0_ht", "teacher_init", "teacher_final"),
+        ("accuracy_ct_hs", "teacher_final", "student_final"),
+        ("accuracy_c0_hs", "teacher_init", "student_final"),
+    ):
+        assert found[name] == pytest.approx(accuracy(head, latent), abs=1e-6), name
+
+
+def test_cross_entropy_is_over_the_class_logits(scene, found):
+    for who in ("student", "teacher"):
+        logits = double(getattr(scene.test, f"{who}_final").logits)[:, :CLASSES]
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        wanted = -log_p[np.arange(60), np.asarray(scene.labels)].mean()
+        assert found[f"{who}_cross_entropy"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_aux_mse_is_over_held_out_noise_and_seen_logits(scene, found):
+    error = double(scene.noise.student_final.logits) - double(scene.noise.teacher_final.logits)
+    assert found["aux_mse"] == pytest.approx((error[:, CLASSES : CLASSES + M] ** 2).mean(), rel=1e-5)
+    blind = scene._replace(knobs=scene.knobs.replace(seen=jnp.arange(CLASSES + CAP) < CLASSES))
+    assert np.isnan(metrics.imitation(blind)["aux_mse"])
+
+
+def test_representations_are_compared_on_test_images_and_on_noise(scene, found):
+    for suffix, four in (("", scene.test), ("_noise", scene.noise)):
+        s, t = (z - z.mean(0) for z in (double(four.student_final.features), double(four.teacher_final.features)))
+        cka = np.sum((s.T @ t) ** 2) / np.linalg.norm(s.T @ s) / np.linalg.norm(t.T @ t)
+        assert found[f"cka{suffix}"] == pytest.approx(cka, rel=1e-4)
+        assert found[f"cka_debiased{suffix}"] < found[f"cka{suffix}"]
+    h = [double(out.features) for out in scene.noise]
+    student, teacher = h[3] - h[2], h[1] - h[0]
+    cosines = (student * teacher).sum(-1) / np.linalg.norm(student, axis=-1) / np.linalg.norm(teacher, axis=-1)
+    assert found["latent_cosine_noise"] == pytest.approx(cosines.mean(), rel=1e-4)
+
+
+def test_layers_are_compared_by_all_their_arrays_and_the_auxiliary_head_by_its_seen_columns(scene, found):
+    pairs = {
+        "teacher_student_init": ("teacher_init", "student_init"),
+        "teacher_student_final": ("teacher_final", "student_final"),
+        "teacher_init_final": ("teacher_init", "teacher_final"),
+        "student_init_final": ("student_init", "student_final"),
+    }
+    for pair, names in pairs.items():
+        for layer in ("hidden_0", "hidden_1", "class_head", "aux_head"):
+            arrays = [double(getattr(scene.params, name)[layer]) for name in names]
+            width = M if layer == "aux_head" else None
+            a, b = (np.concatenate([net["kernel"][:, :width].ravel(), net["bias"][:width]]) for net in arrays)
+            cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+            assert found[f"cosine/{pair}/{layer}"] == pytest.approx(cosine, abs=1e-5)
+            assert found[f"distance/{pair}/{layer}"] == pytest.approx(
+                np.linalg.norm(a - b) / np.linalg.norm(a), rel=1e-5
+            )
+    assert len([name for name in found if "/" in name]) == 2 * 4 * 4
+
+
+def test_two_metrics_may_not_give_one_column(scene):
+    with pytest.raises(ValueError, match="student_accuracy"):
+        metrics.measure((metrics.task, metrics.task), scene)
