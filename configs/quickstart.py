@@ -1,6 +1,9 @@
 """Which layers must student and teacher share? Four conditions, four seeds, one m.
 
-python -m sublim_jax.main --config=configs/quickstart.py
+    python -m sublim_jax.main --config=configs/quickstart.py
+
+About a minute on 2 CPU cores (59 s, 7 of them compiling). Expect student accuracies near 0.95 (same), 0.67
+(random_hidden, wide scatter), 0.1 (random_class_head) and 0.15 to 0.25 (random_aux_head); teacher 0.972.
 """
 
 from ml_collections import ConfigDict

@@ -36,7 +36,7 @@ class Store:
         try:
             self._manager.save(step, args=ocp.args.StandardSave(tree))
         except (ValueError, RuntimeError) as error:  # what a full disk is to the array writers below
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0].rsplit(": ", 1)[-1]
             raise OSError(f"checkpoint {self._folder.name} at step {step} cannot be saved ({reason})") from error
 
     def restore(self, step: int, like: Any) -> Any:

@@ -150,13 +150,13 @@ def _show(rows: Any) -> str:
 
     from sublim_jax import summary
 
-    frame = summary.table(rows)
+    frame = summary.texts(summary.table(rows))
     table = Table(title="student accuracy: mean and 95 % bootstrap interval over seeds", title_justify="left")
     for name in frame.columns:
         table.add_column(str(name))
-    for row in summary.texts(frame):
+    for row in frame.values.tolist():
         table.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     with console.capture() as capture:
         console.print(table)
     return capture.get()

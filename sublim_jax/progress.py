@@ -1,6 +1,7 @@
 """What a person sees while it runs, and where the time went."""
 
 import functools
+import importlib.util
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,9 @@ _listening: list["Watch"] = []
 class Watch:
     """A progress bar with the time left, and seconds by kind of work.
 
-    On a terminal or in a notebook a bar moves; elsewhere a line is printed at every tenth. `show=False` is silent.
-    `seconds` holds wall time by name; time the compiler took is under `compile` and in no other. `steps` holds
-    net-steps by name, those done here and not those read back.
+    On a terminal or in a notebook with ipywidgets a bar moves; elsewhere a line is printed at every tenth.
+    `show=False` is silent. `seconds` holds wall time by name; time the compiler took is under `compile` and in no
+    other. `steps` holds net-steps by name, those done here and not those read back.
     """
 
     def __init__(self, show: bool = True) -> None:
@@ -26,7 +27,8 @@ class Watch:
         self.steps: dict[str, int] = {}
         self.programs = 0
         self._console = Console()
-        self._live = show and (self._console.is_terminal or self._console.is_jupyter)
+        widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        self._live = show and (self._console.is_terminal or widgets)
         self._lines = show and not self._live
         self._total = self._done = 0.0
         self._tenth = 0

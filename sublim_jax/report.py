@@ -54,7 +54,7 @@ def _page(workdir: Path, facts: dict[str, Any], rows: pd.DataFrame) -> str:
     )
     last = facts["runs"][-1] if facts["runs"] else {}
     svg = base64.b64encode((workdir / "figure.svg").read_bytes()).decode()
-    frame = summary.table(rows)
+    frame = summary.texts(summary.table(rows))
     return environment.get_template("report.html.j2").render(
         title=workdir.name,
         command=last.get("command", ""),
@@ -62,7 +62,7 @@ def _page(workdir: Path, facts: dict[str, Any], rows: pd.DataFrame) -> str:
         figure=f"data:image/svg+xml;base64,{svg}",
         caption=CAPTION,
         names=[str(name) for name in frame.columns],
-        cells=summary.texts(frame),
+        cells=frame.values.tolist(),
         rows=len(rows),
         overrides=last.get("overrides", {}),
         config=json.dumps(last.get("resolved", facts["config"]), indent=1),

@@ -86,11 +86,11 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(labels, key=order, ignore_index=True)
 
 
-def texts(frame: pd.DataFrame) -> list[list[str]]:
+def texts(frame: pd.DataFrame) -> pd.DataFrame:
     """The table's cells as a person reads them: the student's interval in full, of the others the mean."""
     first = next(iter(COLUMNS))
 
     def text(name: str, value: object) -> str:
         return f"{value.mean:.3f}" if isinstance(value, Interval) and name != first else str(value)
 
-    return [[text(name, value) for name, value in zip(frame.columns, row, strict=True)] for row in frame.values]
+    return pd.DataFrame({name: [text(str(name), value) for value in frame[name]] for name in frame.columns})

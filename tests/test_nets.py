@@ -41,8 +41,10 @@ def test_out_agrees_with_the_formula():
 @pytest.mark.parametrize("init", INITS)
 def test_narrow_head_is_prefix_of_wide_and_other_layers_do_not_notice(init):
     narrow, wide = (train.draw(net_of(aux), init, IMAGE, keys.root(2)) for aux in (4, 16))
+    # The words of the cipher are equal; the inverse error function may round by the shape of what it is given.
+    rtol = 0 if init is inits.torch_linear else 3e-7
     for name in ("kernel", "bias"):
-        np.testing.assert_array_equal(narrow["aux_head"][name], wide["aux_head"][name][..., :4])
+        np.testing.assert_allclose(narrow["aux_head"][name], wide["aux_head"][name][..., :4], rtol=rtol)
     for layer in ("hidden_0", "hidden_1", "class_head"):
         jax.tree.map(np.testing.assert_array_equal, narrow[layer], wide[layer])
 

@@ -76,6 +76,32 @@ def table(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> pd
     return pd.DataFrame(lines).astype(object).fillna("")
 
 
+def short(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> str:
+    """Condition by m, means of all sources, as the Markdown table that README shows."""
+    widths = sorted(final["m"].unique())
+    sources = {
+        "here, 20 seeds": (final, "at/student_accuracy"),
+        "PyTorch": (torch, ACCURACY),
+        "authors": (authors, ACCURACY),
+    }
+    lines = [
+        "| condition | source | " + " | ".join(f"m = {m}" for m in widths) + " |",
+        "|---|---|" + "---|" * len(widths),
+    ]
+    for condition in final["condition"].unique():
+        for source, (rows, column) in sources.items():
+            mine = rows[rows["condition"] == condition].groupby("m")[column].agg(["mean", "sem"])
+            if len(mine):
+                cells = [_mean(mine.loc[m]) if m in mine.index else "" for m in widths]
+                lines.append(f"| `{condition}` | {source} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _mean(found: pd.Series) -> str:
+    """Mean and standard error over seeds; of one seed the value."""
+    return f"{found['mean']:.3f}" + ("" if pd.isna(found["sem"]) else f" ± {found['sem']:.3f}")
+
+
 def verdict(found: pd.DataFrame, final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> str:
     """All comparisons together: the smallest p after Holm's correction, and the teachers."""
     p = pd.to_numeric(found["p"], errors="coerce").dropna().sort_values()
@@ -106,7 +132,9 @@ def page(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> str
     lines = [found.columns, ["---"] * len(found.columns), *shown.values]
     text = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
     title = "# Figure 2, here and elsewhere"
-    return "\n".join([title, "", CAPTION, "", verdict(found, final, torch, authors), "", *text, ""])
+    return "\n".join(
+        [title, "", CAPTION, "", verdict(found, final, torch, authors), "", short(final, torch, authors), "", *text, ""]
+    )
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ for name, members in (("one pair", 1), ("population", len(conditions) * 4)):
     print(f"{'':11s}  a student: {total / members:.2f} s in all")
 
 # %%
-summary.table(rows)
+summary.texts(summary.table(rows))
 
 # %%
 plots.transfer(rows)

@@ -50,7 +50,7 @@ mine = [condition.with_student(loss=huber) for condition in conditions]
 rows = run(mine, dataset, seeds=4)
 
 # %%
-summary.table(rows)
+summary.texts(summary.table(rows))
 
 # %% [markdown]
 # ## A noise
@@ -67,7 +67,7 @@ def stripes(key, step, size, knobs, bank):
 
 
 striped = run([condition.with_student(stream=stripes) for condition in conditions], dataset, seeds=4)
-summary.table(striped)
+summary.texts(summary.table(striped))
 
 # %% [markdown]
 # ## A metric
