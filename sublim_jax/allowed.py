@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from sublim_jax import inits
+from sublim_jax import inits, records
 from sublim_jax.errors import Refused, unknown
 
 Config = Any  # an ml_collections.ConfigDict; its fields are not known to a type checker
@@ -50,7 +50,7 @@ def _public(module: ModuleType) -> dict[str, Callable]:
 
 def check(config: Config) -> None:
     """Check every value of a config; raises `Refused` at the first bad one."""
-    flat = _flat(config.to_dict())
+    flat = records.flat(config.to_dict())
     for field in _RULES.keys() - flat.keys():
         raise Refused(f"config.{field}: missing; begin a config with sublim_jax.config.base()")
     for field, (allowed, good) in _RULES.items():
@@ -74,13 +74,6 @@ def check(config: Config) -> None:
     one_of("student.sees", config.student.sees, SEES)
     one_of("teacher.stream", config.teacher.stream, ("epochs",))  # the only one with labels
     one_of("student.stream", config.student.stream, STREAMS)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
-    return flat
 
 
 def one_of(field: str, value: Any, names: Iterable[str]) -> None:

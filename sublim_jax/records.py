@@ -204,16 +204,17 @@ def _commit() -> str:
 
 def _difference(before: Any, now: Any) -> str:
     """The first fields in which two configs differ, each as `name: there -> here`."""
-    left, right = _flat(before), _flat(now)
+    left, right = flat(before), flat(now)
     names = [name for name in sorted(left.keys() | right.keys()) if left.get(name) != right.get(name)]
     shown = [f"{name}: {left.get(name)!r} there, {right.get(name)!r} here" for name in names[:3]]
     return "; ".join(shown) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested config as one mapping from dotted names to values."""
     if not isinstance(config, dict):
         return {prefix: config}
-    items = [_flat(value, f"{prefix}.{name}" if prefix else name) for name, value in config.items()]
+    items = [flat(value, f"{prefix}.{name}" if prefix else name) for name, value in config.items()]
     return {name: value for item in items for name, value in item.items()}
 
 
