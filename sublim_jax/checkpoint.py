@@ -1,17 +1,20 @@
 """A thin facade over Orbax: the latest state of one unit of work, saved whole or not at all."""
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 
 class Store:
     """The checkpoints of one unit of work in one folder; only the newest is kept.
 
-    Orbax writes under a temporary name and renames, so a killed process leaves the previous checkpoint.
+    Orbax writes under a temporary name and renames, so a killed process leaves the previous checkpoint. Where several
+    processes work together, each keeps stores of its own and waits for no other.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -19,9 +22,18 @@ class Store:
         self._open()
 
     def _open(self) -> None:
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=1, create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
         )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1,
+            create=False,  # Orbax makes folders for all processes or none
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+            multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
+        )
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
@@ -34,23 +46,26 @@ class Store:
         if free < need:
             raise OSError(f"no space for a checkpoint in {self._folder}: {need:,} bytes needed, {free:,} free")
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(tree))
+            # From host memory: of several processes, Orbax lets none save arrays that live on its own devices only.
+            self._manager.save(step, args=ocp.args.StandardSave(jax.device_get(tree)))
         except (ValueError, RuntimeError) as error:  # what a full disk is to the array writers below
             reason = str(error).strip().splitlines()[0].rsplit(": ", 1)[-1]
             raise OSError(f"checkpoint {self._folder.name} at step {step} cannot be saved ({reason})") from error
 
     def restore(self, step: int, like: Any) -> Any:
         """The tree saved at `step`, with the shapes, types and devices of `like`."""
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), restored, like)
 
     def clear(self) -> None:
-        """Remove all checkpoints."""
-        self._manager.close()
-        clear(self._folder)
+        """Remove all checkpoints, to begin anew."""
+        self.remove()
         self._open()
 
-
-def clear(folder: Path) -> None:
-    """Remove a folder of checkpoints with everything in it."""
-    shutil.rmtree(folder, ignore_errors=True)
+    def remove(self) -> None:
+        """Remove all checkpoints and the folder, and the one around it if this was its last."""
+        self._manager.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other units, or other jobs, still have theirs there
+            self._folder.parent.rmdir()

@@ -1,5 +1,7 @@
 """The command: python -m sublim_jax.main --config=configs/quickstart.py [--config.field=value] [--workdir=DIR].
 
+On several machines: --shard=i/n (the i-th of n jobs), --distributed=auto (the processes of a TPU pod or SLURM step).
+
 Exit codes: 0 done, 1 the machine failed (no space, no memory), 2 bad config, 75 interrupted and saved.
 """
 
@@ -62,6 +64,10 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_enum(
         "resume", "auto", ["auto", "never", "overwrite"], "What to do with earlier results.", flag_values=values
     )
+    flags.DEFINE_string("shard", "0/1", "i/n: do the i-th of n parts of the work, from 0.", flag_values=values)
+    flags.DEFINE_string(
+        "distributed", "", "auto: one of several processes as JAX finds them; or HOST:PORT,i/n.", flag_values=values
+    )
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     if {"-h", "--help"} & set(argv[1:]):
         print(__doc__, values.main_module_help(), sep="\n")
@@ -82,10 +88,13 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
 
 def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     # Imported late: a misspelt flag should not wait for JAX.
+    from sublim_jax import cluster, plots, programs, records, report, run
     from sublim_jax import config as door
-    from sublim_jax import plots, records, report, run
     from sublim_jax.progress import Watch
 
+    shard = cluster.shard_of(values.shard)
+    cluster.join(values.distributed)
+    programs.keep()
     overrides = dict(config_flags.get_override_values(values["config"]))
     config = door.resolve(values.config, overrides)
     plots.pick(config.figure)
@@ -94,7 +103,8 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     conditions = door.build(config, dataset)
     seeds = door.seeds(config)
     print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
-    print(f"asked: {len(conditions)} conditions x {len(seeds)} seeds; work folder {workdir}", flush=True)
+    part = "" if shard == (0, 1) else f", part {values.shard} of the work"
+    print(f"asked: {len(conditions)} conditions x {len(seeds)} seeds{part}; work folder {workdir}", flush=True)
     facts = {
         "command": _command(argv),
         "resolved": config.to_dict(),
@@ -103,7 +113,7 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
         "provenance": records.provenance(),
     }
     try:
-        rows = run.run(
+        run.run(
             conditions,
             dataset,
             seeds=seeds,
@@ -116,10 +126,16 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
             watch=Watch(),
             stopped=_Stop(),
             facts=facts,
+            shard=shard,
         )
     except run.Interrupted as stop:
         raise KeyboardInterrupt from stop
-    print(_show(rows))
+    image = dataset.train.x.shape[1:]
+    cluster.wait_for_others(lambda: cluster.rows_left(conditions, seeds, image, workdir, shard))
+    if left := cluster.rows_left(conditions, seeds, image, workdir):
+        print(f"this part is done; {left} rows of others are still to come. Whoever comes last writes the report")
+        return DONE
+    print(_show(records.load(workdir)))
     print(f"rows, figure and report: {report.write(workdir, config.figure)}")
     return DONE
 

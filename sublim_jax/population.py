@@ -1,9 +1,10 @@
 """Many nets at once: the only module that knows axes. Everything carries leading axes [seed, condition].
 
-Conditions run side by side (`vmap`), so what they share - the noise, the teacher's answer - is computed once per seed.
-Seeds run side by side on accelerators and one after another on CPU, where each product already uses every core and
-smaller working sets stay in cache (measured; see BUILD.md). Seeds share nothing, so on several devices each device
-takes a slice of them and no collective is needed.
+What the conditions of a seed share - the noise, the teacher's answer - is computed once per seed. On accelerators
+seeds and conditions run side by side (`vmap`). On CPU seeds run one after another and the nets of a seed in a row, each
+with arrays of its own, because there each product already uses every core and smaller working sets stay in cache
+(measured; see BUILD.md). Seeds share nothing, so on several devices each device takes a slice of them and no
+collective is needed.
 """
 
 import functools
@@ -21,7 +22,7 @@ from jaxtyping import Array, Int, Key
 from sublim_jax import keys, streams, train, trees
 from sublim_jax import metrics as metrics_
 from sublim_jax.metrics import Four, Metric, Scene
-from sublim_jax.types import Bank, Init, Params, Recipe, State
+from sublim_jax.types import Bank, Init, Knobs, Out, Params, Recipe, State
 
 
 def mesh_of(devices: int) -> Mesh | None:
@@ -34,6 +35,11 @@ def phase_keys(root: Key[Array, ""], seeds: Int[Array, " seed"], phase: str) -> 
     return jax.vmap(lambda seed: keys.at(root, "seed", seed, phase))(jnp.asarray(seeds, jnp.uint32))
 
 
+def side_by_side() -> bool:
+    """Whether nets run side by side in one wide program (accelerators), or one after another (CPU)."""
+    return jax.default_backend() != "cpu"
+
+
 def _each_seed(one: Callable, mesh: Mesh | None, seeded: tuple, common: tuple) -> Any:
     """one(*seeded[i], *common) for every seed i, stacked; seeds sharded over the mesh."""
 
@@ -41,7 +47,7 @@ def _each_seed(one: Callable, mesh: Mesh | None, seeded: tuple, common: tuple) -
         def member(parts: tuple) -> Any:
             return one(*parts, *common)
 
-        return jax.lax.map(member, seeded) if jax.default_backend() == "cpu" else jax.vmap(member)(seeded)
+        return jax.vmap(member)(seeded) if side_by_side() else jax.lax.map(member, seeded)
 
     if mesh is None:
         return here(seeded, common)
@@ -92,9 +98,62 @@ def advance(
         def member(state: Any, knobs_: Any) -> State:
             return train.advance(recipe, state, knobs_, reference, key, bank, start, stop)
 
-        return jax.vmap(member, (0, knobs.in_axes()))(states, tree)
+        if side_by_side():
+            return jax.vmap(member, (0, knobs.in_axes()))(states, tree)
+        return _in_a_row(recipe, states, trees.Stack(tree, knobs.axes, knobs.size), reference, key, bank, start, stop)
 
     return _each_seed(one, mesh, (states, references, seed_keys), (knobs.tree, bank, start, stop))
+
+
+def _in_a_row(
+    recipe: Recipe,
+    states: State,
+    knobs: trees.Stack,
+    reference: Params | None,
+    key: Key[Array, ""],
+    bank: Bank,
+    start: Int[Array, ""],
+    stop: Int[Array, ""],
+) -> State:
+    """The states [condition] from step to step, each net for itself in the program, with arrays of its own.
+
+    Nothing is stacked or sliced within a step, and each product uses every core.
+    """
+    each = [knobs.member(index) for index in range(knobs.size)]
+
+    def step(number: Any, nets: list[State]) -> list[State]:
+        lessons = _shared(lambda knobs_: train.lesson(recipe, knobs_, reference, key, bank, number), knobs)
+        return [train.learn(recipe, net, each[index], lessons.member(index)) for index, net in enumerate(nets)]
+
+    nets = [trees.pick(states, index) for index in range(knobs.size)]
+    nets = jax.lax.fori_loop(start, stop, step, nets)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)
+
+
+def _shared(function: Callable[[Any], Any], knobs: trees.Stack) -> trees.Stack:
+    """function(knobs) of every condition; computed and kept once where it depends on agreed knobs only."""
+    several = functools.partial(jax.vmap, lambda _, knobs_: function(knobs_), (0, knobs.in_axes()))
+    index = jnp.arange(knobs.size)
+    try:
+        result, axis = several(out_axes=None)(index, knobs.tree), None
+    except ValueError:  # vmap's word for a result that does depend on the condition
+        result, axis = several(out_axes=0)(index, knobs.tree), 0
+    return trees.Stack(result, (axis,) * len(jax.tree.leaves(result)), knobs.size)
+
+
+def _each_condition(one: Callable[[Any, Any], Any], first: Any, second: trees.Stack) -> Any:
+    """one(first[i], second.member(i)) for every condition i, stacked."""
+    if side_by_side():
+        return jax.vmap(one, (0, second.in_axes()))(first, second.tree)
+    leaves, structure = jax.tree.flatten(second.tree)
+
+    def member(parts: tuple[Any, list[Any]]) -> Any:
+        own = iter(parts[1])
+        mine = [leaf if axis is None else next(own) for leaf, axis in zip(leaves, second.axes, strict=True)]
+        return one(parts[0], jax.tree.unflatten(structure, mine))
+
+    stacked = [leaf for leaf, axis in zip(leaves, second.axes, strict=True) if axis is not None]
+    return jax.lax.map(member, (first, stacked))
 
 
 @functools.partial(jax.jit, static_argnames=("net", "init", "image", "mesh"))
@@ -136,22 +195,28 @@ def measure(
 
     The student's initial parameters are drawn again, not stored: a beginning is a pure function of its key.
     """
-    image = test.x.shape[1:]
+    image, teacher = test.x.shape[1:], recipe.reference
+    assert teacher is not None  # the plan refuses a student without
 
     def one(states: Any, origin: Any, reference: Any, key: Any, tree: Any, test: Any) -> dict[str, Array]:
         images = streams.normalised(test, test.x)
+        taught = [train.apply(teacher, params, images) for params in (origin, reference)]
 
-        def member(state: State, knobs_: Any) -> dict[str, Array]:
+        def exam_of(knobs_: Knobs) -> tuple[Any, list[Out]]:
             noise, _ = recipe.stream(keys.at(key, "exam"), jnp.int32(0), exam, knobs_, test)
-            initial = train.begin(recipe, knobs_, origin, image, key).params
-            params = Four(origin, reference, initial, state.params)
-            nets = Four(recipe.reference, recipe.reference, recipe.net, recipe.net)
-            on_test, on_noise = (
-                Four(*(train.apply(net, weights, x) for net, weights in zip(nets, params, strict=True)))
-                for x in (images, noise)
-            )
-            return metrics_.measure(metrics, Scene(params, on_test, on_noise, test.y, knobs_))
+            return noise, [train.apply(teacher, params, noise) for params in (origin, reference)]
 
-        return jax.vmap(member, (0, knobs.in_axes()))(states, tree)
+        def member(state: State, given: tuple[Any, Knobs]) -> dict[str, Array]:
+            (noise, heard), knobs_ = given
+            initial = train.begin(recipe, knobs_, origin, image, key).params
+            pair = initial, state.params
+            on_test, on_noise = (
+                Four(*outs, *(train.apply(recipe.net, params, x) for params in pair))
+                for outs, x in ((taught, images), (heard, noise))
+            )
+            return metrics_.measure(metrics, Scene(Four(origin, reference, *pair), on_test, on_noise, test.y, knobs_))
+
+        mine = trees.Stack(tree, knobs.axes, knobs.size)
+        return _each_condition(member, states, _shared(exam_of, mine).beside(mine))
 
     return _each_seed(one, mesh, (states, origins, references, seed_keys), (knobs.tree, test))

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ import pyarrow.parquet as pq
 from sublim_jax.errors import Refused
 
 # config.json last: while it is there, a half removed folder still says whose rows these are.
-_OURS = ("rows", "checkpoints", "teachers", "figure.svg", "figure.png", "report.html", "config.json")
+_OURS = ("rows", "runs", "checkpoints", "teachers", "figure.svg", "figure.png", "report.html", "config.json")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow", "sublim_jax")
 
 
 class Folder:
-    """A work folder that belongs to one config.
+    """A work folder that belongs to one config, into which several jobs may write at the same time.
+
+    Every file but `config.json` is written by one job only, and each is whole or absent.
 
     resume  'auto' continues what the same config began, 'never' wants a folder without results, 'overwrite' removes
             earlier results. Raises `Refused` for another word, for a folder that cannot be used, and where it belongs
@@ -50,7 +53,9 @@ class Folder:
         if before is None and any((self.path / "rows").glob("*.parquet")):
             raise Refused(f"workdir={self.path}: holds rows but no config.json; choose another, or --resume=overwrite")
         self._touch(lambda: (self.path / "rows").mkdir(parents=True, exist_ok=True))
-        self._facts: dict[str, Any] = before or {"config": config, "started": _now(), "runs": []}
+        self._config = config
+        self._run: dict[str, Any] = {}
+        self._run_file = ""
 
     def has(self, part: str) -> bool:
         """Whether the part of that name has been written."""
@@ -62,23 +67,27 @@ class Folder:
         pq.write_table(table, sink)
         replace(self._file(part), sink.getvalue())
 
-    def seeds_done(self, group: str, marks: Sequence[int]) -> set[int]:
-        """The seeds of which a group's rows are here at every mark, whatever slices wrote them."""
-        found = []
-        for mark in marks:
-            parts = (self.path / "rows").glob(f"{group}-*-step{mark:07d}.parquet")
-            found.append({seed for part in parts for seed in _read(part, ["seed"])["seed"].to_pylist()})
-        return set.intersection(*found)
-
     def begin(self, **facts: Any) -> None:
-        """Note in `config.json` that a run begins, with facts about it (command, device, data, versions)."""
-        self._facts["runs"].append({"begun": _now(), "status": "running", **facts})
-        self._write_facts()
+        """Note that a run begins, with facts about it (command, device, data, versions), in a file of its own.
+
+        Raises `Refused` where another job has just made this the folder of another config.
+        """
+        if self._before() is None:
+            self._write("config.json", {"config": self._config, "started": _now()})
+        if (now := self._before()) is not None and now["config"] != self._config:
+            raise Refused(f"workdir={self.path}: another job has just begun with another config here; choose another")
+        (self.path / "runs").mkdir(exist_ok=True)
+        self._run = {"begun": _now(), "status": "running", **facts}
+        self._run_file = f"runs/{time.time_ns()}-{platform.node()}-{os.getpid()}.json"
+        self._write(self._run_file, self._run)
 
     def finish(self, **facts: Any) -> None:
-        """Add to `config.json` how the run begun last went."""
-        self._facts["runs"][-1] |= {"finished": _now(), **facts}
-        self._write_facts()
+        """Add how the run begun last went."""
+        self._run |= {"finished": _now(), **facts}
+        self._write(self._run_file, self._run)
+
+    def _write(self, name: str, facts: Mapping[str, Any]) -> None:
+        replace(self.path / name, (json.dumps(facts, indent=1) + "\n").encode())
 
     def _file(self, part: str) -> Path:
         return self.path / "rows" / f"{part}.parquet"
@@ -93,9 +102,6 @@ class Folder:
                 f"workdir={self.path}: config.json cannot be read ({error}); "
                 "choose another workdir, or --resume=overwrite"
             ) from error
-
-    def _write_facts(self) -> None:
-        replace(self.path / "config.json", (json.dumps(self._facts, indent=1) + "\n").encode())
 
     def _touch(self, change: Callable[[], object]) -> None:
         try:
@@ -143,18 +149,32 @@ def tidy(
     return pa.table(columns)
 
 
-def load(workdir: str | Path) -> pd.DataFrame:
+def load(workdir: str | Path, empty: bool = False) -> pd.DataFrame:
     """All rows of a work folder, whatever was sharded, as a pandas data frame.
 
-    One row per condition, seed and mark. Raises `Refused` where there are no rows, or where a part is damaged.
+    One row per condition, seed and mark. Raises `Refused` where there are no rows (unless `empty` is fine), or where a
+    part is damaged.
     """
     parts = sorted((Path(workdir) / "rows").glob("*.parquet"))
+    if not parts and empty:
+        return pd.DataFrame()
     if not parts:
         raise Refused(f"workdir={workdir}: holds no rows (no rows/*.parquet)")
     rows = pd.concat([_read(part).to_pandas() for part in parts], ignore_index=True)
     # Seeds cut into other slices on resume may have an early mark in two parts, with the same numbers.
     keys = [name for name in rows.columns if "/" not in name]
     return rows.drop_duplicates(keys, keep="last", ignore_index=True)
+
+
+def have(workdir: str | Path) -> dict[tuple[frozenset, int], set[int]]:
+    """For each condition (its labels) and mark the seeds whose rows are in a work folder, whatever units wrote them."""
+    found: dict[tuple[frozenset, int], set[int]] = {}
+    for part in (Path(workdir) / "rows").glob("*.parquet"):
+        names = [name for name in _schema(part).names if "/" not in name]
+        for row in _read(part, names).to_pylist():
+            seed, step = row.pop("seed"), row.pop("step")
+            found.setdefault((frozenset(row.items()), step), set()).add(seed)
+    return found
 
 
 def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
@@ -164,16 +184,32 @@ def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
         raise Refused(f"{part}: cannot be read ({_first_line(error)}); delete it and run again") from error
 
 
+def _schema(part: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(part)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Refused(f"{part}: cannot be read ({_first_line(error)}); delete it and run again") from error
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
 
 
 def facts(workdir: str | Path) -> dict[str, Any]:
-    """What `config.json` of a work folder says; raises `Refused` where there is none."""
+    """What `config.json` of a work folder says, and under `runs` what each run in it noted, the earliest first.
+
+    Raises `Refused` where there is no such file, or one is damaged.
+    """
+    name = "config.json"
     try:
-        return json.loads((Path(workdir) / "config.json").read_text())
+        told = json.loads((Path(workdir) / name).read_text())
+        runs = list(told.get("runs", []))
+        for file in sorted((Path(workdir) / "runs").glob("*.json")):
+            name = f"runs/{file.name}"
+            runs.append(json.loads(file.read_text()))
+        return {**told, "runs": sorted(runs, key=lambda run: run["begun"])}
     except (OSError, ValueError) as error:
-        raise Refused(f"workdir={workdir}: config.json cannot be read ({error})") from error
+        raise Refused(f"workdir={workdir}: {name} cannot be read ({error})") from error
 
 
 def provenance() -> dict[str, Any]:

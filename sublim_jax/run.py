@@ -20,13 +20,14 @@ import jax
 import jax.numpy as jnp
 import pandas as pd
 
-from sublim_jax import checkpoint, keys, population, records, sweep, trees
+from sublim_jax import checkpoint, keys, population, records, sweep, trees, units
 from sublim_jax import metrics as metrics_
 from sublim_jax.data import Dataset
 from sublim_jax.errors import Refused
 from sublim_jax.progress import Watch
-from sublim_jax.sweep import Group, Plan, Slice
+from sublim_jax.sweep import Group, Plan
 from sublim_jax.types import Bank, Condition, Params, Recipe, State
+from sublim_jax.units import Limits, Slice, Unit
 
 
 class Interrupted(Exception):
@@ -40,7 +41,8 @@ class How:
     chunk      seeds at once; 0 = as many as `memory_gb` allows
     every      steps in one compiled call; after each the run saves, reports progress and may stop
     devices    local devices over which the seeds are spread; 0 = all
-    memory_gb  what the populations may take, by a generous estimate
+    memory_gb  what the process may take on CPU, or a device of another kind, by a generous estimate; a sweep is cut
+               into parts that fit
     precision  of float32 matrix products; 'highest' is float32 everywhere, others may be bfloat16 or TF32 on an
                accelerator, so results depend on it
     """
@@ -66,6 +68,7 @@ class Lab(NamedTuple):
     folder: records.Folder
     watch: Watch
     stopped: Callable[[], bool]
+    shard: tuple[int, int]
 
     @property
     def image(self) -> tuple[int, ...]:
@@ -95,6 +98,7 @@ def run(
     watch: Watch | None = None,
     stopped: Callable[[], bool] = lambda: False,
     facts: Mapping[str, Any] | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> pd.DataFrame:
     """Train every condition for every seed and return tidy rows, one per condition, seed and mark.
 
@@ -104,9 +108,12 @@ def run(
     workdir  where rows, checkpoints and teachers are kept; without one nothing is left behind
     config   plain values that identify the run in the work folder; default: a description of the conditions
     stopped  asked between compiled calls; when it says yes, the state is saved and `Interrupted` raised
-    facts    plain values to keep in `config.json`
+    facts    plain values to keep with the rows
+    shard    (i, n): do the i-th of n parts of the work (i < n), the others being done by other jobs with the same
+             work folder; of several processes that JAX knows of, each does its part of this part
 
-    Raises `Refused` for values that cannot be used and for a work folder of another config.
+    Returns all rows of the work folder, those of other jobs as far as they are there. Raises `Refused` for values that
+    cannot be used and for a work folder of another config.
     """
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
@@ -114,6 +121,7 @@ def run(
     local = jax.local_device_count()
     if not 0 <= how.devices <= local:
         raise Refused(f"config.run.devices={how.devices}: must be at most {local}, the devices here, or 0 for all")
+    shard = _part_of(shard, resume, workdir)
     plan, watch, devices = sweep.plan(conditions, dataset.train.x.shape[1:]), watch or Watch(), how.devices or local
     with ExitStack() as stack:
         stack.enter_context(jax.default_matmul_precision(how.precision))
@@ -124,14 +132,15 @@ def run(
             folder = records.Folder(workdir, {**who, **_also(dataset, metrics)}, resume)
         train, test = (jax.tree.map(jnp.asarray, bank) for bank in (dataset.train, dataset.test))
         mesh = population.mesh_of(devices)
-        lab = Lab(plan, train, test, keys.root(root), metrics, exam, how, mesh, folder, watch, stopped)
-        units = _units(lab, seeds, devices)
+        lab = Lab(plan, train, test, keys.root(root), metrics, exam, how, mesh, folder, watch, stopped, shard)
+        rows = len(test.y) + exam
+        limits = Limits(how.memory_gb, rows, devices, population.side_by_side(), how.chunk)
+        work = units.units(plan, seeds, lab.image, limits, shard, records.have(folder.path))
         folder.begin(devices=[str(device) for device in jax.local_devices()[:devices]], **(facts or {}))
         start, status = time.perf_counter(), "failed"
         try:
-            with watch.over(_cost(lab, units), "training"):
-                _work(lab, units)
-            checkpoint.clear(folder.path / "checkpoints")
+            with watch.over(units.total_cost(plan, work, lab.image), "training"):
+                _work(lab, work)
             status = "done"
         except (Interrupted, KeyboardInterrupt):
             status = "interrupted"
@@ -139,7 +148,20 @@ def run(
         finally:
             seconds = {"total": time.perf_counter() - start, **watch.seconds}
             folder.finish(status=status, seconds=seconds, steps=watch.steps, programs=watch.programs)
-        return records.load(folder.path)
+        return records.load(folder.path, empty=True)
+
+
+def _part_of(shard: tuple[int, int], resume: str, workdir: Any) -> tuple[int, int]:
+    """The part of the work this process does: its part, if there are several, of the shard asked for."""
+    index, number = shard
+    if not 0 <= index < number:
+        raise Refused(f"shard={index}/{number}: must be i/n with 0 <= i < n")
+    index, number = index * jax.process_count() + jax.process_index(), number * jax.process_count()
+    if number > 1 and workdir is None:
+        raise Refused(f"shard={index}/{number}: needs a workdir, where all parts come together")
+    if number > 1 and resume != "auto":
+        raise Refused(f"resume={resume!r}: must be auto where several jobs share a work folder")
+    return index, number
 
 
 def _also(dataset: Dataset, metrics: Sequence[metrics_.Metric]) -> dict[str, Any]:
@@ -152,10 +174,10 @@ def _also(dataset: Dataset, metrics: Sequence[metrics_.Metric]) -> dict[str, Any
     }
 
 
-def _work(lab: Lab, units: list[tuple[Group, Slice]]) -> None:
+def _work(lab: Lab, work: list[Unit]) -> None:
     """Every unit in turn; a slice's trained teachers serve all groups that have them before they are dropped."""
     taught: dict[tuple[int, str], tuple[Params, Params]] = {}
-    for group, slice_ in units:
+    for group, slice_ in work:
         if (who := (group.teacher, slice_.name)) not in taught:
             taught = {who: teach(lab, group.teacher, slice_)}
         learn(lab, group, slice_, _meet(lab, group, slice_, *taught[who]))
@@ -167,8 +189,10 @@ def teach(lab: Lab, teacher: int, slice_: Slice) -> tuple[Params, Params]:
     seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "teacher")
     states = population.begin(recipe, knobs, None, seed_keys, image=lab.image, mesh=lab.mesh)
     initial = jax.tree.map(jnp.copy, states.params)  # the states' own memory is given away
-    # The width of the slice stands in the name: on another number of devices its padding differs.
-    store = checkpoint.Store(lab.folder.path / "teachers" / f"teacher{teacher:02d}-{slice_.name}x{len(slice_.seeds)}")
+    # The width of the slice stands in the name, because on another number of devices its padding differs; and the
+    # shard, because two of them may need the same teachers at the same time.
+    name = f"teacher{teacher:02d}-{slice_.name}x{len(slice_.seeds)}-{lab.shard[0]}of{lab.shard[1]}"
+    store = checkpoint.Store(lab.folder.path / "teachers" / name)
 
     def advance(states: State, start: Any, stop: Any) -> State:
         return population.advance(recipe, states, knobs, None, seed_keys, lab.train, start, stop, mesh=lab.mesh)
@@ -210,7 +234,7 @@ def learn(lab: Lab, group: Group, slice_: Slice, teachers: Teachers) -> None:
             )
             table = records.tidy(group.labels, slice_.seeds[: slice_.real], mark, jax.device_get(measured))
         lab.folder.write(parts[mark], table)
-    store.clear()
+    store.remove()
 
 
 def _through(
@@ -228,7 +252,7 @@ def _through(
     A mark is yielded before its state is saved: whoever finds a checkpoint at a mark finds the mark's rows too. At
     the last mark nothing is saved here; what is yielded there is the result.
     """
-    amount = sweep.cost(recipe, conditions * len(slice_.seeds), lab.image)
+    amount = units.cost(recipe, conditions * len(slice_.seeds), lab.image)
     step, last = 0, recipe.marks[-1]
     if (latest := store.latest()) is not None:
         step, states = latest, store.restore(latest, states)
@@ -258,26 +282,3 @@ def _stops(marks: tuple[int, ...], start: int, every: int) -> list[int]:
 def _single(states: Any) -> Any:
     """Teachers [seed, 1] as [seed]."""
     return jax.tree.map(lambda leaf: leaf[:, 0], states)
-
-
-def _units(lab: Lab, seeds: tuple[int, ...], devices: int) -> list[tuple[Group, Slice]]:
-    """What is still to do; slices outside, so that a slice's teachers are still there for its next group."""
-    rows = len(lab.test.y) + lab.exam
-    limit = lab.how.chunk or sweep.seeds_that_fit(lab.plan.groups, lab.image, rows, lab.how.memory_gb)
-    size = sweep.slice_size(len(seeds), limit, devices)
-    left = [
-        (part.seeds[0], group.teacher, index, group, part)
-        for index, group in enumerate(lab.plan.groups)
-        for part in sweep.slices(seeds, size, lab.folder.seeds_done(group.name, group.recipe.marks))
-    ]
-    return [(group, part) for *_, group, part in sorted(left, key=lambda unit: unit[:3])]
-
-
-def _cost(lab: Lab, units: list[tuple[Group, Slice]]) -> float:
-    """What the progress bar counts: every unit's students, and once the teachers they share."""
-    total, teachers = 0.0, {}
-    for group, part in units:
-        recipe = group.recipe
-        total += recipe.marks[-1] * sweep.cost(recipe, group.knobs.size * len(part.seeds), lab.image)
-        teachers[group.teacher, part.name] = lab.plan.teachers[group.teacher].recipe, len(part.seeds)
-    return total + sum(recipe.marks[-1] * sweep.cost(recipe, n, lab.image) for recipe, n in teachers.values())

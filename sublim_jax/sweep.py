@@ -1,11 +1,9 @@
-"""From conditions to units of work: what is compiled together, what is trained once, which seeds go at a time."""
+"""From conditions to a plan: what is compiled together, what is trained once, what cannot be trained at all."""
 
 import dataclasses
 import hashlib
 import inspect
-import math
-import zlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,16 +18,21 @@ from sublim_jax.types import Condition, Phase, Recipe
 class Group(NamedTuple):
     """Conditions that one XLA program trains side by side: one student Recipe, one teacher.
 
-    name     stands in file names
     teacher  index into `Plan.teachers`
     labels   one mapping per condition, in the order of the stacked knobs
+    places   of the conditions among all that were asked for
     """
 
-    name: str
     teacher: int
     recipe: Recipe
     knobs: trees.Stack
     labels: tuple[Mapping[str, str | int | float], ...]
+    places: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Stands in file names; no two parts of one plan share it, however its groups are cut."""
+        return f"condition{self.places[0]:04d}x{len(self.places):03d}"
 
 
 class Plan(NamedTuple):
@@ -37,14 +40,6 @@ class Plan(NamedTuple):
 
     teachers: tuple[Phase, ...]
     groups: tuple[Group, ...]
-
-
-class Slice(NamedTuple):
-    """Some seeds that go together; beyond `real` of them the last is repeated to fill the slice, and dropped."""
-
-    name: str
-    seeds: tuple[int, ...]
-    real: int
 
 
 def plan(conditions: Sequence[Condition], image: tuple[int, ...]) -> Plan:
@@ -55,64 +50,22 @@ def plan(conditions: Sequence[Condition], image: tuple[int, ...]) -> Plan:
     """
     _check_labels(conditions)
     teachers: list[Phase] = []
-    members: dict[tuple[int, Recipe], list[Condition]] = {}
-    for condition in conditions:
+    members: dict[tuple[int, Recipe], list[int]] = {}
+    for place, condition in enumerate(conditions):
         same = (index for index, phase in enumerate(teachers) if _equal(phase, condition.teacher))
         index = next(same, None)
         if index is None:
             index = len(teachers)
             teachers.append(condition.teacher)
-        members.setdefault((index, condition.student.recipe), []).append(condition)
+        members.setdefault((index, condition.student.recipe), []).append(place)
     groups = []
-    for number, ((teacher, recipe), those) in enumerate(sorted(members.items(), key=lambda item: item[0][0])):
+    for (teacher, recipe), places in sorted(members.items(), key=lambda item: item[0][0]):
+        those = [conditions[place] for place in places]
         for condition in those:
             _check_phases(teachers[teacher].recipe, condition.student, image)
         stack = trees.stack([condition.student.knobs for condition in those])
-        groups.append(Group(f"group{number:02d}", teacher, recipe, stack, tuple(c.labels for c in those)))
+        groups.append(Group(teacher, recipe, stack, tuple(c.labels for c in those), tuple(places)))
     return Plan(tuple(teachers), tuple(groups))
-
-
-def slice_size(seeds: int, limit: int, devices: int) -> int:
-    """Seeds in a slice: as equal as may be, at most `limit` but never fewer than `devices`, a multiple of them."""
-    limit = max(devices, limit - limit % devices)
-    each = math.ceil(seeds / math.ceil(seeds / limit))
-    return math.ceil(each / devices) * devices
-
-
-def slices(seeds: Sequence[int], size: int, done: Set[int] = frozenset()) -> tuple[Slice, ...]:
-    """The seeds in slices of `size`, so that one program serves them; those done are left out where they stand."""
-    parts = (
-        tuple(seed for seed in seeds[start : start + size] if seed not in done) for start in range(0, len(seeds), size)
-    )
-    return tuple(Slice(_seeds_name(part), part + (part[-1],) * (size - len(part)), len(part)) for part in parts if part)
-
-
-def _seeds_name(seeds: tuple[int, ...]) -> str:
-    """First and last seed, and a digest where others than those between are meant."""
-    plain = f"seeds{seeds[0]:05d}-{seeds[-1]:05d}"
-    whole = seeds == tuple(range(seeds[0], seeds[-1] + 1))
-    return plain if whole else f"{plain}-{zlib.crc32(repr(seeds).encode()):08x}"
-
-
-def seeds_that_fit(groups: Sequence[Group], image: tuple[int, ...], rows: int, memory_gb: float) -> int:
-    """How many seeds may run at once within `memory_gb`, from a count of what a seed keeps and works on.
-
-    Kept: parameters, two Adam moments, gradients and one copy in flight. Worked on: activations of `rows` test images
-    for the nets of one condition and, on the way, of one batch; counted once per seed, generously.
-    """
-    need = 0.0
-    for group in groups:
-        weights = shapes(group.recipe.net, image)
-        numbers = trees.count(weights)
-        width = sum(layer["bias"].shape[0] for layer in weights.values())
-        need = max(need, 4.0 * group.knobs.size * (6 * numbers + width * (rows + 3 * group.recipe.batch)))
-    return max(1, int(memory_gb * 1e9 / need))
-
-
-def cost(recipe: Recipe, members: int, image: tuple[int, ...]) -> float:
-    """Multiply-adds of one step of `members` nets and their common reference, per row; for the progress bar."""
-    own = trees.count(shapes(recipe.net, image))
-    return recipe.batch * (3.0 * own * members + (0 if recipe.reference is None else own))
 
 
 def _equal(left: Phase, right: Phase) -> bool:

@@ -1,10 +1,10 @@
-"""One net, one phase: where it begins and how it advances. The only training loop of the project.
+"""One net, one phase: where it begins, what a lesson is, how it learns from one and advances through many.
 
 Nothing here knows that seeds or conditions exist; `population` batches these functions from outside.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -48,6 +48,36 @@ def _mixed(
     return arrays
 
 
+class Lesson(NamedTuple):
+    """What a net is taught at one step: inputs, their labels where the stream has any, and what to say about them."""
+
+    x: Float[Array, "batch ..."]
+    y: Int[Array, " batch"] | None
+    target: Any
+
+
+def lesson(
+    recipe: Recipe, knobs: Knobs, reference: Params | None, key: Key[Array, ""], bank: Bank, number: Int[Array, ""]
+) -> Lesson:
+    """The lesson of step `number`; the target is what the reference says, or the labels without one."""
+    x, y = recipe.stream(keys.at(key, "stream"), number, recipe.batch, knobs, bank)
+    return Lesson(x, y, y if recipe.reference is None else apply(recipe.reference, reference, x))
+
+
+def learn(recipe: Recipe, state: State, knobs: Knobs, given: Lesson) -> State:
+    """The state after one lesson: one gradient, one direction of the optimiser, one move of the live layers."""
+
+    def objective(params: Params) -> Float[Array, ""]:
+        return _mean(recipe.loss(apply(recipe.net, params, given.x), given.target, knobs), given.y)
+
+    direction: Any
+    direction, opt = recipe.optimizer().update(jax.grad(objective)(state.params), state.opt, state.params)
+    params = {
+        layer: _moved(state.params[layer], direction[layer], knobs.lr * knobs.live[layer]) for layer in state.params
+    }
+    return State(params, opt)
+
+
 def advance(
     recipe: Recipe,
     state: State,
@@ -58,26 +88,14 @@ def advance(
     start: Int[Array, ""],
     stop: Int[Array, ""],
 ) -> State:
-    """Train from step `start` to step `stop`.
+    """Train one net from step `start` to step `stop`.
 
     Both are traced: one program serves every interval, and a run cut in pieces equals the whole run bitwise, because
     a step depends on nothing but the state and its own number.
     """
-    optimizer = recipe.optimizer()
 
     def step(number: Int[Array, ""], state: State) -> State:
-        x, y = recipe.stream(keys.at(key, "stream"), number, recipe.batch, knobs, bank)
-        target = y if recipe.reference is None else apply(recipe.reference, reference, x)
-
-        def objective(params: Params) -> Float[Array, ""]:
-            return _mean(recipe.loss(apply(recipe.net, params, x), target, knobs), y)
-
-        direction: Any
-        direction, opt = optimizer.update(jax.grad(objective)(state.params), state.opt, state.params)
-        params = {
-            layer: _moved(state.params[layer], direction[layer], knobs.lr * knobs.live[layer]) for layer in state.params
-        }
-        return State(params, opt)
+        return learn(recipe, state, knobs, lesson(recipe, knobs, reference, key, bank, number))
 
     return jax.lax.fori_loop(start, stop, step, state)
 

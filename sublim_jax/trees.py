@@ -32,6 +32,18 @@ class Stack:
         """The tree of axes in the shape `vmap` wants."""
         return jax.tree.unflatten(jax.tree.structure(self.tree), self.axes)
 
+    def member(self, index: int) -> Any:
+        """One of the trees."""
+        leaves = [
+            leaf if axis is None else leaf[index]
+            for leaf, axis in zip(jax.tree.leaves(self.tree), self.axes, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
+
+    def beside(self, other: "Stack") -> "Stack":
+        """The pairs of this stack's trees and another's."""
+        return Stack((self.tree, other.tree), self.axes + other.axes, self.size)
+
 
 def stack(trees: Sequence[Any]) -> Stack:
     """Stack trees of equal structure; raises ValueError where structures or leaf shapes differ."""
@@ -58,6 +70,11 @@ def per_layer(layers: Iterable[str], default: float, changes: Mapping[str, float
         if name not in names:
             raise Refused(unknown(field, name, names))
     return {name: jnp.float32(changes.get(name, default)) for name in names}
+
+
+def pick(tree: Any, index: int) -> Any:
+    """The tree at one place of the leading axis."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def overlay(below: Params, above: Params) -> dict[str, Any]:

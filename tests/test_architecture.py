@@ -11,7 +11,7 @@ FLOORS = [
     {"streams", "nets", "inits", "losses", "similarity"},
     {"train", "metrics"},
     {"population"},
-    {"idx", "data", "sweep", "records", "checkpoint", "progress", "summary"},
+    {"idx", "data", "sweep", "units", "records", "checkpoint", "progress", "summary", "programs", "cluster"},
     {"run"},
     {"allowed", "config", "plots", "report", "prepare_tfds", "main"},
 ]

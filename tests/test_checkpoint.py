@@ -27,8 +27,16 @@ def test_the_newest_state_comes_back_bitwise(tmp_path):
     assert again.latest() is None
     again.save(3, tree(3))
     assert checkpoint.Store(tmp_path / "s").latest() == 3
-    checkpoint.clear(tmp_path / "s")
-    assert not (tmp_path / "s").exists()
+
+
+def test_a_finished_unit_leaves_nothing_and_takes_nobody_elses(tmp_path):
+    mine, other = (checkpoint.Store(tmp_path / "checkpoints" / name) for name in ("mine", "other"))
+    mine.save(1, tree(1))
+    other.save(1, tree(1))
+    mine.remove()
+    assert not (tmp_path / "checkpoints" / "mine").exists() and other.latest() == 1
+    other.remove()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_last_state(tmp_path, monkeypatch):

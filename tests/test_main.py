@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import sublim_jax
+from sublim_jax import records
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
@@ -76,7 +77,8 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     assert len(rows) == 4 * 2 * 3  # conditions x seeds x marks
     columns = {"condition", "m", "seed", "step", "at/student_accuracy", "at/teacher_accuracy", "at/aux_mse", "at/cka"}
     assert columns <= set(rows.columns) and not rows.isna().drop(columns="at/latent_cosine_noise").any(axis=None)
-    facts = json.loads((folder / "config.json").read_text())
+    facts = records.facts(folder)
+    assert json.loads((folder / "config.json").read_text())["config"] == facts["config"]
     assert facts["config"]["m"] == [3] and facts["config"]["seeds"] == 2
     last = facts["runs"][-1]
     assert last["overrides"]["m"] == "(3,)" and last["status"] == "done" and last["resolved"]["student"]["steps"] == 20
@@ -92,7 +94,7 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     again = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)")  # nothing left to do
     assert again.returncode == 0, again.stderr
     assert sublim_jax.load(folder).equals(rows)
-    assert json.loads((folder / "config.json").read_text())["runs"][-1]["steps"] == {}
+    assert records.facts(folder)["runs"][-1]["steps"] == {}
     other = run(tmp_path, *SMOKE, "--config.seeds=3", "--config.m=(3,)")
     assert other.returncode == 2 and re.search(r"belongs to another config \(seeds: 2 there, 3 here\)", other.stderr)
     assert sublim_jax.load(folder).equals(rows)
@@ -140,9 +142,9 @@ def test_interrupt_and_kill_lose_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert sublim_jax.load(tmp_path / "broken").equals(sublim_jax.load(tmp_path / "plain"))
     assert not list((tmp_path / "broken").glob("checkpoints/*"))
-    runs = json.loads((tmp_path / "broken" / "config.json").read_text())["runs"]
+    runs = records.facts(tmp_path / "broken")["runs"]
     assert [one["status"] for one in runs] == ["interrupted", "running", "done"]
-    whole = json.loads((tmp_path / "plain" / "config.json").read_text())["runs"][0]["steps"]
+    whole = records.facts(tmp_path / "plain")["runs"][0]["steps"]
     assert "teachers" not in runs[2]["steps"]  # read back, not trained again
     assert 0 < runs[2]["steps"]["students"] < whole["students"] - runs[0]["steps"]["students"]
 

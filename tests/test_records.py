@@ -96,12 +96,12 @@ def test_rows_without_config_are_nobodys(tmp_path):
     assert not records.Folder(tmp_path, {"a": 1}, "overwrite").has("one")
 
 
-def test_seeds_are_done_when_their_rows_are_there_at_every_mark(tmp_path):
+def test_what_is_there_is_read_off_the_rows(tmp_path):
     folder = records.Folder(tmp_path, {})
     for mark in (0, 10):
-        folder.write(records.part_name("group00", "seeds00004-00006", mark), table(mark))
-    assert folder.seeds_done("group00", (0, 10)) == {4, 5, 6}
-    assert folder.seeds_done("group00", (0, 10, 20)) == folder.seeds_done("group01", (0,)) == set()
+        folder.write(f"part{mark}", table(mark))
+    a, b = (frozenset(labels.items()) for labels in LABELS)
+    assert records.have(tmp_path) == {(a, 0): {4, 5, 6}, (b, 0): {4, 5, 6}, (a, 10): {4, 5, 6}, (b, 10): {4, 5, 6}}
 
 
 def test_rows_written_twice_are_loaded_once(tmp_path):

@@ -18,6 +18,7 @@ def test_conditions_and_widths_under_one_cap_are_one_group_with_one_teacher(tiny
     assert len(plan.teachers) == 1
     assert [group.recipe.net.aux for group in plan.groups] == [10, 20, 250]
     assert [group.knobs.size for group in plan.groups] == [4, 2, 2]
+    assert [group.places for group in plan.groups] == [(0, 1, 4, 5), (2, 6), (3, 7)]
     assert [label["m"] for label in plan.groups[0].labels] == [3, 10, 3, 10]
 
 
@@ -96,10 +97,3 @@ def test_description_tells_an_edited_function_from_the_old_one(tiny):
     assert described(first()) == described(first()) != described(first(scale=2))
     with pytest.raises(Refused, match="cannot be told from another"):
         described(functools.partial(losses.mse))
-
-
-def test_memory_decides_how_many_seeds_fit(tiny):
-    groups = sweep.plan(tiny(conditions=("same",), m=(3,)), IMAGE).groups
-    few, many = (sweep.seeds_that_fit(groups, IMAGE, 300, gb) for gb in (0.01, 0.1))
-    assert 1 <= few < many
-    assert sweep.seeds_that_fit(groups, IMAGE, 300, 1e-9) == 1

@@ -1,0 +1,74 @@
+"""Several processes, several jobs: who am I, and is everybody done?"""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+from sublim_jax import records, sweep, units
+from sublim_jax.errors import Refused
+from sublim_jax.types import Condition
+
+_EACH = 2.0  # seconds between two looks into the work folder
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """'i/n' as (i, n); raises `Refused` where that is no i-th of n parts counted from 0."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise Refused(f"shard={text!r}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
+    return int(found[1]), int(found[2])
+
+
+def join(how: str) -> None:
+    """Make this process one of several that JAX knows of. To be called before anything else of JAX.
+
+    how  '' for a process alone; 'auto' where JAX finds out by itself (TPU pods, SLURM steps, Kubernetes, Open MPI);
+         'HOST:PORT,i/n' for the i-th of n processes, of which the 0-th listens at that address
+
+    Processes wait for each other only here. One that dies may be started again while the others go on, but for the
+    0-th, without which the others end; they go on from what they saved. Raises `Refused` where they do not meet.
+    """
+    if not how:
+        return
+    address: dict[str, str | int] = {}
+    if how != "auto":
+        place, comma, part = how.partition(",")
+        if not comma or not re.fullmatch(r".+:\d+", place):
+            raise Refused(f"distributed={how!r}: must be auto, or HOST:PORT,i/n, for instance 10.0.0.1:1234,0/2")
+        index, number = shard_of(part)
+        address = {"coordinator_address": place, "process_id": index, "num_processes": number}
+    jax.config.update("jax_enable_recoverability", True)
+    try:
+        jax.distributed.initialize(**address)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError) as error:
+        raise Refused(f"distributed={how!r}: {' '.join(str(error).split())[:200]}") from error
+
+
+def rows_left(
+    conditions: Sequence[Condition],
+    seeds: Sequence[int],
+    image: tuple[int, ...],
+    workdir: str | Path,
+    shard: tuple[int, int] = (0, 1),
+) -> int:
+    """How many rows of a shard (of all its processes) are not in the work folder yet."""
+    plan, have, left = sweep.plan(conditions, image), records.have(workdir), 0
+    for group, own in zip(plan.groups, units.owned(plan, seeds, image, shard), strict=True):
+        wanted = ((frozenset(labels.items()), mark) for labels in group.labels for mark in group.recipe.marks)
+        left += sum(len(set(own) - have.get(one, set())) for one in wanted)
+    return left
+
+
+def wait_for_others(left: Callable[[], int]) -> None:
+    """Keep the 0-th of several processes alive until nothing is left; the others need it as their meeting point."""
+    if jax.process_count() == 1 or jax.process_index():
+        return
+    said = False
+    while left():
+        if not said:
+            print("waiting for the other processes", flush=True)
+        said = True
+        time.sleep(_EACH)

@@ -1,0 +1,47 @@
+"""Compiled programs are kept on disk, so that the second run of a config starts at once."""
+
+import os
+import platform
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own; where it is set, it decides
+
+
+def keep(folder: str | Path | None = None) -> Path | None:
+    """Keep compiled programs in a folder, by default in the user's cache; returns it, or None where none can be made.
+
+    To be called before anything is compiled. JAX's environment variables go first: JAX_COMPILATION_CACHE_DIR names
+    another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. A program is found again by its text, the
+    versions and the device. Machines that share a home have folders of their own by kind of processor, because a
+    program for one CPU may hold instructions that another lacks.
+    """
+    settings: Any = jax.config
+    if not settings.jax_enable_compilation_cache:
+        return None
+    path = Path(folder or os.environ.get(_VARIABLE) or _default())
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a read-only home: everything works, nothing is remembered
+        return None
+    settings.update("jax_compilation_cache_dir", str(path))
+    settings.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    settings.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return path
+
+
+def _default() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "sublim_jax" / f"{platform.machine()}-{zlib.crc32(_processor().encode()):08x}"
+
+
+def _processor() -> str:
+    """What tells kinds of processors apart: on Linux the list of what they can do, elsewhere their name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

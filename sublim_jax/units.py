@@ -1,0 +1,200 @@
+"""From a plan to units of work: what fits in memory, which seeds go at a time, which of several jobs does what."""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence, Set
+from typing import NamedTuple
+
+from sublim_jax import trees
+from sublim_jax.errors import Refused
+from sublim_jax.nets import shapes
+from sublim_jax.sweep import Group, Plan
+from sublim_jax.types import Recipe
+
+# In turn, a bigger unit gains nothing, and whoever interrupts waits for the call in progress. Conditions of one unit
+# are written out one by one in its program, which compiles in a time proportional to their number.
+_NETS_IN_TURN = 64
+_CONDITIONS_IN_TURN = 12
+_PROCESS_GB = 0.7  # what the libraries and a compiler at work take on CPU, measured; see BUILD.md
+
+
+class Slice(NamedTuple):
+    """Some seeds that go together; beyond `real` of them the last is repeated to fill the slice, and dropped."""
+
+    name: str
+    seeds: tuple[int, ...]
+    real: int
+
+
+class Unit(NamedTuple):
+    """What is trained by one call after another, and checkpointed and written as one: some conditions, some seeds."""
+
+    group: Group
+    slice: Slice
+
+
+class Limits(NamedTuple):
+    """What a unit may be.
+
+    memory_gb     of the whole process on CPU, of the device elsewhere
+    rows          test images and held-out inputs that are measured at once
+    devices       over which the seeds of a unit are spread
+    side_by_side  whether all nets of a unit are worked on at the same time (`population.side_by_side`)
+    seeds         in a unit, as the user wants; 0 = as many as fit
+    """
+
+    memory_gb: float
+    rows: int
+    devices: int
+    side_by_side: bool
+    seeds: int = 0
+
+
+def units(
+    plan: Plan,
+    seeds: Sequence[int],
+    image: tuple[int, ...],
+    limits: Limits,
+    shard: tuple[int, int] = (0, 1),
+    have: Mapping[tuple[frozenset, int], Set[int]] | None = None,
+) -> list[Unit]:
+    """The work of one shard that is not done yet; slices outside, so that a slice's teachers serve all its groups.
+
+    have  for a condition (its labels) and a mark, the seeds whose rows are there already
+
+    Which shard does what depends on the plan and the seeds alone, so jobs that know nothing of each other, on machines
+    of any kind, share the work without a gap. Raises `Refused` where not even one net fits in memory.
+    """
+    blocks = [
+        (number, block, own)
+        for number, (group, own) in enumerate(zip(plan.groups, owned(plan, seeds, image, shard), strict=True))
+        for block in cut(group, image, limits)
+        if own
+    ]
+    limit = limits.seeds or min((_seeds_that_fit(block, image, limits) for _, block, _ in blocks), default=1)
+    found = []
+    for number, block, own in blocks:
+        done = _seeds_done(block, have or {})
+        for part in slices(own, slice_size(len(own), limit, limits.devices), done):
+            found.append((part.seeds[0], block.teacher, number, len(found), Unit(block, part)))
+    return [unit for *_, unit in sorted(found, key=lambda one: one[:4])]
+
+
+def owned(
+    plan: Plan, seeds: Sequence[int], image: tuple[int, ...], shard: tuple[int, int] = (0, 1)
+) -> list[tuple[int, ...]]:
+    """For every group of a plan the seeds that shard (i, n) trains: each pair of group and seed belongs to one shard.
+
+    The pairs stand in a row by teacher, then seed, then group, and are cut into n pieces of equal cost; a seed's groups
+    stay together, with the teacher they share, unless there are more shards than seeds and teachers.
+    """
+    index, number = shard
+    row = sorted(
+        (group.teacher, place, which) for which, group in enumerate(plan.groups) for place in range(len(seeds))
+    )
+    few = number <= len({pair[:2] for pair in row})
+    costs: dict[tuple[int, ...], float] = {}
+    for pair in row:
+        group = plan.groups[pair[2]]
+        block = pair[:2] if few else pair
+        costs[block] = costs.get(block, 0.0) + group.recipe.marks[-1] * cost(group.recipe, group.knobs.size, image)
+    total, passed, mine = sum(costs.values()), 0.0, set()
+    for block, amount in costs.items():
+        # The middle of what a block costs decides, so that rounding at its ends cannot.
+        if min(number - 1, int(number * (passed + amount / 2) / total)) == index:
+            mine.add(block)
+        passed += amount
+    kept = [pair for pair in row if (pair[:2] if few else pair) in mine]
+    return [tuple(seeds[place] for _, place, which in kept if which == one) for one in range(len(plan.groups))]
+
+
+def cut(group: Group, image: tuple[int, ...], limits: Limits) -> list[Group]:
+    """A group in as few parts of its conditions as fit, as equal as may be."""
+    most = group.knobs.size if limits.side_by_side else _CONDITIONS_IN_TURN
+    fixed, each, one_seed = _gigabytes(group, image, limits)
+    seeds = 1 if limits.side_by_side else limits.devices  # at the same time, in the same memory
+    fits = int((limits.memory_gb - fixed) / (each + one_seed) * group.knobs.size / seeds)
+    if fits < 1:
+        least = fixed + (each + one_seed) / group.knobs.size * seeds
+        raise Refused(
+            f"config.run.memory_gb={limits.memory_gb:g}: must be at least {math.ceil(100 * least) / 100:g}, "
+            "what one student with its evaluation takes"
+        )
+    number = math.ceil(group.knobs.size / min(most, fits))
+    ends = [round(part * group.knobs.size / number) for part in range(number + 1)]
+    return [_part(group, start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
+
+
+def _part(group: Group, start: int, stop: int) -> Group:
+    if stop - start == group.knobs.size:
+        return group
+    knobs = trees.stack([group.knobs.member(index) for index in range(start, stop)])
+    return group._replace(knobs=knobs, labels=group.labels[start:stop], places=group.places[start:stop])
+
+
+def slice_size(seeds: int, limit: int, devices: int) -> int:
+    """Seeds in a slice: as equal as may be, at most `limit` but never fewer than `devices`, a multiple of them."""
+    limit = max(devices, limit - limit % devices)
+    each = math.ceil(seeds / math.ceil(seeds / limit))
+    return math.ceil(each / devices) * devices
+
+
+def slices(seeds: Sequence[int], size: int, done: Set[int] = frozenset()) -> tuple[Slice, ...]:
+    """The seeds in slices of `size`, so that one program serves them; those done are left out where they stand."""
+    parts = (
+        tuple(seed for seed in seeds[start : start + size] if seed not in done) for start in range(0, len(seeds), size)
+    )
+    return tuple(Slice(_name(part), part + (part[-1],) * (size - len(part)), len(part)) for part in parts if part)
+
+
+def _name(seeds: tuple[int, ...]) -> str:
+    """First and last seed, and a digest where others than those between are meant."""
+    plain = f"seeds{seeds[0]:05d}-{seeds[-1]:05d}"
+    whole = seeds == tuple(range(seeds[0], seeds[-1] + 1))
+    return plain if whole else f"{plain}-{zlib.crc32(repr(seeds).encode()):08x}"
+
+
+def _seeds_done(group: Group, have: Mapping[tuple[frozenset, int], Set[int]]) -> Set[int]:
+    """The seeds whose rows are there for every condition of a group at every mark, whatever units wrote them."""
+    wanted = [(frozenset(labels.items()), mark) for labels in group.labels for mark in group.recipe.marks]
+    return set.intersection(*(set(have.get(one, ())) for one in wanted))
+
+
+def _seeds_that_fit(group: Group, image: tuple[int, ...], limits: Limits) -> int:
+    fixed, each, one_seed = _gigabytes(group, image, limits)
+    if limits.side_by_side:
+        return max(1, int((limits.memory_gb - fixed) / (each + one_seed))) * limits.devices
+    fits = int((limits.memory_gb - fixed - one_seed * limits.devices) / each)
+    return max(1, min(fits, _NETS_IN_TURN * limits.devices // group.knobs.size))
+
+
+def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[float, float, float]:
+    """Memory, generously: of the process whatever the unit; kept for every seed; and worked on for one seed.
+
+    Kept: parameters and two Adam moments, before a call and after it, and the teacher. Worked on: another copy of
+    them with gradients, the activations of a batch for every net, and of all measured rows for one net (in turn) or
+    all (side by side), for both nets before and after training, with copies on the way.
+    """
+    weights = shapes(group.recipe.net, image)
+    numbers, pixels = trees.count(weights), math.prod(image)
+    width = sum(layer["bias"].shape[0] for layer in weights.values())
+    nets = group.knobs.size
+    measured = limits.rows * (4 * width * (nets if limits.side_by_side else 1) + 4 * width + 2 * pixels)
+    batch = group.recipe.batch * (3 * width * nets + 2 * pixels)
+    kept, worked = (6 * nets + 4) * numbers, 5 * nets * numbers + max(batch, measured)
+    return (0.0 if limits.side_by_side else _PROCESS_GB), 4e-9 * kept, 4e-9 * worked
+
+
+def cost(recipe: Recipe, members: int, image: tuple[int, ...]) -> float:
+    """Multiply-adds of one step of `members` nets and their reference, for shares of work and the progress bar."""
+    own = trees.count(shapes(recipe.net, image))
+    return recipe.batch * (3.0 * own * members + (0 if recipe.reference is None else own))
+
+
+def total_cost(plan: Plan, found: Sequence[Unit], image: tuple[int, ...]) -> float:
+    """What the progress bar counts: every unit's students, and once the teachers they share."""
+    total, teachers = 0.0, {}
+    for group, part in found:
+        total += group.recipe.marks[-1] * cost(group.recipe, group.knobs.size * len(part.seeds), image)
+        teachers[group.teacher, part.name] = plan.teachers[group.teacher].recipe, len(part.seeds)
+    return total + sum(recipe.marks[-1] * cost(recipe, number, image) for recipe, number in teachers.values())

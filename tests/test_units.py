@@ -1,0 +1,95 @@
+"""Units of work: what fits, which seeds go at a time, who does what."""
+
+import numpy as np
+import pytest
+
+from sublim_jax import sweep, units
+from sublim_jax.errors import Refused
+from sublim_jax.units import Limits
+
+IMAGE = (28, 28)
+ROOMY = Limits(memory_gb=64, rows=300, devices=1, side_by_side=False)
+
+
+@pytest.fixture
+def plan(tiny):
+    """Two groups of unequal cost: widths 3 and 10 with six conditions, width 200 with two."""
+    return sweep.plan(tiny(conditions=("same", "random_hidden"), m=(3, 5, 10, 200)), IMAGE)
+
+
+@pytest.mark.parametrize(("seeds", "limit", "devices", "sizes", "real"), [
+    (20, 8, 1, [7, 7, 7], [7, 7, 6]),
+    (4, 100, 1, [4], [4]),
+    (3, 2, 1, [2, 2], [2, 1]),
+    (3, 100, 4, [4], [3]),
+    (9, 4, 2, [4, 4, 4], [4, 4, 1]),
+])  # fmt: skip
+def test_slices_are_equal_and_cover_every_seed_once(seeds, limit, devices, sizes, real):
+    parts = units.slices(range(seeds), units.slice_size(seeds, limit, devices))
+    assert [len(part.seeds) for part in parts] == sizes
+    assert [part.real for part in parts] == real
+    assert [seed for part in parts for seed in part.seeds[: part.real]] == list(range(seeds))
+
+
+def test_done_seeds_are_left_out_where_they_stand():
+    parts = units.slices(range(6), 3, {1, 3, 4, 5})
+    assert [(part.seeds, part.real) for part in parts] == [((0, 2, 2), 2)]
+    assert parts[0].name.startswith("seeds00000-00002-")  # not the name of 0, 1, 2
+    assert units.slices(range(6), 3, set(range(6))) == ()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 20, 50])
+def test_every_pair_of_group_and_seed_belongs_to_exactly_one_shard(plan, number):
+    seeds = (3, 4, 7, 8, 9, 11, 20)
+    shards = [units.owned(plan, seeds, IMAGE, (index, number)) for index in range(number)]
+    assert [sorted(seed for shard in shards for seed in shard[group]) for group in range(2)] == [list(seeds)] * 2
+    assert shards == [units.owned(plan, seeds, IMAGE, (index, number)) for index in range(number)]
+    if number <= len(seeds):  # a seed's groups stay with the teacher they share
+        assert all(left == right for left, right in shards)
+
+
+def test_shards_cost_the_same_up_to_one_block(plan):
+    costs = (group.recipe.marks[-1] * units.cost(group.recipe, group.knobs.size, IMAGE) for group in plan.groups)
+    each = np.array(list(costs))
+    for number, block in ((4, each.sum()), (9, each.sum()), (15, each.max()), (30, each.max())):
+        amounts = [
+            sum(each[group] * len(own) for group, own in enumerate(units.owned(plan, range(10), IMAGE, (i, number))))
+            for i in range(number)
+        ]
+        assert max(amounts) - 10 * each.sum() / number <= block
+
+
+def test_what_is_done_is_left_out_whatever_wrote_it(plan):
+    group = plan.groups[0]
+    have = {(frozenset(label.items()), mark): {0, 1} for label in group.labels for mark in group.recipe.marks}
+    work = units.units(plan, range(3), IMAGE, ROOMY, have=have)
+    assert {unit.group.places[0]: unit.slice.seeds[: unit.slice.real] for unit in work} == {0: (2,), 3: (0, 1, 2)}
+    have[frozenset(group.labels[0].items()), group.recipe.marks[-1]] = {0}
+    again = units.units(plan, range(3), IMAGE, ROOMY, have=have)
+    assert {unit.slice.seeds[: unit.slice.real] for unit in again if unit.group.places[0] == 0} == {(1, 2)}
+
+
+def test_a_large_group_is_cut_in_equal_parts_that_keep_their_labels(tiny):
+    group = sweep.plan(tiny(conditions=("same", "random_hidden"), m=tuple(range(1, 16))), IMAGE).groups[0]
+    parts = units.cut(group, IMAGE, ROOMY)
+    assert [part.knobs.size for part in parts] == [10, 10, 10]
+    assert [label for part in parts for label in part.labels] == list(group.labels)
+    assert len({part.name for part in parts}) == 3
+    for part in parts:
+        for index, label in enumerate(part.labels):
+            assert part.knobs.member(index).seen[-group.recipe.net.aux :].sum() == label["m"]
+    assert units.cut(group, IMAGE, ROOMY._replace(side_by_side=True)) == [group]
+
+
+def test_memory_decides_how_much_goes_at_a_time(plan):
+    def seeds_and_conditions(gigabytes, **changes):
+        limits = ROOMY._replace(memory_gb=gigabytes, **changes)
+        work = units.units(plan, range(40), IMAGE, limits)
+        return len(work[0].slice.seeds), max(unit.group.knobs.size for unit in work)
+
+    assert seeds_and_conditions(64)[1] == 6
+    assert seeds_and_conditions(0.71) < seeds_and_conditions(0.75) <= seeds_and_conditions(64)
+    wide = seeds_and_conditions(0.01, side_by_side=True), seeds_and_conditions(1, side_by_side=True)
+    assert wide[0] < wide[1] == (40, 6)
+    with pytest.raises(Refused, match=r"^config.run.memory_gb=0.5: must be at least 0.71, what one student"):
+        seeds_and_conditions(0.5)
