@@ -117,17 +117,20 @@ def _in_a_row(
 ) -> State:
     """The states [condition] from step to step, each net for itself in the program, with arrays of its own.
 
-    Nothing is stacked or sliced within a step, and each product uses every core.
+    Nothing is stacked or sliced within a step, and each product uses every core. Matrices are kept turned, so that
+    those products find their operands in the order they read them.
     """
     each = [knobs.member(index) for index in range(knobs.size)]
 
     def step(number: Any, nets: list[State]) -> list[State]:
         lessons = _shared(lambda knobs_: train.lesson(recipe, knobs_, reference, key, bank, number), knobs)
-        return [train.learn(recipe, net, each[index], lessons.member(index)) for index, net in enumerate(nets)]
+        return [
+            train.learn(recipe, net, each[index], lessons.member(index), trees.turned) for index, net in enumerate(nets)
+        ]
 
-    nets = [trees.pick(states, index) for index in range(knobs.size)]
+    nets = [trees.turned(trees.pick(states, index)) for index in range(knobs.size)]
     nets = jax.lax.fori_loop(start, stop, step, nets)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)
+    return trees.turned(jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets), stacked=1)
 
 
 def _shared(function: Callable[[Any], Any], knobs: trees.Stack) -> trees.Stack:

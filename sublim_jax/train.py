@@ -3,7 +3,7 @@
 Nothing here knows that seeds or conditions exist; `population` batches these functions from outside.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -64,11 +64,16 @@ def lesson(
     return Lesson(x, y, y if recipe.reference is None else apply(recipe.reference, reference, x))
 
 
-def learn(recipe: Recipe, state: State, knobs: Knobs, given: Lesson) -> State:
-    """The state after one lesson: one gradient, one direction of the optimiser, one move of the live layers."""
+def learn(
+    recipe: Recipe, state: State, knobs: Knobs, given: Lesson, view: Callable[[Params], Params] = lambda params: params
+) -> State:
+    """The state after one lesson: one gradient, one direction of the optimiser, one move of the live layers.
+
+    `view` turns the parameters as they are kept into those the net knows (`trees.turned`).
+    """
 
     def objective(params: Params) -> Float[Array, ""]:
-        return _mean(recipe.loss(apply(recipe.net, params, given.x), given.target, knobs), given.y)
+        return _mean(recipe.loss(apply(recipe.net, view(params), given.x), given.target, knobs), given.y)
 
     direction: Any
     direction, opt = recipe.optimizer().update(jax.grad(objective)(state.params), state.opt, state.params)

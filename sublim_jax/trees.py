@@ -77,6 +77,19 @@ def pick(tree: Any, index: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
+def turned(tree: Any, stacked: int = 0) -> Any:
+    """The tree with every `kernel` that is a matrix [in, out] as [out, in]; twice turned is as it was.
+
+    `stacked` is the number of leading axes before a leaf's own. Kernels of convolutions have more axes and stay.
+    """
+
+    def turn(path: tuple[Any, ...], leaf: Any) -> Any:
+        is_matrix = getattr(path[-1], "key", None) == "kernel" and leaf.ndim - stacked == 2
+        return jnp.swapaxes(leaf, -1, -2) if is_matrix else leaf
+
+    return jax.tree_util.tree_map_with_path(turn, tree)
+
+
 def overlay(below: Params, above: Params) -> dict[str, Any]:
     """The layers of `above`, and those of `below` that `above` lacks (a head added after training)."""
     return {**below, **above}

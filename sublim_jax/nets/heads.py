@@ -45,10 +45,10 @@ class SplitHead(nn.Module):
         heads = {"class_head": self.class_head(features.shape[-1])}
         if self.aux:
             heads["aux_head"] = self.aux_head(features.shape[-1])
-        kernels, biases = zip(*heads.values(), strict=True)
-        logits = features @ jnp.concatenate(kernels, axis=-1) + jnp.concatenate(biases)[None]
+        rows, biases = zip(*((kernel.T, bias) for kernel, bias in heads.values()), strict=True)
+        logits = jnp.concatenate(rows) @ features.T + jnp.concatenate(biases)[:, None]  # as `mlp.Columns` does it
         alone = {name: features @ kernel + bias[None] for name, (kernel, bias) in heads.items()}
-        return Out(features, logits, {**acts, **alone})
+        return Out(features, logits.T, {**acts, **alone})
 
 
 def shapes(net: nn.Module, image: tuple[int, ...]) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:

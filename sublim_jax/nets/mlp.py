@@ -4,6 +4,21 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 
+class Columns(nn.Module):
+    """A linear layer on examples that stand in columns: [d, batch] to [width, batch]. Parameters as in `nn.Dense`.
+
+    With examples in columns no product of training has its long operand the wrong way round, but for the gradient of
+    a hidden layer's input; on CPU that makes a step a tenth faster (measured; see BUILD.md).
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "d batch"]) -> Float[Array, "width batch"]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (h.shape[0], self.width))
+        return kernel.T @ h + self.param("bias", nn.initializers.zeros, (self.width,))[:, None]
+
+
 class MLP(nn.Module):
     """ReLU layers `hidden_0`, `hidden_1`, ... of the given widths; the last one is the latent representation.
 
@@ -16,9 +31,9 @@ class MLP(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width"]
     ) -> tuple[Float[Array, "batch d"], dict[str, Float[Array, "batch ..."]]]:
-        x = x.reshape(len(x), -1)
+        h = x.reshape(len(x), -1).T
         acts = {}
         for index, width in enumerate(self.widths):
-            x = nn.relu(nn.Dense(width, name=f"hidden_{index}")(x))
-            acts[f"hidden_{index}"] = x
-        return x, acts
+            h = nn.relu(Columns(width, name=f"hidden_{index}")(h))
+            acts[f"hidden_{index}"] = h.T
+        return h.T, acts
