@@ -107,6 +107,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "exam": _is_int(4),
     "data.std": _POSITIVE,
     "net.hidden": _ints(1),
+    "net.dtype": ("one of float32, bfloat16", lambda value: value in ("float32", "bfloat16")),
     "teacher.lr": _POSITIVE,
     "teacher.batch": _is_int(1),
     "teacher.epochs": _is_int(1),

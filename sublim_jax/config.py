@@ -61,7 +61,13 @@ def base(preset: str = "full") -> Config:
             "verify": True,  # refuse files that are not the canonical ones
         }
     )
-    config.net = ConfigDict({"hidden": (256, 256), "init": "torch_linear"})
+    config.net = ConfigDict(
+        {
+            "hidden": (256, 256),
+            "init": "torch_linear",
+            "dtype": "float32",  # bfloat16: operands of products are rounded, sums, weights and Adam are not
+        }
+    )
     config.teacher = ConfigDict(
         {"loss": "cross_entropy", "stream": "epochs", "optimizer": "adam", "lr": 1e-3, "batch": 1024, "epochs": 5}
     )
@@ -137,7 +143,7 @@ def build(config: Config, dataset: data.Dataset, trunk: nn.Module | None = None)
             f"config.exam={config.exam}: must be at most {len(dataset.test.y)}, the test images of the stream"
         )
     classes, image = dataset.classes, dataset.train.x.shape[1:]
-    trunk = trunk or MLP(tuple(config.net.hidden))
+    trunk = trunk or MLP(tuple(config.net.hidden), config.net.dtype)
     teacher = _teacher(config, trunk, classes, image, len(dataset.train.y))
     built = []
     for name in config.conditions:
@@ -150,7 +156,7 @@ def build(config: Config, dataset: data.Dataset, trunk: nn.Module | None = None)
 def _teacher(config: Config, trunk: nn.Module, classes: int, image: tuple[int, ...], images: int) -> Phase:
     c = config.teacher
     # Without an auxiliary head: the labels give it no gradient, so it keeps its draw and is put on afterwards.
-    net = SplitHead(trunk, classes, 0)
+    net = SplitHead(trunk, classes, 0, config.net.dtype)
     recipe = Recipe(
         net=net,
         stream=pick(streams, c.stream, "teacher.stream"),
@@ -166,7 +172,7 @@ def _teacher(config: Config, trunk: nn.Module, classes: int, image: tuple[int, .
 def _student(config: Config, trunk: nn.Module, classes: int, image: tuple[int, ...], name: str, m: int) -> Phase:
     c = config.student
     cap = _cap(config, m)
-    net = SplitHead(trunk, classes, cap)
+    net = SplitHead(trunk, classes, cap, config.net.dtype)
     recipe = Recipe(
         net=net,
         stream=pick(streams, c.stream, "student.stream"),

@@ -123,11 +123,13 @@ def _in_a_row(
     each = [knobs.member(index) for index in range(knobs.size)]
 
     def step(number: Any, nets: list[State]) -> list[State]:
-        lessons = _shared(lambda knobs_: train.lesson(recipe, knobs_, reference, key, bank, number), knobs)
+        given = kept, key, bank, number, trees.turned
+        lessons = _shared(lambda knobs_: train.lesson(recipe, knobs_, *given), knobs)
         return [
             train.learn(recipe, net, each[index], lessons.member(index), trees.turned) for index, net in enumerate(nets)
         ]
 
+    kept = None if reference is None else trees.turned(reference)
     nets = [trees.turned(trees.pick(states, index)) for index in range(knobs.size)]
     nets = jax.lax.fori_loop(start, stop, step, nets)
     return trees.turned(jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets), stacked=1)
@@ -142,6 +144,12 @@ def _shared(function: Callable[[Any], Any], knobs: trees.Stack) -> trees.Stack:
     except ValueError:  # vmap's word for a result that does depend on the condition
         result, axis = several(out_axes=0)(index, knobs.tree), 0
     return trees.Stack(result, (axis,) * len(jax.tree.leaves(result)), knobs.size)
+
+
+def _look(net: nn.Module, params: Params, x: Array) -> Out:
+    """What the net says; its matrices are turned in memory first, as `_in_a_row` keeps them, which costs nothing."""
+    kept = jax.lax.optimization_barrier(trees.turned(params))
+    return train.apply(net, trees.turned(kept), x)
 
 
 def _each_condition(one: Callable[[Any, Any], Any], first: Any, second: trees.Stack) -> Any:
@@ -203,18 +211,18 @@ def measure(
 
     def one(states: Any, origin: Any, reference: Any, key: Any, tree: Any, test: Any) -> dict[str, Array]:
         images = streams.normalised(test, test.x)
-        taught = [train.apply(teacher, params, images) for params in (origin, reference)]
+        taught = [_look(teacher, params, images) for params in (origin, reference)]
 
         def exam_of(knobs_: Knobs) -> tuple[Any, list[Out]]:
             noise, _ = recipe.stream(keys.at(key, "exam"), jnp.int32(0), exam, knobs_, test)
-            return noise, [train.apply(teacher, params, noise) for params in (origin, reference)]
+            return noise, [_look(teacher, params, noise) for params in (origin, reference)]
 
         def member(state: State, given: tuple[Any, Knobs]) -> dict[str, Array]:
             (noise, heard), knobs_ = given
             initial = train.begin(recipe, knobs_, origin, image, key).params
             pair = initial, state.params
             on_test, on_noise = (
-                Four(*outs, *(train.apply(recipe.net, params, x) for params in pair))
+                Four(*outs, *(_look(recipe.net, params, x) for params in pair))
                 for outs, x in ((taught, images), (heard, noise))
             )
             return metrics_.measure(metrics, Scene(Four(origin, reference, *pair), on_test, on_noise, test.y, knobs_))

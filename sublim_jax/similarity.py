@@ -11,7 +11,7 @@ def cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
     Source: Kornblith et al. 2019, section 3.
     """
     x, y = _centred(x), _centred(y)
-    return _square(x.T @ y) / jnp.sqrt(_square(x.T @ x) * _square(y.T @ y))
+    return _square(x @ y.T) / jnp.sqrt(_square(x @ x.T) * _square(y @ y.T))
 
 
 def cka_debiased(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
@@ -24,12 +24,12 @@ def cka_debiased(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array,
     return _hsic(x, y) / jnp.sqrt(_hsic(x, x) * _hsic(y, y))
 
 
-def _hsic(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
-    """n(n-3) times the unbiased HSIC of the linear kernels K = XX', L = YY' with their diagonals set to zero."""
-    n = len(x)
-    x_diagonal, y_diagonal = (x**2).sum(-1), (y**2).sum(-1)
-    x_rows, y_rows = x @ x.sum(0) - x_diagonal, y @ y.sum(0) - y_diagonal  # K1 and L1
-    trace = _square(x.T @ y) - x_diagonal @ y_diagonal
+def _hsic(x: Float[Array, "p n"], y: Float[Array, "q n"]) -> Float[Array, ""]:
+    """n(n-3) times the unbiased HSIC of the linear kernels K = X'X, L = Y'Y with their diagonals set to zero."""
+    n = x.shape[1]
+    x_diagonal, y_diagonal = (x**2).sum(0), (y**2).sum(0)
+    x_rows, y_rows = x.sum(1) @ x - x_diagonal, y.sum(1) @ y - y_diagonal  # K1 and L1
+    trace = _square(x @ y.T) - x_diagonal @ y_diagonal
     corner = x_rows.sum() * y_rows.sum() / ((n - 1) * (n - 2))
     return trace + corner - 2 * (x_rows @ y_rows) / (n - 2)
 
@@ -44,8 +44,9 @@ def distance(x: Float[Array, "*batch d"], y: Float[Array, "*batch d"]) -> Float[
     return jnp.sqrt(((x - y) ** 2).sum(-1) / (x**2).sum(-1))
 
 
-def _centred(x: Float[Array, "n p"]) -> Float[Array, "n p"]:
-    return x - x.mean(0, keepdims=True)
+def _centred(x: Float[Array, "n p"]) -> Float[Array, "p n"]:
+    """Centred features with examples in columns, as our nets compute them: their products then need no transpose."""
+    return x.T - x.mean(0)[:, None]
 
 
 def _square(x: Float[Array, "p q"]) -> Float[Array, ""]:

@@ -48,6 +48,14 @@ def _mixed(
     return arrays
 
 
+View = Callable[[Params], Params]  # from parameters as they are kept to those the net knows
+
+
+def as_kept(params: Params) -> Params:
+    """The view of parameters that are kept as the net knows them."""
+    return params
+
+
 class Lesson(NamedTuple):
     """What a net is taught at one step: inputs, their labels where the stream has any, and what to say about them."""
 
@@ -57,20 +65,23 @@ class Lesson(NamedTuple):
 
 
 def lesson(
-    recipe: Recipe, knobs: Knobs, reference: Params | None, key: Key[Array, ""], bank: Bank, number: Int[Array, ""]
+    recipe: Recipe,
+    knobs: Knobs,
+    reference: Params | None,
+    key: Key[Array, ""],
+    bank: Bank,
+    number: Int[Array, ""],
+    view: View = as_kept,
 ) -> Lesson:
     """The lesson of step `number`; the target is what the reference says, or the labels without one."""
     x, y = recipe.stream(keys.at(key, "stream"), number, recipe.batch, knobs, bank)
-    return Lesson(x, y, y if recipe.reference is None else apply(recipe.reference, reference, x))
+    if recipe.reference is None or reference is None:
+        return Lesson(x, y, y)
+    return Lesson(x, y, apply(recipe.reference, view(reference), x))
 
 
-def learn(
-    recipe: Recipe, state: State, knobs: Knobs, given: Lesson, view: Callable[[Params], Params] = lambda params: params
-) -> State:
-    """The state after one lesson: one gradient, one direction of the optimiser, one move of the live layers.
-
-    `view` turns the parameters as they are kept into those the net knows (`trees.turned`).
-    """
+def learn(recipe: Recipe, state: State, knobs: Knobs, given: Lesson, view: View = as_kept) -> State:
+    """The state after one lesson: one gradient, one direction of the optimiser, one move of the live layers."""
 
     def objective(params: Params) -> Float[Array, ""]:
         return _mean(recipe.loss(apply(recipe.net, view(params), given.x), given.target, knobs), given.y)

@@ -10,6 +10,7 @@ from scipy import stats
 
 from sublim_jax import inits, keys, train
 from sublim_jax.nets import MLP, SplitHead, shapes
+from sublim_jax.nets.products import product
 
 IMAGE = (28, 28)
 INITS = [inits.torch_linear, inits.normal_fan_in]
@@ -60,3 +61,31 @@ def test_normal_fan_in_is_normal_with_zero_bias():
     layer = inits.normal_fan_in(keys.root(0), shapes(net_of(0, (256, 256)), IMAGE)["hidden_1"])
     assert stats.kstest(np.ravel(layer["kernel"]) * 16, "norm").pvalue > 1e-3
     assert not jnp.any(layer["bias"])
+
+
+def test_rounded_products_are_products_of_rounded_operands():
+    """On the way and back: operands and the incoming gradient in bfloat16, sums in float32."""
+    keys_ = jax.random.split(jax.random.key(0), 3)
+    a, b, g = (jax.random.normal(key, shape) for key, shape in zip(keys_, ((5, 40), (40, 7), (5, 7)), strict=True))
+    low = {name: x.astype("bfloat16").astype("float32") for name, x in (("a", a), ("b", b), ("g", g))}
+    value, back = jax.vjp(lambda a, b: product(a, b, "bfloat16"), a, b)
+    da, db = back(g)
+    np.testing.assert_allclose(value, low["a"] @ low["b"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(da, low["g"] @ low["b"].T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(db, low["a"].T @ low["g"], rtol=1e-5, atol=1e-5)
+    assert value.dtype == da.dtype == db.dtype == "float32"
+    np.testing.assert_array_equal(product(a, b, "float32"), a @ b)
+    assert not np.array_equal(value, a @ b)
+
+
+def test_dtype_reaches_every_product_and_leaves_weights_alone():
+    x = jax.random.uniform(jax.random.key(1), (6, 28, 28))
+    nets = {dtype: SplitHead(MLP((32, 16), dtype), 10, 4, dtype) for dtype in ("float32", "bfloat16")}
+    variables = nets["float32"].init(jax.random.key(0), x)
+    full, low = (nets[dtype].apply(variables, x) for dtype in nets)
+    assert low.logits.dtype == "float32" and not np.array_equal(low.logits, full.logits)
+    np.testing.assert_allclose(low.logits, full.logits, rtol=0.1, atol=0.02)
+    assert shapes(nets["float32"], (28, 28)) == shapes(nets["bfloat16"], (28, 28))
+    program = str(jax.make_jaxpr(nets["bfloat16"].apply)(variables, x).jaxpr)
+    logits = [line for line in program.splitlines() if "dot_general" in line and "bf16" in line]
+    assert len(logits) >= 1

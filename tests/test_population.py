@@ -162,7 +162,7 @@ def test_nets_side_by_side_give_the_rows_of_nets_in_turn(mnist, tiny, monkeypatc
 
 SHARDED = """
     import jax, numpy as np, sys
-    jax.config.update("jax_num_cpu_devices", 4)
+    jax.config.update("jax_num_cpu_devices", 8)
     from sublim_jax import config as door, data, population, run, sweep, trees, keys
     from sublim_jax.progress import Watch
     mnist = data.load("mnist", "embedded", train_limit=1000, test_limit=300)
@@ -174,16 +174,16 @@ SHARDED = """
     def go(devices):
         return run.run(conditions, mnist, seeds=3, exam=64, watch=Watch(show=False),
                        how=run.How(devices=devices))
-    one, four = go(1), go(4)
-    assert len(one) == len(four) == 3 * 2 * 3
+    one, eight = go(1), go(8)
+    assert len(one) == len(eight) == 3 * 2 * 3
     for name in one:
         if name.startswith("at/"):
-            np.testing.assert_allclose(one[name], four[name], rtol=1e-4, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(one[name], eight[name], rtol=1e-4, atol=1e-5, err_msg=name)
         else:
-            assert (one[name] == four[name]).all()
-    mesh = population.mesh_of(4)
+            assert (one[name] == eight[name]).all()
+    mesh = population.mesh_of(8)
     group = sweep.plan(conditions, (28, 28)).groups[0]
-    key = population.phase_keys(keys.root(0), np.arange(4), "student")
+    key = population.phase_keys(keys.root(0), np.arange(8), "student")
     bank = jax.tree.map(jax.numpy.asarray, mnist.train)
     reference = jax.vmap(lambda k: run.population.train.draw(group.recipe.net, group.recipe.init, (28, 28), k))(key)
     states = population.begin(group.recipe, group.knobs, reference, key, image=(28, 28), mesh=mesh)
@@ -191,12 +191,12 @@ SHARDED = """
                                     mesh=mesh).compile().as_text()
     for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert word not in text, word
-    assert len(states.params["hidden_0"]["kernel"].sharding.device_set) == 4
+    assert len(states.params["hidden_0"]["kernel"].sharding.device_set) == 8
     print("sharded ok")
 """
 
 
-def test_four_devices_give_the_rows_of_one_without_collectives():
+def test_eight_devices_give_the_rows_of_one_without_collectives():
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(SHARDED)], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0 and "sharded ok" in done.stdout, done.stderr[-2000:]
 

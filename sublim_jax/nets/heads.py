@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sublim_jax.nets.products import product
 from sublim_jax.types import Out
 
 
@@ -33,6 +34,7 @@ class SplitHead(nn.Module):
     trunk: nn.Module
     classes: int
     aux: int
+    dtype: str = "float32"  # to which the operands of the product with both heads are rounded
 
     def setup(self) -> None:
         nn.share_scope(self, self.trunk)
@@ -46,7 +48,9 @@ class SplitHead(nn.Module):
         if self.aux:
             heads["aux_head"] = self.aux_head(features.shape[-1])
         rows, biases = zip(*((kernel.T, bias) for kernel, bias in heads.values()), strict=True)
-        logits = jnp.concatenate(rows) @ features.T + jnp.concatenate(biases)[:, None]  # as `mlp.Columns` does it
+        logits = (
+            product(jnp.concatenate(rows), features.T, self.dtype) + jnp.concatenate(biases)[:, None]
+        )  # as `mlp.Columns` does it
         alone = {name: features @ kernel + bias[None] for name, (kernel, bias) in heads.items()}
         return Out(features, logits.T, {**acts, **alone})
 

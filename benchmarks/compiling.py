@@ -1,0 +1,57 @@
+"""Seconds until each program of Figure 2's widest group can run: python -m benchmarks.compiling FOLDER.
+
+Compiled programs are kept in FOLDER, so the second call finds them. Prints one JSON line: name -> [seconds to trace and
+lower, seconds to compile or to find], and under `conditions` how many nets stand in the students' program.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.phases import CONDITIONS, EXAM
+from sublim_jax import config as door
+from sublim_jax import keys, metrics, population, programs, sweep, trees
+
+
+def main(folder: str) -> None:
+    programs.keep(folder)
+    config = door.base()
+    config.conditions, config.m = CONDITIONS, (100, 250)
+    dataset = door.load(config)
+    plan = sweep.plan(door.build(door.resolve(config), dataset), (28, 28))
+    group, teacher = plan.groups[0], plan.teachers[0]
+    knobs, image = trees.stack([teacher.knobs]), {"image": (28, 28)}
+    train, test = (jax.tree.map(jnp.asarray, bank) for bank in (dataset.train, dataset.test))
+    seeds = population.phase_keys(keys.root(0), jnp.arange(5), "student")
+    begun = jax.eval_shape(lambda: population.begin(teacher.recipe, knobs, None, seeds, **image))
+    taught = jax.eval_shape(lambda: population.begin(group.recipe, group.knobs, None, seeds, **image)).params
+    taught = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((5, *leaf.shape[2:]), leaf.dtype), taught)
+    students = jax.eval_shape(lambda: population.begin(group.recipe, group.knobs, None, seeds, **image))
+    steps = jnp.int32(0), jnp.int32(1)
+    wanted: dict[str, tuple[Any, tuple, dict]] = {
+        "teachers": (population.advance, (teacher.recipe, begun, knobs, None, seeds, train, *steps), {}),
+        "students' beginning": (population.begin, (group.recipe, group.knobs, taught, seeds), image),
+        "students": (population.advance, (group.recipe, students, group.knobs, taught, seeds, train, *steps), {}),
+        "evaluation": (
+            population.measure,
+            (group.recipe, metrics.ALL, students, group.knobs, taught, taught, seeds, test),
+            {"exam": EXAM},
+        ),
+    }
+    found: dict[str, Any] = {"conditions": group.knobs.size}
+    with jax.default_matmul_precision("highest"):
+        for name, (program, args, options) in wanted.items():
+            start = time.perf_counter()
+            lowered = program.lower(*args, **options)
+            between = time.perf_counter()
+            lowered.compile()
+            found[name] = between - start, time.perf_counter() - between
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,144 @@
+"""The phases of this package's own programs, as `run.run` calls them, with the products each one needs."""
+
+import dataclasses
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.floors import PIXELS, WIDTH, Timed
+from sublim_jax import config as door
+from sublim_jax import data, keys, metrics, population, run, streams, sweep, trees
+from sublim_jax.progress import Watch
+from sublim_jax.types import Condition, Phase
+
+CONDITIONS = (
+    "same",
+    "random_first_hidden",
+    "random_second_hidden",
+    "random_hidden",
+    "random_class_head",
+    "random_aux_head",
+)
+M, EXAM = 50, 2000
+
+
+class Work(NamedTuple):
+    """run: once, in seconds; flop: of necessary products; net_steps: or nets measured, or samples drawn."""
+
+    run: Timed
+    flop: float
+    net_steps: float
+
+
+def necessary(rows: float, outputs: int, backward: bool = True) -> float:
+    """Floating-point operations of one net's products on `rows` inputs: the first layer needs no input gradient."""
+    first, rest = PIXELS * WIDTH, WIDTH * WIDTH + WIDTH * outputs
+    return 2 * rows * ((2 * first + 3 * rest) if backward else (first + rest))
+
+
+class Lab(NamedTuple):
+    """One group of students with their teachers, as the published Figure 2 has them, at m = 50."""
+
+    group: sweep.Group
+    teacher: Any
+    train: Any
+    test: Any
+    dataset: data.Dataset
+    conditions: tuple[Any, ...]
+
+
+def lab(names: tuple[str, ...] = CONDITIONS) -> Lab:
+    """Full MNIST and the conditions."""
+    config = door.base()
+    config.conditions, config.m = names, (M,)
+    dataset = door.load(config)
+    conditions = door.build(door.resolve(config), dataset)
+    plan = sweep.plan(conditions, (28, 28))
+    train, test = (jax.tree.map(jnp.asarray, bank) for bank in (dataset.train, dataset.test))
+    return Lab(plan.groups[0], plan.teachers[0], train, test, dataset, conditions)
+
+
+def phases(here: Lab, seeds: int, steps: int) -> dict[str, Work]:
+    """Teachers, students, evaluation and noise; every program is compiled before this returns."""
+    group, teacher = here.group, trees.stack([here.teacher.knobs])
+    nets = group.knobs.size
+    student_keys, teacher_keys = (
+        population.phase_keys(keys.root(0), jnp.arange(seeds), phase) for phase in ("student", "teacher")
+    )
+    image = (28, 28)
+    begun = population.begin(here.teacher.recipe, teacher, None, teacher_keys, image=image)
+    single = jax.tree.map(lambda leaf: leaf[:, 0], begun.params)
+    taught = population.widen(group.recipe.net, group.recipe.init, single, teacher_keys, image=image)
+    students = population.begin(group.recipe, group.knobs, taught, student_keys, image=image)
+    start, stop = jnp.int32(0), jnp.int32(steps)
+    held = {"students": students, "teachers": begun}  # the states' memory is given away at each call
+
+    def learn() -> Any:
+        held["students"] = population.advance(
+            group.recipe, held["students"], group.knobs, taught, student_keys, here.train, start, stop
+        )
+        return held["students"]
+
+    def teach() -> Any:
+        held["teachers"] = population.advance(
+            here.teacher.recipe, held["teachers"], teacher, None, teacher_keys, here.train, start, stop
+        )
+        return held["teachers"]
+
+    few = jax.tree.map(lambda leaf: jnp.copy(leaf[:2]), (held["students"], taught, student_keys))
+
+    def measure() -> Any:
+        states, references, seed_keys = few
+        return population.measure(
+            group.recipe, metrics.ALL, states, group.knobs, references, references, seed_keys, here.test, exam=EXAM
+        )
+
+    draw = jax.jit(
+        lambda key: jax.lax.map(
+            lambda number: streams.uniform(key, number, 1000, group.knobs.member(0), here.test)[0].sum(), jnp.arange(20)
+        )
+    )
+    rows = len(here.dataset.train.y) / streams.steps_per_epoch(len(here.dataset.train.y), here.teacher.recipe.batch)
+    answers = necessary(group.recipe.batch, M, backward=False) * seeds * steps
+    learning = necessary(group.recipe.batch, M) * nets * seeds * steps
+    test = len(here.test.y)
+    similar = 2 * (test + EXAM) * WIDTH**2 * 2  # x'y and x'x; the teacher's y'y once per seed
+    looking = necessary(test, 10, False) + 2 * necessary(EXAM, M, False) + similar
+    return {
+        "students": Work(_timed(learn), learning + answers, float(nets * seeds * steps)),
+        "teachers": Work(_timed(teach), necessary(rows, 10) * seeds * steps, float(seeds * steps)),
+        "evaluation": Work(_timed(measure), looking * nets * 2, float(nets * 2)),
+        "noise": Work(_timed(lambda: draw(student_keys[0])), 0.0, 20.0 * 1000 * PIXELS),
+    }
+
+
+def whole_run(here: Lab, seeds: int) -> Timed:
+    """Seconds of `run.run` for so many seeds, ten steps each, without what the compiler takes."""
+    few = [_short(condition) for condition in here.conditions[:2]]
+
+    def once() -> float:
+        watch, start = Watch(show=False), time.perf_counter()
+        run.run(few, here.dataset, seeds=seeds, metrics=(metrics.task,), exam=64, watch=watch)
+        return time.perf_counter() - start - watch.seconds["compile"]
+
+    once()
+    return once
+
+
+def _short(condition: Condition) -> Condition:
+    """The same condition with five steps of its teacher and ten of its student."""
+    recipe, knobs = condition.teacher
+    teacher = Phase(dataclasses.replace(recipe, marks=(5,)), knobs)
+    return dataclasses.replace(condition.with_student(marks=(10,)), teacher=teacher)
+
+
+def _timed(call: Any) -> Timed:
+    def run_once() -> float:
+        begun = time.perf_counter()
+        jax.block_until_ready(call())
+        return time.perf_counter() - begun
+
+    run_once()
+    return run_once

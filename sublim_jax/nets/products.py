@@ -1,0 +1,36 @@
+"""Matrix products whose operands may be rounded before they meet."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def product(a: Float[Array, "i j"], b: Float[Array, "j k"], dtype: str) -> Float[Array, "i k"]:
+    """a @ b, operands rounded to `dtype` and sums in float32; both products of the gradient are done the same way."""
+    return a @ b if dtype == "float32" else _rounded(a, b, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rounded(a: Float[Array, "i j"], b: Float[Array, "j k"], dtype: str) -> Float[Array, "i k"]:
+    return _dot(a.astype(dtype), b.astype(dtype))
+
+
+def _forward(a: Array, b: Array, dtype: str) -> tuple[Array, tuple[Array, Array]]:
+    a, b = a.astype(dtype), b.astype(dtype)
+    return _dot(a, b), (a, b)
+
+
+def _backward(dtype: str, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    a, b = kept
+    g = g.astype(dtype)
+    return _dot(g, b.T), _dot(a.T, g)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return lax.dot(a, b, precision=lax.Precision.DEFAULT, preferred_element_type=jnp.float32)
+
+
+_rounded.defvjp(_forward, _backward)

@@ -1,0 +1,31 @@
+"""The same programs on a GPU, where there is one: rows as on CPU, up to rounding."""
+
+import jax
+import numpy as np
+import pytest
+
+from sublim_jax import metrics, population, run
+from sublim_jax.progress import Watch
+
+
+def gpus():
+    try:
+        return jax.devices("gpu")
+    except RuntimeError:
+        return []
+
+
+@pytest.mark.skipif(not gpus(), reason="no GPU here")
+def test_gpu_gives_the_rows_of_the_cpu(mnist, tiny):
+    sgd = {"teacher.optimizer": "sgd", "teacher.lr": 0.2, "student.optimizer": "sgd", "student.lr": 2.0}
+    conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **sgd)
+    given = {"seeds": 3, "exam": 64, "metrics": (metrics.task, metrics.imitation)}
+    assert population.side_by_side()
+    here = run.run(conditions, mnist, watch=Watch(show=False), **given)
+    jax.clear_caches()  # `side_by_side` is asked while tracing
+    with jax.default_device(jax.devices("cpu")[0]):
+        there = run.run(conditions, mnist, watch=Watch(show=False), how=run.How(devices=1), **given)
+    keys = ["condition", "m", "seed", "step"]
+    left, right = (rows.sort_values(keys, ignore_index=True) for rows in (here, there))
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], rtol=1e-3, atol=1e-3) if name.startswith("at/") else None
