@@ -49,10 +49,10 @@ class Lab(NamedTuple):
     conditions: tuple[Any, ...]
 
 
-def lab(names: tuple[str, ...] = CONDITIONS) -> Lab:
-    """Full MNIST and the conditions."""
+def lab(names: tuple[str, ...] = CONDITIONS, test_limit: int = 0) -> Lab:
+    """MNIST and the conditions."""
     config = door.base()
-    config.conditions, config.m = names, (M,)
+    config.conditions, config.m, config.data.test_limit = names, (M,), test_limit
     dataset = door.load(config)
     conditions = door.build(door.resolve(config), dataset)
     plan = sweep.plan(conditions, (28, 28))

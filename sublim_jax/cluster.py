@@ -1,6 +1,8 @@
 """Several processes, several jobs: who am I, and is everybody done?"""
 
+import os
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from sublim_jax.errors import Refused
 from sublim_jax.types import Condition
 
 _EACH = 2.0  # seconds between two looks into the work folder
+_GRACE = 20.0  # seconds that an interrupted process 0 leaves the others
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -62,12 +65,31 @@ def rows_left(
     return left
 
 
-def wait_for_others(left: Callable[[], int]) -> None:
-    """Keep the 0-th of several processes alive until nothing is left; the others need it as their meeting point."""
+def leave(code: int) -> None:
+    """End one of several processes here and now; process 0 gives the others a moment to save and do the same.
+
+    Without this JAX ends whoever leaves after process 0 with an error of its own.
+    """
+    if not jax.distributed.is_initialized():
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(_GRACE if code else _EACH)
+    os._exit(code)
+
+
+def wait_for_others(left: Callable[[], int], stopped: Callable[[], bool]) -> None:
+    """Keep the 0-th of several processes alive until nothing is left; the others need it as their meeting point.
+
+    Raises KeyboardInterrupt where it is asked to stop before.
+    """
     if jax.process_count() == 1 or jax.process_index():
         return
     said = False
     while left():
+        if stopped():
+            raise KeyboardInterrupt
         if not said:
             print("waiting for the other processes", flush=True)
         said = True

@@ -88,22 +88,26 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
 
 def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     # Imported late: a misspelt flag should not wait for JAX.
+    import jax
+
     from sublim_jax import cluster, plots, programs, records, report, run
     from sublim_jax import config as door
     from sublim_jax.progress import Watch
 
-    shard = cluster.shard_of(values.shard)
-    cluster.join(values.distributed)
-    programs.keep()
     overrides = dict(config_flags.get_override_values(values["config"]))
     config = door.resolve(values.config, overrides)
     plots.pick(config.figure)
+    shard = cluster.shard_of(values.shard)
+    cluster.join(values.distributed)
+    programs.keep()
     workdir = Path(values.workdir or f"results/{config.name}")
     dataset = door.load(config)
     conditions = door.build(config, dataset)
     seeds = door.seeds(config)
     print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
+    stop, me, all_ = _Stop(), jax.process_index(), jax.process_count()
     part = "" if shard == (0, 1) else f", part {values.shard} of the work"
+    part += f", process {me}/{all_}" if all_ > 1 else ""
     print(f"asked: {len(conditions)} conditions x {len(seeds)} seeds{part}; work folder {workdir}", flush=True)
     facts = {
         "command": _command(argv),
@@ -124,14 +128,14 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
             resume=values.resume,
             how=door.how(config),
             watch=Watch(),
-            stopped=_Stop(),
+            stopped=stop,
             facts=facts,
             shard=shard,
         )
     except run.Interrupted as stop:
         raise KeyboardInterrupt from stop
     image = dataset.train.x.shape[1:]
-    cluster.wait_for_others(lambda: cluster.rows_left(conditions, seeds, image, workdir, shard))
+    cluster.wait_for_others(lambda: cluster.rows_left(conditions, seeds, image, workdir, shard), stop)
     if left := cluster.rows_left(conditions, seeds, image, workdir):
         print(f"this part is done; {left} rows of others are still to come. Whoever comes last writes the report")
         return DONE
@@ -223,6 +227,10 @@ if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.FATAL)
     code = main(sys.argv)
+    if "jax" in sys.modules:
+        from sublim_jax import cluster
+
+        cluster.leave(code)
     if code == FAILED:  # threads of the array writers may still complain after the one line that says it
         sys.stderr.flush()
         os._exit(code)

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Folder:
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], resume: str = "auto") -> None:
         self.path = Path(path)
+        if "://" in str(path):
+            raise Refused(f"workdir={path}: must be a folder that this machine sees, not an address")
         if resume not in ("auto", "never", "overwrite"):
             raise Refused(f"resume={resume!r}: must be one of auto, never, overwrite")
         if resume == "overwrite":
@@ -120,7 +123,7 @@ class Folder:
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename it: it is there whole, or as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # jobs in containers share process numbers
     temporary.write_bytes(content)
     os.replace(temporary, path)
 

@@ -8,15 +8,18 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import sublim_jax
-from sublim_jax import cluster, run
+from sublim_jax import checkpoint, cluster, run
 from sublim_jax.errors import Refused
 from sublim_jax.progress import Watch
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.py"
-WORDS = (f"--config={CONFIG}", "--config.preset=smoke", "--config.seeds=3", "--config.m=(3,)")
+WORDS = (f"--config={CONFIG}", "--config.preset=smoke", "--config.seeds=6", "--config.m=(3,)")
 LONG = ("--config.conditions=('same',)", "--config.student.steps=400", "--config.run.every=20")
 
 
@@ -44,7 +47,7 @@ def free_port():
 
 def saved(folder):
     """Steps of whole checkpoints of students of the second process, whose seed is the last."""
-    return {path.name for path in folder.glob("checkpoints/*-00002x*/*") if path.name.isdigit()}
+    return {path.name for path in folder.glob("checkpoints/*-00005x*/*") if path.name.isdigit()}
 
 
 def test_two_processes_give_the_rows_of_one_though_one_is_killed_and_restarted(tmp_path):
@@ -68,7 +71,7 @@ def test_three_jobs_at_once_in_one_folder_do_each_part_once(tmp_path):
     finish(start(tmp_path, "--workdir=one"))
     told = finish(*(start(tmp_path, "--workdir=three", f"--shard={index}/3") for index in range(3)))
     assert rows(tmp_path / "three").equals(rows(tmp_path / "one"))
-    assert len(list((tmp_path / "three" / "rows").glob("*.parquet"))) == 3 * 3  # seeds x marks
+    assert len(list((tmp_path / "three" / "rows").glob("*.parquet"))) == 3 * 3  # shards x marks
     assert any("report.html" in each for each in told)
     again = finish(start(tmp_path, "--workdir=three"))  # any later job finds everything done
     assert "report.html" in again[0] and rows(tmp_path / "three").equals(rows(tmp_path / "one"))
@@ -85,6 +88,32 @@ def test_a_shard_alone_says_what_is_still_to_come(mnist, tiny, tmp_path):
     shutil.rmtree(tmp_path / "w" / "checkpoints", ignore_errors=True)
     whole = run.run(conditions, mnist, shard=(0, 2), **given)
     assert len(whole) == 2 * 3 * 3
+
+
+def test_arrays_of_one_of_several_processes_come_back_bitwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    tree = {"a": jax.random.normal(jax.random.key(0), (3, 2)), "b": (jnp.int32(7),)}
+    store = checkpoint.Store(tmp_path / "s")
+    assert store.latest() is None
+    store.save(5, jax.tree.map(jnp.zeros_like, tree))
+    store.save(10, tree)
+    again = checkpoint.Store(tmp_path / "s")
+    assert again.latest() == 10 and len(list((tmp_path / "s-arrays").iterdir())) == 1
+    (tmp_path / "s-arrays" / "20.tmp").mkdir()  # killed while writing
+    jax.tree.map(np.testing.assert_array_equal, again.restore(again.latest(), tree), tree)
+    again.save(20, tree)
+    assert again.latest() == 20
+    again.clear()
+    assert again.latest() is None
+
+
+def test_whoever_waits_can_be_stopped(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(cluster, "_EACH", 0.0)
+    left = iter((3, 2, 0))
+    cluster.wait_for_others(lambda: next(left), lambda: False)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.wait_for_others(lambda: 1, lambda: True)
 
 
 @pytest.mark.parametrize("text", ["", "2", "4/4", "-1/2", "1/0", "a/b", "1/2/3"])

@@ -74,6 +74,11 @@ def test_overwrite_removes_our_files_and_no_other(tmp_path):
     assert records.facts(tmp_path)["config"] == {"a": 2}
 
 
+def test_an_address_is_no_folder():
+    with pytest.raises(Refused, match="^workdir=gs://a/b: must be a folder that this machine sees"):
+        records.Folder("gs://a/b", {})
+
+
 def test_a_broken_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"config": ')
     with pytest.raises(Refused, match="config.json cannot be read"):
