@@ -15,7 +15,7 @@ from sublim_jax.types import Recipe
 # are written out one by one in its program, which compiles in a time proportional to their number.
 _NETS_IN_TURN = 64
 _CONDITIONS_IN_TURN = 12
-_PROCESS_GB = 0.7  # what the libraries and a compiler at work take on CPU, measured; see BUILD.md
+_PROCESS_GB = 1.1  # what the libraries and a compiler at work take on CPU, measured; see BUILD.md
 
 
 class Slice(NamedTuple):
@@ -171,17 +171,18 @@ def _seeds_that_fit(group: Group, image: tuple[int, ...], limits: Limits) -> int
 def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[float, float, float]:
     """Memory, generously: of the process whatever the unit; kept for every seed; and worked on for one seed.
 
-    Kept: parameters and two Adam moments, before a call and after it, and the teacher. Worked on: another copy of
-    them with gradients, the activations of a batch for every net, and of all measured rows for one net (in turn) or
-    all (side by side), for both nets before and after training, with copies on the way.
+    Kept: parameters and two Adam moments, before a call, after it and on the way to a checkpoint, and the teacher.
+    Worked on: more copies of them with gradients, the activations of a batch for every net, and of all measured rows
+    for one net (in turn) or all (side by side), for both nets before and after training, with copies on the way. The
+    numbers of copies were fitted to what processes took; see BUILD.md.
     """
     weights = shapes(group.recipe.net, image)
     numbers, pixels = trees.count(weights), math.prod(image)
     width = sum(layer["bias"].shape[0] for layer in weights.values())
     nets = group.knobs.size
-    measured = limits.rows * (4 * width * (nets if limits.side_by_side else 1) + 4 * width + 2 * pixels)
+    measured = limits.rows * (12 * width * (nets if limits.side_by_side else 1) + 12 * width + 2 * pixels)
     batch = group.recipe.batch * (3 * width * nets + 2 * pixels)
-    kept, worked = (6 * nets + 4) * numbers, 5 * nets * numbers + max(batch, measured)
+    kept, worked = (9 * nets + 6) * numbers, 8 * nets * numbers + max(batch, measured)
     return (0.0 if limits.side_by_side else _PROCESS_GB), 4e-9 * kept, 4e-9 * worked
 
 

@@ -88,8 +88,8 @@ def test_memory_decides_how_much_goes_at_a_time(plan):
         return len(work[0].slice.seeds), max(unit.group.knobs.size for unit in work)
 
     assert seeds_and_conditions(64)[1] == 6
-    assert seeds_and_conditions(0.71) < seeds_and_conditions(0.75) <= seeds_and_conditions(64)
+    assert [seeds_and_conditions(gb) for gb in (1.11, 1.12, 1.13)] == [(1, 3), (1, 6), (3, 6)]
     wide = seeds_and_conditions(0.01, side_by_side=True), seeds_and_conditions(1, side_by_side=True)
     assert wide[0] < wide[1] == (40, 6)
-    with pytest.raises(Refused, match=r"^config.run.memory_gb=0.5: must be at least 0.71, what one student"):
+    with pytest.raises(Refused, match=r"^config.run.memory_gb=0.5: must be at least 1.11, what one student"):
         seeds_and_conditions(0.5)
