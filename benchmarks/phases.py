@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -116,7 +117,7 @@ def phases(here: Lab, seeds: int, steps: int) -> dict[str, Work]:
 
 def whole_run(here: Lab, seeds: int) -> Timed:
     """Seconds of `run.run` for so many seeds, ten steps each, without what the compiler takes."""
-    few = [_short(condition) for condition in here.conditions[:2]]
+    few = shortened(here.conditions[:2], 5, 10)
 
     def once() -> float:
         watch, start = Watch(show=False), time.perf_counter()
@@ -127,11 +128,15 @@ def whole_run(here: Lab, seeds: int) -> Timed:
     return once
 
 
-def _short(condition: Condition) -> Condition:
-    """The same condition with five steps of its teacher and ten of its student."""
-    recipe, knobs = condition.teacher
-    teacher = Phase(dataclasses.replace(recipe, marks=(5,)), knobs)
-    return dataclasses.replace(condition.with_student(marks=(10,)), teacher=teacher)
+def shortened(conditions: Sequence[Condition], teacher: int, student: int) -> list[Condition]:
+    """The same conditions with so many steps of teacher and student, measured at the end only."""
+    return [
+        dataclasses.replace(
+            condition.with_student(marks=(student,)),
+            teacher=Phase(dataclasses.replace(condition.teacher.recipe, marks=(teacher,)), condition.teacher.knobs),
+        )
+        for condition in conditions
+    ]
 
 
 def _timed(call: Any) -> Timed:
