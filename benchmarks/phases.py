@@ -9,19 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.floors import PIXELS, WIDTH, Timed
+from sublim_jax import allowed, data, keys, metrics, population, run, streams, sweep, trees
 from sublim_jax import config as door
-from sublim_jax import data, keys, metrics, population, run, streams, sweep, trees
 from sublim_jax.progress import Watch
 from sublim_jax.types import Condition, Phase
 
-CONDITIONS = (
-    "same",
-    "random_first_hidden",
-    "random_second_hidden",
-    "random_hidden",
-    "random_class_head",
-    "random_aux_head",
-)
+CONDITIONS = tuple(allowed.CONDITIONS)
 M, EXAM = 50, 2000
 
 
