@@ -8,8 +8,7 @@ from typing import Any
 
 from benchmarks import ours_cloud, phases, plain_jax, protocol
 from benchmarks.rounds import ROUNDS, python, rounds, seconds_of
-from sublim_jax import data, metrics, run
-from sublim_jax.progress import Watch
+from sublim_jax import data
 
 FIGURE2 = {"students": 720, "student_steps": 300, "teachers": 20, "teacher_steps": 295, "marks": 4}
 TORCH = "PyTorch is not installed: pip install -e '.[bench]'"
@@ -22,9 +21,7 @@ def cloud(quick: bool) -> dict[str, Any]:
     conditions = ours_cloud.conditions(dataset, steps, steps)
 
     def ours() -> float:
-        watch, start = Watch(show=False), time.perf_counter()
-        run.run(conditions, dataset, seeds=models, metrics=(metrics.task,), exam=64, watch=watch)
-        return time.perf_counter() - start - watch.seconds["compile"]
+        return phases.seconds_of_run(conditions, dataset, models)
 
     images = protocol.load(protocol.CLOUD_SCALE)
     plain = plain_jax.lower_cloud(models, steps, steps, data=images)
@@ -81,9 +78,7 @@ def _pieces(quick: bool) -> dict[str, Any]:
     conditions = phases.shortened(phases.lab().conditions, steps, steps)
 
     def ours() -> float:
-        watch, start = Watch(show=False), time.perf_counter()
-        run.run(conditions, dataset, seeds=seeds, metrics=(metrics.task,), exam=64, watch=watch)
-        return time.perf_counter() - start - watch.seconds["compile"]
+        return phases.seconds_of_run(conditions, dataset, seeds)
 
     asked = range(seeds), phases.CONDITIONS, phases.M, steps, steps, protocol.load()
     things = {"ours": ours, "plain_jax": seconds_of(plain_jax.lower_figure2(*asked))}

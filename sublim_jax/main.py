@@ -132,8 +132,8 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
             facts=facts,
             shard=shard,
         )
-    except run.Interrupted as stop:
-        raise KeyboardInterrupt from stop
+    except run.Interrupted as saved:
+        raise KeyboardInterrupt from saved
     image = dataset.train.x.shape[1:]
     cluster.wait_for_others(lambda: cluster.rows_left(conditions, seeds, image, workdir, shard), stop)
     if left := cluster.rows_left(conditions, seeds, image, workdir):

@@ -173,23 +173,16 @@ def have(workdir: str | Path) -> dict[tuple[frozenset, int], set[int]]:
     """For each condition (its labels) and mark the seeds whose rows are in a work folder, whatever units wrote them."""
     found: dict[tuple[frozenset, int], set[int]] = {}
     for part in (Path(workdir) / "rows").glob("*.parquet"):
-        names = [name for name in _schema(part).names if "/" not in name]
-        for row in _read(part, names).to_pylist():
+        names = [name for name in _read(part, pq.read_schema).names if "/" not in name]
+        for row in _read(part, columns=names).to_pylist():
             seed, step = row.pop("seed"), row.pop("step")
             found.setdefault((frozenset(row.items()), step), set()).add(seed)
     return found
 
 
-def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
+def _read(part: Path, read: Callable[..., Any] = pq.read_table, **options: Any) -> Any:
     try:
-        return pq.read_table(part, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise Refused(f"{part}: cannot be read ({_first_line(error)}); delete it and run again") from error
-
-
-def _schema(part: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(part)
+        return read(part, **options)
     except (pa.ArrowInvalid, OSError) as error:
         raise Refused(f"{part}: cannot be read ({_first_line(error)}); delete it and run again") from error
 

@@ -48,9 +48,7 @@ class SplitHead(nn.Module):
         if self.aux:
             heads["aux_head"] = self.aux_head(features.shape[-1])
         rows, biases = zip(*((kernel.T, bias) for kernel, bias in heads.values()), strict=True)
-        logits = (
-            product(jnp.concatenate(rows), features.T, self.dtype) + jnp.concatenate(biases)[:, None]
-        )  # as `mlp.Columns` does it
+        logits = product(jnp.concatenate(rows), features.T, self.dtype) + jnp.concatenate(biases)[:, None]
         alone = {name: features @ kernel + bias[None] for name, (kernel, bias) in heads.items()}
         return Out(features, logits.T, {**acts, **alone})
 
