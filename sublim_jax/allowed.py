@@ -7,25 +7,56 @@ from typing import Any
 
 import optax
 
-from sublim_jax import inits, records
+from sublim_jax import idx, inits, losses, metrics, records, streams
+from sublim_jax.arms import Config
 from sublim_jax.errors import Refused, unknown
-
-Config = Any  # an ml_collections.ConfigDict; its fields are not known to a type checker
+from sublim_jax.nets.activations import ACTIVATIONS
+from sublim_jax.types import Loss, Stream
 
 # Which layers of the student are drawn anew; all others start from the teacher's initial weights.
 CONDITIONS: dict[str, tuple[str, ...]] = {
     "same": (),
     "random_first_hidden": ("hidden_0",),
     "random_second_hidden": ("hidden_1",),
-    "random_hidden": ("hidden_*",),
+    "random_hidden": ("hidden_*", "conv_*"),
     "random_class_head": ("class_head",),
     "random_aux_head": ("aux_head",),
+    "random": ("*",),
 }
-OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": optax.identity}
-LOSSES = {"teacher": ("cross_entropy",), "student": ("mse", "kl")}  # taught by labels, by a net
-STREAMS = ("uniform", "gaussian", "epochs")
+
+
+def momentum() -> optax.GradientTransformation:
+    """Gradient descent with momentum 0.9."""
+    return optax.trace(decay=0.9)
+
+
+OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": optax.identity, "momentum": momentum}
+TRUNKS = ("mlp", "cnn")
 SEES = ("aux", "class", "all")
-PRESETS = ("full", "smoke")
+PRESETS = ("paper", "laptop", "smoke")
+
+
+def _shown(config: Config) -> str:
+    """The name under which a bank has the images that a stream shows; empty for the data set's own."""
+    return "" if config.student.images == config.data.name else config.student.images
+
+
+# What the student's stream and loss may be called, with the fields of the config that they have.
+STREAMS: dict[str, Callable[[Config], Stream]] = {
+    "uniform": lambda _: streams.uniform,
+    "gaussian": lambda _: streams.gaussian,
+    "perlin": lambda config: streams.Perlin(config.student.resolution),
+    "epochs": lambda _: streams.epochs,
+    "images": lambda config: streams.Images(_shown(config)),
+    "mixture": lambda config: streams.Mixture(config.student.alpha, streams.uniform, _shown(config)),
+}
+LOSSES: dict[str, Callable[[Config], Loss]] = {
+    "mse": lambda _: losses.mse,
+    "kl": lambda _: losses.kl,
+    "cosine": lambda _: losses.cosine,
+    "huber": lambda config: losses.Huber(config.student.delta),
+}
+METRICS = {metric.__name__: metric for metric in metrics.ALL}
 
 
 def pick(module: ModuleType | Mapping[str, Any], name: Any, field: str) -> Any:
@@ -68,12 +99,25 @@ def check(config: Config) -> None:
     if max(config.m) > max(config.caps):
         raise Refused(f"config.m={max(config.m)}: must be at most {max(config.caps)}, the largest of config.caps")
     pick(inits, config.net.init, "net.init")
-    for who in ("teacher", "student"):
-        one_of(f"{who}.loss", config[who].loss, LOSSES[who])
-        one_of(f"{who}.optimizer", config[who].optimizer, OPTIMIZERS)
-    one_of("student.sees", config.student.sees, SEES)
-    one_of("teacher.stream", config.teacher.stream, ("epochs",))  # the only one with labels
+    one_of("net.activation", config.net.activation, ACTIVATIONS)
+    one_of("net.trunk", config.net.trunk, TRUNKS)
+    one_of("student.trunk", config.student.trunk or config.net.trunk, TRUNKS)
+    one_of("teacher.loss", config.teacher.loss, ("cross_entropy",))  # the one taught by labels
+    one_of("teacher.stream", config.teacher.stream, ("epochs",))  # the one with labels
+    one_of("student.loss", config.student.loss, LOSSES)
     one_of("student.stream", config.student.stream, STREAMS)
+    one_of("student.sees", config.student.sees, SEES)
+    one_of("student.images", config.student.images, ("", *idx.KINDS))
+    one_of("student.rotation", config.student.rotation, ("common", "apart"))
+    for who in ("teacher", "student"):
+        one_of(f"{who}.optimizer", config[who].optimizer, OPTIMIZERS)
+    for name in config.student.rotated:
+        one_of("student.rotated", name, ("class_head", "aux_head"))
+    for name in config.metrics:
+        one_of("metrics", name, METRICS)
+    if len(config.net.channels) != len(config.net.pools):
+        many = f"as many as config.net.channels={config.net.channels}"
+        raise Refused(f"config.net.pools={config.net.pools}: must be {many}")
 
 
 def one_of(field: str, value: Any, names: Iterable[str]) -> None:
@@ -96,9 +140,25 @@ def _ints(low: int) -> tuple[str, Callable[[Any], bool]]:
     return f"a tuple of whole numbers from {low}, not empty", good
 
 
+def _names(empty: bool) -> tuple[str, Callable[[Any], bool]]:
+    def good(values: Any) -> bool:
+        return isinstance(values, tuple) and (empty or len(values) > 0) and all(isinstance(v, str) for v in values)
+
+    return "a tuple of names" + ("" if empty else ", not empty"), good
+
+
+def _number(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
+    bounds = f"from {low:g}" + (f" to {high:g}" if high < float("inf") else "")
+    return f"a finite number {bounds}", (
+        lambda value: isinstance(value, float | int) and low <= value <= high and abs(value) < float("inf")
+    )
+
+
 _POSITIVE = ("a number above 0", lambda value: isinstance(value, float | int) and 0 < value < float("inf"))
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "conditions": ("a tuple of names, not empty", lambda value: isinstance(value, tuple) and len(value) > 0),
+    "conditions": _names(empty=False),
+    "metrics": _names(empty=False),
+    "classes": ("0 (all) or a whole number from 2", lambda value: value == 0 or _is_int(2)[1](value)),
     "m": _ints(1),
     "caps": _ints(1),
     "seeds": _is_int(1),
@@ -108,6 +168,14 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data.std": _POSITIVE,
     "net.hidden": _ints(1),
     "net.dtype": ("one of float32, bfloat16", lambda value: value in ("float32", "bfloat16")),
+    "net.channels": _ints(1),
+    "net.pools": _ints(1),
+    "perturb.layers": _names(empty=False),
+    "perturb.teacher_before": _number(0.0, float("inf")),
+    "perturb.teacher_after": _number(0.0, float("inf")),
+    "perturb.student_before": _number(0.0, float("inf")),
+    "perturb.student_after": _number(0.0, float("inf")),
+    "teacher.frozen": _names(empty=True),
     "teacher.lr": _POSITIVE,
     "teacher.batch": _is_int(1),
     "teacher.epochs": _is_int(1),
@@ -120,6 +188,16 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "student.pool": _is_int(0),
     "student.temperature": _POSITIVE,
+    "student.hidden": (
+        "a tuple of whole numbers from 1; empty: config.net.hidden",
+        lambda values: values == () or _ints(1)[1](values),
+    ),
+    "student.frozen": _names(empty=True),
+    "student.rotated": _names(empty=True),
+    "student.share": _number(0.0, 1.0),
+    "student.alpha": _number(0.0, 1.0),
+    "student.resolution": _is_int(1),
+    "student.delta": _POSITIVE,
     "run.chunk": _is_int(0),
     "run.every": _is_int(1),
     "run.devices": _is_int(0),

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -94,3 +95,16 @@ def wait_for_others(left: Callable[[], int], stopped: Callable[[], bool]) -> Non
             print("waiting for the other processes", flush=True)
         said = True
         time.sleep(_EACH)
+
+
+def part_of(shard: tuple[int, int], resume: str, workdir: Any) -> tuple[int, int]:
+    """The part of the work this process does: its part, if there are several, of the shard asked for."""
+    index, number = shard
+    if not 0 <= index < number:
+        raise Refused(f"shard={index}/{number}: must be i/n with 0 <= i < n")
+    index, number = index * jax.process_count() + jax.process_index(), number * jax.process_count()
+    if number > 1 and workdir is None:
+        raise Refused(f"shard={index}/{number}: needs a workdir, where all parts come together")
+    if number > 1 and resume != "auto":
+        raise Refused(f"resume={resume!r}: must be auto where several jobs share a work folder")
+    return index, number

@@ -4,16 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from sublim_jax import data, inits, losses, streams, trees
-from sublim_jax.allowed import CONDITIONS, OPTIMIZERS, PRESETS, Config, check, one_of, pick
+from sublim_jax import arms, data, metrics, phases, records, shelf
+from sublim_jax.allowed import METRICS, PRESETS, check, one_of
+from sublim_jax.arms import Config
 from sublim_jax.errors import Refused
-from sublim_jax.nets import MLP, SplitHead, shapes
 from sublim_jax.run import How
-from sublim_jax.types import Condition, Knobs, Phase, Recipe
+from sublim_jax.types import Condition
 
 _SMOKE = {
     "seeds": 2,
@@ -29,25 +27,30 @@ _SMOKE = {
     "student.marks": (0, 10),
     "run.every": 10,
 }
-_ALWAYS_FRESH = 2**31 - 1
 
 
-def base(preset: str = "full") -> Config:
+def base(preset: str = "paper") -> Config:
     """Every field with its default: the published protocol of Brockers et al. 2026, Figure 2.
 
     `preset="smoke"` fills in toy sizes, which fields set afterwards override.
     """
     config: Config = ConfigDict()
     config.name = "experiment"
-    config.preset = "full"  # smoke: toy sizes, ends in seconds; for the command line, whose other fields win
+    # paper: as published; laptop: every condition, fewer points and seeds; smoke: toy sizes, ends in seconds. For the
+    # command line, whose other fields win.
+    config.preset = "paper"
+    config.presets = ConfigDict({"laptop": ConfigDict({"seeds": 3}), "smoke": ConfigDict()})
     config.conditions = ("same", "random_hidden", "random_class_head", "random_aux_head")
     config.m = (100,)  # auxiliary logits the student sees
+    config.arms = ConfigDict()  # other fields to sweep over; see sublim_jax.arms
+    config.classes = 0  # only images with labels below this; 0 = all
     config.caps = (16, 64, 256, 1024)  # m between two caps share a program, padded to the widest of them
     config.seeds = 4  # how many, from first_seed on
     config.first_seed = 0
     config.root = 0  # the key of the whole sweep
     config.exam = 2000  # held-out noise images on which imitation is measured
-    config.figure = "transfer"  # a function of sublim_jax.plots
+    config.metrics = tuple(METRICS)  # what is measured at every mark; functions of sublim_jax.metrics
+    config.figure = "transfer"  # a module of sublim_jax.figures
     config.data = ConfigDict(
         {
             "name": "mnist",
@@ -59,22 +62,39 @@ def base(preset: str = "full") -> Config:
             "train_limit": 0,  # first images only; 0 = all
             "test_limit": 0,
             "verify": True,  # refuse files that are not the canonical ones
+            "more_folder": "",  # of IDX files of student.images; empty: prepared TFDS data or a download
         }
     )
     config.net = ConfigDict(
         {
+            "trunk": "mlp",  # or cnn: convolutions of these channels, pooled, before the hidden layers
             "hidden": (256, 256),
+            "channels": (32, 128),
+            "pools": (2, 4),
+            "activation": "relu",
             "init": "torch_linear",
             "dtype": "float32",  # bfloat16: operands of products are rounded, sums, weights and Adam are not
         }
     )
     config.teacher = ConfigDict(
-        {"loss": "cross_entropy", "stream": "epochs", "optimizer": "adam", "lr": 1e-3, "batch": 1024, "epochs": 5}
+        {
+            "loss": "cross_entropy",
+            "stream": "epochs",
+            "optimizer": "adam",
+            "lr": 1e-3,
+            "batch": 1024,
+            "epochs": 5,
+            "frozen": (),  # layers that are not trained; patterns like hidden_* are understood
+        }
     )
     config.student = ConfigDict(
         {
             "loss": "mse",
+            "delta": 0.1,  # of the Huber loss
             "stream": "uniform",
+            "resolution": 8,  # of Perlin noise: cells across an image
+            "alpha": 0.5,  # of a mixture: alpha * image + (1 - alpha) * noise
+            "images": "",  # whose images the streams images and mixture show; empty: config.data.name
             "optimizer": "adam",
             "lr": 1e-3,
             "batch": 1000,
@@ -83,10 +103,21 @@ def base(preset: str = "full") -> Config:
             "sees": "aux",  # aux, class or all logits
             "pool": 0,  # distinct noise batches; 0 = always fresh
             "temperature": 1.0,
+            "trunk": "",  # empty: the teacher's
+            "hidden": (),  # empty: the teacher's
+            "frozen": (),
+            "share": 0.0,  # of the teacher's initial weights in the layers a condition draws anew
+            "rotated": (),  # heads that begin rotated at random
+            "rotation": "common",  # one rotation for all of them, or apart: each its own
         }
+    )
+    # Gaussian noise of these standard deviations on weights and biases of some layers, before or after training.
+    config.perturb = ConfigDict(
+        {"layers": ("*",), "teacher_before": 0.0, "teacher_after": 0.0, "student_before": 0.0, "student_after": 0.0}
     )
     how = How()
     config.run = ConfigDict({name: getattr(how, name) for name in How.__dataclass_fields__})
+    config.run.teachers = "auto"  # in the user's cache
     one_of("preset", preset, PRESETS)
     if preset == "smoke":
         config.update_from_flattened_dict(_SMOKE)
@@ -98,11 +129,18 @@ def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Confi
 
     Raises `Refused` at the first bad value, naming the field, the value and what is allowed.
     """
-    config = config.copy_and_resolve_references()
+    config, overrides = config.copy_and_resolve_references(), dict(overrides or {})
     one_of("preset", config.preset, PRESETS)
-    if config.preset == "smoke":
-        config.update_from_flattened_dict({**_SMOKE, **(overrides or {})})
+    for name in config.arms:
+        for field in overrides.keys() & records.flat(config.arms[name].to_dict()).keys():
+            raise Refused(f"config.{field}: is swept by an arm; say --config.arms.{name}.{field}")
+    if config.preset != "paper":
+        toy = _SMOKE if config.preset == "smoke" else {}
+        own = records.flat(config.presets[config.preset].to_dict())
+        config.update_from_flattened_dict({**toy, **own, **overrides})
     check(config)
+    for point in arms.points(config):
+        check(point.config)
     return config
 
 
@@ -111,15 +149,22 @@ def identity(config: Config) -> dict[str, Any]:
 
     Where the images lie does not matter, their checksum stands beside these; of `run` only the precision does.
     """
-    fields = {name: value for name, value in config.to_dict().items() if name not in ("figure", "name")}
-    where = ("source", "folder", "tfds_dir", "verify")
+    told = ("figure", "name", "preset", "presets")
+    fields = {name: value for name, value in config.to_dict().items() if name not in told}
+    where = ("source", "folder", "tfds_dir", "verify", "more_folder")
     fields["data"] = {name: value for name, value in fields["data"].items() if name not in where}
     return fields | {"run": {"precision": config.run.precision}}
 
 
 def how(config: Config) -> How:
     """The fields that decide only how it is computed."""
-    return How(**config.run.to_dict())
+    fields = config.run.to_dict()
+    return How(**{**fields, "teachers": str(shelf.default()) if config.run.teachers == "auto" else config.run.teachers})
+
+
+def metrics_of(config: Config) -> tuple[metrics.Metric, ...]:
+    """What is measured."""
+    return tuple(METRICS[name] for name in config.metrics)
 
 
 def seeds(config: Config) -> tuple[int, ...]:
@@ -128,90 +173,27 @@ def seeds(config: Config) -> tuple[int, ...]:
 
 
 def load(config: Config) -> data.Dataset:
-    """The data set the config names."""
-    return data.load(**config.data.to_dict())
+    """The data set the config names, and the images of others that its streams show."""
+    own = config.data.to_dict()
+    folder = own.pop("more_folder")
+    dataset = data.load(**own)
+    for name in sorted({point.config.student.images for point in arms.points(config)} - {"", dataset.name}):
+        where = {"source": "idx", "folder": folder} if folder else {"tfds_dir": own["tfds_dir"]}
+        dataset = data.beside(dataset, data.load(name, **where, verify=own["verify"]))
+    return dataset
 
 
 def build(config: Config, dataset: data.Dataset, trunk: nn.Module | None = None) -> tuple[Condition, ...]:
-    """Turn a resolved config into conditions: every condition x every m, students under padded auxiliary heads.
+    """Turn a resolved config into conditions, one for every point of its sweep, students under padded auxiliary heads.
 
-    `trunk` is the architecture of teacher and student below their heads; default `MLP(config.net.hidden)`. Raises
+    `trunk` is the architecture of teacher and student below their heads; default: as `config.net` says. Raises
     `Refused` where a condition names a layer the trunk has not.
     """
-    if config.student.stream == "epochs" and config.exam > len(dataset.test.y):
-        raise Refused(
-            f"config.exam={config.exam}: must be at most {len(dataset.test.y)}, the test images of the stream"
+    return tuple(
+        Condition(
+            point.labels,
+            phases.teacher(point.config, dataset, trunk),
+            phases.student(point.config, dataset, point.widths, trunk),
         )
-    classes, image = dataset.classes, dataset.train.x.shape[1:]
-    trunk = trunk or MLP(tuple(config.net.hidden), config.net.dtype)
-    teacher = _teacher(config, trunk, classes, image, len(dataset.train.y))
-    built = []
-    for name in config.conditions:
-        for m in config.m:
-            student = _student(config, trunk, classes, image, name, m)
-            built.append(Condition({"condition": name, "m": m}, teacher, student))
-    return tuple(built)
-
-
-def _teacher(config: Config, trunk: nn.Module, classes: int, image: tuple[int, ...], images: int) -> Phase:
-    c = config.teacher
-    # Without an auxiliary head: the labels give it no gradient, so it keeps its draw and is put on afterwards.
-    net = SplitHead(trunk, classes, 0, config.net.dtype)
-    recipe = Recipe(
-        net=net,
-        stream=pick(streams, c.stream, "teacher.stream"),
-        loss=pick(losses, c.loss, "teacher.loss"),
-        init=pick(inits, config.net.init, "net.init"),
-        batch=c.batch,
-        marks=(c.epochs * streams.steps_per_epoch(images, c.batch),),
-        optimizer=pick(OPTIMIZERS, c.optimizer, "teacher.optimizer"),
-    )
-    return Phase(recipe, _knobs(shapes(net, image), np.ones(classes, bool), c.lr, random=()))
-
-
-def _student(config: Config, trunk: nn.Module, classes: int, image: tuple[int, ...], name: str, m: int) -> Phase:
-    c = config.student
-    cap = _cap(config, m)
-    net = SplitHead(trunk, classes, cap, config.net.dtype)
-    recipe = Recipe(
-        net=net,
-        stream=pick(streams, c.stream, "student.stream"),
-        loss=pick(losses, c.loss, "student.loss"),
-        init=pick(inits, config.net.init, "net.init"),
-        batch=c.batch,
-        marks=tuple(sorted({mark for mark in c.marks if mark < c.steps} | {c.steps})),
-        optimizer=pick(OPTIMIZERS, c.optimizer, "student.optimizer"),
-        reference=net,
-    )
-    logit = np.arange(classes + cap)
-    seen = {"aux": logit >= classes, "class": logit < classes, "all": logit >= 0}[c.sees] & (logit < classes + m)
-    knobs = _knobs(shapes(net, image), seen, c.lr, CONDITIONS[name], c.pool or _ALWAYS_FRESH, c.temperature)
-    return Phase(recipe, knobs)
-
-
-def _cap(config: Config, m: int) -> int:
-    """The width an m is padded to: the largest m of the sweep that falls under the same of `config.caps`."""
-    bound = min(cap for cap in config.caps if cap >= m)
-    return max(other for other in config.m if other <= bound)
-
-
-def _knobs(
-    layers: Mapping[str, Any],
-    seen: np.ndarray,
-    lr: float,
-    random: tuple[str, ...],
-    pool: int = _ALWAYS_FRESH,
-    temperature: float = 1.0,
-) -> Knobs:
-    names = [layer for layer in random if "*" not in layer]
-    if "hidden_*" in random:
-        names += [layer for layer in layers if layer.startswith("hidden_")]
-    return Knobs(
-        seen=jnp.asarray(seen),
-        pool=jnp.int32(pool),
-        lr=jnp.float32(lr),
-        temperature=jnp.float32(temperature),
-        share=trees.per_layer(layers, 1.0, dict.fromkeys(names, 0.0), "config.conditions"),
-        sigma=trees.per_layer(layers, 0.0, {}, "sigma"),
-        live=trees.per_layer(layers, 1.0, {}, "live"),
+        for point in arms.points(config)
     )

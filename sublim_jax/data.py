@@ -1,6 +1,7 @@
 """The data door: MNIST and its family as two Banks, from the package, IDX files, prepared TFDS data or a download."""
 
 import contextlib
+import dataclasses
 import hashlib
 import http.client
 import importlib
@@ -16,7 +17,6 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +33,7 @@ BATCH = 1000  # rows TFDS decodes at once
 TIMEOUT = 10.0  # seconds a server may stay silent
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Two Banks of NumPy arrays and where they came from.
 
@@ -133,6 +133,25 @@ def make_bank(raw: idx.Raw, kind: idx.Kind, field: str, limit: int, mean: float,
     y = raw.y[rows].astype(np.int32) - np.int32(kind.first)
     # A Bank is declared on JAX's arrays; these are NumPy's, so that whoever trains decides where they go.
     return Bank(x=cast(Any, x), y=cast(Any, y), mean=cast(Any, np.float32(mean)), std=cast(Any, np.float32(std)))
+
+
+def first_classes(bank: Bank, classes: int) -> Bank:
+    """The rows of a bank whose label lies below `classes`; 0 = all."""
+    if not classes:
+        return bank
+    rows = np.asarray(bank.y) < classes
+    return bank._replace(x=cast(Any, np.asarray(bank.x)[rows]), y=cast(Any, np.asarray(bank.y)[rows]))
+
+
+def beside(dataset: Dataset, other: Dataset) -> Dataset:
+    """The data set with the images of another beside its own, for streams that show them; train and test each."""
+    train, test = (
+        mine._replace(more={**mine.more, other.name: its.x})
+        for mine, its in ((dataset.train, other.train), (dataset.test, other.test))
+    )
+    checksum = hashlib.sha256(f"{dataset.checksum} {other.name} {other.checksum}".encode()).hexdigest()
+    source = f"{dataset.source}; {other.name} from {other.source}"
+    return dataclasses.replace(dataset, train=train, test=test, source=source, checksum=checksum)
 
 
 def tfds_root(tfds_dir: str) -> Path:

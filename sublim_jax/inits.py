@@ -1,13 +1,16 @@
-"""How fresh layers are drawn: column by column, so that a narrow head is a prefix of a wide one."""
+"""How fresh layers are drawn: column by column, so that a narrow head is a prefix of a wide one; and turned."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from sublim_jax import keys
+from sublim_jax.errors import Refused, unknown
+from sublim_jax.types import Params
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -26,6 +29,39 @@ def normal_fan_in(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
     """Weights from N(0, 1/fan_in), biases zero. Source: Cloud et al. 2026, MNIST script."""
     kernel = keys.as_normal(keys.bits_by_column(keys.at(key, "kernel"), shapes["kernel"].shape))
     return {"kernel": kernel / math.sqrt(_fan_in(shapes)), "bias": jnp.zeros(shapes["bias"].shape)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotated:
+    """An `Alter`: kernels [d, columns] of the named layers become R kernel, with R [d, d] a random rotation or mirror.
+
+    R is uniform over the orthogonal matrices; one for all layers of equal d if `common`, else one for each layer.
+    Biases stay.
+    """
+
+    layers: tuple[str, ...]
+    common: bool = True
+
+    def __call__(self, key: Key[Array, ""], params: Params) -> dict[str, dict[str, Array]]:
+        rotations: dict[tuple[str, int], Array] = {}
+        found = {layer: dict(arrays) for layer, arrays in params.items()}
+        for layer in self.layers:
+            if layer not in found:
+                raise Refused(unknown("Rotated.layers", layer, found))
+            kernel = found[layer]["kernel"]
+            if kernel.ndim != 2:
+                raise Refused(f"Rotated.layers: {layer!r} has a kernel of shape {kernel.shape}, which is no matrix")
+            which = "" if self.common else layer, len(kernel)
+            if which not in rotations:
+                rotations[which] = orthogonal(keys.at(key, which[0]), which[1])
+            found[layer]["kernel"] = jnp.matmul(rotations[which], kernel, precision=jax.lax.Precision.HIGHEST)
+        return found
+
+
+def orthogonal(key: Key[Array, ""], d: int) -> Float[Array, "d d"]:
+    """A uniformly random (Haar) orthogonal matrix, float32. Source: Mezzadri 2007, section 5 (QR with fixed signs)."""
+    q, r = jnp.linalg.qr(keys.normal(key, (d, d)))
+    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None]
 
 
 def _fan_in(shapes: Shapes) -> int:

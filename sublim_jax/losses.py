@@ -1,10 +1,13 @@
 """What pulls a net: one number per example, over the seen logits only, never reduced over the batch."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from sublim_jax.errors import Refused
 from sublim_jax.types import Knobs, Out
 
 _OUT = -1e30  # a logit nobody sees; finite, so that 0 times it stays 0
@@ -29,6 +32,34 @@ def kl(out: Out, target: Out, knobs: Knobs) -> Float[Array, " batch"]:
     log_p = _log_softmax(target.logits / knobs.temperature, knobs.seen)
     log_q = _log_softmax(out.logits / knobs.temperature, knobs.seen)
     return optax.losses.kl_divergence_with_log_targets(log_q, log_p)
+
+
+def cosine(out: Out, target: Out, knobs: Knobs) -> Float[Array, " batch"]:
+    """1 - cosine of the angle between the two vectors of seen logits; 1, without gradient, where one of them is zero.
+
+    With one seen logit it is 0 or 2, the signs alone, and its gradient is zero almost everywhere.
+    """
+    ours, theirs = (_unit(jnp.where(knobs.seen[None], one.logits, 0)) for one in (out, target))
+    return 1 - (ours * theirs).sum(-1)
+
+
+def _unit(vectors: Float[Array, "batch logits"]) -> Float[Array, "batch logits"]:
+    square = jnp.square(vectors).sum(-1, keepdims=True)
+    return vectors * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Huber:
+    """Mean over the seen logits of Huber's loss: d^2 / 2 where |d| <= delta, in units of logits, and linear beyond."""
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.delta > 0:
+            raise Refused(f"Huber.delta: {self.delta} is not above 0")
+
+    def __call__(self, out: Out, target: Out, knobs: Knobs) -> Float[Array, " batch"]:
+        return seen_mean(optax.losses.huber_loss(out.logits, target.logits, delta=self.delta), knobs.seen)
 
 
 def cross_entropy(out: Out, target: Int[Array, " batch"], knobs: Knobs) -> Float[Array, " batch"]:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from sublim_jax.errors import Refused, unknown
 
 DONE, FAILED, BAD, INTERRUPTED = 0, 1, 2, 75
+_HOUR = 1e15  # floating-point operations of an hour on 2 CPU cores, measured; see BUILD.md
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,17 +91,18 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     # Imported late: a misspelt flag should not wait for JAX.
     import jax
 
-    from sublim_jax import cluster, plots, programs, records, report, run
+    from sublim_jax import cluster, figures, programs, records, report, run
     from sublim_jax import config as door
     from sublim_jax.progress import Watch
 
     overrides = dict(config_flags.get_override_values(values["config"]))
     config = door.resolve(values.config, overrides)
-    plots.pick(config.figure)
+    figures.pick(config.figure)
     shard = cluster.shard_of(values.shard)
     cluster.join(values.distributed)
     programs.keep()
-    workdir = Path(values.workdir or f"results/{config.name}")
+    size = "" if config.preset == "paper" else f"-{config.preset}"
+    workdir = Path(values.workdir or f"results/{config.name}{size}")
     dataset = door.load(config)
     conditions = door.build(config, dataset)
     seeds = door.seeds(config)
@@ -108,7 +110,8 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     stop, me, all_ = _Stop(), jax.process_index(), jax.process_count()
     part = "" if shard == (0, 1) else f", part {values.shard} of the work"
     part += f", process {me}/{all_}" if all_ > 1 else ""
-    print(f"asked: {len(conditions)} conditions x {len(seeds)} seeds{part}; work folder {workdir}", flush=True)
+    print(f"asked: {len(conditions)} conditions x {len(seeds)} seeds{part}; work folder {workdir}")
+    print(_amount(conditions, seeds, dataset.train.x.shape[1:]), flush=True)
     facts = {
         "command": _command(argv),
         "resolved": config.to_dict(),
@@ -122,6 +125,7 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
             dataset,
             seeds=seeds,
             root=config.root,
+            metrics=door.metrics_of(config),
             exam=config.exam,
             workdir=workdir,
             config=door.identity(config),
@@ -142,6 +146,21 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     print(_show(records.load(workdir)))
     print(f"rows, figure and report: {report.write(workdir, config.figure)}")
     return DONE
+
+
+def _amount(conditions: Any, seeds: Sequence[int], image: tuple[int, ...]) -> str:
+    """How much training is asked for; on CPU, how long that may take."""
+    import jax
+
+    from sublim_jax import units
+
+    each = [(one.student.recipe, units.cost(one.student.recipe, 1, image)) for one in conditions]
+    steps = len(seeds) * sum(recipe.marks[-1] for recipe, _ in each)
+    flop = 2 * len(seeds) * sum(recipe.marks[-1] * cost for recipe, cost in each)
+    said = f"students: {steps:,} net-steps, {flop:.1e} floating-point operations"
+    if jax.default_backend() != "cpu" or flop < _HOUR / 6:
+        return said
+    return f"{said}, about {flop / _HOUR:.1g} hours on 2 CPU cores (--config.preset=laptop asks for less)"
 
 
 class _Stop:

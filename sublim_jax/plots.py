@@ -1,109 +1,225 @@
-"""From rows to figures. No JAX: figures are drawn where there is no accelerator."""
+"""What figures are made of: lines with bands, seeds as dots, levels, heat maps, published values. No JAX.
 
-import inspect
-from collections.abc import Callable
+Figures are drawn where there is no accelerator; each is a module of `sublim_jax.figures`.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sublim_jax import summary
-from sublim_jax.errors import Refused, unknown
 
 # Okabe and Ito's palette: told apart by readers with any colour vision; markers tell apart in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*")
-STYLE: Any = {"figure.dpi": 120, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {
+    "figure.dpi": 120,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.hashsalt": "sublim_jax",  # the same rows give the same file
+}
+ACCURACY = "at/student_accuracy"
 
 
-def transfer(rows: pd.DataFrame) -> Figure:
-    """Student accuracy by condition, against m where there are several, and its learning curve at the largest m.
+def images(draw: Callable[[], Figure], dpi: int = 160) -> dict[str, bytes]:
+    """A figure, drawn in our style, as the contents of files by their ending: svg and png."""
+    found = {}
+    with matplotlib.rc_context(STYLE):
+        figure = draw()
+        for kind in ("svg", "png"):
+            sink = io.BytesIO()
+            # Without the date the same rows give the same file.
+            figure.savefig(sink, format=kind, metadata={"Date": None} if kind == "svg" else None, dpi=dpi)
+            found[kind] = sink.getvalue()
+    return found
 
-    Points are means over seeds, bars their 95 % bootstrap intervals; dashed: the teacher; dotted: the untrained net.
-    """
-    final = summary.last(rows)
-    curves, widths = len(rows["step"].unique()) > 2, len(final["m"].unique())
-    figure = Figure(figsize=(9.5 if curves else 5.5, 3.8), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, 2 if curves else 1))
-    if widths > 1:
-        against_m(axes[0], final)
-    else:
-        by_condition(axes[0], final)
-    if curves:
-        against_step(axes[1], rows.loc[rows["m"] == rows["m"].max()])
+
+def look(index: int) -> tuple[str, str]:
+    """Colour and marker of the index-th line of a figure."""
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.1, 2.9), **shared: Any) -> tuple[Figure, Any]:
+    """A figure and its first `count` axes in rows of `columns`, `size` inches each; one alone is wider."""
+    across = min(count, columns)
+    down = math.ceil(count / across)
+    figure = Figure(figsize=(max(5.5, size[0] * across), size[1] * down + 0.5), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, **shared).ravel()
+    for ax in axes[count:]:
+        ax.remove()
+    for ax in axes[max(0, count - across) : count]:
+        ax.xaxis.set_tick_params(labelbottom=True)  # where the panel below was removed
+    return figure, axes[:count]
+
+
+def legend(figure: Any, axes: Sequence[Axes] | np.ndarray, columns: int = 4, loc: str = "outside lower center") -> None:
+    """One legend for all axes, outside them, every label once."""
+    found: dict[str, Any] = {}
     for ax in axes:
-        ax.set_ylim(0, 1)
-    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    return figure
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        figure.legend(found.values(), found.keys(), loc=loc, ncols=min(columns, len(found)), fontsize=8)
 
 
-def against_m(ax: Axes, final: pd.DataFrame, look: int = 0) -> None:
-    """Accuracy against the width of the auxiliary head, one line per condition; `look` is the first one's colour."""
-    for index, (condition, those) in enumerate(final.groupby("condition", sort=False), start=look):
-        _line(ax, summary.cells(those, ["m"], "at/student_accuracy").sort_index(), str(condition), index)
-    _levels(ax, final)
-    widths = sorted(final["m"].unique())
-    ax.set_xscale("log")
-    ax.set_xticks(widths, [str(m) for m in widths])
-    ax.minorticks_off()
-    ax.set(xlabel="auxiliary logits m", ylabel="student test accuracy")
+def series(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each combination of some label columns, and what tells it from the others, for the legend."""
+    varying = [name for name in names if name in rows and len(rows[name].unique()) > 1]
+    if not varying:
+        yield "student", rows
+        return
+    for key, those in rows.groupby(varying, sort=False):
+        values = key if isinstance(key, tuple) else (key,)
+        yield ", ".join(told(name, value) for name, value in zip(varying, values, strict=True)), those
 
 
-def by_condition(ax: Axes, final: pd.DataFrame) -> None:
-    """Accuracy by condition: every seed a dot, beside it the mean and its interval."""
-    names = list(final["condition"].unique())
-    for index, name in enumerate(names):
-        values = final.loc[final["condition"] == name, "at/student_accuracy"]
-        colour, marker = _look(index)
-        ax.plot(np.full(len(values), index - 0.12), values, ".", color=colour, alpha=0.5)
-        found = summary.interval(values.tolist())
-        ax.errorbar([index + 0.12], [found.mean], _ends([found]), fmt=marker, color=colour, capsize=3, label=name)
-    _levels(ax, final)
-    ax.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
-    ax.set(ylabel="student test accuracy")
-    ax.set_title(f"m = {final['m'].iloc[0]}; every dot a seed", fontsize=9)
+def told(name: str, value: Any) -> str:
+    """A label and its value as a person reads it: words alone, numbers with their name."""
+    return value.replace("_", " ") if isinstance(value, str) else f"{name.replace('_', ' ')} = {value:g}"
 
 
-def against_step(ax: Axes, rows: pd.DataFrame) -> None:
-    """Learning curves of one m, one line per condition."""
-    for index, (condition, those) in enumerate(rows.groupby("condition", sort=False)):
-        _line(ax, summary.cells(those, ["step"], "at/student_accuracy").sort_index(), str(condition), index)
-    _levels(ax, rows)
-    ax.set(xlabel="student steps")
-    ax.set_title(f"learning curves, m = {rows['m'].iloc[0]}", fontsize=9)
+def line(
+    ax: Axes, rows: pd.DataFrame, x: str, label: str, index: int, column: str = ACCURACY, **style: Any
+) -> pd.Series:
+    """Means over seeds of a column against a label column, with the band of their 95 % bootstrap intervals.
+
+    A single point has its interval as a bar. Returns the intervals drawn, by x.
+    """
+    found = summary.cells(rows, [x], column).sort_index()
+    colour, marker = look(index)
+    style = {"color": colour, "marker": marker, "markersize": 3.5, "lw": 1.3, "label": label} | style
+    at, means = found.index.to_numpy(float), [one.mean for one in found]
+    low, high = ([getattr(one, end) for one in found] for end in ("low", "high"))
+    if len(found) > 1:
+        ax.plot(at, means, **style)
+        ax.fill_between(at, low, high, color=style["color"], alpha=0.18, lw=0)
+    else:
+        ax.errorbar(at, means, ends(list(found)), capsize=2, **style)
+    return found
 
 
-def public() -> dict[str, Callable[[pd.DataFrame], Figure]]:
-    """The figures by name: what `config.figure` may say."""
-    found = {name: value for name, value in globals().items() if inspect.isfunction(value)}
-    return {name: value for name, value in found.items() if inspect.signature(value).return_annotation is Figure}
-
-
-def pick(name: str) -> Callable[[pd.DataFrame], Figure]:
-    """The figure of that name; raises `Refused` with those there are."""
-    if name not in public():
-        raise Refused(unknown("config.figure", name, public()))
-    return public()[name]
-
-
-def _line(ax: Axes, found: pd.Series, label: str, index: int) -> None:
-    colour, marker = _look(index)
-    means = [one.mean for one in found]
-    x = found.index.to_numpy()
-    ax.errorbar(x, means, _ends(found), color=colour, marker=marker, markersize=4, capsize=2, lw=1.2, label=label)
-
-
-def _ends(found: pd.Series | list[summary.Interval]) -> np.ndarray:
+def ends(found: Sequence[summary.Interval]) -> np.ndarray:
     """How far the intervals reach below and above their means; nothing where there is no interval."""
     return np.nan_to_num([[one.mean - one.low for one in found], [one.high - one.mean for one in found]])
 
 
-def _levels(ax: Axes, rows: pd.DataFrame) -> None:
-    for who, dashes in (("teacher", "--"), ("untrained", ":")):
-        ax.axhline(float(np.mean(rows[f"at/{who}_accuracy"])), color="0.4", ls=dashes, lw=1, label=who)
+def strip(
+    ax: Axes,
+    rows: pd.DataFrame,
+    by: str,
+    group: str = "",
+    column: str = ACCURACY,
+    names: Mapping[Any, str] | None = None,
+    order: Sequence[Any] = (),
+) -> dict[tuple[Any, Any], float]:
+    """Categories side by side: every seed a dot, beside the dots their mean with its 95 % bootstrap interval.
+
+    `group` is a label column whose values have a colour each. Returns the place of each mean by (category, value).
+    """
+    there = list(rows[by].unique())
+    there = [value for value in order if value in there] + [value for value in there if value not in order]
+    values = list(rows[group].unique()) if group else [""]
+    width, places = 0.72 / len(values), {}
+    for index, value in enumerate(values):
+        mine = rows[rows[group] == value] if group else rows
+        found = summary.cells(mine, [by], column)
+        colour, marker = look(index)
+        at = {name: there.index(name) + (index - (len(values) - 1) / 2) * width for name in found.index}
+        ax.plot(mine[by].map(at) - width / 6, mine[column], ".", color=colour, alpha=0.4, ms=4, mew=0)
+        x = [at[name] + width / 6 for name in found.index]
+        label = told(group, value) if group else None
+        ax.errorbar(x, [one.mean for one in found], ends(list(found)), fmt=marker, color=colour, capsize=3, label=label)
+        places |= {(name, value): place for name, place in zip(found.index, x, strict=True)}
+    ax.set_xticks(range(len(there)), [(names or {}).get(name, wrapped(name)) for name in there], fontsize=8)
+    ax.set_xlim(-0.6, len(there) - 0.4)
+    return places
 
 
-def _look(index: int) -> tuple[str, str]:
-    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+def wrapped(name: Any) -> str:
+    """The name of a category with a line for each word."""
+    return str(name).replace("_", "\n")
+
+
+def levels(ax: Axes, rows: pd.DataFrame, who: Sequence[str] = ("teacher", "untrained")) -> None:
+    """Mean accuracy of the teacher, dashed, and of the untrained net, dotted."""
+    for name in who:
+        if f"at/{name}_accuracy" in rows:
+            dashes = "--" if name == "teacher" else ":"
+            ax.axhline(float(np.mean(rows[f"at/{name}_accuracy"])), color="0.4", ls=dashes, lw=1, label=name, zorder=0)
+
+
+def accuracy(ax: Axes, label: str = "student test accuracy") -> None:
+    """The axis of an accuracy, from 0 to 1."""
+    ax.set_ylim(0, 1.02)
+    ax.set_ylabel(label)
+
+
+def published(
+    ax: Axes, x: Any, y: Any, half: Any = None, colour: str = "0.15", label: str = "published", marker: str = "D"
+) -> None:
+    """Published values as open markers, with the half-widths of their intervals where there are any."""
+    style = {"color": colour, "markerfacecolor": "none", "markersize": 5, "capsize": 2, "lw": 1, "zorder": 6}
+    ax.errorbar(np.atleast_1d(x), np.atleast_1d(y), half, fmt=marker, label=label, **style)
+
+
+def log(ax: Axes, values: Any, which: str = "x", base: int = 10, most: int = 8) -> None:
+    """A logarithmic axis over these values, ticks in plain numbers: the values themselves where they are few."""
+    values = sorted({float(value) for value in np.asarray(values, float)})
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    ticks = _ticks(values, base, most)
+    axis.set_ticks(ticks, [plain(tick) for tick in ticks])
+    axis.set_ticks([], minor=True)
+    if len(values) == 1:
+        (ax.set_xlim if which == "x" else ax.set_ylim)(values[0] / 2, values[0] * 2)
+
+
+def _ticks(values: Sequence[float], base: int, most: int) -> list[float]:
+    """The values where none crowds another on a logarithmic axis, else powers of `base` between them."""
+    logs = np.log(values)
+    near = np.diff(logs).min() / (logs[-1] - logs[0]) if len(values) > 1 else 1.0
+    if len(values) <= most and near > 0.07:
+        return list(values)
+    first, last = math.ceil(logs[0] / math.log(base) - 1e-9), math.floor(logs[-1] / math.log(base) + 1e-9)
+    powers = list(range(first, last + 1))
+    if len(powers) < 2:
+        return [values[0], values[-1]]
+    return [float(base) ** power for power in powers[:: math.ceil(len(powers) / most)]]
+
+
+def plain(value: float) -> str:
+    """A number as short as it can be said: 1000, 20k, 3M."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / min(size, 1e3 if sign == 'k' else size):g}{sign}"
+    return f"{value:g}"
+
+
+def heat(ax: Axes, table: pd.DataFrame) -> Any:
+    """Means as colours over two logarithmic axes: index down, columns across; returns the mesh, for a colour bar."""
+    x, y = (np.asarray(values, float) for values in (table.columns, table.index))
+    mesh = ax.pcolormesh(_edges(x), _edges(y), table.to_numpy(float), cmap="cividis", vmin=0, vmax=1, rasterized=True)
+    for which, values in (("x", x), ("y", y)):
+        log(ax, values, which, base=2, most=7)
+    ax.set_xlim(*_edges(x)[[0, -1]])
+    ax.set_ylim(*_edges(y)[[0, -1]])
+    return mesh
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    """Borders half-way between logarithmically spaced values, and as far beyond the outer ones."""
+    logs = np.log(values)
+    if len(logs) == 1:
+        return np.exp([logs[0] - 0.5, logs[0] + 0.5])
+    inner = (logs[:-1] + logs[1:]) / 2
+    return np.exp([2 * logs[0] - inner[0], *inner, 2 * logs[-1] - inner[-1]])

@@ -173,19 +173,39 @@ def widen(
     init: Init,
     params: Params,
     seed_keys: Key[Array, " seed"],
+    knobs: Knobs | None = None,
     *,
     image: tuple[int, ...],
     mesh: Mesh | None = None,
 ) -> Params:
     """Parameters [seed] of `net`: those given, and for the layers they lack the draw of the teacher's phase.
 
-    A teacher is trained without its auxiliary head, which gets no gradient; this puts the head on, as wide as wanted.
+    A teacher is trained without its auxiliary head, which gets no gradient; this puts the head on, as wide as wanted,
+    with the noise that the teacher's `knobs` add to it, and to every layer at the phase's end.
     """
 
-    def one(key: Any, params: Any) -> Params:
-        return trees.overlay(train.draw(net, init, image, keys.at(key, "fresh")), params)
+    def one(key: Any, params: Any, knobs: Any) -> Params:
+        drawn = train.draw(net, init, image, keys.at(key, "fresh"))
+        if knobs is None:
+            return trees.overlay(drawn, params)
+        late = {layer: arrays for layer, arrays in drawn.items() if layer not in params}
+        late = train.perturbed(late, knobs.sigma, keys.at(key, "sigma"))
+        return train.end(knobs, trees.overlay(late, params), key)
 
-    return _each_seed(one, mesh, (seed_keys, params), ())
+    return _each_seed(one, mesh, (seed_keys, params), (knobs,))
+
+
+@functools.partial(jax.jit, static_argnames=("mesh",))
+def finish(states: State, knobs: trees.Stack, seed_keys: Key[Array, " seed"], *, mesh: Mesh | None = None) -> State:
+    """The states [seed, condition] as their phase hands them on: with the noise added when it ends."""
+
+    def one(states: Any, key: Any, tree: Any) -> State:
+        def member(state: State, knobs_: Knobs) -> State:
+            return state._replace(params=train.end(knobs_, state.params, key))
+
+        return jax.vmap(member, (0, knobs.in_axes()))(states, tree)
+
+    return _each_seed(one, mesh, (states, seed_keys), (knobs.tree,))
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "metrics", "exam", "mesh"))

@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 
-from sublim_jax import checkpoint, keys, population, records, sweep, trees, units
+from sublim_jax import checkpoint, cluster, keys, population, records, shelf, sweep, trees, units
 from sublim_jax import metrics as metrics_
-from sublim_jax.data import Dataset
+from sublim_jax.data import Dataset, first_classes
 from sublim_jax.errors import Refused
 from sublim_jax.progress import Watch
+from sublim_jax.shelf import Shelf
 from sublim_jax.sweep import Group, Plan
 from sublim_jax.types import Bank, Condition, Params, Recipe, State
 from sublim_jax.units import Limits, Slice, Unit
@@ -45,6 +47,7 @@ class How:
                into parts that fit
     precision  of float32 matrix products; 'highest' is float32 everywhere, others may be bfloat16 or TF32 on an
                accelerator, so results depend on it
+    teachers   folder in which trained teachers are kept for every sweep that needs the same ones; '' = none
     """
 
     chunk: int = 0
@@ -52,14 +55,18 @@ class How:
     devices: int = 0
     memory_gb: float = 4.0
     precision: str = "highest"
+    teachers: str = ""
 
 
 class Lab(NamedTuple):
-    """What every unit of work needs."""
+    """What every unit of work needs.
+
+    banks    images to train and to test on whose labels lie below a number (0 = all)
+    shelves  where each teacher of the plan is kept
+    """
 
     plan: Plan
-    train: Bank
-    test: Bank
+    banks: Callable[[int], tuple[Bank, Bank]]
     root: Any
     metrics: tuple[metrics_.Metric, ...]
     exam: int
@@ -69,11 +76,8 @@ class Lab(NamedTuple):
     watch: Watch
     stopped: Callable[[], bool]
     shard: tuple[int, int]
-
-    @property
-    def image(self) -> tuple[int, ...]:
-        """[height, width] of an image."""
-        return self.train.x.shape[1:]
+    image: tuple[int, ...]
+    shelves: tuple[Shelf, ...]
 
 
 class Teachers(NamedTuple):
@@ -121,7 +125,7 @@ def run(
     local = jax.local_device_count()
     if not 0 <= how.devices <= local:
         raise Refused(f"config.run.devices={how.devices}: must be at most {local}, the devices here, or 0 for all")
-    shard = _part_of(shard, resume, workdir)
+    shard = cluster.part_of(shard, resume, workdir)
     plan, watch, devices = sweep.plan(conditions, dataset.train.x.shape[1:]), watch or Watch(), how.devices or local
     with ExitStack() as stack:
         stack.enter_context(jax.default_matmul_precision(how.precision))
@@ -130,12 +134,14 @@ def run(
         else:
             who = config or {"plan": sweep.describe(plan), "seeds": seeds, "root": root, "exam": exam}
             folder = records.Folder(workdir, {**who, **_also(dataset, metrics)}, resume)
-        train, test = (jax.tree.map(jnp.asarray, bank) for bank in (dataset.train, dataset.test))
-        mesh = population.mesh_of(devices)
-        lab = Lab(plan, train, test, keys.root(root), metrics, exam, how, mesh, folder, watch, stopped, shard)
-        rows = len(test.y) + exam
+        mesh, image = population.mesh_of(devices), dataset.train.x.shape[1:]
+        also = {**_also(dataset, ()), "root": root, "precision": how.precision}
+        shelves = shelf.shelves(plan, how.teachers or None, also)
+        banks, key = _banks(dataset), keys.root(root)
+        lab = Lab(plan, banks, key, metrics, exam, how, mesh, folder, watch, stopped, shard, image, shelves)
+        rows = len(dataset.test.y) + exam
         limits = Limits(how.memory_gb, rows, devices, population.side_by_side(), how.chunk)
-        work = units.units(plan, seeds, lab.image, limits, shard, records.have(folder.path))
+        work = units.units(plan, seeds, image, limits, shard, records.have(folder.path))
         folder.begin(devices=[str(device) for device in jax.local_devices()[:devices]], **(facts or {}))
         start, status = time.perf_counter(), "failed"
         try:
@@ -151,19 +157,6 @@ def run(
         return records.load(folder.path, empty=True)
 
 
-def _part_of(shard: tuple[int, int], resume: str, workdir: Any) -> tuple[int, int]:
-    """The part of the work this process does: its part, if there are several, of the shard asked for."""
-    index, number = shard
-    if not 0 <= index < number:
-        raise Refused(f"shard={index}/{number}: must be i/n with 0 <= i < n")
-    index, number = index * jax.process_count() + jax.process_index(), number * jax.process_count()
-    if number > 1 and workdir is None:
-        raise Refused(f"shard={index}/{number}: needs a workdir, where all parts come together")
-    if number > 1 and resume != "auto":
-        raise Refused(f"resume={resume!r}: must be auto where several jobs share a work folder")
-    return index, number
-
-
 def _also(dataset: Dataset, metrics: Sequence[metrics_.Metric]) -> dict[str, Any]:
     """What identifies results besides the conditions."""
     bank = dataset.train
@@ -174,42 +167,61 @@ def _also(dataset: Dataset, metrics: Sequence[metrics_.Metric]) -> dict[str, Any
     }
 
 
+def _banks(dataset: Dataset) -> Callable[[int], tuple[Bank, Bank]]:
+    """From a number of classes to the images to train and to test on, the latest kept where JAX has them."""
+
+    @functools.lru_cache(maxsize=1)
+    def banks(classes: int) -> tuple[Bank, Bank]:
+        train, test = (first_classes(bank, classes) for bank in (dataset.train, dataset.test))
+        return jax.tree.map(jnp.asarray, (train, test))
+
+    return banks
+
+
 def _work(lab: Lab, work: list[Unit]) -> None:
     """Every unit in turn; a slice's trained teachers serve all groups that have them before they are dropped."""
-    taught: dict[tuple[int, str], tuple[Params, Params]] = {}
+    taught: dict[tuple[int, str], Params] = {}
     for group, slice_ in work:
         if (who := (group.teacher, slice_.name)) not in taught:
             taught = {who: teach(lab, group.teacher, slice_)}
-        learn(lab, group, slice_, _meet(lab, group, slice_, *taught[who]))
+        learn(lab, group, slice_, _meet(lab, group, slice_, taught[who]))
 
 
-def teach(lab: Lab, teacher: int, slice_: Slice) -> tuple[Params, Params]:
-    """Parameters [seed] of a teacher before and after training; read back where it is trained already."""
+def teach(lab: Lab, teacher: int, slice_: Slice) -> Params:
+    """Parameters [seed] of a trained teacher; read back where it is trained already, by this sweep or by another."""
     recipe, knobs = lab.plan.teachers[teacher].recipe, trees.stack([lab.plan.teachers[teacher].knobs])
+    if (kept := lab.shelves[teacher].take(slice_.seeds)) is not None:
+        lab.watch.skip(units.cost(recipe, len(slice_.seeds), lab.image) * recipe.marks[-1])
+        return jax.tree.map(jnp.asarray, kept)
     seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "teacher")
     states = population.begin(recipe, knobs, None, seed_keys, image=lab.image, mesh=lab.mesh)
-    initial = jax.tree.map(jnp.copy, states.params)  # the states' own memory is given away
+    train, _ = lab.banks(recipe.classes)
     # The width of the slice stands in the name, because on another number of devices its padding differs; and the
     # shard, because two of them may need the same teachers at the same time.
     name = f"teacher{teacher:02d}-{slice_.name}x{len(slice_.seeds)}-{lab.shard[0]}of{lab.shard[1]}"
     store = checkpoint.Store(lab.folder.path / "teachers" / name)
 
     def advance(states: State, start: Any, stop: Any) -> State:
-        return population.advance(recipe, states, knobs, None, seed_keys, lab.train, start, stop, mesh=lab.mesh)
+        return population.advance(recipe, states, knobs, None, seed_keys, train, start, stop, mesh=lab.mesh)
 
     for step, reached in _through(lab, recipe, states, advance, store, "teachers", slice_):
         states = reached
         if store.latest() != step:
             store.save(step, states)
-    return _single(initial), _single(states.params)
+    trained = jax.tree.map(lambda leaf: leaf[:, 0], states.params)  # [seed, 1] as [seed]
+    lab.shelves[teacher].give(slice_.seeds[: slice_.real], trained)
+    return trained
 
 
-def _meet(lab: Lab, group: Group, slice_: Slice, initial: Params, trained: Params) -> Teachers:
-    """The teachers with the heads this group's students need, from the same keys as ever."""
+def _meet(lab: Lab, group: Group, slice_: Slice, trained: Params) -> Teachers:
+    """The teachers with the heads this group's students need, from the same keys as ever, before and after training.
+
+    Before means: as drawn. What a student shares with its teacher is without the noise a sweep adds to the teacher.
+    """
     seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "teacher")
     net, init = group.recipe.reference, lab.plan.teachers[group.teacher].recipe.init
     widen = functools.partial(population.widen, net, init, seed_keys=seed_keys, image=lab.image, mesh=lab.mesh)
-    return Teachers(widen(params=initial), widen(params=trained))
+    return Teachers(widen(params={}), widen(params=trained, knobs=group.late))
 
 
 def learn(lab: Lab, group: Group, slice_: Slice, teachers: Teachers) -> None:
@@ -217,20 +229,23 @@ def learn(lab: Lab, group: Group, slice_: Slice, teachers: Teachers) -> None:
     recipe, knobs = group.recipe, group.knobs
     seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "student")
     begun = population.begin(recipe, knobs, teachers.origins, seed_keys, image=lab.image, mesh=lab.mesh)
+    train, test = lab.banks(recipe.classes)
     store = checkpoint.Store(lab.folder.path / "checkpoints" / f"{group.name}-{slice_.name}x{len(slice_.seeds)}")
 
     def advance(states: State, start: Any, stop: Any) -> State:
         return population.advance(
-            recipe, states, knobs, teachers.references, seed_keys, lab.train, start, stop, mesh=lab.mesh
+            recipe, states, knobs, teachers.references, seed_keys, train, start, stop, mesh=lab.mesh
         )
 
     parts = {mark: records.part_name(group.name, slice_.name, mark) for mark in recipe.marks}
     if any(mark <= (store.latest() or -1) and not lab.folder.has(part) for mark, part in parts.items()):
         store.clear()  # rows that should be there were deleted: measure them again
     for mark, states in _through(lab, recipe, begun, advance, store, "students", slice_, knobs.size):
+        if mark == recipe.marks[-1] and any(np.any(sigma) for sigma in knobs.tree.sigma_end.values()):
+            states = population.finish(states, knobs, seed_keys, mesh=lab.mesh)
         with lab.watch.timed("measuring"):
             measured = population.measure(
-                recipe, lab.metrics, states, knobs, *teachers, seed_keys, lab.test, exam=lab.exam, mesh=lab.mesh
+                recipe, lab.metrics, states, knobs, *teachers, seed_keys, test, exam=lab.exam, mesh=lab.mesh
             )
             table = records.tidy(group.labels, slice_.seeds[: slice_.real], mark, jax.device_get(measured))
         lab.folder.write(parts[mark], table)
@@ -277,8 +292,3 @@ def _through(
 def _stops(marks: tuple[int, ...], start: int, every: int) -> list[int]:
     """The steps at which compiled calls end after `start`: every mark, and multiples of `every` between them."""
     return sorted({step for step in (*range(0, marks[-1], every), *marks) if step > start})
-
-
-def _single(states: Any) -> Any:
-    """Teachers [seed, 1] as [seed]."""
-    return jax.tree.map(lambda leaf: leaf[:, 0], states)

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy import stats
 
 RESAMPLES = 10_000
+_TOGETHER = 256  # samples resampled in one call
 
 
 class Interval(NamedTuple):
@@ -29,16 +30,42 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
     Source: Efron and Tibshirani 1993, chapter 13; the published figures say 'bootstrap' over 20 seeds, no more.
     """
-    x = np.asarray(values, np.float64)
-    mean, n = float(x.mean()), len(x)
-    if n < 2 or not np.isfinite(x).all():
-        return Interval(mean, float("nan"), float("nan"), n)
-    if np.ptp(x) == 0:
-        return Interval(mean, mean, mean, n)
+    return intervals([values], level)[0]
+
+
+def intervals(samples: Sequence[Sequence[float]], level: float = 0.95) -> list[Interval]:
+    """An `Interval` of each sample, as `interval` gives it; samples of one size are resampled together."""
+    arrays = [np.asarray(values, np.float64) for values in samples]
+    found = [Interval(float(x.mean()), float("nan"), float("nan"), len(x)) for x in arrays]
+    sizes: dict[int, list[int]] = {}
+    for place, x in enumerate(arrays):
+        if len(x) < 2 or not np.isfinite(x).all():
+            continue
+        if np.ptp(x) == 0:
+            found[place] = found[place]._replace(low=found[place].mean, high=found[place].mean)
+        else:
+            sizes.setdefault(len(x), []).append(place)
+    for places in sizes.values():
+        for some in (places[first : first + _TOGETHER] for first in range(0, len(places), _TOGETHER)):
+            low, high = _ends(np.stack([arrays[place] for place in some]), level)
+            for place, *ends in zip(some, low, high, strict=True):
+                found[place] = found[place]._replace(low=float(ends[0]), high=float(ends[1]))
+    return found
+
+
+def _ends(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends [sample] of the bootstrap intervals of the means of samples [sample, seed]."""
     found = stats.bootstrap(
-        (x,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="percentile", rng=np.random.default_rng(0)
+        (samples,),
+        np.mean,
+        axis=-1,
+        n_resamples=RESAMPLES,
+        batch=max(1, 2**23 // samples.size),  # 64 MB at a time
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(0),
     ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high), n)
+    return found.low, found.high
 
 
 def labels_of(rows: pd.DataFrame) -> list[str]:
@@ -54,7 +81,13 @@ def last(rows: pd.DataFrame) -> pd.DataFrame:
 def cells(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.Series:
     """An `Interval` over seeds of one column for each cell of `by`, in the order of first appearance."""
     found: Any = rows.groupby(list(by), sort=False)[column]
-    return found.apply(lambda values: interval(values.tolist()))
+    index, samples = found.size().index, [values.to_numpy() for _, values in found]
+    return pd.Series(intervals(samples), index=index, name=column, dtype=object)
+
+
+def labelled(rows: pd.DataFrame, **defaults: Any) -> pd.DataFrame:
+    """The rows with every label column named, filled with its default where it is missing because it did not vary."""
+    return rows.assign(**{name: value for name, value in defaults.items() if name not in rows})
 
 
 COLUMNS = {

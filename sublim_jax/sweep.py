@@ -3,27 +3,31 @@
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sublim_jax import trees
 from sublim_jax.errors import Refused
 from sublim_jax.nets import shapes
-from sublim_jax.types import Condition, Phase, Recipe
+from sublim_jax.types import Condition, Knobs, Phase, Recipe
 
 
 class Group(NamedTuple):
     """Conditions that one XLA program trains side by side: one student Recipe, one teacher.
 
     teacher  index into `Plan.teachers`
+    late     the teacher's knobs, with the noise that is added after its training (to its auxiliary head: before)
     labels   one mapping per condition, in the order of the stacked knobs
     places   of the conditions among all that were asked for
     """
 
     teacher: int
+    late: Knobs
     recipe: Recipe
     knobs: trees.Stack
     labels: tuple[Mapping[str, str | int | float], ...]
@@ -50,28 +54,46 @@ def plan(conditions: Sequence[Condition], image: tuple[int, ...]) -> Plan:
     """
     _check_labels(conditions)
     teachers: list[Phase] = []
-    members: dict[tuple[int, Recipe], list[int]] = {}
+    lates: list[Knobs] = []
+    members: dict[tuple[int, int, Recipe], list[int]] = {}
     for place, condition in enumerate(conditions):
-        same = (index for index, phase in enumerate(teachers) if _equal(phase, condition.teacher))
-        index = next(same, None)
-        if index is None:
-            index = len(teachers)
-            teachers.append(condition.teacher)
-        members.setdefault((index, condition.student.recipe), []).append(place)
+        teacher = _place(_trained(condition.teacher, image), teachers, _equal)
+        late = _place(condition.teacher.knobs, lates, _same_values)
+        members.setdefault((teacher, late, condition.student.recipe), []).append(place)
     groups = []
-    for (teacher, recipe), places in sorted(members.items(), key=lambda item: item[0][0]):
+    for (teacher, late, recipe), places in sorted(members.items(), key=lambda item: item[0][0]):
         those = [conditions[place] for place in places]
         for condition in those:
             _check_phases(teachers[teacher].recipe, condition.student, image)
         stack = trees.stack([condition.student.knobs for condition in those])
-        groups.append(Group(teacher, recipe, stack, tuple(c.labels for c in those), tuple(places)))
+        groups.append(Group(teacher, lates[late], recipe, stack, tuple(c.labels for c in those), tuple(places)))
     return Plan(tuple(teachers), tuple(groups))
 
 
+def _place(value: Any, seen: list[Any], equal: Callable[[Any, Any], bool]) -> int:
+    """Where a value, or one equal to it, stands in a list; it is appended where there is none."""
+    place = next((place for place, other in enumerate(seen) if equal(value, other)), len(seen))
+    if place == len(seen):
+        seen.append(value)
+    return place
+
+
+def _trained(phase: Phase, image: tuple[int, ...]) -> Phase:
+    """What of a teacher's phase decides its training: not noise at its end, nor on a head that is put on afterwards."""
+    layers, knobs = shapes(phase.recipe.net, image), phase.knobs
+    none = {layer: jnp.float32(0) for layer in layers}
+    sigma = {layer: knobs.sigma.get(layer, none[layer]) for layer in layers}
+    return Phase(phase.recipe, knobs.replace(sigma=sigma, sigma_end=none))
+
+
 def _equal(left: Phase, right: Phase) -> bool:
-    if left.recipe != right.recipe or jax.tree.structure(left.knobs) != jax.tree.structure(right.knobs):
+    return left.recipe == right.recipe and _same_values(left.knobs, right.knobs)
+
+
+def _same_values(left: Any, right: Any) -> bool:
+    if jax.tree.structure(left) != jax.tree.structure(right):
         return False
-    pairs = zip(jax.tree.leaves(left.knobs), jax.tree.leaves(right.knobs), strict=True)
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
@@ -104,6 +126,8 @@ def _check_phases(teacher: Recipe, student: Phase, image: tuple[int, ...]) -> No
             raise Refused(
                 f"student.reference: layer {layer!r} is {_sizes(has.get(layer))}, but the teacher's is {_sizes(arrays)}"
             )
+    if student.recipe.classes != teacher.classes:
+        raise Refused(f"student.classes={student.recipe.classes}: must be the teacher's, {teacher.classes}")
     net, share = shapes(student.recipe.net, image), student.knobs.share
     if share.keys() != net.keys():
         raise Refused(f"student.knobs: have layers {sorted(share)}, but the net has {sorted(net)}")
@@ -126,21 +150,27 @@ def describe(plan_: Plan) -> dict[str, object]:
     edited loss do not pass for those of the old one.
     """
     return {
-        "teachers": [_phase(phase) for phase in plan_.teachers],
+        "teachers": [describe_phase(phase) for phase in plan_.teachers],
         "groups": [
             {
                 **_recipe(group.recipe),
                 "teacher": group.teacher,
+                "late": _values(group.late),
                 "labels": [dict(labels) for labels in group.labels],
-                "knobs": [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(group.knobs.tree)],
+                "knobs": _values(group.knobs.tree),
             }
             for group in plan_.groups
         ],
     }
 
 
-def _phase(phase: Phase) -> dict[str, object]:
-    return {**_recipe(phase.recipe), "knobs": [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(phase.knobs)]}
+def describe_phase(phase: Phase) -> dict[str, object]:
+    """What decides one net's training, as plain values that are the same in another process."""
+    return {**_recipe(phase.recipe), "knobs": _values(phase.knobs)}
+
+
+def _values(tree: Any) -> list[object]:
+    return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(tree)]
 
 
 def _recipe(recipe: Recipe) -> dict[str, object]:
@@ -158,6 +188,9 @@ def _named(value: object) -> str:
         held = [cell.cell_contents for cell in value.__closure__ or ()]
         told = f"{body} {value.__defaults__} {[_named(one) for one in held]}"
         return f"{value.__qualname__} {hashlib.blake2s(told.encode(), digest_size=8).hexdigest()}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | nn.Module):
+        held = ", ".join(f"{one.name}={_named(getattr(value, one.name))}" for one in dataclasses.fields(value))
+        return f"{type(value).__qualname__}({held})"
     text = value.__qualname__ if inspect.isfunction(value) else repr(value)
     if " at 0x" in text:
         raise Refused(f"workdir: {text} cannot be told from another of its kind; use a function or a frozen dataclass")

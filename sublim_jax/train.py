@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from sublim_jax import keys
 from sublim_jax.nets import shapes
-from sublim_jax.types import Bank, Init, Knobs, Out, Params, Recipe, State
+from sublim_jax.types import Bank, Init, Knobs, Out, Params, PerLayer, Recipe, State
 
 
 def draw(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Array, ""]) -> Params:
@@ -21,31 +21,48 @@ def draw(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Array, ""]
 
 
 def begin(recipe: Recipe, knobs: Knobs, origin: Params | None, image: tuple[int, ...], key: Key[Array, ""]) -> State:
-    """The state before the first step: w = share * origin + (1 - share) * fresh + sigma * noise, layer by layer.
+    """The state before the first step: w = share * origin + (1 - share) * fresh, altered, + sigma * noise, by layer.
 
-    `origin` is the teacher's initial parameters; without one (a teacher) every layer is fresh. `image` is the
-    images' [height, width].
+    `origin` is the teacher's draw, before any noise of its own; without one (a teacher) every layer is fresh. `image`
+    is the images' [height, width].
     """
     fresh = draw(recipe.net, recipe.init, image, keys.at(key, "fresh"))
-    params = {
-        layer: _mixed(fresh[layer], (origin or {}).get(layer), knobs.share[layer], knobs.sigma[layer], key, layer)
-        for layer in fresh
+    params: Params = {
+        layer: _mixed(arrays, (origin or {}).get(layer), knobs.share[layer]) for layer, arrays in fresh.items()
     }
+    if recipe.alter is not None:
+        params = recipe.alter(keys.at(key, "alter"), params)
+    params = perturbed(params, knobs.sigma, keys.at(key, "sigma"))
     return State(params, recipe.optimizer().init(params))
 
 
-def _mixed(
-    fresh: Any, origin: Any, share: Float[Array, ""], sigma: Float[Array, ""], key: Key[Array, ""], layer: str
-) -> dict[str, Array]:
-    """One layer's beginning; share 1 and sigma 0 give the origin bitwise, because 0 * w and + 0 are exact."""
-    arrays = {}
-    for name, array in fresh.items():
-        mixed = array
-        # A layer the teacher has not, or in another shape, is fresh; the plan refuses to share it.
-        if origin is not None and origin[name].shape == array.shape:
-            mixed = share * origin[name] + (1 - share) * array
-        arrays[name] = mixed + sigma * keys.normal(keys.at(key, "sigma", layer, name), array.shape)
-    return arrays
+def _mixed(fresh: Any, origin: Any, share: Float[Array, ""]) -> dict[str, Array]:
+    """One layer's beginning; share 1 gives the origin bitwise, because + 0 * w is exact."""
+    # A layer the teacher has not, or in another shape, is fresh; the plan refuses to share it.
+    shared = {name: a for name, a in (origin or {}).items() if name in fresh and a.shape == fresh[name].shape}
+    return {
+        name: share * shared[name] + (1 - share) * array if name in shared else array for name, array in fresh.items()
+    }
+
+
+def perturbed(params: Params, sigma: PerLayer, key: Key[Array, ""]) -> Params:
+    """Parameters with Gaussian noise on weights and biases, of standard deviation `sigma`, which is 0 where not named.
+
+    Sigma 0 gives them back bitwise. Source: Brockers et al. 2026, code.
+    """
+
+    def noisy(layer: str, arrays: Any) -> dict[str, Array]:
+        return {
+            name: array + sigma[layer] * keys.normal(keys.at(key, layer, name), array.shape)
+            for name, array in arrays.items()
+        }
+
+    return {layer: noisy(layer, arrays) if layer in sigma else arrays for layer, arrays in params.items()}
+
+
+def end(knobs: Knobs, params: Params, key: Key[Array, ""]) -> Params:
+    """What a phase hands on: the trained parameters, + sigma_end * noise; `key` is the phase's."""
+    return perturbed(params, knobs.sigma_end, keys.at(key, "sigma_end"))
 
 
 View = Callable[[Params], Params]  # from parameters as they are kept to those the net knows

@@ -30,12 +30,16 @@ class Out(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """Labelled images as bytes, with the two numbers that normalise them: (x / 255 - mean) / std."""
+    """Labelled images as bytes, with the two numbers that normalise them: (x / 255 - mean) / std.
+
+    `more` holds images of other data sets by name, [n, height, width], for streams that show them.
+    """
 
     x: UInt8[Array, "n height width"]
     y: Int[Array, " n"]
     mean: Float[Array, ""]
     std: Float[Array, ""]
+    more: Mapping[str, UInt8[Array, "n height width"]] = {}  # noqa: RUF012  nobody writes into it
 
 
 @struct.dataclass
@@ -49,6 +53,7 @@ class Knobs:
     share        per layer: 1 = the origin's weights, 0 = a fresh draw, between = interpolation
     sigma        per layer: standard deviation of Gaussian noise added to the weights when the phase begins
     live         per layer: 1 = trained, 0 = frozen
+    sigma_end    per layer: as sigma, but when the phase ends; none for a layer that is not named
     more         a notebook's own swept numbers, readable by its own loss or stream
     """
 
@@ -59,6 +64,7 @@ class Knobs:
     share: PerLayer
     sigma: PerLayer
     live: PerLayer
+    sigma_end: PerLayer = struct.field(default_factory=dict)
     more: Mapping[str, Array] = struct.field(default_factory=dict)
 
 
@@ -79,6 +85,8 @@ Stream = Callable[
 Loss = Callable[[Out, Any, Knobs], Float[Array, " batch"]]
 # (key, shapes of one layer's arrays by name) -> the layer's arrays.
 Init = Callable[[Key[Array, ""], Mapping[str, jax.ShapeDtypeStruct]], dict[str, Array]]
+# (key, a net's parameters) -> what it begins with instead.
+Alter = Callable[[Key[Array, ""], Params], Params]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +99,8 @@ class Recipe:
     reference  the net that gives the targets; None = the stream's labels do
     init       how a fresh layer is drawn
     optimizer  makes the direction of a step, without the learning rate
+    alter      what is done to the beginning after layers are shared or drawn, before noise is added (a rotated head)
+    classes    only images with labels below this are taught and tested; 0 = all
     batch      rows a step
     marks      increasing steps at which the population is measured; training ends at the last
     """
@@ -103,6 +113,8 @@ class Recipe:
     marks: tuple[int, ...]
     reference: nn.Module | None = None
     optimizer: Callable[[], optax.GradientTransformation] = optax.scale_by_adam
+    alter: Alter | None = None
+    classes: int = 0
 
 
 class Phase(NamedTuple):

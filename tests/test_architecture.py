@@ -11,9 +11,9 @@ FLOORS = [
     {"streams", "nets", "inits", "losses", "similarity"},
     {"train", "metrics"},
     {"population"},
-    {"idx", "data", "sweep", "units", "records", "checkpoint", "progress", "summary", "programs", "cluster"},
+    {"idx", "data", "sweep", "units", "records", "checkpoint", "progress", "summary", "programs", "cluster", "shelf"},
     {"run"},
-    {"allowed", "config", "plots", "report", "prepare_tfds", "main"},
+    {"allowed", "arms", "config", "phases", "figures", "plots", "report", "prepare_tfds", "main"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.parent.name != "assets")

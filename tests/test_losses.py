@@ -8,6 +8,7 @@ import pytest
 
 from sublim_jax import losses
 from sublim_jax.allowed import pick
+from sublim_jax.errors import Refused
 from sublim_jax.types import Knobs, Out
 
 ONE = jnp.float32(1)
@@ -27,7 +28,7 @@ def logits():
     return one, two
 
 
-@pytest.mark.parametrize("loss", [losses.mse, losses.kl])
+@pytest.mark.parametrize("loss", [losses.mse, losses.kl, losses.cosine, losses.Huber(0.4)])
 def test_mask_is_slice(loss, logits):
     seen = np.array([0, 0, 0, 1, 1, 1, 0, 0], bool)
     masked = loss(out_of(logits[0]), out_of(logits[1]), knobs_of(seen))
@@ -74,3 +75,69 @@ def test_pick_resolves_names_once_and_lists_what_exists():
     assert pick(losses, "kl", "student.loss") is losses.kl
     with pytest.raises(ValueError, match=r"config.student.loss: 'mes' is none of .*kl.*; did you mean 'mse'\?"):
         pick(losses, "mes", "student.loss")
+
+
+def test_cosine_is_one_minus_the_cosine(logits):
+    ours, theirs = (np.asarray(one, np.float64) for one in logits)
+    wanted = 1 - (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
+    all_seen = knobs_of(np.ones(8, bool))
+    np.testing.assert_allclose(losses.cosine(out_of(logits[0]), out_of(logits[1]), all_seen), wanted, atol=1e-6)
+    for scale, value in ((3.0, 0.0), (-2.0, 2.0)):
+        found = losses.cosine(out_of(scale * logits[0]), out_of(logits[0]), all_seen)
+        np.testing.assert_allclose(found, np.full(5, value), atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [losses.cosine, losses.Huber(0.7)])
+def test_gradients_agree_with_finite_differences(loss, logits):
+    knobs = knobs_of(np.arange(8) < 6)
+    direction = jax.random.normal(jax.random.key(1), (5, 8))
+
+    def along(step):
+        return loss(out_of(logits[0] + step * direction), out_of(logits[1]), knobs).sum()
+
+    numeric = (along(1e-2) - along(-1e-2)) / 2e-2
+    np.testing.assert_allclose(jax.grad(along)(0.0), numeric, rtol=5e-3)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_cosine_is_safe_where_a_vector_is_zero(which, logits):
+    given = [logits[0].at[2].set(0.0) if index == which else logits[1] for index in range(2)]
+    all_seen = knobs_of(np.ones(8, bool))
+    value, grad = jax.value_and_grad(lambda x: losses.cosine(out_of(x), out_of(given[1]), all_seen)[2])(given[0])
+    assert value == 1 and not np.any(grad)
+
+
+def test_cosine_of_one_logit_is_a_sign_without_gradient(logits):
+    knobs = knobs_of(np.arange(8) == 3)
+    value, back = jax.vjp(lambda x: losses.cosine(out_of(x), out_of(logits[1]), knobs), logits[0])
+    np.testing.assert_allclose(value, 1 - np.sign(logits[0] * logits[1])[:, 3], atol=1e-6)
+    np.testing.assert_allclose(back(jnp.ones(5))[0], np.zeros((5, 8)), atol=1e-5)
+
+
+def test_huber_is_half_of_mse_when_wide_and_absolute_when_narrow(logits):
+    knobs = knobs_of(np.arange(8) < 6)
+    pair = out_of(logits[0]), out_of(logits[1])
+    np.testing.assert_allclose(losses.Huber(1e6)(*pair, knobs), losses.mse(*pair, knobs) / 2, rtol=1e-6)
+    gap = np.abs(np.asarray(logits[0]) - np.asarray(logits[1]))[:, :6].mean(-1)
+    np.testing.assert_allclose(losses.Huber(1e-4)(*pair, knobs) / 1e-4, gap, rtol=1e-3)
+
+
+def test_huber_is_a_value_and_refuses_a_delta_that_is_not_above_zero():
+    assert losses.Huber(0.5) == losses.Huber(0.5) != losses.Huber(0.6) and hash(losses.Huber(0.5)) == hash(
+        losses.Huber(0.5)
+    )
+    for delta in (0.0, -1.0, float("nan")):
+        with pytest.raises(Refused, match="Huber.delta: .* is not above 0"):
+            losses.Huber(delta)
+
+
+def test_kl_becomes_centred_mse_at_high_temperature(logits):
+    """T^2 dKL/dz -> (d - mean(d)) / k with d = z - target over the k seen logits. Source: Hinton et al. 2015, section 2."""
+    gap = np.asarray(logits[0] - logits[1])[:, :5]
+    wanted = (gap - gap.mean(-1, keepdims=True)) / 5
+    errors = []
+    for temperature in (10.0, 100.0):
+        knobs = knobs_of(np.arange(8) < 5, temperature)
+        grad = jax.grad(lambda x, knobs=knobs: losses.kl(out_of(x), out_of(logits[1]), knobs).sum())(logits[0])
+        errors.append(np.abs(temperature**2 * np.asarray(grad)[:, :5] - wanted).max())
+    assert errors[1] < 0.01 and errors[1] < errors[0] / 5

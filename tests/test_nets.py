@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from sublim_jax import inits, keys, train
-from sublim_jax.nets import MLP, SplitHead, shapes
+from sublim_jax.errors import Refused
+from sublim_jax.nets import ACTIVATIONS, MLP, SplitHead, shapes
 from sublim_jax.nets.products import product
 
 IMAGE = (28, 28)
@@ -89,3 +90,41 @@ def test_dtype_reaches_every_product_and_leaves_weights_alone():
     assert shapes(nets["float32"], (28, 28)) == shapes(nets["bfloat16"], (28, 28))
     program = str(jax.make_jaxpr(nets["bfloat16"].apply)(variables, x).jaxpr)
     assert program.count("f32[6,28,28]") >= 1 and len(re.findall(r"bf16\[(32|16|14),", program)) >= 3
+
+
+def test_rounded_products_train_whatever_order_their_parts_lie_in():
+    """XLA on CPU may merge a bfloat16 product with a transpose into one that it cannot run."""
+    x, net = jax.random.normal(jax.random.key(1), (300, 28, 28)), MLP((64, 32), "bfloat16")
+    params = net.init(jax.random.key(0), x)
+    grad = jax.jit(jax.grad(lambda params, x: (net.apply(params, x)[0] ** 2).sum()))(params, x)
+    assert all(np.isfinite(leaf).all() and np.any(leaf) for leaf in jax.tree.leaves(grad))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("relu", lambda x: np.maximum(x, 0)),
+        ("gelu", lambda x: x * stats.norm.cdf(x)),
+        ("tanh", np.tanh),
+        ("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
+        ("silu", lambda x: x / (1 + np.exp(-x))),
+        ("leaky_relu", lambda x: np.where(x > 0, x, 0.01 * x)),
+        ("identity", lambda x: x),
+    ],
+)
+def test_activations_are_those_of_pytorch(name, wanted):
+    x = np.linspace(-5, 5, 1001)
+    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x, jnp.float32)), wanted(x), rtol=1e-5, atol=1e-6)
+    net = SplitHead(MLP((32, 16), activation=name), 10, 5)
+    params = train.draw(net, inits.torch_linear, IMAGE, keys.root(0))
+    images = jax.random.normal(jax.random.key(1), (4, *IMAGE))
+    h = np.asarray(images, np.float64).reshape(4, -1)
+    for layer in ("hidden_0", "hidden_1"):
+        h = wanted(h @ np.asarray(params[layer]["kernel"]) + np.asarray(params[layer]["bias"]))
+    np.testing.assert_allclose(train.apply(net, params, images).features, h, rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_activation_is_refused():
+    assert len(ACTIVATIONS) == 7
+    with pytest.raises(Refused, match="activation: 'rely' is none of .*did you mean 'relu'"):
+        shapes(SplitHead(MLP(activation="rely"), 10, 5), IMAGE)

@@ -13,7 +13,6 @@ import numpy as np
 from sublim_jax import keys, metrics, population, run, sweep, train, trees
 from sublim_jax.metrics import Four, Scene
 from sublim_jax.progress import Watch
-from sublim_jax.types import Bank
 
 QUIET = {"watch": Watch(show=False), "exam": 64}
 # Laws up to rounding are tested with plain gradient descent: Adam divides by the size of a gradient, so where that is
@@ -41,7 +40,7 @@ def test_population_is_the_loop_over_its_members(mnist, tiny):
     """The second way: every member alone, through train.py only."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
     rows = go(mnist, conditions)
-    banks = [Bank(*(jnp.asarray(array) for array in bank)) for bank in (mnist.train, mnist.test)]
+    banks = [jax.tree.map(jnp.asarray, bank) for bank in (mnist.train, mnist.test)]
     image = (28, 28)
     advance = jax.jit(train.advance, static_argnums=0)
     for seed in range(2):
@@ -122,7 +121,7 @@ def test_noise_and_teacher_are_computed_once_per_seed(mnist, tiny, monkeypatch):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **{"student.batch": 53})
     group = sweep.plan(conditions, (28, 28)).groups[0]
     key = population.phase_keys(keys.root(0), jnp.arange(2), "student")
-    bank = Bank(*(jnp.asarray(array) for array in mnist.train))
+    bank = jax.tree.map(jnp.asarray, mnist.train)
     reference = jax.vmap(lambda key: train.draw(group.recipe.net, group.recipe.init, (28, 28), key))(key)
     states = population.begin(group.recipe, group.knobs, reference, key, image=(28, 28))
 

@@ -7,15 +7,31 @@ import pytest
 from scipy import stats
 
 from sublim_jax import keys, streams
+from sublim_jax.errors import Refused
 from sublim_jax.types import Bank, Knobs
 
-STREAMS = [streams.uniform, streams.gaussian, streams.epochs]
+NOISE = [streams.uniform, streams.gaussian, streams.Perlin(3)]
+STREAMS = [
+    *NOISE,
+    streams.epochs,
+    streams.Images(),
+    streams.Images("other"),
+    streams.Mixture(0.3),
+    streams.Mixture(0.3, streams.Perlin(3), "other"),
+]
 
 
 def bank_of(n):
     x = np.zeros((n, 4, 4), np.uint8)
     x[:, 0, 0], x[:, 0, 1] = np.arange(n) % 256, np.arange(n) // 256
-    return Bank(jnp.asarray(x), jnp.arange(n, dtype=jnp.int32), jnp.float32(0.1), jnp.float32(0.5))
+    more = {"other": jnp.asarray(x[::-1].copy())}
+    return Bank(jnp.asarray(x), jnp.arange(n, dtype=jnp.int32), jnp.float32(0.1), jnp.float32(0.5), more)
+
+
+def named(x):
+    """Which image of `bank_of` each one is."""
+    raw = np.rint((np.asarray(x) * 0.5 + 0.1) * 255).astype(int)
+    return raw[:, 0, 0] + 256 * raw[:, 0, 1]
 
 
 def knobs_of(pool=2**31 - 1):
@@ -34,9 +50,10 @@ def test_every_stream_gives_images_and_depends_on_key_and_step_only(stream):
     assert not np.array_equal(first, draw(keys.root(1), jnp.int32(0)))
 
 
-def test_noise_repeats_after_its_pool():
+@pytest.mark.parametrize("stream", [*NOISE, streams.Images(), streams.Mixture(0.3)])
+def test_unlabelled_streams_repeat_after_their_pool(stream):
     bank, knobs = bank_of(10), knobs_of(pool=3)
-    x = [streams.uniform(keys.root(0), jnp.int32(step), 5, knobs, bank)[0] for step in range(6)]
+    x = [stream(keys.root(0), jnp.int32(step), 5, knobs, bank)[0] for step in range(6)]
     for step in range(3):
         np.testing.assert_array_equal(x[step], x[step + 3])
     assert not np.array_equal(x[0], x[1])
@@ -90,3 +107,142 @@ def test_normalised_is_the_published_scaling(mnist):
     train = jax.tree.map(jnp.asarray, mnist.train)
     x = streams.normalised(train, train.x)
     np.testing.assert_allclose(x, (np.asarray(mnist.train.x) / 255 - 0.1307) / 0.3081, rtol=1e-5, atol=1e-6)
+
+
+def perlin(size, resolution, side=28, seed=0):
+    bank = Bank(jnp.zeros((1, side, side), jnp.uint8), jnp.zeros(1, jnp.int32), jnp.float32(0), jnp.float32(1))
+    draw = streams.Perlin(resolution)
+    return np.asarray(draw(keys.root(seed), jnp.int32(0), size, knobs_of(), bank)[0], np.float64)
+
+
+def slow_perlin(angles, resolution, height, width):
+    """One image, pixel by pixel, as in Perlin 2002: four corners, their ramps, two fades."""
+    gradient = np.stack([np.cos(angles), np.sin(angles)], -1).reshape(resolution + 1, resolution + 1, 2)
+    image = np.zeros((height, width))
+    for i, j in np.ndindex(height, width):
+        y, x = i * resolution / height, j * resolution / width
+        top, left = int(y), int(x)
+        fy, fx = y - top, x - left
+        ramp = [[gradient[top + a, left + b] @ (fy - a, fx - b) for b in (0, 1)] for a in (0, 1)]
+        sy, sx = (6 * t**5 - 15 * t**4 + 10 * t**3 for t in (fy, fx))
+        upper, lower = (one[0] + sx * (one[1] - one[0]) for one in ramp)
+        image[i, j] = upper + sy * (lower - upper)
+    return image / np.abs(image).max()
+
+
+@pytest.mark.parametrize(("resolution", "height", "width"), [(8, 28, 28), (1, 9, 9), (5, 28, 20)])
+def test_perlin_agrees_with_a_loop_over_pixels(resolution, height, width):
+    bank = Bank(jnp.zeros((1, height, width), jnp.uint8), jnp.zeros(1, jnp.int32), jnp.float32(0), jnp.float32(1))
+    found, labels = streams.Perlin(resolution)(keys.root(7), jnp.int32(5), 3, knobs_of(), bank)
+    angles = keys.uniform(keys.at(keys.root(7), 5), (3, (resolution + 1) ** 2), 0.0, 2 * np.pi)
+    wanted = [slow_perlin(np.asarray(one, np.float64), resolution, height, width) for one in angles]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert labels is None
+
+
+def test_perlin_is_smooth_across_cells():
+    """Continuous with a continuous first derivative; the jump of the second at a border shows that it would be seen."""
+    h, resolution = 1e-4, 3
+    gradients = np.random.default_rng(0).normal(size=2 * (resolution + 1) ** 2)
+
+    def field(x):
+        y = np.array([0.37, 1.0, 2.81])
+        return (gradients @ streams.perlin_basis(y, x, resolution)).reshape(3, len(x))
+
+    slope = {}
+    for border in (1.0, 2.0):
+        left, right = field(np.array([border - h, border])), field(np.array([border, border + h]))
+        assert np.abs(np.diff(left)).max() < 5 * h and np.abs(np.diff(right)).max() < 5 * h
+        slope[border] = np.diff(left)[:, 0] / h, np.diff(right)[:, 0] / h
+        np.testing.assert_allclose(*slope[border], atol=50 * h)
+    assert max(np.abs(one).max() for one, _ in slope.values()) > 0.1
+    x = np.linspace(0, resolution, 3001)
+    assert np.abs(np.diff(field(x), n=2)).max() < 30 * (x[1] - x[0]) ** 2
+
+
+def test_perlin_is_zero_at_corners_and_only_there():
+    basis = streams.perlin_basis(np.arange(5.0), np.arange(5.0), 4)
+    assert basis.shape == (50, 25) and not basis.any()
+    x = perlin(50, 7)  # corners are every fourth pixel
+    assert not x[:, ::4, ::4].any() and (x[:, 1::4, 1::4] != 0).all()
+    assert not perlin(2, 28).any()  # nothing but corners, and no division by zero
+
+
+@pytest.mark.parametrize("resolution", [1, 8, 11])
+def test_perlin_fills_its_range(resolution):
+    x = perlin(200, resolution)
+    np.testing.assert_allclose(np.abs(x).max((1, 2)), 1, rtol=1e-6)
+    assert (x.max((1, 2)) == 1).mean() > 0.3 and (x.min((1, 2)) == -1).mean() > 0.3
+
+
+def test_perlin_has_mean_zero_and_is_isotropic():
+    """Rows and columns have equal autocorrelations, within 5 standard errors over 4000 images."""
+    x = perlin(4000, 8)
+    means = x.mean((1, 2))
+    assert abs(means.mean()) < 5 * means.std() / np.sqrt(len(x))
+    for lag in (1, 2, 3, 5):
+        along_rows, along_columns = (
+            (x[:, lag:] * x[:, :-lag]).mean((1, 2)),
+            (x[:, :, lag:] * x[:, :, :-lag]).mean((1, 2)),
+        )
+        gap = along_rows - along_columns
+        assert abs(gap.mean()) < 5 * gap.std() / np.sqrt(len(x))
+    gap = (x**2).mean((0, 2)) - (x**2).mean((0, 1))
+    assert np.abs(gap).max() < 0.02
+
+
+def test_finer_perlin_forgets_sooner():
+    kept = []
+    for resolution in (2, 4, 8, 14):
+        x = perlin(500, resolution)
+        kept.append((x[:, 1:] * x[:, :-1]).mean() / (x**2).mean())
+    assert sorted(kept, reverse=True) == kept and kept[0] - kept[-1] > 0.3
+
+
+@pytest.mark.parametrize(("n", "size"), [(10, 5), (10, 4), (7, 10), (7, 30), (1, 3), (257, 64)])
+@pytest.mark.parametrize("name", ["", "other"])
+def test_images_are_shown_once_an_epoch_in_a_new_order(n, size, name):
+    bank, knobs = bank_of(n), knobs_of()
+    draw = jax.jit(lambda step: streams.Images(name)(keys.root(0), step, size, knobs, bank))
+    steps = streams.steps_per_epoch(3 * n, size)
+    batches = [draw(jnp.int32(step)) for step in range(steps)]
+    assert all(x.shape == (size, 4, 4) and y is None for x, y in batches)
+    shown = np.concatenate([named(x) for x, _ in batches])[: 3 * n].reshape(3, n)
+    for epoch in shown:
+        assert sorted(epoch) == list(range(n))
+    if n > 6:
+        assert not np.array_equal(shown[0], shown[1]) and not np.array_equal(shown[1], shown[2])
+
+
+def test_images_come_from_where_they_are_said_to():
+    bank = bank_of(20)
+    own, other = (streams.Images(name)(keys.root(0), jnp.int32(0), 20, knobs_of(), bank)[0] for name in ("", "other"))
+    np.testing.assert_array_equal(named(own), 19 - named(other))
+    with pytest.raises(Refused, match="Images.name: 'othr' is none of other; did you mean 'other'"):
+        streams.Images("othr")(keys.root(0), jnp.int32(0), 20, knobs_of(), bank)
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_mixture_mixes(noise):
+    given = jnp.int32(3), 12, knobs_of(), bank_of(20)
+    image = streams.Images("other")(keys.at(keys.root(0), "image"), *given)[0]
+    dark = noise(keys.at(keys.root(0), "noise"), *given)[0]
+    none, part, whole = (streams.Mixture(alpha, noise, "other")(keys.root(0), *given)[0] for alpha in (0.0, 0.3, 1.0))
+    np.testing.assert_array_equal(none, dark)
+    np.testing.assert_array_equal(whole, image)
+    np.testing.assert_allclose(part, 0.3 * image + 0.7 * dark, atol=1e-6)
+
+
+def test_streams_are_values_and_refuse_what_makes_no_sense():
+    for make in (
+        lambda: streams.Perlin(5),
+        lambda: streams.Images("a"),
+        lambda: streams.Mixture(0.5, streams.Perlin(3)),
+    ):
+        assert make() == make() and hash(make()) == hash(make())
+    assert streams.Perlin(5) != streams.Perlin(6) and streams.Mixture(0.5) != streams.Mixture(0.5, streams.gaussian)
+    with pytest.raises(Refused, match="Perlin.resolution: 0 is not 1 or more"):
+        streams.Perlin(0)
+    for alpha in (-0.1, 1.1, float("nan")):
+        with pytest.raises(Refused, match="Mixture.alpha: .* is not between 0 and 1"):
+            streams.Mixture(alpha)

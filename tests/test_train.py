@@ -45,7 +45,7 @@ def go(recipe, state, knobs, reference, bank, start, stop):
 
 @pytest.fixture
 def bank(mnist):
-    return Bank(*(jnp.asarray(array) for array in mnist.train))
+    return jax.tree.map(jnp.asarray, mnist.train)
 
 
 @pytest.fixture
@@ -151,7 +151,8 @@ def test_a_student_agrees_with_plain_optax(pair, bank):
 
 def test_a_teacher_weighs_a_partial_batch_by_its_rows(mnist):
     """10 images in batches of 6: the second batch is 4 real rows, and its loss is their mean."""
-    bank = Bank(jnp.asarray(mnist.train.x[:10]), jnp.asarray(mnist.train.y[:10]), *map(jnp.asarray, mnist.train[2:]))
+    whole = mnist.train
+    bank = Bank(*map(jnp.asarray, (whole.x[:10], whole.y[:10], whole.mean, whole.std)))
     net = SplitHead(MLP((12,)), CLASSES, 0)
     recipe = recipe_of(
         net=net,

@@ -1,5 +1,6 @@
 """Two linear heads on one latent: the class head reads the task, the auxiliary head carries the signal."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -53,6 +54,7 @@ class SplitHead(nn.Module):
         return Out(features, logits.T, {**acts, **alone})
 
 
+@functools.lru_cache(maxsize=4096)
 def shapes(net: nn.Module, image: tuple[int, ...]) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     """Layer name -> the shapes of its arrays, for images [height, width], computed without running the net."""
     x = jax.ShapeDtypeStruct((1, *image), jnp.float32)

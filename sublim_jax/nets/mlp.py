@@ -3,6 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from sublim_jax.nets.activations import activation as activation_of
 from sublim_jax.nets.products import product
 
 
@@ -22,23 +23,31 @@ class Columns(nn.Module):
         return product(kernel.T, h, self.dtype) + self.param("bias", nn.initializers.zeros, (self.width,))[:, None]
 
 
+def hidden(
+    x: Float[Array, "batch d"], widths: tuple[int, ...], dtype: str, activation: str
+) -> tuple[Float[Array, "batch features"], dict[str, Float[Array, "batch ..."]]]:
+    """The layers `hidden_0`, `hidden_1`, ... of the module that calls: their last value, and every one by name."""
+    h, acts = x.T, {}
+    for index, width in enumerate(widths):
+        h = activation_of(activation)(Columns(width, dtype, name=f"hidden_{index}")(h))
+        acts[f"hidden_{index}"] = h.T
+    return h.T, acts
+
+
 class MLP(nn.Module):
-    """ReLU layers `hidden_0`, `hidden_1`, ... of the given widths; the last one is the latent representation.
+    """Layers `hidden_0`, `hidden_1`, ... of the given widths; the last one is the latent representation.
 
     Returns (features [batch, widths[-1]], acts by layer name). With `dtype="bfloat16"` the operands of its products are
-    rounded, everything else stays float32. Source: Brockers et al. 2026, `SplitHeadMLP`.
+    rounded, everything else stays float32. `activation` is a name in `activations.ACTIVATIONS`. Source: Brockers et
+    al. 2026, `SplitHeadMLP`.
     """
 
     widths: tuple[int, ...] = (256, 256)
     dtype: str = "float32"
+    activation: str = "relu"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width"]
     ) -> tuple[Float[Array, "batch d"], dict[str, Float[Array, "batch ..."]]]:
-        h = x.reshape(len(x), -1).T
-        acts = {}
-        for index, width in enumerate(self.widths):
-            h = nn.relu(Columns(width, self.dtype, name=f"hidden_{index}")(h))
-            acts[f"hidden_{index}"] = h.T
-        return h.T, acts
+        return hidden(x.reshape(len(x), -1), self.widths, self.dtype, self.activation)

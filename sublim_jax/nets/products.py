@@ -30,7 +30,9 @@ def _backward(dtype: str, kept: tuple[Array, Array], g: Array) -> tuple[Array, A
 
 
 def _dot(a: Array, b: Array) -> Array:
-    return lax.dot(a, b, precision=lax.Precision.DEFAULT, preferred_element_type=jnp.float32)
+    # Behind the barrier because XLA on CPU otherwise merges the product with a transpose of its result, after it has
+    # decided that the CPU can multiply it, into one that it cannot run ("Unsupported element type for DotThunk").
+    return lax.optimization_barrier(lax.dot(a, b, precision=lax.Precision.DEFAULT, preferred_element_type=jnp.float32))
 
 
 _rounded.defvjp(_forward, _backward)

@@ -1,0 +1,33 @@
+"""Cloud et al. 2026, the MNIST experiment: six groups, KL on the softmax of 3 auxiliary logits or of all 13.
+
+    python -m sublim_jax.main --config=configs/cloud.py [--config.preset=laptop]
+
+Reference and teacher stand in every row. A cross-model student imitates a teacher with other initial weights: here it
+is the student all of whose layers are drawn anew (`random`), which is the same in distribution and never its own twin.
+Noise is a fixed set of 60,416 images (59 batches); every model has batches and noise of its own.
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "cloud"
+    config.conditions = ("same", "random")
+    config.m = (3,)
+    config.data.mean = config.data.std = 0.5
+    config.net.init = "normal_fan_in"
+    config.teacher.lr = config.student.lr = 3e-4
+    config.student.loss = "kl"
+    config.student.batch = 1024
+    config.student.steps = 295
+    config.student.pool = 59
+    config.seeds = 100
+    arms.arm(config, "groups", {"student.sees": ("aux", "all")})
+    arms.preset(config, "laptop", {"seeds": 20})
+    arms.preset(config, "smoke", {"m": (3,)})
+    return config

@@ -1,0 +1,34 @@
+"""Brockers et al. 2026, Figure 3a: the first K classes of EMNIST balanced, K = 2 to 47; of MNIST, K = 2 to 10.
+
+    python -m sublim_jax.main --config=configs/figure3_classes.py [--config.preset=laptop]
+
+Takes EMNIST where TFDS has it prepared, and MNIST elsewhere; `configs/figure3_classes.py:emnist` and `:mnist` insist.
+As published, epochs are fixed, so a teacher of few classes is trained for few steps (K = 2: 25 Adam steps on EMNIST).
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+from sublim_jax.data import find_prepared
+
+EMNIST = "emnist/balanced"
+
+
+def get_config(data: str = "auto") -> ConfigDict:
+    if data not in ("auto", "emnist", "mnist"):
+        raise ValueError(f"{data!r} is none of auto, emnist, mnist")
+    emnist = data == "emnist" or data == "auto" and find_prepared(EMNIST, "") is not None
+    config = base()
+    config.name = "figure3_classes" + ("_emnist" if emnist else "")
+    config.figure = "figure3_classes"
+    config.data.name = EMNIST if emnist else "mnist"
+    config.conditions = ("random_hidden", "same")
+    config.m = (50,)
+    config.seeds = 20
+    arms.arm(config, "classes", {"classes": tuple(range(2, 48 if emnist else 11))})
+    few = (2, 4, 6, 10, 16, 26, 36, 47) if emnist else tuple(range(2, 11))
+    arms.preset(config, "laptop", {"seeds": 3 if emnist else 8, "arms.classes.classes": few})
+    arms.preset(config, "smoke", {"arms.classes.classes": (2, 3), "m": (10,)})
+    return config

@@ -1,0 +1,23 @@
+"""Brockers et al. 2026, Figure 3c: a student with one hidden layer fewer, as many, or one more than its teacher.
+
+    python -m sublim_jax.main --config=configs/figure3_depth.py [--config.preset=laptop]
+
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "figure3_depth"
+    config.conditions = ("random_hidden",)
+    config.m = (10, 50)
+    config.seeds = 20
+    arms.arm(config, "depth", {"student.hidden": ((256,), (256, 256), (256, 256, 256))})
+    arms.preset(config, "laptop", {"seeds": 10})
+    arms.preset(config, "smoke", {"arms.depth.student.hidden": ((16,), (32, 16), (32, 16, 16))})
+    return config

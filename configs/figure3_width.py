@@ -1,0 +1,26 @@
+"""Brockers et al. 2026, Figure 3b: students with a first hidden layer of 8 to 4096 units, all hidden layers random.
+
+    python -m sublim_jax.main --config=configs/figure3_width.py [--config.preset=laptop]
+
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+WIDTHS = (8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024, 1448, 2048, 2896, 4096)
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "figure3_width"
+    config.conditions = ("random_hidden",)
+    config.m = (10, 50)
+    config.seeds = 20
+    arms.arm(config, "width", {"student.hidden": tuple((width, 256) for width in WIDTHS)})
+    few = tuple((width, 256) for width in (8, 23, 64, 181, 512, 1448, 4096))
+    arms.preset(config, "laptop", {"seeds": 4, "arms.width.student.hidden": few})
+    arms.preset(config, "smoke", {"arms.width.student.hidden": ((8, 16), (64, 16))})
+    return config

@@ -1,0 +1,67 @@
+"""Brockers et al. 2026, Figure 4: accuracy over m and the amount of noise; then images N and steps T apart.
+
+    python -m sublim_jax.main --config=configs/figure4.py [--config.preset=laptop]
+
+The published axis, noise steps per epoch, is both: n steps per epoch are 5 n Adam steps on 5 n fresh batches of 1000.
+Arms: grid (a: m x n, read off the marks of one run), one_logit (b: m = 1, n to 8192), one_step (c: n = 1, m to 8192),
+pool (d: N = 1000 x pool unique images, T = the mark, apart; pool 0 = always fresh).
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+EPOCHS = 5
+
+
+def powers(stop: int, start: int = 0, each: float = 2**0.5) -> tuple[int, ...]:
+    """Powers of sqrt(2), rounded as the published scripts do, from the start-th to the stop-th."""
+    return tuple(sorted({round(each**k) for k in range(start, stop + 1)}))
+
+
+def steps(most: int, each: float = 2**0.5) -> tuple[int, ...]:
+    """Adam steps of so many noise steps an epoch, up to a power of two."""
+    return tuple(EPOCHS * n for n in powers(60, each=each) if n <= most)
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "figure4"
+    config.conditions = ("same",)
+    config.caps = (16, 64, 256, 1024, 8192)
+    config.seeds = 20
+    fresh = {"student.pool": (0,)}
+    arms.arm(config, "grid", {"m": powers(20), "student.marks": (steps(1024),), "student.steps": (5120,), **fresh})
+    arms.arm(config, "one_logit", {"m": (1,), "student.marks": (steps(8192),), "student.steps": (40960,), **fresh})
+    arms.arm(config, "one_step", {"m": powers(26, 1), "student.marks": ((5,),), "student.steps": (5,), **fresh})
+    apart = {"student.pool": (1, 3, 10, 30, 100, 300, 0), "student.marks": ((5, 30, 100, 300, 1000),)}
+    arms.arm(config, "pool", {"m": (1, 10, 256), "student.steps": (3000,), **apart})
+    laptop = {
+        "seeds": 3,
+        "arms.grid.m": (1, 4, 16, 64, 256, 1024),
+        "arms.grid.student.marks": (steps(128, 2),),
+        "arms.grid.student.steps": (640,),
+        "arms.one_logit.student.marks": (steps(2048, 2),),
+        "arms.one_logit.student.steps": (10240,),
+        "arms.one_step.m": (2, 8, 32, 128, 512, 2048, 8192),
+        "arms.pool.m": (10, 256),
+        "arms.pool.student.pool": (1, 3, 10, 30, 100, 0),
+        "arms.pool.student.steps": (1000,),
+    }
+    arms.preset(config, "laptop", laptop)
+    smoke = {
+        "arms.grid.m": (1, 4),
+        "arms.grid.student.marks": ((5, 10),),
+        "arms.grid.student.steps": (20,),
+        "arms.one_logit.student.marks": ((5, 10),),
+        "arms.one_logit.student.steps": (40,),
+        "arms.one_step.m": (2, 32),
+        "arms.pool.m": (10,),
+        "arms.pool.student.pool": (1, 0),
+        "arms.pool.student.marks": ((5,),),
+        "arms.pool.student.steps": (20,),
+    }
+    arms.preset(config, "smoke", smoke)
+    return config

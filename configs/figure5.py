@@ -1,0 +1,27 @@
+"""Brockers et al. 2026, Figure 5: Gaussian noise on the student's auxiliary head, or on its class head.
+
+    python -m sublim_jax.main --config=configs/figure5.py [--config.preset=laptop]
+
+TIMES
+"""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "figure5"
+    config.conditions = ("same",)
+    config.m = (10,)
+    config.seeds = 20
+    sigmas = tuple(round(float(sigma), 8) for sigma in np.linspace(0, 0.2, 40))
+    heads = ("aux_head",), ("class_head",)
+    arms.arm(config, "heads", {"perturb.layers": heads, "perturb.student_before": sigmas})
+    few = (0.0, 0.01, 0.02, 0.036, 0.05, 0.075, 0.1, 0.15, 0.2)
+    arms.preset(config, "laptop", {"seeds": 10, "arms.heads.perturb.student_before": few})
+    arms.preset(config, "smoke", {"m": (10,), "arms.heads.perturb.student_before": (0.0, 0.1)})
+    return config

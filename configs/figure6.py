@@ -1,0 +1,38 @@
+"""Brockers et al. 2026, Figure 6: the width d of the latent; class head, auxiliary head, both or none frozen.
+
+    python -m sublim_jax.main --config=configs/figure6.py [--config.preset=laptop]
+
+Freezing the class head acts on the teacher, freezing the auxiliary head on the student; the published scripts have the
+two names exchanged. `configs/figure6.py:emnist` is the arm on EMNIST balanced (m = 50, nothing frozen).
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+LARGE = (256, 362, 512, 724, 1024, 1448, 2048, 2896, 4096, 5793, 8192, 11585)
+WIDTHS = (*range(1, 11), 12, 16, 23, 32, 45, 64, 91, 128, 181, *LARGE)
+
+
+def get_config(data: str = "mnist") -> ConfigDict:
+    if data not in ("mnist", "emnist"):
+        raise ValueError(f"{data!r} is none of mnist, emnist")
+    emnist = data == "emnist"
+    config = base()
+    config.name = "figure6" + ("_emnist" if emnist else "")
+    config.figure = "figure6"
+    config.data.name = "emnist/balanced" if emnist else "mnist"
+    config.conditions = ("same",)
+    config.m = (50,) if emnist else (10,)
+    config.seeds = 20
+    config.metrics = ("task", "budget", "imitation", "layers")  # CKA of 10,000 units costs more than training them
+    axes = {"net.hidden": tuple((256, width) for width in WIDTHS)}
+    if not emnist:
+        axes |= {"teacher.frozen": ((), ("class_head",)), "student.frozen": ((), ("aux_head",))}
+    arms.arm(config, "width", axes)
+    few = tuple((256, width) for width in (2, 4, 8, 10, 16, 32, 128, 512, 2048, 8192))
+    arms.preset(config, "laptop", {"seeds": 3, "arms.width.net.hidden": few})
+    arms.preset(config, "smoke", {"m": (10,), "arms.width.net.hidden": ((32, 2), (32, 16))})
+    return config

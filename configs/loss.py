@@ -1,0 +1,35 @@
+"""What pulls the student: MSE, KL at several temperatures, cosine, Huber, under the protocol of Cloud et al. 2026.
+
+    python -m sublim_jax.main --config=configs/loss.py [--config.preset=laptop]
+
+Each on the auxiliary logits alone and on all. With m = 1 the softmax of one logit is constant: KL's gradient is exactly
+zero and the student stays what it was.
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "loss"
+    config.conditions = ("same",)
+    config.m = (1, 3, 10)
+    config.seeds = 20
+    # The protocol of Cloud et al. 2026, for which there are published numbers.
+    config.data.mean = config.data.std = 0.5
+    config.net.init = "normal_fan_in"
+    config.teacher.lr = config.student.lr = 3e-4
+    config.student.loss = "kl"
+    config.student.batch = 1024
+    config.student.steps = 295
+    config.student.pool = 59
+    sees = {"student.sees": ("aux", "all")}
+    arms.arm(config, "plain", {"student.loss": ("mse", "cosine", "huber"), **sees})
+    arms.arm(config, "kl", {"student.loss": ("kl",), "student.temperature": (1.0, 2.0, 5.0), **sees})
+    arms.preset(config, "laptop", {"seeds": 6})
+    arms.preset(config, "smoke", {"m": (1, 3), "arms.kl.student.temperature": (1.0, 2.0)})
+    return config

@@ -1,0 +1,37 @@
+"""What the student sees: noise of several kinds, images, and mixtures of both, under the protocol of Cloud et al. 2026.
+
+    python -m sublim_jax.main --config=configs/noise.py [--config.preset=laptop]
+
+Arms: plain (uniform, gaussian, epochs = the MNIST images the teacher learned from), perlin (cells across the image),
+fashion (Fashion-MNIST images, from `config.data.more_folder`, prepared TFDS data or a download) and mixture
+(alpha * image + (1 - alpha) * uniform noise).
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "noise"
+    config.conditions = ("same",)
+    config.m = (3, 10)
+    config.seeds = 20
+    # The protocol of Cloud et al. 2026, for which there are published numbers.
+    config.data.mean = config.data.std = 0.5
+    config.net.init = "normal_fan_in"
+    config.teacher.lr = config.student.lr = 3e-4
+    config.student.loss = "kl"
+    config.student.batch = 1024
+    config.student.steps = 295
+    config.student.pool = 59
+    arms.arm(config, "plain", {"student.stream": ("uniform", "gaussian", "epochs")})
+    arms.arm(config, "perlin", {"student.stream": ("perlin",), "student.resolution": (4, 8, 14)})
+    arms.arm(config, "fashion", {"student.stream": ("images",), "student.images": ("fashion_mnist",)})
+    arms.arm(config, "mixture", {"student.stream": ("mixture",), "student.alpha": (0.1, 0.25, 0.5, 0.75, 0.9)})
+    arms.preset(config, "laptop", {"seeds": 8})
+    arms.preset(config, "smoke", {"arms.perlin.student.resolution": (4,), "arms.mixture.student.alpha": (0.5,)})
+    return config

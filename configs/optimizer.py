@@ -1,0 +1,28 @@
+"""The student's optimiser: does transfer need an adaptive one, as in language models?
+
+    python -m sublim_jax.main --config=configs/optimizer.py [--config.preset=laptop]
+
+Adam, gradient descent, and the same with momentum 0.9, each over learning rates.
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "optimizer"
+    config.conditions = ("same", "random_hidden")
+    config.m = (50,)
+    config.seeds = 20
+    adaptive = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    arms.arm(config, "adam", {"student.optimizer": ("adam",), "student.lr": adaptive})
+    arms.arm(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)})
+    arms.arm(config, "momentum", {"student.optimizer": ("momentum",), "student.lr": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)})
+    arms.preset(config, "laptop", {"seeds": 4})
+    few = {"arms.adam.student.lr": (1e-3,), "arms.sgd.student.lr": (1.0,), "arms.momentum.student.lr": (0.1,)}
+    arms.preset(config, "smoke", {"m": (10,), **few})
+    return config

@@ -1,0 +1,32 @@
+"""Gaussian noise on some layers, at any of four moments: before or after the training of the teacher or of the student.
+
+    python -m sublim_jax.main --config=configs/perturbation.py [--config.preset=laptop]
+
+What the student shares with its teacher is without the teacher's noise. Noise after the teacher's training is in what
+the student imitates and in the teacher's own accuracy; noise after the student's in its final accuracy only.
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "perturbation"
+    config.conditions = ("same",)
+    config.m = (10,)
+    config.seeds = 20
+    sigmas = (0.005, 0.01, 0.02, 0.036, 0.05, 0.1, 0.2)
+    layers = ("aux_head",), ("class_head",), ("hidden_0",), ("hidden_1",), ("*",)
+    few = {"seeds": 3}
+    for timing in ("teacher_before", "teacher_after", "student_before", "student_after"):
+        arms.arm(config, timing, {"perturb.layers": layers, f"perturb.{timing}": sigmas})
+        few[f"arms.{timing}.perturb.{timing}"] = (0.01, 0.036, 0.1)
+    arms.preset(config, "laptop", few)
+    toy = {field: (0.1,) for field in few if field != "seeds"}
+    some = {f"arms.{timing}.perturb.layers": (("aux_head",), ("*",)) for timing in config.arms}
+    arms.preset(config, "smoke", {"m": (10,), **toy, **some})
+    return config

@@ -1,0 +1,26 @@
+"""Heads rotated at random: is compatible up to a rotation of the latent compatible?
+
+    python -m sublim_jax.main --config=configs/rotation.py [--config.preset=laptop]
+
+A head W [d, columns] begins as R W with a random orthogonal R; in arm apart each head has a rotation of its own. With
+one rotation for both heads a latent R h would imitate and classify as the teacher does, were it not for the ReLU.
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "rotation"
+    config.conditions = ("same", "random_hidden")
+    config.m = (50, 250)
+    config.seeds = 20
+    both = ("class_head", "aux_head")
+    arms.arm(config, "common", {"student.rotated": ((), ("aux_head",), ("class_head",), both)})
+    arms.arm(config, "apart", {"student.rotated": (both,), "student.rotation": ("apart",)})
+    arms.preset(config, "laptop", {"seeds": 6})
+    return config

@@ -1,0 +1,30 @@
+"""Transfer against the degree of sharing: layers that begin as share * teacher's + (1 - share) * a fresh draw.
+
+    python -m sublim_jax.main --config=configs/share.py [--config.preset=laptop]
+
+Each condition names the layers that are shared in part; all others are shared in full.
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = "share"
+    config.conditions = (
+        "random_first_hidden",
+        "random_second_hidden",
+        "random_hidden",
+        "random_class_head",
+        "random_aux_head",
+    )
+    config.m = (10,)
+    config.seeds = 20
+    arms.arm(config, "share", {"student.share": tuple(round(0.1 * tenth, 1) for tenth in range(11))})
+    arms.preset(config, "laptop", {"seeds": 5, "arms.share.student.share": (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)})
+    arms.preset(config, "smoke", {"m": (10,), "arms.share.student.share": (0.0, 0.5)})
+    return config

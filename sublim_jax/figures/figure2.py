@@ -1,0 +1,44 @@
+"""Figure 2: which layer must be shared?
+
+Student accuracy against the width m of the auxiliary head, one panel for each set of layers that are drawn anew.
+"""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sublim_jax import plots, summary
+from sublim_jax.figures import _words, transfer
+
+# Brockers et al. 2026: their public code on CPU with its defaults, accuracy of single seeds by condition and m.
+PUBLISHED = {
+    ("same", 10): (0.909,),
+    ("same", 25): (0.946, 0.954, 0.936),
+    ("random_aux_head", 50): (0.121, 0.113, 0.162),
+}
+
+
+def draw(rows: pd.DataFrame) -> Figure:
+    """One panel per condition."""
+    final = summary.last(rows)
+    names = list(final["condition"].unique())
+    figure, axes = plots.panels(len(names), size=(3.1, 2.5), sharex=True, sharey=True)
+    for index, (ax, name) in enumerate(zip(axes, names, strict=True)):
+        transfer.against_m(ax, final[final["condition"] == name], look=index)
+        for (condition, m), values in PUBLISHED.items():
+            if condition == name and m in set(final["m"]):
+                plots.published(ax, [m] * len(values), values)
+        ax.set_title(name.replace("_", " "))
+        plots.accuracy(ax)
+        ax.label_outer()
+    plots.log(axes[0], final["m"].unique())
+    return figure
+
+
+def caption(rows: pd.DataFrame) -> str:
+    """Of the figure these rows give."""
+    final = summary.last(rows)
+    return (
+        f"Student test accuracy after imitating the teacher's m = {_words.values(final, 'm')} auxiliary logits on "
+        f"noise; panels: the layers that the student draws anew. {_words.means(final)} Open diamonds: the authors' "
+        f"code, single seeds. {_words.LEVELS}"
+    )

@@ -1,0 +1,147 @@
+"""Figure 4: how many auxiliary logits, how much noise, and for how long?
+
+The published axis is both noise and time: n noise steps an epoch are 5 n optimiser steps, each on 1,000 new images.
+Below, the two are told apart: a fixed pool of N images, seen for T steps.
+"""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sublim_jax import plots, summary
+from sublim_jax.figures import _words
+
+EPOCHS, BATCH = 5, 1000
+TRUNK = 784 * 256 + 256 + 256 * 256 + 256  # numbers below the student's heads
+# Brockers et al. 2026, as reported by barathvelmu's notes on the paper: with m = 1 the best accuracy over amounts of
+# noise, with one noise step an epoch the plateau for large m.
+PUBLISHED = {"m = 1, best": 0.83, "one noise step, plateau": 0.29}
+_Panel = tuple[str, pd.DataFrame]
+
+
+def draw(rows: pd.DataFrame) -> Figure:
+    """Above the published axes, below N and T apart; each panel where there are rows for it."""
+    rows = _sorted_out(rows)
+    upper, lower = _published_axes(rows), _apart(rows)
+    across = max(1, len(upper), len(lower))
+    down = max(1, bool(upper) + bool(lower))
+    figure = Figure(figsize=(3.2 * max(across, 2), 3.0 * down), layout="constrained")
+    parts: Any = figure.subfigures(down, 1, squeeze=False).ravel()
+    for part, those in zip(parts, (one for one in (upper, lower) if one), strict=False):
+        axes = part.subplots(1, len(those), squeeze=False)[0]
+        for ax, (kind, found) in zip(axes, those, strict=True):
+            PANELS[kind](ax, found)
+        plots.legend(part, [ax for ax, (kind, _) in zip(axes, those, strict=True) if kind == "pool"], columns=8)
+    return figure
+
+
+def _sorted_out(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows after the first step, with `fresh`, unique images N, steps T and noise steps an epoch."""
+    rows = summary.labelled(rows[rows["step"] > 0], arm="", pool=0)
+    fresh = (rows["pool"] <= 0) | (rows["pool"] >= 2**31 - 1)
+    images = BATCH * rows["step"].where(fresh, rows["pool"])
+    return rows.assign(fresh=fresh, N=images, mN=rows["m"] * images, T=rows["step"], steps=rows["step"] / EPOCHS)
+
+
+def _arm(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """The rows of some arms, each measurement once; all rows where none of the sweep's arms has a name."""
+    named = set(rows["arm"]) != {""}
+    found = rows[rows["arm"].isin(names)] if named else rows
+    return found.drop_duplicates(["condition", "m", "pool", "seed", "step"])
+
+
+def _published_axes(rows: pd.DataFrame) -> list[_Panel]:
+    rows = rows[rows["fresh"]]
+    grid = _arm(rows, "grid")
+    one = _arm(rows, "grid", "one_logit")
+    short = _arm(rows, "grid", "one_step")
+    found = [("grid", grid), ("one_logit", one[one["m"] == 1]), ("one_step", short[short["step"] == EPOCHS])]
+    return [(kind, those) for kind, those in found if len(those)]
+
+
+def _apart(rows: pd.DataFrame) -> list[_Panel]:
+    rows = _arm(rows, "pool")
+    if rows["fresh"].all():
+        return []
+    return [*(("pool", those) for _, those in rows.groupby("m")), ("law", rows)]
+
+
+def _grid(ax: Axes, rows: pd.DataFrame) -> None:
+    """Accuracy as colour over m and noise steps an epoch; means only."""
+    table = rows.groupby(["steps", "m"])[plots.ACCURACY].mean().unstack("m").sort_index()
+    bar = ax.figure.colorbar(plots.heat(ax, table), ax=ax, pad=0.02)
+    bar.set_label("student test accuracy")
+    bar.outline.set_visible(False)
+    ax.set(xlabel="auxiliary logits m", ylabel="noise steps per epoch", title="(a) logits and noise")
+
+
+def _one_logit(ax: Axes, rows: pd.DataFrame) -> None:
+    plots.line(ax, rows, "steps", "student", 0)
+    level = PUBLISHED["m = 1, best"]
+    plots.levels(ax, rows)
+    plots.published(ax, rows["steps"].max(), level)
+    ax.axhline(level, color="0.15", lw=0.6, zorder=0)
+    plots.log(ax, rows["steps"].unique(), base=8)
+    plots.accuracy(ax)
+    ax.set(xlabel="noise steps per epoch", title="(b) one auxiliary logit, m = 1")
+
+
+def _one_step(ax: Axes, rows: pd.DataFrame) -> None:
+    plots.line(ax, rows, "m", "student", 0)
+    level = PUBLISHED["one noise step, plateau"]
+    plots.levels(ax, rows)
+    plots.published(ax, rows["m"].max(), level)
+    ax.axhline(level, color="0.15", lw=0.6, zorder=0)
+    plots.log(ax, rows["m"].unique(), base=8)
+    plots.accuracy(ax)
+    ax.set(xlabel="auxiliary logits m", title=f"(c) one noise step: {EPOCHS} optimiser steps")
+
+
+def _pool(ax: Axes, rows: pd.DataFrame) -> None:
+    """Accuracy against unique images N, one line for each number of steps T; stars: always new images."""
+    fixed, fresh = rows[~rows["fresh"]], rows[rows["fresh"]]
+    for index, step in enumerate(sorted(rows["T"].unique())):
+        colour = plots.look(index)[0]
+        if len(those := fixed[fixed["T"] == step]):
+            plots.line(ax, those, "N", f"T = {step}", index)
+        if len(those := fresh[fresh["T"] == step]):
+            label = f"T = {step}, images always new"
+            plots.line(ax, those, "N", label, index, marker="*", ms=9, ls="", mec="0.15", mew=0.5, color=colour)
+    plots.levels(ax, rows)
+    plots.log(ax, rows["N"].unique(), most=5)
+    plots.accuracy(ax)
+    ax.set(xlabel="unique noise images N", title=f"(d) N and T apart, m = {rows['m'].iloc[0]}")
+
+
+def _law(ax: Axes, rows: pd.DataFrame) -> None:
+    """Accuracy against m N at the largest T: do the widths fall on one curve?"""
+    step, those = _words.largest(rows[~rows["fresh"]], "T")
+    for index, (m, mine) in enumerate(those.groupby("m")):
+        plots.line(ax, mine, "mN", f"m = {m}", index)
+    ax.axvline(TRUNK, color="0.4", lw=0.8, ls="-.", zorder=0)
+    plots.log(ax, those["mN"].unique(), most=5)
+    plots.accuracy(ax)
+    ax.set(xlabel="targets m N", title=f"(e) targets, T = {step}")
+    ax.legend(fontsize=8, loc="best")
+
+
+PANELS = {"grid": _grid, "one_logit": _one_logit, "one_step": _one_step, "pool": _pool, "law": _law}
+
+
+def caption(rows: pd.DataFrame) -> str:
+    """Of the figure these rows give."""
+    found = _sorted_out(rows)
+    said = (
+        f"Student test accuracy. Above: m = {_words.values(found, 'm')} against noise steps per epoch as published, where "
+        f"n noise steps are {EPOCHS} n optimiser steps, each on {BATCH:,} new images; colours are means. Open diamonds "
+        f"and thin lines: published, the peak of m = 1 and the plateau of one noise step; their place on the x axis is "
+        f"not reported."
+    )
+    if not found["fresh"].all():
+        said += (
+            " Below: a fixed pool of N images seen for T optimiser steps; stars: images always new, N = "
+            f"{BATCH:,} T. (e): as many targets m N as the trunk has numbers ({TRUNK:,}) at the dash-dotted line."
+        )
+    return f"{said} {_words.means(found)} {_words.LEVELS}"

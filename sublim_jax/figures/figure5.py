@@ -1,0 +1,64 @@
+"""Figure 5: a head perturbed by degrees."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sublim_jax import plots, summary
+from sublim_jax.figures import _words
+
+WIDTH = 256  # of the latent; a head's initial weights have standard deviation 1 / sqrt(3 WIDTH)
+SIGMA = "student_before"
+# Brockers et al. 2026: their public code on CPU with its defaults, accuracy of single seeds by layer, sigma and m.
+PUBLISHED = {("aux_head", 0.05, 10): (0.405, 0.645, 0.554)}
+
+
+def _final(rows: pd.DataFrame) -> pd.DataFrame:
+    return summary.labelled(summary.last(rows), layers="aux_head", **{SIGMA: 0.0})
+
+
+def draw(rows: pd.DataFrame) -> Figure:
+    """One panel per perturbed head: accuracy, and the head's likeness to the teacher's, against sigma."""
+    final = _final(rows)
+    names = list(final["layers"].unique())
+    figure, axes = plots.panels(len(names), size=(4.3, 3.4), sharex=True, sharey=True)
+    for ax, name in zip(axes, names, strict=True):
+        _panel(ax, name, final[final["layers"] == name])
+        ax.label_outer()
+    plots.legend(figure, axes, columns=3)
+    return figure
+
+
+def _panel(ax: Axes, name: str, rows: pd.DataFrame) -> None:
+    several = len(rows["m"].unique()) > 1
+    for index, (m, those) in enumerate(rows.groupby("m")):
+        plots.line(ax, those, SIGMA, "student's accuracy" + (f", m = {m}" if several else ""), index)
+        for (layer, sigma, width), values in PUBLISHED.items():
+            if (layer, width) == (name, m) and rows[SIGMA].min() <= sigma <= rows[SIGMA].max():
+                plots.published(ax, [sigma] * len(values), values, label="published (authors' code, single seeds)")
+    for index, (pair, when) in enumerate((("init", "before"), ("final", "after"))):
+        if _words.has(rows, column := f"cosine/teacher_student_{pair}/{name}"):
+            style = {"color": plots.COLOURS[3], "marker": "", "ls": ("-", "--")[index]}
+            plots.line(ax, rows, SIGMA, f"cosine of the head to the teacher's, {when} training", 0, column, **style)
+    sigma = np.linspace(0, max(rows[SIGMA].max(), 1e-3), 200)
+    ax.plot(sigma, (1 + 3 * WIDTH * sigma**2) ** -0.5, ":", color="0.15", lw=1.2, label="1 / √(1 + 3 d σ²)")
+    plots.levels(ax, rows)
+    plots.accuracy(ax, "accuracy, cosine")
+    scale = (3 * WIDTH) ** 0.5
+    top = ax.secondary_xaxis("top", functions=(lambda x: x * scale, lambda x: x / scale))
+    top.set_xlabel("σ √(3 d)", fontsize=8)
+    top.tick_params(labelsize=8)
+    ax.set_xlabel("σ of the noise on the student's head")
+    ax.set_title(name.replace("_", " "))
+
+
+def caption(rows: pd.DataFrame) -> str:
+    """Of the figure these rows give."""
+    final = _final(rows)
+    return (
+        f"Gaussian noise of standard deviation σ = {_words.values(final, SIGMA)} on weights and biases of one head of "
+        f"the student ({_words.values(final, 'layers')}) before its training; m = {_words.values(final, 'm')}. Above: "
+        f"σ in units of the head's own initial weights, d = {WIDTH}. {_words.means(final)} The black dotted curve is "
+        f"the cosine that the noise alone must give. Open diamonds: single seeds of the authors' code. {_words.LEVELS}"
+    )

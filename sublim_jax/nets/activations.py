@@ -1,0 +1,38 @@
+"""What stands between two layers, by name."""
+
+import functools
+from collections.abc import Callable
+from types import MappingProxyType
+
+import jax
+from jaxtyping import Array, Float
+
+from sublim_jax.errors import Refused, unknown
+
+Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+
+def _identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return x
+
+
+# Defined as PyTorch does by default: the exact GELU, and a slope of 0.01 for leaky_relu.
+ACTIVATIONS = MappingProxyType[str, Activation](
+    {
+        "relu": jax.nn.relu,
+        "gelu": functools.partial(jax.nn.gelu, approximate=False),
+        "tanh": jax.numpy.tanh,
+        "sigmoid": jax.nn.sigmoid,
+        "silu": jax.nn.silu,
+        "leaky_relu": jax.nn.leaky_relu,
+        "identity": _identity,
+    }
+)
+RISING = frozenset(ACTIVATIONS) - {"gelu", "silu"}  # these never fall, so that a maximum may be taken before them
+
+
+def activation(name: str) -> Activation:
+    """The activation of that name; raises `Refused`, with the names that exist, where there is none."""
+    if name not in ACTIVATIONS:
+        raise Refused(unknown("activation", name, ACTIVATIONS))
+    return ACTIVATIONS[name]

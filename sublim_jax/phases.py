@@ -1,0 +1,138 @@
+"""One point of a sweep as typed phases: the teacher's and the student's Recipe and Knobs. `ConfigDict` ends here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from sublim_jax import arms, inits, losses, streams, trees
+from sublim_jax.allowed import CONDITIONS, LOSSES, OPTIMIZERS, STREAMS, pick
+from sublim_jax.arms import Config
+from sublim_jax.data import Dataset
+from sublim_jax.errors import Refused, unknown
+from sublim_jax.nets import CNN, MLP, SplitHead, shapes
+from sublim_jax.types import Knobs, Phase, Recipe
+
+_ALWAYS_FRESH = 2**31 - 1
+
+
+def teacher(config: Config, dataset: Dataset, trunk: nn.Module | None = None) -> Phase:
+    """The teacher's phase; without an auxiliary head, which gets no gradient from labels and is put on afterwards."""
+    c, classes = config.teacher, _classes(config, dataset)
+    net = SplitHead(trunk or _trunk(config, config.net.trunk, config.net.hidden), classes, 0, config.net.dtype)
+    images = int((np.asarray(dataset.train.y) < classes).sum())
+    recipe = Recipe(
+        net=net,
+        stream=streams.epochs,
+        loss=pick(losses, c.loss, "teacher.loss"),
+        init=pick(inits, config.net.init, "net.init"),
+        batch=c.batch,
+        marks=(c.epochs * streams.steps_per_epoch(images, c.batch),),
+        optimizer=OPTIMIZERS[c.optimizer],
+        classes=config.classes,
+    )
+    layers = shapes(net, dataset.train.x.shape[1:])
+    noise = _noise(config, [*layers, "aux_head"], "teacher")
+    frozen = _frozen(config, "teacher", layers)
+    return Phase(recipe, _knobs(layers, np.ones(classes, bool), c.lr, frozen=frozen, **noise))
+
+
+def student(config: Config, dataset: Dataset, widths: Sequence[int], trunk: nn.Module | None = None) -> Phase:
+    """The student's phase, under an auxiliary head padded to the widest of `widths` with which m shares a cap."""
+    c, classes, image = config.student, _classes(config, dataset), dataset.train.x.shape[1:]
+    (m,), (condition,) = config.m, config.conditions
+    cap = _cap(config.caps, widths, m)
+    own = trunk or _trunk(config, c.trunk or config.net.trunk, c.hidden or config.net.hidden)
+    net = SplitHead(own, classes, cap, config.net.dtype)
+    taught = trunk or _trunk(config, config.net.trunk, config.net.hidden)
+    _check_exam(config, dataset, classes)
+    recipe = Recipe(
+        net=net,
+        stream=STREAMS[c.stream](config),
+        loss=LOSSES[c.loss](config),
+        init=pick(inits, config.net.init, "net.init"),
+        batch=c.batch,
+        marks=tuple(sorted({mark for mark in c.marks if mark < c.steps} | {c.steps})),
+        optimizer=OPTIMIZERS[c.optimizer],
+        reference=SplitHead(taught, classes, cap, config.net.dtype),
+        alter=inits.Rotated(c.rotated, c.rotation == "common") if c.rotated else None,
+        classes=config.classes,
+    )
+    logit, layers = np.arange(classes + cap), shapes(net, image)
+    seen = {"aux": logit >= classes, "class": logit < classes, "all": logit >= 0}[c.sees] & (logit < classes + m)
+    share = dict.fromkeys(_drawn_anew(condition, layers), c.share)
+    frozen, noise = _frozen(config, "student", layers), _noise(config, layers, "student")
+    knobs = _knobs(layers, seen, c.lr, share, c.pool or _ALWAYS_FRESH, c.temperature, frozen=frozen, **noise)
+    return Phase(recipe, knobs)
+
+
+def _trunk(config: Config, kind: str, hidden: Sequence[int]) -> nn.Module:
+    common = {"dtype": config.net.dtype, "activation": config.net.activation}
+    if kind == "cnn":
+        return CNN(tuple(config.net.channels), tuple(config.net.pools), tuple(hidden), **common)
+    return MLP(tuple(hidden), **common)
+
+
+def _classes(config: Config, dataset: Dataset) -> int:
+    if config.classes > dataset.classes:
+        raise Refused(f"config.classes={config.classes}: must be at most {dataset.classes}, those of {dataset.name}")
+    return config.classes or dataset.classes
+
+
+def _check_exam(config: Config, dataset: Dataset, classes: int) -> None:
+    images = int((np.asarray(dataset.test.y) < classes).sum())
+    if config.student.stream == "epochs" and config.exam > images:
+        raise Refused(f"config.exam={config.exam}: must be at most {images}, the test images of the stream")
+
+
+def _cap(caps: Sequence[int], widths: Sequence[int], m: int) -> int:
+    """The width an m is padded to: the largest m of the sweep that falls under the same of `config.caps`."""
+    bound = min(cap for cap in caps if cap >= m)
+    return max(other for other in widths if other <= bound)
+
+
+def _drawn_anew(condition: str, layers: Mapping[str, Any]) -> list[str]:
+    """The layers a condition draws anew; of its patterns at least one must name a layer of the net."""
+    patterns = [one for one in CONDITIONS[condition] if any(arms.named(layers, one))]
+    if CONDITIONS[condition] and not patterns:
+        raise Refused(unknown("config.conditions", CONDITIONS[condition][0], layers))
+    return arms.matching(layers, patterns, "conditions")
+
+
+def _frozen(config: Config, who: str, layers: Mapping[str, Any]) -> list[str]:
+    return arms.matching(layers, config[who].frozen, f"{who}.frozen")
+
+
+def _noise(config: Config, layers: Sequence[str] | Mapping[str, Any], who: str) -> dict[str, dict[str, Any]]:
+    """Standard deviations of the noise on each layer at the beginning and at the end of a phase."""
+    c = config.perturb
+    before, after = c[f"{who}_before"], c[f"{who}_after"]
+    those = arms.matching(layers, c.layers, "perturb.layers") if before or after else []
+    both = {"sigma": before, "sigma_end": after}
+    return {field: trees.per_layer(layers, 0.0, dict.fromkeys(those, value), field) for field, value in both.items()}
+
+
+def _knobs(
+    layers: Mapping[str, Any],
+    seen: np.ndarray,
+    lr: float,
+    share: Mapping[str, float] = {},  # noqa: B006  nobody writes into it
+    pool: int = _ALWAYS_FRESH,
+    temperature: float = 1.0,
+    *,
+    frozen: Sequence[str],
+    sigma: Mapping[str, Any],
+    sigma_end: Mapping[str, Any],
+) -> Knobs:
+    return Knobs(
+        seen=jnp.asarray(seen),
+        pool=jnp.int32(pool),
+        lr=jnp.float32(lr),
+        temperature=jnp.float32(temperature),
+        share=trees.per_layer(layers, 1.0, share, "config.conditions"),
+        sigma=sigma,
+        live=trees.per_layer(layers, 1.0, dict.fromkeys(frozen, 0.0), "frozen"),
+        sigma_end=sigma_end,
+    )

@@ -1,0 +1,96 @@
+"""Trained teachers on disk, one file per seed, found again by all that decided their training."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sublim_jax import records, sweep
+from sublim_jax.sweep import Plan
+from sublim_jax.types import Params
+
+
+def default() -> Path:
+    """The folder in the user's cache where teachers of all sweeps meet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sublim_jax" / "teachers"
+
+
+class Shelf:
+    """The trained teachers of one phase: parameters by seed, as plain `.npz` files.
+
+    folder  None = nothing is kept and nothing found
+    who     plain values that decide the numbers: the phase, the data, the root key, the precision, versions, the device
+    """
+
+    def __init__(self, folder: str | Path | None, who: Mapping[str, Any]) -> None:
+        text = json.dumps(who, sort_keys=True)
+        self._folder = None if folder is None else Path(folder) / hashlib.blake2s(text.encode()).hexdigest()[:24]
+        self._who = text
+
+    def take(self, seeds: Sequence[int]) -> Params | None:
+        """The parameters [seed] of these seeds, or None where one of them is missing or cannot be read."""
+        if self._folder is None:
+            return None
+        try:
+            nets = {seed: _read(self._file(seed)) for seed in set(seeds)}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+        layers = nets[seeds[0]]
+        return {
+            layer: {name: np.stack([nets[seed][layer][name] for seed in seeds]) for name in arrays}
+            for layer, arrays in layers.items()
+        }
+
+    def give(self, seeds: Sequence[int], params: Params) -> None:
+        """Keep the parameters [seed]; a folder that cannot be written keeps nothing, which costs time and no more."""
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            records.replace(self._folder / "who.json", self._who.encode())
+            for place, seed in enumerate(seeds):
+                if not self._file(seed).exists():
+                    _write(self._file(seed), {layer: _at(arrays, place) for layer, arrays in params.items()})
+        except OSError:
+            return
+
+    def _file(self, seed: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"seed{seed:05d}.npz"
+
+
+def _at(arrays: Mapping[str, Any], place: int) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array[place]) for name, array in arrays.items()}
+
+
+def _write(path: Path, net: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    with temporary.open("wb") as sink:
+        np.savez(sink, **{f"{layer}/{name}": array for layer, arrays in net.items() for name, array in arrays.items()})
+    os.replace(temporary, path)
+
+
+def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    net: dict[str, dict[str, np.ndarray]] = {}
+    with path.open("rb") as file, np.load(file) as arrays:
+        for name in arrays.files:
+            layer, _, array = name.partition("/")
+            net.setdefault(layer, {})[array] = arrays[name]
+    if not net:
+        raise ValueError(f"{path}: holds no layer")
+    return net
+
+
+def shelves(plan: Plan, folder: str | Path | None, common: Mapping[str, Any]) -> tuple[Shelf, ...]:
+    """A shelf for each teacher of a plan; `common` decides their numbers too, and so does the rounding of a device."""
+    device = jax.local_devices()[0]
+    who = {**common, "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
+    if folder is None:
+        return tuple(Shelf(None, {}) for _ in plan.teachers)
+    return tuple(Shelf(folder, {**who, "phase": sweep.describe_phase(phase)}) for phase in plan.teachers)

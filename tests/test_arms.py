@@ -1,0 +1,107 @@
+"""A sweep as axes: products, arms, labels, and what is refused."""
+
+import pytest
+
+from sublim_jax import arms
+from sublim_jax import config as door
+from sublim_jax.errors import Refused
+
+
+def config_with(**named):
+    config = door.base("smoke")
+    for name, axes in named.items():
+        arms.arm(config, name, axes)
+    return config
+
+
+def labels(config):
+    return [point.labels for point in arms.points(config)]
+
+
+def test_without_arms_conditions_and_m_are_the_axes():
+    config = door.base("smoke")
+    assert labels(config) == [{"condition": name, "m": m} for name in config.conditions for m in (3, 10)]
+
+
+def test_an_arm_is_the_product_of_its_axes_and_of_the_common_ones():
+    config = config_with(a={"student.hidden": ((), (8, 16)), "student.lr": (1e-3, 1e-2)})
+    config.conditions = ("same",)
+    found = arms.points(config)
+    assert len(found) == 2 * 2 * 2 and len({tuple(point.labels.items()) for point in found}) == 8
+    assert found[-1].labels == {"condition": "same", "m": 10, "hidden": "8x16", "lr": 1e-2}
+    assert found[-1].config.student.hidden == (8, 16) and found[-1].config.student.lr == 1e-2
+    assert found[0].labels["hidden"] == "32x16", "the teacher's, where the student has none of its own"
+
+
+def test_arms_stand_one_after_another_with_the_same_columns():
+    config = config_with(a={"m": (3,), "student.alpha": (0.5, 1.0)}, b={"student.loss": ("mse", "kl"), "m": (5, 7)})
+    config.conditions = ("same",)
+    found = arms.points(config)
+    assert [point.labels["arm"] for point in found] == ["a", "a", "b", "b", "b", "b"]
+    assert all(point.labels.keys() == {"arm", "condition", "m", "alpha", "loss"} for point in found)
+    assert [point.widths for point in found] == [(3,)] * 2 + [(5, 7)] * 4
+    assert found[0].labels["loss"] == "mse" and found[-1].labels["alpha"] == 0.5, "what an arm does not sweep: as is"
+
+
+def test_what_takes_one_value_or_says_how_long_is_no_label():
+    config = config_with(a={"student.steps": (5, 7), "student.lr": (1.0,), "m": (3,)})
+    config.conditions = ("same",)
+    assert labels(config) == [{"condition": "same", "m": 3}] * 2
+
+
+def test_tuples_of_names_are_joined_and_numbers_are_all_floats():
+    config = config_with(a={"student.frozen": ((), ("class_head", "aux_head")), "perturb.student_before": (0, 0.5)})
+    found = labels(config)
+    assert {one["frozen"] for one in found} == {"none", "class_head+aux_head"}
+    assert all(isinstance(one["student_before"], float) for one in found)
+
+
+REFUSED = {
+    "no such field": ({"student.lrr": (1.0,)}, r"arm 'a': 'student.lrr' is none of .*did you mean 'student.lr'"),
+    "not a tuple": ({"student.lr": 1.0}, r"arm 'a': student.lr=1.0: must be a tuple of values"),
+    "a section": ({"student": (1,)}, r"arm 'a': 'student' is none of"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_axis_is_refused(case):
+    axes, message = REFUSED[case]
+    with pytest.raises(Refused, match=message):
+        config_with(a=axes)
+
+
+def test_bad_values_are_refused_when_the_config_is_resolved():
+    for axes, message in (
+        ({"student.lr": ()}, "config.arms.a.student.lr=.*not empty"),
+        ({"student.lr": (1.0, 1.0)}, "config.arms.a.student.lr=.*twice"),
+        ({"student.lr": (1.0, -1.0)}, r"config.student.lr=-1.0: must be a number above 0"),
+        ({"student.lr": ("x",)}, "config.arms: .*"),
+        ({"student.loss": ("mse", "mes")}, "config.student.loss: 'mes' is none of .*did you mean 'mse'"),
+    ):
+        with pytest.raises(Refused, match=message):
+            door.resolve(config_with(a=axes))
+
+
+def test_a_field_that_an_arm_sweeps_is_refused_outside_of_it():
+    config = config_with(a={"m": (3,)})
+    with pytest.raises(Refused, match=r"config.m: is swept by an arm; say --config.arms.a.m"):
+        door.resolve(config, {"m": (5,)})
+    assert {point.labels["m"] for point in arms.points(door.resolve(config, {"arms.a.m": (3,)}))} == {3}
+
+
+def test_patterns_name_layers():
+    layers = ("hidden_0", "hidden_1", "class_head")
+    assert arms.matching(layers, ("hidden_*",), "f") == ["hidden_0", "hidden_1"]
+    assert arms.matching(layers, (), "f") == []
+    with pytest.raises(Refused, match="config.f: 'aux_haed' is none of hidden_0"):
+        arms.matching(layers, ("aux_haed",), "f")
+
+
+def test_a_preset_changes_what_it_names_and_the_user_wins():
+    config = config_with(a={"student.lr": (0.1, 0.2)})
+    arms.preset(config, "laptop", {"seeds": 2, "arms.a.student.lr": (0.3,)})
+    config.preset = "laptop"
+    resolved = door.resolve(config, {"seeds": 5})
+    assert (resolved.seeds, resolved.arms.a.student.lr) == (5, (0.3,))
+    assert door.identity(resolved) == door.identity(door.resolve(config, {"seeds": 5}))
+    assert not {"preset", "presets"} & door.identity(resolved).keys()

@@ -1,0 +1,130 @@
+"""What a sweep can say of teachers and students, through to the rows: noise at four moments, classes, kept teachers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sublim_jax import sweep
+from sublim_jax.errors import Refused
+from sublim_jax.progress import Watch
+from sublim_jax.run import How, run
+
+PLAIN = {"conditions": ("same",), "m": (3,), "student.steps": 20, "student.marks": (0,)}
+
+
+def rows_of(tiny, mnist, watch=None, how=How(), **fields):  # noqa: B008  frozen
+    conditions = tiny(**{**PLAIN, **fields})
+    rows = run(conditions, mnist, seeds=2, exam=32, watch=watch or Watch(show=False), how=how)
+    return rows.sort_values(["step", "seed"], ignore_index=True)
+
+
+def differs(rows, plain, name):
+    """Whether a column differs between two runs, at the first mark and at the last, for every seed."""
+    unequal = (rows[f"at/{name}"].to_numpy() != plain[f"at/{name}"].to_numpy()).reshape(2, -1)
+    assert (unequal.all(1) == unequal.any(1)).all(), name
+    return tuple(unequal.all(1).tolist())
+
+
+BOTH, LAST, NEVER = (True, True), (False, True), (False, False)
+# When noise of 0.3 is added, to what: whether teacher, student and imitation error differ from a run without, at the
+# first and at the last mark.
+TIMINGS = {
+    ("teacher_before", "*"): (BOTH, LAST, BOTH),
+    ("teacher_before", "aux_head"): (NEVER, LAST, BOTH),
+    ("teacher_after", "*"): (BOTH, LAST, BOTH),
+    ("teacher_after", "class_head"): (BOTH, NEVER, NEVER),
+    ("student_before", "*"): (NEVER, BOTH, BOTH),
+    ("student_before", "class_head"): (NEVER, BOTH, NEVER),
+    ("student_after", "*"): (NEVER, LAST, LAST),
+    ("student_after", "class_head"): (NEVER, LAST, NEVER),
+}
+
+
+@pytest.mark.parametrize("case", TIMINGS, ids="-".join)
+def test_noise_acts_when_and_where_it_is_added(case, tiny, mnist):
+    timing, layer = case
+    rows = rows_of(tiny, mnist, **{f"perturb.{timing}": 0.3, "perturb.layers": (layer,)})
+    plain = rows_of(tiny, mnist)
+    names = ("teacher_cross_entropy", "student_cross_entropy", "aux_mse")
+    assert tuple(differs(rows, plain, name) for name in names) == TIMINGS[case]
+    assert differs(rows, plain, "untrained_accuracy") == NEVER, "before all noise"
+
+
+def test_noise_on_a_trained_teacher_trains_no_other_one(tiny, mnist):
+    plain, late, head, early = (
+        tiny(**{**PLAIN, f"perturb.{timing}": sigma, "perturb.layers": layers})[0]
+        for timing, sigma, layers in (
+            ("teacher_after", 0.0, ("*",)),
+            ("teacher_after", 0.3, ("*",)),
+            ("teacher_before", 0.3, ("aux_head",)),
+            ("teacher_before", 0.3, ("hidden_0",)),
+        )
+    )
+    named = [dataclasses.replace(one, labels={"name": index}) for index, one in enumerate((plain, late, head, early))]
+    plan = sweep.plan(named, (28, 28))
+    assert len(plan.teachers) == 2
+    assert [group.teacher for group in plan.groups] == [0, 0, 0, 1]
+
+
+def test_frozen_layers_of_teacher_and_student_stay(tiny, mnist):
+    fields = {"teacher.frozen": ("class_head",), "student.frozen": ("aux_head", "hidden_0")}
+    last = rows_of(tiny, mnist, **fields).query("step == 20")
+    moved = {
+        name: last[f"at/distance/{name}"].to_numpy()
+        for name in (
+            "teacher_init_final/class_head",
+            "teacher_init_final/hidden_0",
+            "student_init_final/aux_head",
+            "student_init_final/hidden_0",
+            "student_init_final/hidden_1",
+        )
+    }
+    assert [bool((values > 0).all()) for values in moved.values()] == [False, True, False, False, True]
+    assert np.all(moved["teacher_init_final/class_head"] == 0) and np.all(moved["student_init_final/hidden_0"] == 0)
+
+
+def test_classes_are_those_below_and_accuracy_is_over_them(tiny, mnist):
+    """Two classes through the config are the data set of two classes."""
+    two = rows_of(tiny, mnist, classes=2)
+    train, test = (
+        bank._replace(x=np.asarray(bank.x)[np.asarray(bank.y) < 2], y=np.asarray(bank.y)[np.asarray(bank.y) < 2])
+        for bank in (mnist.train, mnist.test)
+    )
+    alone = dataclasses.replace(mnist, train=train, test=test, classes=2)
+    conditions = tiny(**PLAIN, classes=2)
+    plain = [
+        dataclasses.replace(
+            one,
+            teacher=one.teacher._replace(recipe=dataclasses.replace(one.teacher.recipe, classes=0)),
+            student=one.student._replace(recipe=dataclasses.replace(one.student.recipe, classes=0)),
+        )
+        for one in conditions
+    ]
+    rows = run(plain, alone, seeds=2, exam=32, watch=Watch(show=False))
+    assert rows.sort_values(["step", "seed"], ignore_index=True).equals(two)
+    assert conditions[0].teacher.recipe.marks == (2 * -(-int((np.asarray(mnist.train.y) < 2).sum()) // 300),)
+    with pytest.raises(Refused, match=r"config.classes=11: must be at most 10"):
+        tiny(**PLAIN, classes=11)
+
+
+def test_a_teacher_kept_by_another_sweep_is_not_trained_again(tiny, mnist, tmp_path):
+    how = How(teachers=str(tmp_path))
+    first, second = Watch(show=False), Watch(show=False)
+    fresh = rows_of(tiny, mnist, watch=first, how=how)
+    other = rows_of(tiny, mnist, watch=second, how=how, **{"student.lr": 2e-3})
+    again = rows_of(tiny, mnist, how=how)
+    assert first.steps["teachers"] == 2 * 8 and "teachers" not in second.steps
+    assert again.equals(fresh) and fresh.equals(rows_of(tiny, mnist)), "bitwise"
+    assert differs(other, fresh, "teacher_accuracy") == NEVER
+
+
+def test_interpolated_share_is_between(tiny, mnist):
+    cosines = [
+        rows_of(tiny, mnist, **{"conditions": ("random_aux_head",), "student.share": share})[
+            "at/cosine/teacher_student_init/aux_head"
+        ].to_numpy()[0]
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert abs(cosines[0]) < 0.5 < cosines[1] < 0.95 and cosines[2] == pytest.approx(1, abs=1e-6)
+    assert cosines[1] == pytest.approx(0.5**0.5, abs=0.2), "half of each of two independent draws"
