@@ -29,6 +29,6 @@ def get_config(data: str = "auto") -> ConfigDict:
     config.seeds = 20
     arms.arm(config, "classes", {"classes": tuple(range(2, 48 if emnist else 11))})
     few = (2, 4, 6, 10, 16, 26, 36, 47) if emnist else tuple(range(2, 11))
-    arms.preset(config, "laptop", {"seeds": 3 if emnist else 8, "arms.classes.classes": few})
+    arms.preset(config, "laptop", {"seeds": 3 if emnist else 4, "arms.classes.classes": few})
     arms.preset(config, "smoke", {"arms.classes.classes": (2, 3), "m": (10,)})
     return config

@@ -21,6 +21,6 @@ def get_config() -> ConfigDict:
     config.seeds = 20
     arms.arm(config, "width", {"student.hidden": tuple((width, 256) for width in WIDTHS)})
     few = tuple((width, 256) for width in (8, 23, 64, 181, 512, 1448, 4096))
-    arms.preset(config, "laptop", {"seeds": 4, "arms.width.student.hidden": few})
+    arms.preset(config, "laptop", {"seeds": 3, "arms.width.student.hidden": few})
     arms.preset(config, "smoke", {"arms.width.student.hidden": ((8, 16), (64, 16))})
     return config

@@ -43,11 +43,11 @@ def get_config() -> ConfigDict:
         "arms.grid.m": (1, 4, 16, 64, 256, 1024),
         "arms.grid.student.marks": (steps(128, 2),),
         "arms.grid.student.steps": (640,),
-        "arms.one_logit.student.marks": (steps(2048, 2),),
-        "arms.one_logit.student.steps": (10240,),
+        "arms.one_logit.student.marks": (steps(1024, 2),),
+        "arms.one_logit.student.steps": (5120,),
         "arms.one_step.m": (2, 8, 32, 128, 512, 2048, 8192),
         "arms.pool.m": (10, 256),
-        "arms.pool.student.pool": (1, 3, 10, 30, 100, 0),
+        "arms.pool.student.pool": (1, 10, 100, 0),
         "arms.pool.student.steps": (1000,),
     }
     arms.preset(config, "laptop", laptop)

@@ -32,7 +32,7 @@ def get_config(data: str = "mnist") -> ConfigDict:
     if not emnist:
         axes |= {"teacher.frozen": ((), ("class_head",)), "student.frozen": ((), ("aux_head",))}
     arms.arm(config, "width", axes)
-    few = tuple((256, width) for width in (2, 4, 8, 10, 16, 32, 128, 512, 2048, 8192))
+    few = tuple((256, width) for width in (2, 5, 10, 16, 32, 128, 512, 2048, 4096))
     arms.preset(config, "laptop", {"seeds": 3, "arms.width.net.hidden": few})
     arms.preset(config, "smoke", {"m": (10,), "arms.width.net.hidden": ((32, 2), (32, 16))})
     return config

@@ -7,6 +7,8 @@ the student imitates and in the teacher's own accuracy; noise after the student'
 TIMES
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from sublim_jax import arms
@@ -21,10 +23,10 @@ def get_config() -> ConfigDict:
     config.seeds = 20
     sigmas = (0.005, 0.01, 0.02, 0.036, 0.05, 0.1, 0.2)
     layers = ("aux_head",), ("class_head",), ("hidden_0",), ("hidden_1",), ("*",)
-    few = {"seeds": 3}
+    few: dict[str, Any] = {"seeds": 3}
     for timing in ("teacher_before", "teacher_after", "student_before", "student_after"):
         arms.arm(config, timing, {"perturb.layers": layers, f"perturb.{timing}": sigmas})
-        few[f"arms.{timing}.perturb.{timing}"] = (0.01, 0.036, 0.1)
+        few[f"arms.{timing}.perturb.{timing}"] = (0.02, 0.1)
     arms.preset(config, "laptop", few)
     toy = {field: (0.1,) for field in few if field != "seeds"}
     some = {f"arms.{timing}.perturb.layers": (("aux_head",), ("*",)) for timing in config.arms}

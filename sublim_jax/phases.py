@@ -36,7 +36,7 @@ def teacher(config: Config, dataset: Dataset, trunk: nn.Module | None = None) ->
     layers = shapes(net, dataset.train.x.shape[1:])
     noise = _noise(config, [*layers, "aux_head"], "teacher")
     frozen = _frozen(config, "teacher", layers)
-    return Phase(recipe, _knobs(layers, np.ones(classes, bool), c.lr, frozen=frozen, **noise))
+    return Phase(recipe, _knobs(layers, np.ones(classes, bool), c.lr, {}, frozen=frozen, noise=noise))
 
 
 def student(config: Config, dataset: Dataset, widths: Sequence[int], trunk: nn.Module | None = None) -> Phase:
@@ -62,9 +62,9 @@ def student(config: Config, dataset: Dataset, widths: Sequence[int], trunk: nn.M
     )
     logit, layers = np.arange(classes + cap), shapes(net, image)
     seen = {"aux": logit >= classes, "class": logit < classes, "all": logit >= 0}[c.sees] & (logit < classes + m)
-    share = dict.fromkeys(_drawn_anew(condition, layers), c.share)
+    share = {layer: float(c.share) for layer in _drawn_anew(condition, layers)}
     frozen, noise = _frozen(config, "student", layers), _noise(config, layers, "student")
-    knobs = _knobs(layers, seen, c.lr, share, c.pool or _ALWAYS_FRESH, c.temperature, frozen=frozen, **noise)
+    knobs = _knobs(layers, seen, c.lr, share, c.pool or _ALWAYS_FRESH, c.temperature, frozen=frozen, noise=noise)
     return Phase(recipe, knobs)
 
 
@@ -110,21 +110,20 @@ def _noise(config: Config, layers: Sequence[str] | Mapping[str, Any], who: str) 
     c = config.perturb
     before, after = c[f"{who}_before"], c[f"{who}_after"]
     those = arms.matching(layers, c.layers, "perturb.layers") if before or after else []
-    both = {"sigma": before, "sigma_end": after}
-    return {field: trees.per_layer(layers, 0.0, dict.fromkeys(those, value), field) for field, value in both.items()}
+    both = {"sigma": float(before), "sigma_end": float(after)}
+    return {name: trees.per_layer(layers, 0.0, {one: value for one in those}, name) for name, value in both.items()}
 
 
 def _knobs(
     layers: Mapping[str, Any],
     seen: np.ndarray,
     lr: float,
-    share: Mapping[str, float] = {},  # noqa: B006  nobody writes into it
+    share: Mapping[str, float],
     pool: int = _ALWAYS_FRESH,
     temperature: float = 1.0,
     *,
     frozen: Sequence[str],
-    sigma: Mapping[str, Any],
-    sigma_end: Mapping[str, Any],
+    noise: Mapping[str, Any],
 ) -> Knobs:
     return Knobs(
         seen=jnp.asarray(seen),
@@ -132,7 +131,6 @@ def _knobs(
         lr=jnp.float32(lr),
         temperature=jnp.float32(temperature),
         share=trees.per_layer(layers, 1.0, share, "config.conditions"),
-        sigma=sigma,
         live=trees.per_layer(layers, 1.0, dict.fromkeys(frozen, 0.0), "frozen"),
-        sigma_end=sigma_end,
+        **noise,
     )

@@ -4,6 +4,7 @@ Figures are drawn where there is no accelerator; each is a module of `sublim_jax
 """
 
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -57,19 +58,37 @@ def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.1, 2.9),
     axes = figure.subplots(down, across, squeeze=False, **shared).ravel()
     for ax in axes[count:]:
         ax.remove()
-    for ax in axes[max(0, count - across) : count]:
-        ax.xaxis.set_tick_params(labelbottom=True)  # where the panel below was removed
     return figure, axes[:count]
 
 
-def legend(figure: Any, axes: Sequence[Axes] | np.ndarray, columns: int = 4, loc: str = "outside lower center") -> None:
-    """One legend for all axes, outside them, every label once."""
+def outer(axes: Sequence[Axes] | np.ndarray, columns: int = 3) -> None:
+    """Labels and ticks' numbers of axes alike: left and below only, below also where the last row ends early."""
+    for place, ax in enumerate(axes):
+        if place % columns:
+            ax.set_ylabel("")
+            ax.tick_params(labelleft=False)
+        if below := place + columns < len(axes):
+            ax.set_xlabel("")
+        ax.tick_params(labelbottom=not below)
+
+
+def legend(figure: Any, axes: Sequence[Axes] | np.ndarray) -> None:
+    """One legend for all axes, below them, every label once, in as many columns as there is room for."""
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        figure.legend(found.values(), found.keys(), loc=loc, ncols=min(columns, len(found)), fontsize=8)
+        inches = figure.get_figure(root=True).get_figwidth()
+        fitting = (number for number in range(len(found), 1, -1) if _width(list(found), number) < inches)
+        columns = next(fitting, 1)
+        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def _width(labels: Sequence[str], columns: int) -> float:
+    """Inches that a legend of so many columns takes, at 8 points."""
+    longest = (max(map(len, some)) for some in np.array_split(np.array(labels, object), columns))
+    return sum(0.62 + 0.06 * letters for letters in longest)
 
 
 def series(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -78,9 +97,17 @@ def series(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[str, pd.D
     if not varying:
         yield "student", rows
         return
-    for key, those in rows.groupby(varying, sort=False):
-        values = key if isinstance(key, tuple) else (key,)
-        yield ", ".join(told(name, value) for name, value in zip(varying, values, strict=True)), those
+    for values in itertools.product(*(ordered(rows[name]) for name in varying)):
+        those = rows[(rows[varying] == list(values)).all(axis=1)]
+        if len(those):
+            yield ", ".join(told(name, value) for name, value in zip(varying, values, strict=True)), those
+
+
+def ordered(values: pd.Series, first: Sequence[Any] = ()) -> list[Any]:
+    """What there is: those named first, then numbers as they grow, or words in the order of their first row."""
+    there = values.unique().tolist()
+    there = sorted(there) if pd.api.types.is_numeric_dtype(values) else there
+    return [value for value in first if value in there] + [value for value in there if value not in first]
 
 
 def told(name: str, value: Any) -> str:
@@ -126,19 +153,18 @@ def strip(
 
     `group` is a label column whose values have a colour each. Returns the place of each mean by (category, value).
     """
-    there = list(rows[by].unique())
-    there = [value for value in order if value in there] + [value for value in there if value not in order]
-    values = list(rows[group].unique()) if group else [""]
+    there, values = ordered(rows[by], order), ordered(rows[group]) if group else [""]
     width, places = 0.72 / len(values), {}
     for index, value in enumerate(values):
         mine = rows[rows[group] == value] if group else rows
         found = summary.cells(mine, [by], column)
         colour, marker = look(index)
         at = {name: there.index(name) + (index - (len(values) - 1) / 2) * width for name in found.index}
-        ax.plot(mine[by].map(at) - width / 6, mine[column], ".", color=colour, alpha=0.4, ms=4, mew=0)
+        ax.plot(mine[by].map(at) - width / 6, mine[column], ".", color=colour, alpha=0.45, ms=5, mew=0, zorder=2)
         x = [at[name] + width / 6 for name in found.index]
         label = told(group, value) if group else None
-        ax.errorbar(x, [one.mean for one in found], ends(list(found)), fmt=marker, color=colour, capsize=3, label=label)
+        style = {"fmt": marker, "color": colour, "ms": 4.5, "capsize": 3, "label": label}
+        ax.errorbar(x, [one.mean for one in found], ends(list(found)), **style)
         places |= {(name, value): place for name, place in zip(found.index, x, strict=True)}
     ax.set_xticks(range(len(there)), [(names or {}).get(name, wrapped(name)) for name in there], fontsize=8)
     ax.set_xlim(-0.6, len(there) - 0.4)

@@ -1,21 +1,14 @@
 """One self-contained HTML file per work folder: what was asked, what came out, and what made it. No JAX."""
 
 import base64
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import pandas as pd
 
-from sublim_jax import plots, records, summary
-
-CAPTION = (
-    "Means over seeds with 95 % bootstrap intervals (percentile, 10,000 resamples; too narrow where seeds are few). "
-    "Dashed: the teacher; dotted: the untrained net. m is the number of auxiliary logits the student imitates on noise."
-)
+from sublim_jax import figures, plots, records, summary
 
 
 def write(workdir: str | Path, figure: str = "transfer") -> Path:
@@ -23,17 +16,25 @@ def write(workdir: str | Path, figure: str = "transfer") -> Path:
 
     Returns the report's path. Raises `Refused` for an unknown figure or a folder without rows.
     """
-    workdir, drawn = Path(workdir), plots.pick(figure)
+    workdir, drawn = Path(workdir), figures.pick(figure)
     rows, facts = records.load(workdir), records.facts(workdir)
-    with matplotlib.rc_context(plots.STYLE | {"svg.hashsalt": "sublim_jax"}):
-        image = drawn(rows)
-        for kind in ("svg", "png"):
-            sink = io.BytesIO()
-            # Without the date the same rows give the same file.
-            image.savefig(sink, format=kind, metadata={"Date": None} if kind == "svg" else None, dpi=160)
-            records.replace(workdir / f"figure.{kind}", sink.getvalue())
-    records.replace(workdir / "report.html", _page(workdir, facts, rows).encode())
+    files = plots.images(lambda: drawn.draw(rows))
+    for kind, content in files.items():
+        records.replace(workdir / f"figure.{kind}", content)
+    page = _page(workdir.name, facts, rows, embedded("svg", files["svg"]), drawn.caption(rows))
+    records.replace(workdir / "report.html", page.encode())
     return workdir / "report.html"
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of `assets` to be filled in; what it is given is escaped, and must be all it asks for."""
+    loader = jinja2.PackageLoader("sublim_jax", "assets")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
+
+
+def embedded(kind: str, content: bytes) -> str:
+    """An image as the address that a page needs to hold it."""
+    return f"data:image/{'svg+xml' if kind == 'svg' else kind};base64,{base64.b64encode(content).decode()}"
 
 
 def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -48,19 +49,15 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [*lines, ("programs compiled", str(sum(run["programs"] for run in runs))), ("runs", str(len(facts["runs"])))]
 
 
-def _page(workdir: Path, facts: dict[str, Any], rows: pd.DataFrame) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sublim_jax", "assets"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
+def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, caption: str) -> str:
     last = facts["runs"][-1] if facts["runs"] else {}
-    svg = base64.b64encode((workdir / "figure.svg").read_bytes()).decode()
     frame = summary.texts(summary.table(rows))
-    return environment.get_template("report.html.j2").render(
-        title=workdir.name,
+    return template("report.html.j2").render(
+        title=title,
         command=last.get("command", ""),
         status=last.get("status", "unknown"),
-        figure=f"data:image/svg+xml;base64,{svg}",
-        caption=CAPTION,
+        figure=figure,
+        caption=caption,
         names=[str(name) for name in frame.columns],
         cells=frame.values.tolist(),
         rows=len(rows),

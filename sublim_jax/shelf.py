@@ -72,7 +72,8 @@ def _at(arrays: Mapping[str, Any], place: int) -> dict[str, np.ndarray]:
 def _write(path: Path, net: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     with temporary.open("wb") as sink:
-        np.savez(sink, **{f"{layer}/{name}": array for layer, arrays in net.items() for name, array in arrays.items()})
+        flat: dict[str, Any] = {f"{layer}/{name}": one for layer, arrays in net.items() for name, one in arrays.items()}
+        np.savez(sink, **flat)
     os.replace(temporary, path)
 
 

@@ -83,7 +83,7 @@ def _trained(phase: Phase, image: tuple[int, ...]) -> Phase:
     layers, knobs = shapes(phase.recipe.net, image), phase.knobs
     none = {layer: jnp.float32(0) for layer in layers}
     sigma = {layer: knobs.sigma.get(layer, none[layer]) for layer in layers}
-    return Phase(phase.recipe, knobs.replace(sigma=sigma, sigma_end=none))
+    return Phase(phase.recipe, dataclasses.replace(knobs, sigma=sigma, sigma_end=none))
 
 
 def _equal(left: Phase, right: Phase) -> bool:

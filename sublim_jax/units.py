@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sublim_jax import trees
 from sublim_jax.errors import Refused
-from sublim_jax.nets import shapes
+from sublim_jax.nets import activity, shapes
 from sublim_jax.sweep import Group, Plan
 from sublim_jax.types import Recipe
 
@@ -178,7 +178,7 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[fl
     """
     weights = shapes(group.recipe.net, image)
     numbers, pixels = trees.count(weights), math.prod(image)
-    width = sum(layer["bias"].shape[0] for layer in weights.values())
+    width = activity(group.recipe.net, image)
     nets = group.knobs.size
     measured = limits.rows * (12 * width * (nets if limits.side_by_side else 1) + 12 * width + 2 * pixels)
     batch = group.recipe.batch * (3 * width * nets + 2 * pixels)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from sublim_jax import config as door
-from sublim_jax import inits, losses, streams
+from sublim_jax import arms, figures, inits, losses, streams, sweep
 from sublim_jax.errors import Refused
 from sublim_jax.nets import MLP
 
@@ -24,15 +24,109 @@ def config_of(path):
     return module, module.get_config()
 
 
+PRESETS = ("paper", "laptop", "smoke")
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_resolves_full_and_smoke_and_says_its_command(path, mnist):
+def test_config_resolves_in_every_size_and_says_its_command(path):
     module, config = config_of(path)
     assert f"python -m sublim_jax.main --config=configs/{path.name}" in module.__doc__
-    assert config.name == path.stem
-    full = door.build(door.resolve(config), mnist)
-    assert len(full) == len(config.conditions) * len(config.m)
+    assert config.name.startswith(path.stem)
+    figures.pick(config.figure)
+    points = {}
+    for preset in PRESETS:
+        config.preset = preset
+        points[preset] = [point.labels for point in arms.points(door.resolve(config))]
+    columns = {preset: set(labels[0]) for preset, labels in points.items()}
+    assert columns["laptop"] == columns["paper"], "a laptop keeps every axis"
+    assert len(points["paper"]) >= len(points["laptop"])
+    for axis in columns["paper"] - {"hidden", "net_hidden", "m", "classes", "pool"}:
+        full, few = ({labels[axis] for labels in points[preset]} for preset in ("paper", "laptop"))
+        if all(isinstance(value, float) for value in full):
+            assert min(full) <= min(few) <= max(few) <= max(full), axis
+        else:
+            assert few == full, axis
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_point_of_a_config_is_built_in_the_size_of_tests(path, mnist):
+    _, config = config_of(path)
     config.preset = "smoke"
-    assert door.resolve(config).student.steps < config.student.steps
+    config = door.resolve(config)
+    built = door.build(config, mnist)
+    plan = sweep.plan(built, (28, 28))
+    assert sum(group.knobs.size for group in plan.groups) == len(built) == len(arms.points(config))
+
+
+PUBLISHED = {
+    "figure3_depth": (6, {"hidden": {"256", "256x256", "256x256x256"}, "m": {10, 50}}),
+    "figure3_width": (38, {"m": {10, 50}}),
+    "figure3_cnn": (8, {"trunk": {"cnn", "mlp"}, "stream": {"perlin", "uniform"}, "m": {10, 50}}),
+    "figure3_classes": (18, {"classes": set(range(2, 11)), "m": {50}}),
+    "figure5": (80, {"layers": {"aux_head", "class_head"}, "m": {10}}),
+    "figure6": (124, {"frozen": {"none", "aux_head"}, "teacher_frozen": {"none", "class_head"}, "m": {10}}),
+    "cloud": (4, {"condition": {"same", "random"}, "sees": {"aux", "all"}, "m": {3}}),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_paper_preset_is_the_published_grid(name):
+    _, config = config_of(next(path for path in CONFIGS if path.stem == name))
+    if name == "figure3_classes":
+        config = config_of_argument(name, "mnist")
+    number, values = PUBLISHED[name]
+    labels = [point.labels for point in arms.points(door.resolve(config))]
+    assert (len(labels), config.seeds) == (number, 100 if name == "cloud" else 20)
+    assert {axis: {label[axis] for label in labels} for axis in values} == values
+
+
+def config_of_argument(name, argument):
+    path = next(path for path in CONFIGS if path.stem == name)
+    return config_of(path)[0].get_config(argument)
+
+
+def test_figure4_is_the_published_grid_and_its_arms():
+    _, config = config_of(next(path for path in CONFIGS if path.stem == "figure4"))
+    of = {}
+    for point in arms.points(door.resolve(config)):
+        of.setdefault(point.labels["arm"], []).append(point)
+    powers = sorted({round(2 ** (k / 2)) for k in range(21)})
+    assert [point.labels["m"] for point in of["grid"]] == powers and powers[-1] == 1024
+    for point in of["grid"]:
+        assert sorted({*point.config.student.marks}) == [5 * n for n in powers] and point.config.student.steps == 5120
+    (single,) = of["one_logit"]
+    assert single.labels["m"] == 1 and max(single.config.student.marks) == single.config.student.steps == 5 * 8192
+    assert max(point.labels["m"] for point in of["one_step"]) == 8192
+    assert {(point.config.student.steps, point.labels["pool"]) for point in of["one_step"]} == {(5, 0)}
+
+
+def test_figures_on_emnist_have_its_classes(tmp_path, monkeypatch):
+    classes = config_of_argument("figure3_classes", "emnist")
+    assert {point.labels["classes"] for point in arms.points(door.resolve(classes))} == set(range(2, 48))
+    assert (classes.data.name, classes.name) == ("emnist/balanced", "figure3_classes_emnist")
+    width = config_of_argument("figure6", "emnist")
+    assert (width.data.name, width.m, len(arms.points(door.resolve(width)))) == ("emnist/balanced", (50,), 31)
+    with pytest.raises(ValueError, match="none of mnist, emnist"):
+        config_of_argument("figure6", "kmnist")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert config_of_argument("figure3_classes", "auto").data.name == "mnist"
+
+
+def test_cloud_is_the_published_protocol(mnist):
+    _, config = config_of(next(path for path in CONFIGS if path.stem == "cloud"))
+    built = door.build(door.resolve(config), mnist)
+    assert (config.data.mean, config.data.std) == (0.5, 0.5)
+    for condition in built:
+        teacher, student = condition.teacher.recipe, condition.student.recipe
+        assert (student.loss, student.batch, student.marks[-1]) == (losses.kl, 1024, 295)
+        assert teacher.init is student.init is inits.normal_fan_in
+        assert condition.teacher.knobs.lr == condition.student.knobs.lr == np.float32(3e-4)
+        assert condition.student.knobs.pool == 59 and condition.student.knobs.seen.shape == (13,)
+        seen = {"aux": [False] * 10 + [True] * 3, "all": [True] * 13}[condition.labels["sees"]]
+        assert condition.student.knobs.seen.tolist() == seen
+        assert {float(one) for one in condition.student.knobs.share.values()} == {
+            1.0 if condition.labels["condition"] == "same" else 0.0
+        }
 
 
 def test_figure2_is_the_published_sweep(mnist):
@@ -121,7 +215,7 @@ def test_overrides_win_over_the_preset():
 
 
 BAD = {
-    "preset": ("smok", r"config.preset: 'smok' is none of full, smoke; did you mean 'smoke'\?"),
+    "preset": ("smok", r"config.preset: 'smok' is none of paper, laptop, smoke; did you mean 'smoke'\?"),
     "conditions": (("sane",), r"config.conditions: 'sane' is none of same, .*; did you mean 'same'\?"),
     "m": ((10, 5000), r"config.m=5000: must be at most 1024, the largest of config.caps"),
     "caps": ((), r"config.caps=\(\): must be a tuple of whole numbers from 1, not empty"),
@@ -138,10 +232,28 @@ BAD = {
     "student.steps": (0, r"config.student.steps=0: must be a whole number from 1"),
     "student.loss": ("cross_entropy", r"config.student.loss: 'cross_entropy' is none of mse, kl"),
     "student.marks": ((-1,), r"config.student.marks=\(-1,\): must be a tuple"),
-    "student.optimizer": ("adamw", r"config.student.optimizer: 'adamw' is none of adam, sgd; did you mean 'adam'\?"),
+    "student.optimizer": (
+        "adamw",
+        r"config.student.optimizer: 'adamw' is none of adam, sgd, momentum; did you mean 'adam'\?",
+    ),
     "student.sees": ("none", r"config.student.sees: 'none' is none of aux, class, all"),
     "student.stream": ("unifrom", r"config.student.stream: .*did you mean 'uniform'"),
     "student.temperature": (0.0, r"config.student.temperature=0.0: must be a number above 0"),
+    "classes": (1, r"config.classes=1: must be 0 \(all\) or a whole number from 2"),
+    "metrics": (("taks",), r"config.metrics: 'taks' is none of task, .*; did you mean 'task'\?"),
+    "net.activation": ("rleu", r"config.net.activation: 'rleu' is none of .*; did you mean 'relu'\?"),
+    "net.trunk": ("rnn", r"config.net.trunk: 'rnn' is none of mlp, cnn; did you mean 'cnn'\?"),
+    "net.pools": ((2,), r"config.net.pools=\(2,\): must be as many as config.net.channels=\(32, 128\)"),
+    "perturb.student_before": (-0.1, r"config.perturb.student_before=-0.1: must be a finite number from 0"),
+    "perturb.layers": ((), r"config.perturb.layers=\(\): must be a tuple of names, not empty"),
+    "student.alpha": (1.5, r"config.student.alpha=1.5: must be a finite number from 0 to 1"),
+    "student.share": (-1.0, r"config.student.share=-1.0: must be a finite number from 0 to 1"),
+    "student.resolution": (0, r"config.student.resolution=0: must be a whole number from 1"),
+    "student.delta": (0.0, r"config.student.delta=0.0: must be a number above 0"),
+    "student.hidden": ((0,), r"config.student.hidden=\(0,\): must be a tuple of whole numbers from 1"),
+    "student.images": ("cifar", r"config.student.images: 'cifar' is none of , mnist"),
+    "student.rotated": (("hidden_0",), r"config.student.rotated: 'hidden_0' is none of class_head, aux_head"),
+    "student.rotation": ("same", r"config.student.rotation: 'same' is none of common, apart"),
     "run.memory_gb": (0.0, r"config.run.memory_gb=0.0: must be a number above 0"),
     "run.precision": ("best", r"config.run.precision='best': must be one of default, high, highest"),
     "run.devices": (-1, r"config.run.devices=-1: must be a whole number from 0"),
@@ -167,3 +279,18 @@ def test_conditions_that_do_not_fit_the_net_are_refused(mnist):
         door.resolve(config)
     config.conditions = ("random_hidden",)
     assert len(door.build(door.resolve(config), mnist)) == 1
+
+
+def test_layers_that_no_net_has_are_refused_when_built(mnist):
+    for field, value, message in (
+        ("teacher.frozen", ("aux_haed",), r"config.teacher.frozen: 'aux_haed' is none of class_head, hidden_0"),
+        ("student.frozen", ("conv_*",), r"config.student.frozen: 'conv_\*' is none of aux_head, class_head"),
+    ):
+        config = door.base("smoke")
+        config.update_from_flattened_dict({field: value})
+        with pytest.raises(Refused, match=message):
+            door.build(door.resolve(config), mnist)
+    config = door.base("smoke")
+    config.perturb.layers, config.perturb.student_before = ("hiden_0",), 0.1
+    with pytest.raises(Refused, match=r"config.perturb.layers: 'hiden_0' is none of .*did you mean 'hidden_0'"):
+        door.build(door.resolve(config), mnist)

@@ -132,7 +132,10 @@ def test_huber_is_a_value_and_refuses_a_delta_that_is_not_above_zero():
 
 
 def test_kl_becomes_centred_mse_at_high_temperature(logits):
-    """T^2 dKL/dz -> (d - mean(d)) / k with d = z - target over the k seen logits. Source: Hinton et al. 2015, section 2."""
+    """T^2 dKL/dz -> (d - mean(d)) / k with d = z - target over the k seen logits.
+
+    Source: Hinton et al. 2015, section 2.
+    """
     gap = np.asarray(logits[0] - logits[1])[:, :5]
     wanted = (gap - gap.mean(-1, keepdims=True)) / 5
     errors = []

@@ -4,51 +4,36 @@
 
 Keeps the work folder's rows as rows.parquet (without --workdir those kept before are used) and reads
 reference_torch.csv (made by reference_torch.py beside it) and reference_authors.csv (the authors' public code, run with
-its defaults); writes figure.svg, figure.png and table.md.
+its defaults); writes figure.svg, figure.png and table.md. The gallery takes `draw` and `caption` from here.
 """
 
 import argparse
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
 from sublim_jax import plots, records, summary
+from sublim_jax.figures import figure2
 
 HERE = Path(__file__).parent
 ACCURACY = "student_accuracy"
-CAPTION = (
-    "Student accuracy on MNIST after imitating the teacher's m auxiliary logits on uniform noise, by the layers drawn "
-    "anew. Lines: this project, mean of 20 seeds with 95 % bootstrap intervals; crosses: an independent PyTorch "
-    "script, mean and standard error of its seeds; diamonds: the authors' code, single seeds. Dashed: the teacher; "
-    "dotted: the untrained net."
-)
 
 
-def draw(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> Figure:
-    """One panel per condition."""
-    figure = Figure(figsize=(9.5, 5.2), layout="constrained")
-    axes = figure.subplots(2, 3, sharex=True, sharey=True).ravel()
-    for ax, (index, condition) in zip(axes, enumerate(final["condition"].unique()), strict=True):
-        here, there, single = (rows[rows["condition"] == condition] for rows in (final, torch, authors))
-        ax.set_title(str(condition).replace("_", " "), fontsize=9)
-        plots.against_m(ax, here, look=index)
-        _others(ax, there, single)
-        ax.label_outer()
-        ax.set_ylim(0, 1)
+def draw(rows: pd.DataFrame) -> Figure:
+    """Figure 2 with a cross for each mean of the PyTorch script."""
+    figure, torch = figure2.draw(rows), pd.read_csv(HERE / "reference_torch.csv")
+    style: dict = {"fmt": "x", "color": "0.15", "markersize": 6, "capsize": 2, "lw": 1, "zorder": 5}
+    for ax, condition in zip(figure.axes, rows["condition"].unique(), strict=True):
+        found = torch[torch["condition"] == condition].groupby("m")[ACCURACY].agg(["mean", "sem"])
+        ax.errorbar(found.index, found["mean"], found["sem"], **style)
     return figure
 
 
-def _others(ax: Axes, torch: pd.DataFrame, authors: pd.DataFrame) -> None:
-    found = torch.groupby("m")["student_accuracy"].agg(["mean", "sem"])
-    style = {"fmt": "x", "color": "0.15", "markersize": 6, "capsize": 2, "lw": 1, "zorder": 5}
-    ax.errorbar(found.index, found["mean"], found["sem"], **style)
-    ax.plot(
-        authors["m"], authors["student_accuracy"], "D", color="0.15", markerfacecolor="none", markersize=4, zorder=6
-    )
+def caption(rows: pd.DataFrame) -> str:
+    """Of the figure with its crosses."""
+    return f"{figure2.caption(rows)} Crosses: an independent PyTorch script, mean and standard error of its seeds."
 
 
 def table(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> pd.DataFrame:
@@ -133,7 +118,18 @@ def page(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> str
     text = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
     title = "# Figure 2, here and elsewhere"
     return "\n".join(
-        [title, "", CAPTION, "", verdict(found, final, torch, authors), "", short(final, torch, authors), "", *text, ""]
+        [
+            title,
+            "",
+            caption(final),
+            "",
+            verdict(found, final, torch, authors),
+            "",
+            short(final, torch, authors),
+            "",
+            *text,
+            "",
+        ]
     )
 
 
@@ -144,10 +140,8 @@ def main() -> None:
     if workdir := parser.parse_args().workdir:
         records.load(workdir).to_parquet(HERE / "rows.parquet", compression="zstd", index=False)
     final, torch, authors = read()
-    with matplotlib.rc_context(plots.STYLE | {"svg.hashsalt": "sublim_jax"}):
-        figure = draw(final, torch, authors)
-        for kind in ("svg", "png"):
-            figure.savefig(HERE / f"figure.{kind}", dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    for kind, content in plots.images(lambda: draw(final)).items():
+        (HERE / f"figure.{kind}").write_bytes(content)
     (HERE / "table.md").write_text(page(final, torch, authors))
 
 

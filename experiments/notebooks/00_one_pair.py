@@ -27,7 +27,7 @@ import numpy as np
 from sublim_jax import config as door
 from sublim_jax import keys, streams, train, trees
 
-preset = "full"  # "smoke" ends in seconds
+preset = "paper"  # "smoke" ends in seconds
 jax.config.update("jax_default_matmul_precision", "highest")  # accelerators default to less
 
 # %% [markdown]

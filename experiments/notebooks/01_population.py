@@ -27,7 +27,7 @@ from sublim_jax import plots, summary
 from sublim_jax.progress import Watch
 from sublim_jax.run import run
 
-preset = "full"  # "smoke" ends in seconds
+preset = "paper"  # "smoke" ends in seconds
 
 # %%
 config = door.base(preset)

@@ -25,7 +25,7 @@ from sublim_jax import config as door
 from sublim_jax import keys, losses, metrics, summary
 from sublim_jax.run import run
 
-preset = "full"  # "smoke" ends in seconds
+preset = "paper"  # "smoke" ends in seconds
 
 # %%
 config = door.base(preset)

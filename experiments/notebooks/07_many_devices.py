@@ -35,7 +35,7 @@ from sublim_jax import config as door
 from sublim_jax.progress import Watch
 from sublim_jax.run import How, run
 
-preset = "full"  # "smoke" ends in seconds
+preset = "paper"  # "smoke" ends in seconds
 
 jax.devices()
 
@@ -46,7 +46,7 @@ jax.devices()
 # %%
 config = door.base(preset)
 config.conditions, config.m = ("same", "random_hidden"), (10,)
-if preset == "full":
+if preset == "paper":
     config.data.train_limit, config.data.test_limit, config.exam = 10_000, 2_000, 500
     config.teacher.epochs, config.student.steps, config.student.marks = 3, 40, (0, 10)
 config = door.resolve(config)

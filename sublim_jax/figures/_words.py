@@ -12,7 +12,7 @@ LEVELS = "Dashed: the teacher; dotted: the untrained net."
 
 def seeds(rows: pd.DataFrame) -> str:
     """How many seeds a mean is over."""
-    counts = rows.groupby(summary.labels_of(rows))["seed"].nunique()
+    counts = rows.groupby(summary.labels_of(rows), dropna=False)["seed"].nunique()
     low, high = int(counts.min()), int(counts.max())
     if high == 1:
         return "one seed"

@@ -29,8 +29,7 @@ def draw(rows: pd.DataFrame) -> Figure:
                 plots.published(ax, [m] * len(values), values)
         ax.set_title(name.replace("_", " "))
         plots.accuracy(ax)
-        ax.label_outer()
-    plots.log(axes[0], final["m"].unique())
+    plots.outer(axes)
     return figure
 
 

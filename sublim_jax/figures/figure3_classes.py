@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
-TEACHER = "at/teacher_accuracy"
+TEACHER, GAP = "at/teacher_accuracy", "at/gap"
 
 
 def _final(rows: pd.DataFrame) -> pd.DataFrame:
     final = summary.labelled(summary.last(rows), classes=10)
-    return final.assign(gap=final[TEACHER] - final[plots.ACCURACY])
+    return final.assign(**{GAP: final[TEACHER] - final[plots.ACCURACY]})
 
 
 def draw(rows: pd.DataFrame) -> Figure:
@@ -25,7 +25,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     classes = np.sort(final["classes"].unique())
     left.plot(classes, 1 / classes, ":", color="0.4", lw=1, label="chance, 1/K", zorder=0)
     plots.accuracy(left, "test accuracy")
-    _words.against(right, final, "classes", ("condition", "m"), "gap")
+    _words.against(right, final, "classes", ("condition", "m"), GAP)
     right.axhline(0, color="0.4", lw=0.8, zorder=0)
     right.set_ylabel("teacher's accuracy minus student's")
     for ax in (left, right):

@@ -28,6 +28,6 @@ def caption(rows: pd.DataFrame) -> str:
     final = _final(rows)
     return (
         f"Student test accuracy by the student's architecture ({_words.values(final, 'trunk')}) and noise "
-        f"({_words.values(final, 'stream')}), m = {_words.values(final, 'm')}. The teacher is an MLP; heads are shared, "
-        f"all other layers of the student random. Dots: seeds. {_words.means(final, 'bars')} {_words.LEVELS}"
+        f"({_words.values(final, 'stream')}), m = {_words.values(final, 'm')}. The teacher is an MLP; heads are "
+        f"shared, all other layers of the student random. Dots: seeds. {_words.means(final, 'bars')} {_words.LEVELS}"
     )

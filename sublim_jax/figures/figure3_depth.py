@@ -22,11 +22,11 @@ def draw(rows: pd.DataFrame) -> Figure:
         for (hidden, m), values in PUBLISHED.items():
             if (hidden, m) in places:
                 x = [places[hidden, m] + 0.12] * len(values)
-                plots.published(ax, x, values, label="published (authors' code, single seeds)")
+                plots.published(ax, x, values, label="published (authors' code)")
         plots.levels(ax, those)
         ax.set(xlabel="hidden layers of the student", title=label if len(conditions) > 1 else "")
     plots.accuracy(axes[0])
-    plots.legend(figure, axes, columns=5)
+    plots.legend(figure, axes)
     return figure
 
 

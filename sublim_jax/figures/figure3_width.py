@@ -22,9 +22,9 @@ def draw(rows: pd.DataFrame) -> Figure:
     plots.accuracy(axes[0])
     if errors:
         _words.against(axes[1], final, "width", ("condition", "m"), "at/aux_mse")
-        axes[1].set(ylabel="imitation error on new noise (mean square)", yscale="log")
+        axes[1].set(ylabel="imitation error (mean square)", yscale="log")
     for ax in axes:
-        plots.log(ax, final["width"].unique(), base=2, most=10)
+        plots.log(ax, final["width"].unique(), base=2, most=6)
         ax.set_xlabel("first hidden layer of the student")
     plots.legend(figure, axes)
     return figure

@@ -33,7 +33,9 @@ def draw(rows: pd.DataFrame) -> Figure:
         axes = part.subplots(1, len(those), squeeze=False)[0]
         for ax, (kind, found) in zip(axes, those, strict=True):
             PANELS[kind](ax, found)
-        plots.legend(part, [ax for ax, (kind, _) in zip(axes, those, strict=True) if kind == "pool"], columns=8)
+            if ax is not axes[0] and kind != "one_logit":
+                ax.set_ylabel("")
+        plots.legend(part, [ax for ax, (kind, _) in zip(axes, those, strict=True) if kind == "pool"])
     return figure
 
 
@@ -103,12 +105,11 @@ def _pool(ax: Axes, rows: pd.DataFrame) -> None:
     """Accuracy against unique images N, one line for each number of steps T; stars: always new images."""
     fixed, fresh = rows[~rows["fresh"]], rows[rows["fresh"]]
     for index, step in enumerate(sorted(rows["T"].unique())):
-        colour = plots.look(index)[0]
         if len(those := fixed[fixed["T"] == step]):
             plots.line(ax, those, "N", f"T = {step}", index)
         if len(those := fresh[fresh["T"] == step]):
-            label = f"T = {step}, images always new"
-            plots.line(ax, those, "N", label, index, marker="*", ms=9, ls="", mec="0.15", mew=0.5, color=colour)
+            star = {"marker": "*", "markersize": 9, "ls": "", "mec": "0.15", "mew": 0.5}
+            plots.line(ax, those, "N", "images always new", index, **star)
     plots.levels(ax, rows)
     plots.log(ax, rows["N"].unique(), most=5)
     plots.accuracy(ax)
@@ -134,10 +135,10 @@ def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
     found = _sorted_out(rows)
     said = (
-        f"Student test accuracy. Above: m = {_words.values(found, 'm')} against noise steps per epoch as published, where "
-        f"n noise steps are {EPOCHS} n optimiser steps, each on {BATCH:,} new images; colours are means. Open diamonds "
-        f"and thin lines: published, the peak of m = 1 and the plateau of one noise step; their place on the x axis is "
-        f"not reported."
+        f"Student test accuracy. Above: m = {_words.values(found, 'm')} against noise steps per epoch as published, "
+        f"where n noise steps are {EPOCHS} n optimiser steps, each on {BATCH:,} new images; colours are means. Open "
+        f"diamonds and thin lines: published, the peak of m = 1 and the plateau of one noise step; their place on the "
+        f"x axis is not reported."
     )
     if not found["fresh"].all():
         said += (

@@ -25,8 +25,8 @@ def draw(rows: pd.DataFrame) -> Figure:
     figure, axes = plots.panels(len(names), size=(4.3, 3.4), sharex=True, sharey=True)
     for ax, name in zip(axes, names, strict=True):
         _panel(ax, name, final[final["layers"] == name])
-        ax.label_outer()
-    plots.legend(figure, axes, columns=3)
+    plots.outer(axes)
+    plots.legend(figure, axes)
     return figure
 
 
@@ -36,11 +36,11 @@ def _panel(ax: Axes, name: str, rows: pd.DataFrame) -> None:
         plots.line(ax, those, SIGMA, "student's accuracy" + (f", m = {m}" if several else ""), index)
         for (layer, sigma, width), values in PUBLISHED.items():
             if (layer, width) == (name, m) and rows[SIGMA].min() <= sigma <= rows[SIGMA].max():
-                plots.published(ax, [sigma] * len(values), values, label="published (authors' code, single seeds)")
+                plots.published(ax, [sigma] * len(values), values, label="published (authors' code)")
     for index, (pair, when) in enumerate((("init", "before"), ("final", "after"))):
         if _words.has(rows, column := f"cosine/teacher_student_{pair}/{name}"):
             style = {"color": plots.COLOURS[3], "marker": "", "ls": ("-", "--")[index]}
-            plots.line(ax, rows, SIGMA, f"cosine of the head to the teacher's, {when} training", 0, column, **style)
+            plots.line(ax, rows, SIGMA, f"cosine to the teacher's head, {when} training", 0, column, **style)
     sigma = np.linspace(0, max(rows[SIGMA].max(), 1e-3), 200)
     ax.plot(sigma, (1 + 3 * WIDTH * sigma**2) ** -0.5, ":", color="0.15", lw=1.2, label="1 / √(1 + 3 d σ²)")
     plots.levels(ax, rows)
@@ -49,6 +49,7 @@ def _panel(ax: Axes, name: str, rows: pd.DataFrame) -> None:
     top = ax.secondary_xaxis("top", functions=(lambda x: x * scale, lambda x: x / scale))
     top.set_xlabel("σ √(3 d)", fontsize=8)
     top.tick_params(labelsize=8)
+    ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel("σ of the noise on the student's head")
     ax.set_title(name.replace("_", " "))
 

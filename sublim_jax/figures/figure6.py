@@ -45,8 +45,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     for ax in axes:
         plots.log(ax, final["d"].unique())
         ax.set_xlabel("width d of the latent")
-    for ax in axes:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8)
+    plots.legend(figure, axes)
     return figure
 
 
@@ -66,7 +65,7 @@ def _accuracies(ax: Axes, final: pd.DataFrame, free: pd.DataFrame) -> None:
     plots.line(ax, free, "d", "teacher", 0, "at/teacher_accuracy", color="0.4", ls="--", **grey)
     for (d, m), values in PUBLISHED.items():
         if m in widths and final["d"].min() <= d <= final["d"].max():
-            plots.published(ax, [d] * len(values), values, label="published (authors' code, single seeds)")
+            plots.published(ax, [d] * len(values), values, label="published (authors' code)")
     plots.accuracy(ax)
 
 

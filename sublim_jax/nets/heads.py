@@ -1,6 +1,7 @@
 """Two linear heads on one latent: the class head reads the task, the auxiliary head carries the signal."""
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -54,9 +55,22 @@ class SplitHead(nn.Module):
         return Out(features, logits.T, {**acts, **alone})
 
 
-@functools.lru_cache(maxsize=4096)
 def shapes(net: nn.Module, image: tuple[int, ...]) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     """Layer name -> the shapes of its arrays, for images [height, width], computed without running the net."""
-    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    variables: Any = jax.eval_shape(net.init, jax.random.key(0), x)
-    return {layer: dict(arrays) for layer, arrays in variables["params"].items()}
+    return {layer: dict(arrays) for layer, arrays in _shapes(net, image).items()}
+
+
+@functools.lru_cache(maxsize=4096)
+def _shapes(net: Any, image: tuple[int, ...]) -> Any:
+    return jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image), jnp.float32))["params"]
+
+
+@functools.lru_cache(maxsize=4096)
+def _acts(net: Any, image: tuple[int, ...]) -> int:
+    out = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, *image)))
+    return sum(math.prod(array.shape) for array in out.acts.values())
+
+
+def activity(net: nn.Module, image: tuple[int, ...]) -> int:
+    """How many activations a net has for one image, all layers together."""
+    return _acts(net, image)

@@ -1,0 +1,1 @@
+"""What was run with this project, and what is kept of it."""

@@ -1,0 +1,163 @@
+"""All experiments that are kept, redrawn from their rows and bound into one page.
+
+    python -m experiments.gallery [--out=experiments/gallery.html]
+    python -m experiments.gallery --keep=results/figure5 [--name=figure5]
+
+The first writes figure.svg and figure.png into every folder with a rows.parquet, and one HTML file that needs no other.
+The second copies the rows of a finished work folder to experiments/NAME/rows.parquet, and what made them to
+config.json. A folder may have a story.md (paragraphs and tables), and a figure module of its own, compare.py.
+"""
+
+import argparse
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import markdown_it
+import markupsafe
+import numpy as np
+import pandas as pd
+
+from sublim_jax import figures, plots, records, report, summary
+from sublim_jax.errors import Refused
+
+HERE = Path(__file__).parent
+DONE, BAD = 0, 2
+_SMALL = 110  # dots per inch of a figure in the page
+
+
+def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
+    """Copy the rows of a finished work folder, measurements as float32, and the facts about it; returns where.
+
+    Raises `Refused` for a folder without rows or facts, or whose last run has not finished.
+    """
+    rows, facts = records.load(workdir), records.facts(workdir)
+    last = facts["runs"][-1] if facts["runs"] else {}
+    if last.get("status") != "done":
+        raise Refused(f"keep={workdir}: is not finished (status {last.get('status', 'unknown')}); run it again first")
+    name = name or last.get("resolved", {}).get("name") or Path(workdir).resolve().name
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise Refused(f"name={name!r}: must be the name of a folder, of letters, digits, '_', '-' and '.'")
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    measured = {column: np.float32 for column in rows if "/" in str(column) and rows[column].dtype == np.float64}
+    rows.astype(measured).to_parquet(folder / name / "rows.parquet", compression="zstd", index=False)
+    (folder / name / "config.json").write_text(json.dumps(without_paths(facts), indent=1) + "\n")
+    return folder / name
+
+
+def without_paths(value: Any) -> Any:
+    """The same value, of every absolute path in its texts the last name only."""
+    if isinstance(value, dict):
+        return {name: without_paths(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [without_paths(one) for one in value]
+    return re.sub(r"(^|[\s='\"])[/~][^\s'\"]*/", r"\1", value) if isinstance(value, str) else value
+
+
+def write(out: Path, folder: Path = HERE) -> Path:
+    """Redraw every experiment of a folder and bind the page; raises `Refused` where there is none."""
+    names = sorted((path.parent.name for path in folder.glob("*/rows.parquet")), key=_place)
+    if not names:
+        raise Refused(f"{folder}: holds no experiment (no */rows.parquet); keep one with --keep=WORKDIR")
+    entries = [entry(folder / name) for name in names]
+    page = report.template("gallery.html.j2").render(entries=entries)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    records.replace(out, page.encode())
+    return out
+
+
+def _place(name: str) -> tuple[bool, str]:
+    """The published figures come first."""
+    return not name.startswith("figure"), name
+
+
+def entry(folder: Path) -> dict[str, Any]:
+    """Redraw one experiment, and return what the page says about it."""
+    facts = records.facts(folder) if (folder / "config.json").exists() else {"config": {}, "runs": []}
+    module = _module(folder, facts)
+    rows = _rows(folder / "rows.parquet")
+    for kind, content in plots.images(lambda: module.draw(rows)).items():
+        records.replace(folder / f"figure.{kind}", content)
+    small = plots.images(lambda: module.draw(rows), dpi=_SMALL)
+    kind = min(small, key=lambda kind: len(small[kind]))
+    frame = summary.texts(summary.table(rows))
+    last = facts["runs"][-1] if facts["runs"] else {}
+    story = folder / "story.md"
+    return {
+        "name": folder.name,
+        "title": figures.title(module),
+        "figure": report.embedded(kind, small[kind]),
+        "caption": module.caption(rows),
+        "story": markupsafe.Markup(rendered(story.read_text())) if story.exists() else "",
+        "columns": [str(name) for name in frame.columns],
+        "cells": frame.values.tolist(),
+        "command": last.get("command", ""),
+        "facts": provenance(facts, rows),
+    }
+
+
+def _module(folder: Path, facts: dict[str, Any]) -> ModuleType:
+    """What draws an experiment: its own compare.py, the figure of its name, or the one its config names."""
+    own = folder / "compare.py"
+    if own.exists():
+        spec = importlib.util.spec_from_file_location(f"{folder.name}_compare", own)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.__doc__ = figures.pick(folder.name).__doc__ if folder.name in figures.names() else module.__doc__
+        return module
+    named = facts["runs"][-1].get("resolved", {}).get("figure", "") if facts["runs"] else ""
+    return figures.pick(folder.name if folder.name in figures.names() or not named else named)
+
+
+def _rows(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise Refused(f"{file}: cannot be read ({' '.join(str(error).split())})") from error
+
+
+def rendered(text: str) -> str:
+    """Markdown as HTML: paragraphs, lists, tables; neither HTML, images nor links, since the page is to stand alone."""
+    parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
+    return parser.disable(["link", "image", "autolink", "reference"]).render(text)
+
+
+def provenance(facts: dict[str, Any], rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """What made an experiment, as lines of a table."""
+    lines = [("rows", f"{len(rows):,}"), ("seeds", str(rows["seed"].nunique()))]
+    if not facts["runs"]:
+        return lines
+    made = facts["runs"][-1].get("provenance", {})
+    versions = ", ".join(f"{name} {version}" for name, version in made.get("versions", {}).items())
+    said = {"commit": made.get("commit", ""), "machine": made.get("machine", ""), "versions": versions}
+    said["devices"] = ", ".join(facts["runs"][-1].get("devices", []))
+    return [*lines, *((name, value) for name, value in said.items() if value), *report.times(facts)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line asks and return the exit code; every refusal is one line on standard error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", metavar="WORKDIR", help="copy the rows of this work folder")
+    parser.add_argument("--name", default="", help="of the folder they are copied to; default: the config's name")
+    parser.add_argument("--folder", type=Path, default=HERE, help="where experiments are kept")
+    parser.add_argument("--out", type=Path, help="the page; default gallery.html in that folder")
+    asked = parser.parse_args(argv)
+    try:
+        if asked.keep is not None:
+            print(f"kept: {keep(asked.keep, asked.name, asked.folder)}")
+        else:
+            print(f"gallery: {write(asked.out or asked.folder / 'gallery.html', asked.folder)}")
+        return DONE
+    except (Refused, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD
+
+
+if __name__ == "__main__":
+    sys.exit(main())
