@@ -19,10 +19,13 @@ def get_config() -> ConfigDict:
     config.m = (10, 50)
     config.seeds = 20
     config.net.hidden = (256, 256, 256)
-    noises = {"student.stream": ("perlin", "uniform"), "student.trunk": ("cnn",), "student.hidden": ((256,),)}
-    arms.arm(config, "cnn", noises)
-    arms.arm(config, "mlp", {"student.stream": ("perlin", "uniform")})
-    arms.preset(config, "laptop", {"seeds": 2})
-    toy = {"net.channels": (2, 3), "arms.cnn.student.hidden": ((16,),), "net.hidden": (32, 16, 16)}
+    widths = {"m": (10, 50)}  # of each arm, so that a laptop can leave out one of the slowest
+    cnn = {"student.trunk": ("cnn",), "student.hidden": ((256,),), **widths}
+    arms.arm(config, "cnn", {"student.stream": ("perlin",), **cnn})
+    arms.arm(config, "cnn_control", {"student.stream": ("uniform",), **cnn})
+    arms.arm(config, "mlp", {"student.stream": ("perlin", "uniform"), **widths})
+    arms.preset(config, "laptop", {"seeds": 2, "arms.cnn_control.m": (50,)})
+    hidden = {f"arms.{name}.student.hidden": ((16,),) for name in ("cnn", "cnn_control")}
+    toy = {"net.channels": (2, 3), "net.hidden": (32, 16, 16), **hidden}
     arms.preset(config, "smoke", toy)
     return config

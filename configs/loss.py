@@ -30,6 +30,6 @@ def get_config() -> ConfigDict:
     sees = {"student.sees": ("aux", "all")}
     arms.arm(config, "plain", {"student.loss": ("mse", "cosine", "huber"), **sees})
     arms.arm(config, "kl", {"student.loss": ("kl",), "student.temperature": (1.0, 2.0, 5.0), **sees})
-    arms.preset(config, "laptop", {"seeds": 4})
+    arms.preset(config, "laptop", {"seeds": 3, "m": (1, 3)})
     arms.preset(config, "smoke", {"m": (1, 3), "arms.kl.student.temperature": (1.0, 2.0)})
     return config

@@ -25,6 +25,6 @@ def get_config() -> ConfigDict:
     config.m = (10,)
     config.seeds = 20
     arms.arm(config, "share", {"student.share": tuple(round(0.1 * tenth, 1) for tenth in range(11))})
-    arms.preset(config, "laptop", {"seeds": 4, "arms.share.student.share": (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)})
+    arms.preset(config, "laptop", {"seeds": 3, "arms.share.student.share": (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)})
     arms.preset(config, "smoke", {"m": (10,), "arms.share.student.share": (0.0, 0.5)})
     return config

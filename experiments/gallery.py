@@ -61,19 +61,19 @@ def without_paths(value: Any) -> Any:
 
 def write(out: Path, folder: Path = HERE) -> Path:
     """Redraw every experiment of a folder and bind the page; raises `Refused` where there is none."""
-    names = sorted((path.parent.name for path in folder.glob("*/rows.parquet")), key=_place)
-    if not names:
+    kept = sorted(path.parent for path in folder.glob("*/rows.parquet"))
+    if not kept:
         raise Refused(f"{folder}: holds no experiment (no */rows.parquet); keep one with --keep=WORKDIR")
-    entries = [entry(folder / name) for name in names]
+    entries = sorted((entry(one) for one in kept), key=_place)
     page = report.template("gallery.html.j2").render(entries=entries)
     out.parent.mkdir(parents=True, exist_ok=True)
     records.replace(out, page.encode())
     return out
 
 
-def _place(name: str) -> tuple[bool, str]:
+def _place(entry: dict[str, Any]) -> tuple[bool, str]:
     """The published figures come first."""
-    return not name.startswith("figure"), name
+    return not entry["title"].startswith("Figure"), entry["title"]
 
 
 def entry(folder: Path) -> dict[str, Any]:

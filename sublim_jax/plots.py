@@ -4,7 +4,6 @@ Figures are drawn where there is no accelerator; each is a module of `sublim_jax
 """
 
 import io
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -91,16 +90,16 @@ def _width(labels: Sequence[str], columns: int) -> float:
     return sum(0.62 + 0.06 * letters for letters in longest)
 
 
-def series(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+def series(rows: summary.Rows, names: Sequence[str]) -> Iterator[tuple[str, summary.Rows]]:
     """The rows of each combination of some label columns, and what tells it from the others, for the legend."""
     varying = [name for name in names if name in rows and len(rows[name].unique()) > 1]
     if not varying:
         yield "student", rows
         return
-    for values in itertools.product(*(ordered(rows[name]) for name in varying)):
-        those = rows[(rows[varying] == list(values)).all(axis=1)]
-        if len(those):
-            yield ", ".join(told(name, value) for name, value in zip(varying, values, strict=True)), those
+    places = [{value: place for place, value in enumerate(ordered(rows[name]))} for name in varying]
+    groups: Any = {key if isinstance(key, tuple) else (key,): those for key, those in rows.groupby(varying)}
+    for key in sorted(groups, key=lambda key: [place[value] for place, value in zip(places, key, strict=True)]):
+        yield ", ".join(told(name, value) for name, value in zip(varying, key, strict=True)), groups[key]
 
 
 def ordered(values: pd.Series, first: Sequence[Any] = ()) -> list[Any]:
@@ -116,7 +115,7 @@ def told(name: str, value: Any) -> str:
 
 
 def line(
-    ax: Axes, rows: pd.DataFrame, x: str, label: str, index: int, column: str = ACCURACY, **style: Any
+    ax: Axes, rows: summary.Rows, x: str, label: str, index: int, column: str = ACCURACY, **style: Any
 ) -> pd.Series:
     """Means over seeds of a column against a label column, with the band of their 95 % bootstrap intervals.
 
@@ -142,7 +141,7 @@ def ends(found: Sequence[summary.Interval]) -> np.ndarray:
 
 def strip(
     ax: Axes,
-    rows: pd.DataFrame,
+    rows: summary.Rows,
     by: str,
     group: str = "",
     column: str = ACCURACY,
@@ -173,10 +172,10 @@ def strip(
 
 def wrapped(name: Any) -> str:
     """The name of a category with a line for each word."""
-    return str(name).replace("_", "\n")
+    return str(name).replace(", ", "\n").replace("_", "\n").replace(" ", "\n")
 
 
-def levels(ax: Axes, rows: pd.DataFrame, who: Sequence[str] = ("teacher", "untrained")) -> None:
+def levels(ax: Axes, rows: summary.Rows, who: Sequence[str] = ("teacher", "untrained")) -> None:
     """Mean accuracy of the teacher, dashed, and of the untrained net, dotted."""
     for name in who:
         if f"at/{name}_accuracy" in rows:
@@ -231,7 +230,7 @@ def plain(value: float) -> str:
     return f"{value:g}"
 
 
-def heat(ax: Axes, table: pd.DataFrame) -> Any:
+def heat(ax: Axes, table: summary.Rows) -> Any:
     """Means as colours over two logarithmic axes: index down, columns across; returns the mesh, for a colour bar."""
     x, y = (np.asarray(values, float) for values in (table.columns, table.index))
     mesh = ax.pcolormesh(_edges(x), _edges(y), table.to_numpy(float), cmap="cividis", vmin=0, vmax=1, rasterized=True)

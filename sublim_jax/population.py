@@ -195,20 +195,7 @@ def widen(
     return _each_seed(one, mesh, (seed_keys, params), (knobs,))
 
 
-@functools.partial(jax.jit, static_argnames=("mesh",))
-def finish(states: State, knobs: trees.Stack, seed_keys: Key[Array, " seed"], *, mesh: Mesh | None = None) -> State:
-    """The states [seed, condition] as their phase hands them on: with the noise added when it ends."""
-
-    def one(states: Any, key: Any, tree: Any) -> State:
-        def member(state: State, knobs_: Knobs) -> State:
-            return state._replace(params=train.end(knobs_, state.params, key))
-
-        return jax.vmap(member, (0, knobs.in_axes()))(states, tree)
-
-    return _each_seed(one, mesh, (states, seed_keys), (knobs.tree,))
-
-
-@functools.partial(jax.jit, static_argnames=("recipe", "metrics", "exam", "mesh"))
+@functools.partial(jax.jit, static_argnames=("recipe", "metrics", "exam", "idle", "ends", "mesh"))
 def measure(
     recipe: Recipe,
     metrics: tuple[Metric, ...],
@@ -218,18 +205,27 @@ def measure(
     references: Params,
     seed_keys: Key[Array, " seed"],
     test: Bank,
+    twins: Int[Array, " condition"] | None = None,
     *,
     exam: int,
+    idle: tuple[str, ...] = (),
+    ends: bool = False,
     mesh: Mesh | None = None,
 ) -> dict[str, Array]:
     """Every metric [seed, condition] of students against teachers, on the test images and on `exam` held-out inputs.
 
     The student's initial parameters are drawn again, not stored: a beginning is a pure function of its key.
+
+    twins  for each condition the place of its training among the states; default: each has its own
+    idle   layers that are still as each condition began them, whatever the states say
+    ends   whether the phase ends here, with the noise that is added then
     """
     image, teacher = test.x.shape[1:], recipe.reference
     assert teacher is not None  # the plan refuses a student without
+    twins = jnp.arange(knobs.size) if twins is None else twins
 
-    def one(states: Any, origin: Any, reference: Any, key: Any, tree: Any, test: Any) -> dict[str, Array]:
+    def one(states: Any, origin: Any, reference: Any, key: Any, tree: Any, test: Any, twins: Any) -> dict[str, Array]:
+        states = jax.tree.map(lambda leaf: leaf[twins], states)
         images = streams.normalised(test, test.x)
         taught = [_look(teacher, params, images) for params in (origin, reference)]
 
@@ -240,7 +236,8 @@ def measure(
         def member(state: State, given: tuple[Any, Knobs]) -> dict[str, Array]:
             (noise, heard), knobs_ = given
             initial = train.begin(recipe, knobs_, origin, image, key).params
-            pair = initial, state.params
+            final = trees.overlay(state.params, {layer: initial[layer] for layer in idle})
+            pair = initial, train.end(knobs_, final, key) if ends else final
             on_test, on_noise = (
                 Four(*outs, *(_look(recipe.net, params, x) for params in pair))
                 for outs, x in ((taught, images), (heard, noise))
@@ -250,4 +247,4 @@ def measure(
         mine = trees.Stack(tree, knobs.axes, knobs.size)
         return _each_condition(member, states, _shared(exam_of, mine).beside(mine))
 
-    return _each_seed(one, mesh, (states, origins, references, seed_keys), (knobs.tree, test))
+    return _each_seed(one, mesh, (states, origins, references, seed_keys), (knobs.tree, test, twins))

@@ -226,7 +226,7 @@ def _meet(lab: Lab, group: Group, slice_: Slice, trained: Params) -> Teachers:
 
 def learn(lab: Lab, group: Group, slice_: Slice, teachers: Teachers) -> None:
     """The group's students, measured and written at every mark."""
-    recipe, knobs = group.recipe, group.knobs
+    recipe, knobs = group.recipe, group.trained
     seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "student")
     begun = population.begin(recipe, knobs, teachers.origins, seed_keys, image=lab.image, mesh=lab.mesh)
     train, test = lab.banks(recipe.classes)
@@ -241,11 +241,11 @@ def learn(lab: Lab, group: Group, slice_: Slice, teachers: Teachers) -> None:
     if any(mark <= (store.latest() or -1) and not lab.folder.has(part) for mark, part in parts.items()):
         store.clear()  # rows that should be there were deleted: measure them again
     for mark, states in _through(lab, recipe, begun, advance, store, "students", slice_, knobs.size):
-        if mark == recipe.marks[-1] and any(np.any(sigma) for sigma in knobs.tree.sigma_end.values()):
-            states = population.finish(states, knobs, seed_keys, mesh=lab.mesh)
+        ends = mark == recipe.marks[-1] and any(np.any(sigma) for sigma in group.knobs.tree.sigma_end.values())
         with lab.watch.timed("measuring"):
+            given = group.knobs, *teachers, seed_keys, test, jnp.asarray(group.twins)
             measured = population.measure(
-                recipe, lab.metrics, states, knobs, *teachers, seed_keys, test, exam=lab.exam, mesh=lab.mesh
+                recipe, lab.metrics, states, *given, exam=lab.exam, idle=group.idle, ends=ends, mesh=lab.mesh
             )
             table = records.tidy(group.labels, slice_.seeds[: slice_.real], mark, jax.device_get(measured))
         lab.folder.write(parts[mark], table)

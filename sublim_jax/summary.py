@@ -8,6 +8,7 @@ import pandas as pd
 from scipy import stats
 
 RESAMPLES = 10_000
+Rows = Any  # a pandas DataFrame; to a type checker each of its expressions is a union of everything
 _TOGETHER = 256  # samples resampled in one call
 
 
@@ -33,7 +34,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return intervals([values], level)[0]
 
 
-def intervals(samples: Sequence[Sequence[float]], level: float = 0.95) -> list[Interval]:
+def intervals(samples: Sequence[Sequence[float] | np.ndarray], level: float = 0.95) -> list[Interval]:
     """An `Interval` of each sample, as `interval` gives it; samples of one size are resampled together."""
     arrays = [np.asarray(values, np.float64) for values in samples]
     found = [Interval(float(x.mean()), float("nan"), float("nan"), len(x)) for x in arrays]
@@ -73,19 +74,19 @@ def labels_of(rows: pd.DataFrame) -> list[str]:
     return [name for name in rows.columns if name not in ("seed", "step") and "/" not in name]
 
 
-def last(rows: pd.DataFrame) -> pd.DataFrame:
+def last(rows: Rows) -> Rows:
     """The rows of the last mark of each condition."""
     return rows.loc[rows["step"] == rows.groupby(labels_of(rows), sort=False)["step"].transform("max")]
 
 
-def cells(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.Series:
+def cells(rows: Rows, by: Sequence[str], column: str) -> pd.Series:
     """An `Interval` over seeds of one column for each cell of `by`, in the order of first appearance."""
     found: Any = rows.groupby(list(by), sort=False)[column]
     index, samples = found.size().index, [values.to_numpy() for _, values in found]
     return pd.Series(intervals(samples), index=index, name=column, dtype=object)
 
 
-def labelled(rows: pd.DataFrame, **defaults: Any) -> pd.DataFrame:
+def labelled(rows: Rows, **defaults: Any) -> Rows:
     """The rows with every label column named, filled with its default where it is missing because it did not vary."""
     return rows.assign(**{name: value for name, value in defaults.items() if name not in rows})
 

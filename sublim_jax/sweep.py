@@ -22,8 +22,12 @@ class Group(NamedTuple):
 
     teacher  index into `Plan.teachers`
     late     the teacher's knobs, with the noise that is added after its training (to its auxiliary head: before)
+    knobs    of the conditions
     labels   one mapping per condition, in the order of the stacked knobs
     places   of the conditions among all that were asked for
+    idle     layers that training does not reach: each student ends with those it began with
+    trained  the knobs of conditions whose training differs
+    twins    for each condition its place in `trained`; conditions that differ in idle layers only share it
     """
 
     teacher: int
@@ -32,6 +36,9 @@ class Group(NamedTuple):
     knobs: trees.Stack
     labels: tuple[Mapping[str, str | int | float], ...]
     places: tuple[int, ...]
+    idle: tuple[str, ...]
+    trained: trees.Stack
+    twins: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -65,9 +72,51 @@ def plan(conditions: Sequence[Condition], image: tuple[int, ...]) -> Plan:
         those = [conditions[place] for place in places]
         for condition in those:
             _check_phases(teachers[teacher].recipe, condition.student, image)
-        stack = trees.stack([condition.student.knobs for condition in those])
-        groups.append(Group(teacher, lates[late], recipe, stack, tuple(c.labels for c in those), tuple(places)))
+        knobs, labels = [one.student.knobs for one in those], [one.labels for one in those]
+        groups.append(group_of(teacher, lates[late], recipe, knobs, labels, places, image))
     return Plan(tuple(teachers), tuple(groups))
+
+
+def group_of(
+    teacher: int,
+    late: Knobs,
+    recipe: Recipe,
+    knobs: Sequence[Knobs],
+    labels: Sequence[Mapping[str, str | int | float]],
+    places: Sequence[int],
+    image: tuple[int, ...],
+) -> Group:
+    """A group of conditions of one Recipe, with what their trainings have in common found out."""
+    idle = _idle(recipe, knobs, image)
+    distinct: list[Knobs] = []
+    twins = tuple(_place(_training(one, idle), distinct, _same_values) for one in knobs)
+    first = [knobs[twins.index(place)] for place in range(len(distinct))]
+    all_, trained = trees.stack(knobs), trees.stack(first)
+    return Group(teacher, late, recipe, all_, tuple(labels), tuple(places), idle, trained, twins)
+
+
+def _idle(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, ...]) -> tuple[str, ...]:
+    """The class head, where neither the loss nor the optimiser reaches it.
+
+    Of a loss from outside this package nobody knows what it reads; an optimiser may move weights without a gradient.
+    """
+    head = shapes(recipe.net, image).get("class_head")
+    ours = getattr(recipe.loss, "__module__", "").split(".")[0] == __package__
+    if head is None or not ours or any(np.any(one.seen[: head["bias"].shape[0]]) for one in knobs):
+        return ()
+    optimizer, weights = recipe.optimizer(), {"kernel": jnp.ones((1, 1))}
+    moved, _ = optimizer.update(jax.tree.map(jnp.zeros_like, weights), optimizer.init(weights), weights)
+    return () if any(np.any(leaf) for leaf in jax.tree.leaves(moved)) else ("class_head",)
+
+
+def _training(knobs: Knobs, idle: tuple[str, ...]) -> Knobs:
+    """What of a condition's knobs decides its training."""
+    none = jnp.float32(0)
+    changed = {
+        name: {layer: none if layer in idle else value for layer, value in getattr(knobs, name).items()}
+        for name in ("share", "sigma", "live")
+    }
+    return dataclasses.replace(knobs, **changed, sigma_end={})
 
 
 def _place(value: Any, seen: list[Any], equal: Callable[[Any, Any], bool]) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sublim_jax import trees
 from sublim_jax.errors import Refused
 from sublim_jax.nets import activity, shapes
-from sublim_jax.sweep import Group, Plan
+from sublim_jax.sweep import Group, Plan, group_of
 from sublim_jax.types import Recipe
 
 # In turn, a bigger unit gains nothing, and whoever interrupts waits for the call in progress. Conditions of one unit
@@ -97,7 +97,7 @@ def owned(
     for pair in row:
         group = plan.groups[pair[2]]
         block = pair[:2] if few else pair
-        costs[block] = costs.get(block, 0.0) + group.recipe.marks[-1] * cost(group.recipe, group.knobs.size, image)
+        costs[block] = costs.get(block, 0.0) + group.recipe.marks[-1] * cost(group.recipe, group.trained.size, image)
     total, passed, mine = sum(costs.values()), 0.0, set()
     for block, amount in costs.items():
         # The middle of what a block costs decides, so that rounding at its ends cannot.
@@ -122,14 +122,15 @@ def cut(group: Group, image: tuple[int, ...], limits: Limits) -> list[Group]:
         )
     number = math.ceil(group.knobs.size / min(most, fits))
     ends = [round(part * group.knobs.size / number) for part in range(number + 1)]
-    return [_part(group, start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
+    return [_part(group, start, stop, image) for start, stop in zip(ends, ends[1:], strict=False)]
 
 
-def _part(group: Group, start: int, stop: int) -> Group:
+def _part(group: Group, start: int, stop: int, image: tuple[int, ...]) -> Group:
     if stop - start == group.knobs.size:
         return group
-    knobs = trees.stack([group.knobs.member(index) for index in range(start, stop)])
-    return group._replace(knobs=knobs, labels=group.labels[start:stop], places=group.places[start:stop])
+    knobs = [group.knobs.member(index) for index in range(start, stop)]
+    labels, places = group.labels[start:stop], group.places[start:stop]
+    return group_of(group.teacher, group.late, group.recipe, knobs, labels, places, image)
 
 
 def slice_size(seeds: int, limit: int, devices: int) -> int:
@@ -196,6 +197,6 @@ def total_cost(plan: Plan, found: Sequence[Unit], image: tuple[int, ...]) -> flo
     """What the progress bar counts: every unit's students, and once the teachers they share."""
     total, teachers = 0.0, {}
     for group, part in found:
-        total += group.recipe.marks[-1] * cost(group.recipe, group.knobs.size * len(part.seeds), image)
+        total += group.recipe.marks[-1] * cost(group.recipe, group.trained.size * len(part.seeds), image)
         teachers[group.teacher, part.name] = plan.teachers[group.teacher].recipe, len(part.seeds)
     return total + sum(recipe.marks[-1] * cost(recipe, number, image) for recipe, number in teachers.values())

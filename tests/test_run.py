@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import optax
 import pytest
 
 from sublim_jax import sweep
@@ -128,3 +129,41 @@ def test_interpolated_share_is_between(tiny, mnist):
     ]
     assert abs(cosines[0]) < 0.5 < cosines[1] < 0.95 and cosines[2] == pytest.approx(1, abs=1e-6)
     assert cosines[1] == pytest.approx(0.5**0.5, abs=0.2), "half of each of two independent draws"
+
+
+def test_conditions_that_differ_in_what_training_does_not_reach_are_trained_once(tiny, mnist):
+    conditions = tiny(**{**PLAIN, "conditions": ("same", "random_class_head", "random_aux_head")})
+    noisy = tiny(**{**PLAIN, "perturb.layers": ("class_head",), "perturb.student_before": 0.3})
+    late = tiny(**{**PLAIN, "perturb.student_after": 0.3})
+    every = [*conditions, *(dataclasses.replace(one, labels={**one.labels, "m": 4}) for one in noisy)]
+    every += [dataclasses.replace(one, labels={**one.labels, "m": 5}) for one in late]
+    (group,) = sweep.plan(every, (28, 28)).groups
+    assert (group.idle, group.twins, group.trained.size) == (("class_head",), (0, 0, 1, 0, 0), 2)
+    watch = Watch(show=False)
+    together = run(every, mnist, seeds=2, exam=32, watch=watch)
+    assert watch.steps["students"] == 2 * 2 * 20
+    for one in every:
+        alone = run([one], mnist, seeds=2, exam=32, watch=Watch(show=False))
+        mine = together[(together["condition"] == one.labels["condition"]) & (together["m"] == one.labels["m"])]
+        by = ["step", "seed"]
+        columns = [name for name in alone if name.startswith("at/")]
+        left, right = (rows.sort_values(by)[columns].to_numpy() for rows in (mine, alone))
+        np.testing.assert_allclose(left, right, rtol=2e-4, atol=2e-5, equal_nan=True)
+
+
+def test_training_is_not_shared_where_it_might_reach_the_head(tiny, mnist):
+    def mine(out, target, knobs):
+        return (out.logits - target.logits).mean(-1) ** 2
+
+    fields = {**PLAIN, "conditions": ("same", "random_class_head")}
+    for conditions in (
+        tiny(**{**fields, "student.sees": "all"}),
+        [one.with_student(loss=mine) for one in tiny(**fields)],
+        [one.with_student(optimizer=decaying) for one in tiny(**fields)],
+    ):
+        (group,) = sweep.plan(conditions, (28, 28)).groups
+        assert group.idle == () and group.twins == (0, 1)
+
+
+def decaying():
+    return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1))

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +23,31 @@ def test_interval_of_one_seed_and_of_equal_seeds():
     assert one.mean == 0.5 and np.isnan(one.low) and str(one) == "0.500"
     assert tuple(summary.interval([0.5, 0.5])) == (0.5, 0.5, 0.5, 2)
     assert np.isnan(summary.interval([0.5, float("nan")]).mean)
+
+
+def test_many_intervals_at_once_are_those_of_each_alone():
+    rng = np.random.default_rng(2)
+    samples = [rng.normal(size=size) for size in (5, 1, 20, 5, 2)] + [np.full(4, 0.25), np.array([1.0, np.nan])]
+    found = summary.intervals(samples)
+    for one, values in zip(found, samples, strict=True):
+        np.testing.assert_allclose(one, summary.interval(values.tolist()), rtol=0, atol=1e-12)
+
+
+def test_a_heat_map_of_cells_takes_seconds():
+    index = [(m, step, seed) for m in range(21) for step in range(21) for seed in range(20)]
+    rows = pd.DataFrame(index, columns=["m", "step", "seed"])
+    rows["at/cka"] = np.random.default_rng(3).uniform(size=len(rows))
+    begun = time.monotonic()
+    found = summary.cells(rows, ["m", "step"], "at/cka")
+    assert len(found) == 441 and time.monotonic() - begun < 5
+    cell = rows.loc[(rows.m == 3) & (rows.step == 7), "at/cka"]
+    np.testing.assert_allclose(found[3, 7], summary.interval(cell.tolist()), atol=1e-12)
+
+
+def test_labelled_fills_only_what_is_missing():
+    rows = pd.DataFrame({"m": [3, 10]})
+    assert summary.labelled(rows, m=1, stream="uniform").values.tolist() == [[3, "uniform"], [10, "uniform"]]
+    assert list(rows.columns) == ["m"]
 
 
 def test_table_takes_each_conditions_last_mark_and_keeps_order():

@@ -116,21 +116,8 @@ def page(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> str
     shown = found.assign(p=[f"{p:.2f}" if p != "" else "" for p in found["p"]])
     lines = [found.columns, ["---"] * len(found.columns), *shown.values]
     text = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
-    title = "# Figure 2, here and elsewhere"
-    return "\n".join(
-        [
-            title,
-            "",
-            caption(final),
-            "",
-            verdict(found, final, torch, authors),
-            "",
-            short(final, torch, authors),
-            "",
-            *text,
-            "",
-        ]
-    )
+    parts = [caption(final), verdict(found, final, torch, authors), short(final, torch, authors), "\n".join(text)]
+    return "\n\n".join(["# Figure 2, here and elsewhere", *parts]) + "\n"
 
 
 def main() -> None:

@@ -1,4 +1,8 @@
-"""A figure for every experiment: each module of this folder has `draw(rows)` and `caption(rows)`. No JAX."""
+"""A figure for every experiment: each module of this folder has `draw(rows)` and `caption(rows)`. No JAX.
+
+A module names the labels it shows as LABELS; of a label that it does not show the first value is drawn, and the caption
+says so. Values from elsewhere are its constant PUBLISHED, with their source.
+"""
 
 import importlib
 import pkgutil

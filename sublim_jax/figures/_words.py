@@ -1,16 +1,16 @@
 """What captions say, computed from the rows."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from sublim_jax import plots, summary
 
 LEVELS = "Dashed: the teacher; dotted: the untrained net."
 
 
-def seeds(rows: pd.DataFrame) -> str:
+def seeds(rows: summary.Rows) -> str:
     """How many seeds a mean is over."""
     counts = rows.groupby(summary.labels_of(rows), dropna=False)["seed"].nunique()
     low, high = int(counts.min()), int(counts.max())
@@ -19,7 +19,7 @@ def seeds(rows: pd.DataFrame) -> str:
     return f"{high} seeds" if low == high else f"{low} to {high} seeds"
 
 
-def means(rows: pd.DataFrame, shape: str = "bands") -> str:
+def means(rows: summary.Rows, shape: str = "bands") -> str:
     """What lines and bands (or bars) are."""
     if seeds(rows) == "one seed":
         return "One seed, so no intervals."
@@ -29,7 +29,7 @@ def means(rows: pd.DataFrame, shape: str = "bands") -> str:
     )
 
 
-def values(rows: pd.DataFrame, column: str) -> str:
+def values(rows: summary.Rows, column: str) -> str:
     """The values of a label column: all of them where they are few, else the ends."""
     found = list(rows[column].unique())
     if any(isinstance(value, str) for value in found):
@@ -40,18 +40,43 @@ def values(rows: pd.DataFrame, column: str) -> str:
     return f"{found[0]:g} to {found[-1]:g} ({len(found)} values)"
 
 
-def has(rows: pd.DataFrame, column: str) -> bool:
+def last(rows: summary.Rows, labels: Sequence[str]) -> summary.Rows:
+    """The last mark of what a figure shows: `only` its labels, and a condition that stands in two arms once."""
+    final = only(summary.last(rows), labels)
+    return final.drop_duplicates([name for name in summary.labels_of(final) if name != "arm"] + ["seed"])
+
+
+def only(rows: summary.Rows, labels: Sequence[str]) -> summary.Rows:
+    """The rows with the first value of every label that a figure does not show: no mean goes over such a label."""
+    for name in _others(rows, labels):
+        rows = rows[rows[name] == rows[name].iloc[0]]
+    return rows
+
+
+def left_out(rows: summary.Rows, labels: Sequence[str]) -> str:
+    """The sentence that says what `only` chose; empty where there was no choice."""
+    shown = only(rows, labels)
+    chosen = [f"{name.replace('_', ' ')} {shown[name].iloc[0]}" for name in _others(rows, labels)]
+    return f" Shown only: {', '.join(chosen)}." if chosen else ""
+
+
+def _others(rows: summary.Rows, labels: Sequence[str]) -> list[str]:
+    names = [name for name in summary.labels_of(rows) if name not in (*labels, "arm")]
+    return [name for name in names if len(rows[name].unique()) > 1]
+
+
+def has(rows: summary.Rows, column: str) -> bool:
     """Whether something was measured under that name."""
     return column in rows and bool(np.isfinite(rows[column].to_numpy(float)).any())
 
 
-def largest(rows: pd.DataFrame, column: str) -> tuple[Any, pd.DataFrame]:
+def largest(rows: summary.Rows, column: str) -> tuple[Any, summary.Rows]:
     """The largest value of a label column, and its rows."""
     top = rows[column].max()
     return top, rows[rows[column] == top]
 
 
-def against(ax: Any, rows: pd.DataFrame, x: str, names: tuple[str, ...], column: str = plots.ACCURACY) -> None:
+def against(ax: Any, rows: summary.Rows, x: str, names: tuple[str, ...], column: str = plots.ACCURACY) -> None:
     """One line for each combination of the label columns `names` against the label column x."""
     for index, (label, those) in enumerate(plots.series(rows, names)):
         plots.line(ax, those, x, label, index, column)

@@ -6,10 +6,12 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("condition", "m", "net_activation")
+
 
 def draw(rows: pd.DataFrame) -> Figure:
     """Accuracy by activation, one panel per m, one colour per condition; grey dashes: the teachers."""
-    final = summary.labelled(summary.last(rows), net_activation="relu")
+    final = summary.labelled(_words.last(rows, LABELS), net_activation="relu")
     widths = sorted(final["m"].unique())
     figure, axes = plots.panels(len(widths), columns=2, size=(4.8, 3.0), sharey=True)
     for ax, m in zip(axes, widths, strict=True):
@@ -27,10 +29,11 @@ def draw(rows: pd.DataFrame) -> Figure:
 
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
-    final = summary.labelled(summary.last(rows), net_activation="relu")
+    final = summary.labelled(_words.last(rows, LABELS), net_activation="relu")
     return (
         f"Student test accuracy by the activation function of teacher and student "
         f"({_words.values(final, 'net_activation')}), m = {_words.values(final, 'm')}; conditions: "
         f"{_words.values(final, 'condition')}. Dots: seeds. {_words.means(final, 'bars')} Dashes: the teacher of each "
         "activation; dotted: the untrained net."
+        f"{_words.left_out(rows, LABELS)}"
     )

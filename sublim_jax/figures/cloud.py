@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("condition", "m", "sees")
 # Cloud et al., Nature 652, 615 (2026), arXiv 2507.14805, Figure 10b, digitised: mean, half-width of the 95 % interval.
 PUBLISHED = {
     "reference": (0.0998, 0.0047),
@@ -22,9 +23,9 @@ _WHO = {"same": "student", "random": "cross-model"}
 _SOURCES = {"reference": "at/untrained_accuracy", "teacher": "at/teacher_accuracy"}
 
 
-def groups(rows: pd.DataFrame) -> pd.DataFrame:
+def groups(rows: summary.Rows) -> summary.Rows:
     """The groups as rows `group`, `seed`, `at/student_accuracy`; reference and teacher once per seed."""
-    final = summary.labelled(summary.last(rows), sees="aux")
+    final = summary.labelled(_words.last(rows, LABELS), sees="aux")
     who = [_WHO.get(name, name.replace("_", " ")) for name in final["condition"]]
     names = [f"{one}, {sees} logits" for one, sees in zip(who, final["sees"], strict=True)]
     students = final.assign(group=names)[["group", "m", "seed", plots.ACCURACY]]
@@ -54,10 +55,11 @@ def draw(rows: pd.DataFrame) -> Figure:
 
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
-    final = summary.last(rows)
+    final = _words.last(rows, LABELS)
     return (
         "Test accuracy of the untrained reference, the teacher, and students that imitate its auxiliary logits or all "
         f"of them on noise, m = {_words.values(final, 'm')}; cross-model: the student shares no initial weights "
         f"with its teacher. Dots: seeds. {_words.means(final, 'bars')} Open diamonds: Cloud et al. 2026, "
         "digitised from their figure, with 95 % intervals over 100 models. Dotted: chance."
+        f"{_words.left_out(rows, LABELS)}"
     )

@@ -6,9 +6,10 @@ Student accuracy against the width m of the auxiliary head, one panel for each s
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sublim_jax import plots, summary
+from sublim_jax import plots
 from sublim_jax.figures import _words, transfer
 
+LABELS = ("condition", "m")
 # Brockers et al. 2026: their public code on CPU with its defaults, accuracy of single seeds by condition and m.
 PUBLISHED = {
     ("same", 10): (0.909,),
@@ -19,7 +20,7 @@ PUBLISHED = {
 
 def draw(rows: pd.DataFrame) -> Figure:
     """One panel per condition."""
-    final = summary.last(rows)
+    final = _words.last(rows, LABELS)
     names = list(final["condition"].unique())
     figure, axes = plots.panels(len(names), size=(3.1, 2.5), sharex=True, sharey=True)
     for index, (ax, name) in enumerate(zip(axes, names, strict=True)):
@@ -35,9 +36,10 @@ def draw(rows: pd.DataFrame) -> Figure:
 
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
-    final = summary.last(rows)
+    final = _words.last(rows, LABELS)
     return (
         f"Student test accuracy after imitating the teacher's m = {_words.values(final, 'm')} auxiliary logits on "
         f"noise; panels: the layers that the student draws anew. {_words.means(final)} Open diamonds: the authors' "
         f"code, single seeds. {_words.LEVELS}"
+        f"{_words.left_out(rows, LABELS)}"
     )

@@ -7,11 +7,12 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("condition", "m", "classes")
 TEACHER, GAP = "at/teacher_accuracy", "at/gap"
 
 
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
-    final = summary.labelled(summary.last(rows), classes=10)
+def _final(rows: summary.Rows) -> summary.Rows:
+    final = summary.labelled(_words.last(rows, LABELS), classes=10)
     return final.assign(**{GAP: final[TEACHER] - final[plots.ACCURACY]})
 
 
@@ -44,4 +45,5 @@ def caption(rows: pd.DataFrame) -> str:
         f"{_words.values(final, 'classes')}, m = {_words.values(final, 'm')}, and the difference of the two seed by "
         f"seed. {_words.means(final)} Dotted: chance, 1/K. Teachers train for a fixed number of epochs, so few classes "
         "mean few steps."
+        f"{_words.left_out(rows, LABELS)}"
     )

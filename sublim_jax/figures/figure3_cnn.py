@@ -6,9 +6,11 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("m", "trunk", "stream", "hidden")
 
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
-    final = summary.labelled(summary.last(rows), trunk="cnn", stream="perlin")
+
+def _final(rows: summary.Rows) -> summary.Rows:
+    final = summary.labelled(_words.last(rows, LABELS), trunk="cnn", stream="perlin")
     return final.assign(kind=final["trunk"].str.upper() + "\n" + final["stream"].str.capitalize() + " noise")
 
 
@@ -30,4 +32,5 @@ def caption(rows: pd.DataFrame) -> str:
         f"Student test accuracy by the student's architecture ({_words.values(final, 'trunk')}) and noise "
         f"({_words.values(final, 'stream')}), m = {_words.values(final, 'm')}. The teacher is an MLP; heads are "
         f"shared, all other layers of the student random. Dots: seeds. {_words.means(final, 'bars')} {_words.LEVELS}"
+        f"{_words.left_out(rows, LABELS)}"
     )

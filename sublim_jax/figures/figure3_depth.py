@@ -6,13 +6,14 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("condition", "m", "hidden")
 # Brockers et al. 2026: their public code on CPU with its defaults, accuracy of single seeds by hidden layers and m.
 PUBLISHED = {("256", 50): (0.709, 0.609, 0.441)}
 
 
 def draw(rows: pd.DataFrame) -> Figure:
     """Accuracy by the student's hidden layers, one colour per m (one panel per condition), every seed a dot."""
-    final = summary.labelled(summary.last(rows), hidden="256x256")
+    final = summary.labelled(_words.last(rows, LABELS), hidden="256x256")
     conditions = list(plots.series(final, ("condition",)))
     order = sorted(final["hidden"].unique(), key=lambda hidden: (hidden.count("x"), hidden))
     names = {hidden: hidden.replace("x", " × ") for hidden in order}
@@ -32,9 +33,10 @@ def draw(rows: pd.DataFrame) -> Figure:
 
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
-    final = summary.labelled(summary.last(rows), hidden="256x256")
+    final = summary.labelled(_words.last(rows, LABELS), hidden="256x256")
     return (
         f"Student test accuracy by the student's hidden layers ({_words.values(final, 'hidden')}), m = "
         f"{_words.values(final, 'm')}; heads are shared. Dots: seeds. {_words.means(final, 'bars')} Open diamonds: "
         f"single seeds of the authors' code, one layer fewer, m = 50. {_words.LEVELS}"
+        f"{_words.left_out(rows, LABELS)}"
     )

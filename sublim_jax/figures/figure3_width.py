@@ -6,9 +6,11 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("condition", "m", "hidden")
 
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
-    final = summary.labelled(summary.last(rows), hidden="256x256")
+
+def _final(rows: summary.Rows) -> summary.Rows:
+    final = summary.labelled(_words.last(rows, LABELS), hidden="256x256")
     return final.assign(width=final["hidden"].str.split("x").str[0].astype(int))
 
 
@@ -37,4 +39,5 @@ def caption(rows: pd.DataFrame) -> str:
         f"Student test accuracy, and its error in imitating auxiliary logits on held-out noise, against the width of "
         f"its first hidden layer, {_words.values(final, 'width')}, for m = {_words.values(final, 'm')}; condition: "
         f"{_words.values(final, 'condition')}. {_words.means(final)} {_words.LEVELS}"
+        f"{_words.left_out(rows, LABELS)}"
     )

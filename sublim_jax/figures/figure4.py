@@ -11,25 +11,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sublim_jax import plots, summary
-from sublim_jax.figures import _words
+from sublim_jax.figures import _words, transfer
 
+LABELS = ("m", "pool")
 EPOCHS, BATCH = 5, 1000
 TRUNK = 784 * 256 + 256 + 256 * 256 + 256  # numbers below the student's heads
 # Brockers et al. 2026, as reported by barathvelmu's notes on the paper: with m = 1 the best accuracy over amounts of
 # noise, with one noise step an epoch the plateau for large m.
 PUBLISHED = {"m = 1, best": 0.83, "one noise step, plateau": 0.29}
-_Panel = tuple[str, pd.DataFrame]
+_Panel = tuple[str, summary.Rows]
 
 
 def draw(rows: pd.DataFrame) -> Figure:
     """Above the published axes, below N and T apart; each panel where there are rows for it."""
-    rows = _sorted_out(rows)
-    upper, lower = _published_axes(rows), _apart(rows)
-    across = max(1, len(upper), len(lower))
-    down = max(1, bool(upper) + bool(lower))
-    figure = Figure(figsize=(3.2 * max(across, 2), 3.0 * down), layout="constrained")
-    parts: Any = figure.subfigures(down, 1, squeeze=False).ravel()
-    for part, those in zip(parts, (one for one in (upper, lower) if one), strict=False):
+    sorted_out = _sorted_out(rows)
+    both = [one for one in (_published_axes(sorted_out), _apart(sorted_out)) if one]
+    if not both:
+        return transfer.draw(rows)
+    across = max(2, *map(len, both))
+    figure = Figure(figsize=(3.2 * across, 3.0 * len(both)), layout="constrained")
+    parts: Any = figure.subfigures(len(both), 1, squeeze=False).ravel()
+    for part, those in zip(parts, both, strict=True):
         axes = part.subplots(1, len(those), squeeze=False)[0]
         for ax, (kind, found) in zip(axes, those, strict=True):
             PANELS[kind](ax, found)
@@ -39,22 +41,22 @@ def draw(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _sorted_out(rows: pd.DataFrame) -> pd.DataFrame:
+def _sorted_out(rows: summary.Rows) -> summary.Rows:
     """Rows after the first step, with `fresh`, unique images N, steps T and noise steps an epoch."""
-    rows = summary.labelled(rows[rows["step"] > 0], arm="", pool=0)
+    rows = summary.labelled(_words.only(rows[rows["step"] > 0], LABELS), arm="", pool=0)
     fresh = (rows["pool"] <= 0) | (rows["pool"] >= 2**31 - 1)
     images = BATCH * rows["step"].where(fresh, rows["pool"])
     return rows.assign(fresh=fresh, N=images, mN=rows["m"] * images, T=rows["step"], steps=rows["step"] / EPOCHS)
 
 
-def _arm(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
+def _arm(rows: summary.Rows, *names: str) -> summary.Rows:
     """The rows of some arms, each measurement once; all rows where none of the sweep's arms has a name."""
     named = set(rows["arm"]) != {""}
     found = rows[rows["arm"].isin(names)] if named else rows
-    return found.drop_duplicates(["condition", "m", "pool", "seed", "step"])
+    return found.drop_duplicates([*LABELS, "seed", "step"])
 
 
-def _published_axes(rows: pd.DataFrame) -> list[_Panel]:
+def _published_axes(rows: summary.Rows) -> list[_Panel]:
     rows = rows[rows["fresh"]]
     grid = _arm(rows, "grid")
     one = _arm(rows, "grid", "one_logit")
@@ -63,14 +65,14 @@ def _published_axes(rows: pd.DataFrame) -> list[_Panel]:
     return [(kind, those) for kind, those in found if len(those)]
 
 
-def _apart(rows: pd.DataFrame) -> list[_Panel]:
+def _apart(rows: summary.Rows) -> list[_Panel]:
     rows = _arm(rows, "pool")
     if rows["fresh"].all():
         return []
     return [*(("pool", those) for _, those in rows.groupby("m")), ("law", rows)]
 
 
-def _grid(ax: Axes, rows: pd.DataFrame) -> None:
+def _grid(ax: Axes, rows: summary.Rows) -> None:
     """Accuracy as colour over m and noise steps an epoch; means only."""
     table = rows.groupby(["steps", "m"])[plots.ACCURACY].mean().unstack("m").sort_index()
     bar = ax.figure.colorbar(plots.heat(ax, table), ax=ax, pad=0.02)
@@ -79,7 +81,7 @@ def _grid(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set(xlabel="auxiliary logits m", ylabel="noise steps per epoch", title="(a) logits and noise")
 
 
-def _one_logit(ax: Axes, rows: pd.DataFrame) -> None:
+def _one_logit(ax: Axes, rows: summary.Rows) -> None:
     plots.line(ax, rows, "steps", "student", 0)
     level = PUBLISHED["m = 1, best"]
     plots.levels(ax, rows)
@@ -90,7 +92,7 @@ def _one_logit(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set(xlabel="noise steps per epoch", title="(b) one auxiliary logit, m = 1")
 
 
-def _one_step(ax: Axes, rows: pd.DataFrame) -> None:
+def _one_step(ax: Axes, rows: summary.Rows) -> None:
     plots.line(ax, rows, "m", "student", 0)
     level = PUBLISHED["one noise step, plateau"]
     plots.levels(ax, rows)
@@ -101,7 +103,7 @@ def _one_step(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set(xlabel="auxiliary logits m", title=f"(c) one noise step: {EPOCHS} optimiser steps")
 
 
-def _pool(ax: Axes, rows: pd.DataFrame) -> None:
+def _pool(ax: Axes, rows: summary.Rows) -> None:
     """Accuracy against unique images N, one line for each number of steps T; stars: always new images."""
     fixed, fresh = rows[~rows["fresh"]], rows[rows["fresh"]]
     for index, step in enumerate(sorted(rows["T"].unique())):
@@ -116,7 +118,7 @@ def _pool(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set(xlabel="unique noise images N", title=f"(d) N and T apart, m = {rows['m'].iloc[0]}")
 
 
-def _law(ax: Axes, rows: pd.DataFrame) -> None:
+def _law(ax: Axes, rows: summary.Rows) -> None:
     """Accuracy against m N at the largest T: do the widths fall on one curve?"""
     step, those = _words.largest(rows[~rows["fresh"]], "T")
     for index, (m, mine) in enumerate(those.groupby("m")):
@@ -145,4 +147,4 @@ def caption(rows: pd.DataFrame) -> str:
             " Below: a fixed pool of N images seen for T optimiser steps; stars: images always new, N = "
             f"{BATCH:,} T. (e): as many targets m N as the trunk has numbers ({TRUNK:,}) at the dash-dotted line."
         )
-    return f"{said} {_words.means(found)} {_words.LEVELS}"
+    return f"{said} {_words.means(found)} {_words.LEVELS}{_words.left_out(rows, LABELS)}"

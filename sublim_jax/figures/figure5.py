@@ -10,12 +10,13 @@ from sublim_jax.figures import _words
 
 WIDTH = 256  # of the latent; a head's initial weights have standard deviation 1 / sqrt(3 WIDTH)
 SIGMA = "student_before"
+LABELS = ("m", "layers", SIGMA)
 # Brockers et al. 2026: their public code on CPU with its defaults, accuracy of single seeds by layer, sigma and m.
 PUBLISHED = {("aux_head", 0.05, 10): (0.405, 0.645, 0.554)}
 
 
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
-    return summary.labelled(summary.last(rows), layers="aux_head", **{SIGMA: 0.0})
+def _final(rows: summary.Rows) -> summary.Rows:
+    return summary.labelled(_words.last(rows, LABELS), layers="aux_head", **{SIGMA: 0.0})
 
 
 def draw(rows: pd.DataFrame) -> Figure:
@@ -30,7 +31,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _panel(ax: Axes, name: str, rows: pd.DataFrame) -> None:
+def _panel(ax: Axes, name: str, rows: summary.Rows) -> None:
     several = len(rows["m"].unique()) > 1
     for index, (m, those) in enumerate(rows.groupby("m")):
         plots.line(ax, those, SIGMA, "student's accuracy" + (f", m = {m}" if several else ""), index)
@@ -62,4 +63,5 @@ def caption(rows: pd.DataFrame) -> str:
         f"the student ({_words.values(final, 'layers')}) before its training; m = {_words.values(final, 'm')}. Above: "
         f"σ in units of the head's own initial weights, d = {WIDTH}. {_words.means(final)} The black dotted curve is "
         f"the cosine that the noise alone must give. Open diamonds: single seeds of the authors' code. {_words.LEVELS}"
+        f"{_words.left_out(rows, LABELS)}"
     )

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("m", "net_hidden", "teacher_frozen", "frozen")
 # Brockers et al. 2026: their public code on CPU with its defaults, accuracy of single seeds by d and m, nothing frozen.
 PUBLISHED = {(1024, 10): (0.925, 0.920, 0.883)}
 FROZEN = {
@@ -21,10 +22,9 @@ DRIFTS = {
 }
 
 
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
-    final = summary.labelled(summary.last(rows), net_hidden="256x256", teacher_frozen="none", student_frozen="none")
-    student = "student_frozen" if "student_frozen" in rows or "frozen" not in final else "frozen"
-    pairs = zip(final["teacher_frozen"], final[student], strict=True)
+def _final(rows: summary.Rows) -> summary.Rows:
+    final = summary.labelled(_words.last(rows, LABELS), net_hidden="256x256", teacher_frozen="none", frozen="none")
+    pairs = zip(final["teacher_frozen"], final["frozen"], strict=True)
     frozen = [FROZEN.get((teacher, student), f"{teacher}, {student} frozen") for teacher, student in pairs]
     return final.assign(frozen=frozen, d=final["net_hidden"].str.split("x").str[-1].astype(int))
 
@@ -49,7 +49,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _accuracies(ax: Axes, final: pd.DataFrame, free: pd.DataFrame) -> None:
+def _accuracies(ax: Axes, final: summary.Rows, free: summary.Rows) -> None:
     order = [name for name in FROZEN.values() if name in set(final["frozen"])]
     order += [name for name in final["frozen"].unique() if name not in order]
     widths = sorted(final["m"].unique())
@@ -78,4 +78,5 @@ def caption(rows: pd.DataFrame) -> str:
         f"student; the published scripts exchange the two names. {_words.means(final)} Dash-dotted: the teacher's "
         "latent read by the initial class head, a ceiling for students of a fixed class head; dashed: the teacher. "
         "Open diamonds: single seeds of the authors' code."
+        f"{_words.left_out(rows, LABELS)}"
     )

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("m", "loss", "temperature", "sees")
 # Cloud et al.'s protocol, m = 3, auxiliary logits only: mean and half-width of an interval (None where not reported).
 PUBLISHED = {
     "barathvelmu": {"KL": (0.451, 0.028), "MSE": (0.566, 0.003), "KL,\nT = 2": (0.455, None)},
@@ -17,11 +18,11 @@ _NAMES = {"mse": "MSE", "kl": "KL", "cosine": "Cosine", "huber": "Huber"}
 _SEES = {"aux": "auxiliary logits only", "all": "all logits", "class": "class logits only"}
 
 
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
+def _final(rows: summary.Rows) -> summary.Rows:
     """The last mark with the loss and, of KL, its temperature as `kind`."""
-    final = summary.labelled(summary.last(rows), loss="kl", temperature=1.0, sees="aux")
+    final = summary.labelled(_words.last(rows, LABELS), loss="kl", temperature=1.0, sees="aux")
     pairs = zip(final["loss"], final["temperature"], strict=True)
-    kinds = [_NAMES.get(loss, loss) + (f",\nT = {t:g}" if loss == "kl" and t != 1 else "") for loss, t in pairs]
+    kinds = [f"{_NAMES.get(loss, loss)}" + (f",\nT = {t:g}" if loss == "kl" and t != 1 else "") for loss, t in pairs]
     return final.assign(kind=kinds)
 
 
@@ -56,4 +57,4 @@ def caption(rows: pd.DataFrame) -> str:
     )
     if ((final["loss"] == "kl") & (final["m"] == 1) & (final["sees"] == "aux")).any():
         said += " With m = 1 the softmax of the one auxiliary logit is constant: KL cannot learn."
-    return f"{said} {_words.LEVELS}"
+    return f"{said} {_words.LEVELS}{_words.left_out(rows, LABELS)}"

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("m", "stream", "resolution", "images", "alpha")
 # barathvelmu/subliminal-learning, README: Cloud et al.'s protocol with m = 3, 25 models x 5 seeds.
 PUBLISHED = {("Uniform\nnoise", 3): 0.451, ("Gaussian\nnoise", 3): 0.447, ("MNIST\nimages", 3): 0.146}
 _KINDS = {"uniform": "Uniform\nnoise", "gaussian": "Gaussian\nnoise", "epochs": "MNIST\nimages"}
@@ -16,9 +17,9 @@ _ENDS = {"uniform": 0.0, "epochs": 1.0}  # a mixture's alpha at which it is one 
 _MORE = {"at/cka": "CKA to the teacher, test images", "at/aux_mse": "imitation error (mean square)"}
 
 
-def kinds(rows: pd.DataFrame) -> pd.DataFrame:
+def kinds(rows: summary.Rows) -> summary.Rows:
     """The rows of everything but mixtures at the last mark, with the `kind` of input."""
-    final = summary.labelled(summary.last(rows), stream="uniform", resolution=8, images="none")
+    final = summary.labelled(_words.last(rows, LABELS), stream="uniform", resolution=8, images="none")
     final = final[final["stream"] != "mixture"]
 
     def kind(row: tuple[str, int, str]) -> str:
@@ -33,9 +34,9 @@ def kinds(rows: pd.DataFrame) -> pd.DataFrame:
     return found.assign(place=place).sort_values(["place", "resolution"], kind="stable")
 
 
-def mixtures(rows: pd.DataFrame) -> pd.DataFrame:
+def mixtures(rows: summary.Rows) -> summary.Rows:
     """The rows of mixtures at the last mark against `alpha`, with noise alone as 0 and images alone as 1."""
-    final = summary.labelled(summary.last(rows), stream="uniform", alpha=0.5)
+    final = summary.labelled(_words.last(rows, LABELS), stream="uniform", alpha=0.5)
     if not (final["stream"] == "mixture").any():
         return final.iloc[:0]
     alpha = final["stream"].map(_ENDS).fillna(final["alpha"]).astype(float)
@@ -53,7 +54,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         _by_kind(rest.pop(0), plain)
     if len(mixed):
         ax = rest.pop(0)
-        _words.against(ax, mixed, "alpha", ("m", "condition"))
+        _words.against(ax, mixed, "alpha", ("m",))
         plots.levels(ax, mixed)
         plots.accuracy(ax)
         ax.set_xlabel("α of α · image + (1 − α) · uniform noise")
@@ -66,7 +67,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _by_kind(ax: Axes, plain: pd.DataFrame) -> None:
+def _by_kind(ax: Axes, plain: summary.Rows) -> None:
     places = plots.strip(ax, plain, "kind", "m")
     for key, value in PUBLISHED.items():
         if key in places:
@@ -77,7 +78,7 @@ def _by_kind(ax: Axes, plain: pd.DataFrame) -> None:
 
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
-    final = summary.labelled(summary.last(rows), stream="uniform")
+    final = summary.labelled(_words.last(rows, LABELS), stream="uniform")
     mixed = mixtures(rows)
     blend = f", and against the share α = {_words.values(mixed, 'alpha')} of images in a mixture" if len(mixed) else ""
     return (
@@ -85,4 +86,5 @@ def caption(rows: pd.DataFrame) -> str:
         f"{_words.values(final, 'm')}){blend}; its likeness to the teacher. Dots: seeds. "
         f"{_words.means(final, 'bars and bands')} Open diamonds: a public replication of Cloud et al.'s protocol "
         f"(barathvelmu), m = 3. {_words.LEVELS}"
+        f"{_words.left_out(rows, LABELS)}"
     )

@@ -6,9 +6,11 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("condition", "m", "optimizer", "lr")
 
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
-    return summary.labelled(summary.last(rows), optimizer="adam", lr=1e-3)
+
+def _final(rows: summary.Rows) -> summary.Rows:
+    return summary.labelled(_words.last(rows, LABELS), optimizer="adam", lr=1e-3)
 
 
 def draw(rows: pd.DataFrame) -> Figure:
@@ -37,4 +39,5 @@ def caption(rows: pd.DataFrame) -> str:
         f"Student test accuracy against the learning rate of the student's optimiser "
         f"({_words.values(final, 'optimizer')}; lr = {_words.values(final, 'lr')}), m = {_words.values(final, 'm')}; "
         f"conditions: {_words.values(final, 'condition')}. {_words.means(final)} {_words.LEVELS}"
+        f"{_words.left_out(rows, LABELS)}"
     )

@@ -13,11 +13,12 @@ TIMINGS = {
     "student_before": "on the student, before its training",
     "student_after": "on the student, after its training",
 }
+LABELS = ("m", "layers", *TIMINGS)
 
 
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
+def _final(rows: summary.Rows) -> summary.Rows:
     """The last mark, every row once for each moment at which it has noise, with `timing` and `sigma`."""
-    final = summary.labelled(summary.last(rows), layers="*", arm="")
+    final = summary.labelled(_words.last(rows, LABELS), layers="*", arm="")
     found = []
     for timing in TIMINGS:
         if timing in final:
@@ -44,7 +45,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, several: str) -> None:
+def _panel(ax: Axes, rows: summary.Rows, several: str) -> None:
     for index, (timing, label) in enumerate(TIMINGS.items()):
         mine = rows[rows["timing"] == timing]
         for which, (which_m, those) in enumerate(plots.series(mine, (several,)) if len(mine) else ()):
@@ -66,4 +67,5 @@ def caption(rows: pd.DataFrame) -> str:
         f"on weights and biases, by layer (panels) and moment (lines); m = {_words.values(final, 'm')}. Coloured "
         f"dashes: the perturbed teacher itself. {_words.means(final)} "
         f"Grey: {_words.LEVELS[0].lower()}{_words.LEVELS[1:]}"
+        f"{_words.left_out(rows, LABELS)}"
     )

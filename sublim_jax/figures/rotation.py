@@ -6,13 +6,14 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("condition", "m", "rotated", "rotation")
 _NAMES = {"none": "none", "aux_head": "aux\nhead", "class_head": "class\nhead"}
 _BOTH = {"common": "both,\none rotation", "apart": "both,\neach its own"}
 
 
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
+def _final(rows: summary.Rows) -> summary.Rows:
     """The last mark with what is rotated as `kind`."""
-    final = summary.labelled(summary.last(rows), rotated="none", rotation="common")
+    final = summary.labelled(_words.last(rows, LABELS), rotated="none", rotation="common")
 
     def kind(rotated: str, rotation: str) -> str:
         return _BOTH[rotation] if "+" in rotated else _NAMES.get(rotated, rotated)
@@ -44,4 +45,5 @@ def caption(rows: pd.DataFrame) -> str:
         f"Student test accuracy by the heads that the student has rotated at random before training (W becomes R W "
         f"with a random orthogonal R), m = {_words.values(final, 'm')}; conditions: {_words.values(final, 'condition')}"
         f". Dots: seeds. {_words.means(final, 'bars')} {_words.LEVELS}"
+        f"{_words.left_out(rows, LABELS)}"
     )

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
+LABELS = ("condition", "m", "share")
 LAYERS = {
     "random_first_hidden": ("hidden_0",),
     "random_second_hidden": ("hidden_1",),
@@ -18,7 +19,7 @@ LAYERS = {
 }
 
 
-def cosines(rows: pd.DataFrame) -> pd.Series:
+def cosines(rows: summary.Rows) -> pd.Series:
     """The measured cosine of the initial weights of the layers in question, their mean where there are several."""
     values = pd.Series(np.nan, index=rows.index)
     for condition, layers in LAYERS.items():
@@ -31,7 +32,7 @@ def cosines(rows: pd.DataFrame) -> pd.Series:
 
 def draw(rows: pd.DataFrame) -> Figure:
     """Accuracy against the share, one line per condition; beside it against the measured cosine."""
-    final = summary.labelled(summary.last(rows), share=0.0)
+    final = summary.labelled(_words.last(rows, LABELS), share=0.0)
     final = final.assign(**{"at/cosine": cosines(final)})
     measured = _words.has(final, "at/cosine")
     figure, axes = plots.panels(2 if measured else 1, size=(4.3, 3.2), sharey=True)
@@ -46,7 +47,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _against_cosine(ax: Axes, final: pd.DataFrame) -> None:
+def _against_cosine(ax: Axes, final: summary.Rows) -> None:
     """The same intervals as against the share, each at the mean cosine of its seeds."""
     for index, (label, those) in enumerate(plots.series(final, ("condition", "m"))):
         x = those.groupby("share")["at/cosine"].transform("mean")
@@ -57,10 +58,11 @@ def _against_cosine(ax: Axes, final: pd.DataFrame) -> None:
 
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
-    final = summary.labelled(summary.last(rows), share=0.0)
+    final = summary.labelled(_words.last(rows, LABELS), share=0.0)
     return (
         f"Student test accuracy where the layers named by the condition begin as share × the teacher's initial weights "
         f"+ (1 − share) × a fresh draw, share = {_words.values(final, 'share')}, m = {_words.values(final, 'm')}; all "
         f"other layers are the teacher's. Right: the same against the cosine that those weights have to the teacher's "
         f"(mean of the layers where there are two). {_words.means(final)} {_words.LEVELS}"
+        f"{_words.left_out(rows, LABELS)}"
     )

@@ -20,12 +20,12 @@ def draw(rows: pd.DataFrame) -> Figure:
     if widths > 1:
         against_m(axes[0], final)
     else:
-        plots.strip(axes[0], final, "condition")
+        plots.strip(axes[0], final.assign(kind=_kinds(final)), "kind")
         plots.levels(axes[0], final)
         axes[0].set_title(f"m = {final['m'].iloc[0]}; every dot a seed")
     if curves:
         m, those = _words.largest(rows, "m")
-        _words.against(axes[1], those, "step", ("condition",))
+        _words.against(axes[1], those, "step", _lines(those))
         plots.levels(axes[1], those)
         axes[1].set(xlabel="student steps", title=f"learning curves, m = {m}")
     plots.accuracy(axes[0])
@@ -33,9 +33,22 @@ def draw(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def against_m(ax: Axes, final: pd.DataFrame, look: int = 0) -> None:
+def _lines(rows: summary.Rows) -> tuple[str, ...]:
+    """The labels that tell lines apart: the condition, and whatever else was swept."""
+    return tuple(name for name in summary.labels_of(rows) if name != "m")
+
+
+def _kinds(final: summary.Rows) -> pd.Series:
+    """Of each row the condition, and what else tells it from others."""
+    parts = list(plots.series(final, _lines(final)))
+    if len(parts) == 1:
+        return final["condition"]
+    return pd.concat([pd.Series(label, index=those.index) for label, those in parts]).loc[final.index]
+
+
+def against_m(ax: Axes, final: summary.Rows, look: int = 0) -> None:
     """Accuracy against the width of the auxiliary head, one line per condition; `look` is the first one's colour."""
-    for index, (label, those) in enumerate(plots.series(final, ("condition",)), start=look):
+    for index, (label, those) in enumerate(plots.series(final, _lines(final)), start=look):
         plots.line(ax, those, "m", label, index)
     plots.levels(ax, final)
     plots.log(ax, final["m"].unique())

@@ -1,0 +1,212 @@
+"""Every figure draws the means of the rows its config gives: in full, few, and bare of all that may be missing."""
+
+import re
+import runpy
+import zlib
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from sublim_jax import arms, figures, plots, summary
+from sublim_jax import config as door
+from sublim_jax.errors import Refused
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+MORE = ("accuracy_c0_ht", "cka", "aux_mse")
+PAIRS = ("teacher_student_init", "teacher_student_final", "teacher_init_final")
+LAYERS = ("hidden_0", "hidden_1", "class_head", "aux_head")
+TEACHER = "at/teacher_accuracy"
+# Figures that show something else than the accuracy of each condition at its last mark.
+OTHER = {"figure4": ["condition", "m", "pool", "step"]}
+
+
+@cache
+def rows_of(name, preset, seeds):
+    """Rows as a run of a config would leave them, with random numbers that, as there, do not depend on the arm."""
+    config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
+    config.preset = preset
+    config = door.resolve(config)
+    rows = []
+    for point in arms.points(config):
+        student = point.config.student
+        for step in sorted({mark for mark in student.marks if mark < student.steps} | {student.steps}):
+            rows += [{**point.labels, "seed": seed, "step": step} for seed in range(seeds)]
+    rows = pd.DataFrame(rows)
+    keys = rows.drop(columns="arm", errors="ignore").astype(str).agg("|".join, axis=1)
+    draws = np.array([np.random.default_rng(zlib.crc32(key.encode())).uniform(0.1, 0.9, 18) for key in keys])
+    names = [*("student_accuracy", "teacher_accuracy", "untrained_accuracy"), *MORE]
+    names = [f"at/{name}" for name in names] + [f"cosine/{pair}/{layer}" for pair in PAIRS for layer in LAYERS]
+    return config.figure, pd.concat([rows, pd.DataFrame(draws, columns=names)], axis=1)
+
+
+def axes_of(figure):
+    return [ax for ax in figure.findobj() if hasattr(ax, "get_legend_handles_labels")]
+
+
+def heights(figure):
+    """Every y that is drawn, and every colour of a heat map."""
+    lines = [np.asarray(line.get_ydata(), float) for ax in axes_of(figure) for line in ax.lines]
+    meshes = [np.ma.filled(mesh.get_array(), np.nan).ravel() for ax in axes_of(figure) for mesh in ax.collections[:1]]
+    return np.concatenate([*lines, *(mesh for mesh in meshes if mesh.dtype == float)])
+
+
+def shown(figure, means):
+    """Of each mean, whether it is drawn."""
+    there, wanted = np.sort(heights(figure)), means.to_numpy()
+    there = there[np.isfinite(there)]
+    near = there[np.clip(np.searchsorted(there, wanted), 1, len(there) - 1)[:, None] + np.array([-1, 0])]
+    return np.abs(near - wanted[:, None]).min(axis=1) < 1e-12
+
+
+def expected(figure, rows):
+    """The means over seeds that a figure must show."""
+    if figure in OTHER:
+        rows = rows[rows["step"] > 0].drop_duplicates([*OTHER[figure], "seed"])
+        return rows.groupby(OTHER[figure])[plots.ACCURACY].mean()
+    final = summary.last(rows)
+    labels = [name for name in summary.labels_of(final) if name != "arm"]
+    return final.groupby(labels)[plots.ACCURACY].mean()
+
+
+@pytest.mark.parametrize("preset", ["paper", "smoke"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_mean_of_a_configs_rows_is_drawn(name, preset):
+    figure, rows = rows_of(name, preset, 3)
+    module = figures.pick(figure)
+    drawn = module.draw(rows)
+    assert isinstance(drawn, Figure)
+    assert shown(drawn, expected(figure, rows)).all()
+    assert "over 3 seeds" in module.caption(rows) and "Shown only" not in module.caption(rows)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_mean_goes_over_a_label_that_is_not_shown(name):
+    figure, rows = rows_of(name, "smoke", 3)
+    module = figures.pick(figure)
+    other = rows.assign(batch_size=200, **{plots.ACCURACY: rows[plots.ACCURACY] / 10})
+    both = pd.concat([rows.assign(batch_size=100), other], ignore_index=True)
+    drawn, wanted = module.draw(both), expected(figure, rows)
+    assert shown(drawn, wanted).all()
+    if figure == "transfer":
+        assert shown(drawn, wanted / 10).all()
+    else:
+        assert not shown(drawn, wanted / 10).any() and "Shown only: batch size 100." in module.caption(both)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_single_seed_and_a_single_point_can_be_drawn(name):
+    figure, rows = rows_of(name, "smoke", 3)
+    module = figures.pick(figure)
+    one = rows[rows["seed"] == 0]
+    assert module.draw(one).axes and "One seed" in module.caption(one)
+    for some in (rows[rows["m"] == rows["m"].max()], rows[rows["m"] == rows["m"].min()], one.iloc[-1:]):
+        assert axes_of(module.draw(some)) and module.caption(some)
+
+
+@pytest.mark.parametrize("name", figures.names())
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_labels_and_measurements_that_did_not_vary_may_be_missing(name, seeds):
+    accuracies = {f"at/{who}_accuracy": 0.5 for who in ("student", "teacher", "untrained")}
+    bare = pd.DataFrame(
+        [{"condition": "same", "m": 10, "seed": seed, "step": 20, **accuracies} for seed in range(seeds)]
+    )
+    module = figures.pick(name)
+    files = plots.images(lambda: module.draw(bare), dpi=30)
+    assert files["svg"].startswith(b"<?xml") and files["png"].startswith(b"\x89PNG") and module.caption(bare)
+
+
+def test_names_and_titles():
+    used = {rows_of(name, "smoke", 3)[0] for name in CONFIGS}
+    assert used <= set(figures.names()) and not any(name.startswith("_") for name in figures.names())
+    titles = [figures.title(figures.pick(name)) for name in figures.names()]
+    assert len(set(titles)) == len(titles) and all(titles)
+    with pytest.raises(Refused, match=r"^config.figure: 'pie' is none of activation, .*transfer"):
+        figures.pick("pie")
+    with pytest.raises(Refused, match="did you mean 'transfer'"):
+        figures.pick("transfr")
+
+
+def test_figure_2_shows_the_authors_seeds():
+    kept = pd.read_csv(ROOT / "experiments" / "figure2" / "reference_authors.csv", comment="#")
+    kept = kept[kept["condition"] != "teacher"].groupby(["condition", "m"])["student_accuracy"].agg(tuple).to_dict()
+    assert kept == figures.pick("figure2").PUBLISHED
+
+
+def test_figure_3_width_and_figure_6_read_widths_off_the_text():
+    for name, label, part in (("figure3_width", "hidden", 0), ("figure6", "net_hidden", -1)):
+        _, rows = rows_of(name, "paper", 3)
+        line = figures.pick(name).draw(rows).axes[0].lines[0]
+        widths = sorted({int(text.split("x")[part]) for text in rows[label]})
+        np.testing.assert_array_equal(line.get_xdata(), widths)
+
+
+def test_figure_4_tells_images_from_steps():
+    module, (_, rows) = figures.pick("figure4"), rows_of("figure4", "paper", 3)
+    figure = module.draw(rows)
+    titles = {ax.get_title(): ax for ax in axes_of(figure) if ax.get_title()}
+    assert [title[:3] for title in titles] == ["(a)", "(b)", "(c)", "(d)", "(d)", "(d)", "(e)"]
+    grid = rows[rows["arm"] == "grid"]
+    mesh = titles["(a) logits and noise"].collections[0].get_array()
+    wanted = grid.groupby(["step", "m"])[plots.ACCURACY].mean().unstack("m")
+    np.testing.assert_allclose(np.asarray(mesh), wanted)
+    panel = titles["(d) N and T apart, m = 10"]
+    found = {line.get_label(): line for line in panel.lines}
+    mine = rows[(rows["arm"] == "pool") & (rows["m"] == 10) & (rows["step"] == 300)]
+    fixed = mine[mine["pool"] > 0].groupby("pool")[plots.ACCURACY].mean()
+    np.testing.assert_array_equal(found["T = 300"].get_xdata(), 1000 * fixed.index)
+    np.testing.assert_allclose(found["T = 300"].get_ydata(), fixed)
+
+
+def test_figure_4_without_names_of_arms_finds_its_panels():
+    _, rows = rows_of("figure4", "paper", 3)
+    titles = [ax.get_title() for ax in axes_of(figures.pick("figure4").draw(rows[rows["arm"] == "pool"])) if ax.lines]
+    assert {title[:3] for title in titles} == {"(d)", "(e)"}
+    bare = rows[rows["arm"] == "one_logit"].drop(columns=["arm", "pool"])
+    assert any("one auxiliary logit" in ax.get_title() for ax in axes_of(figures.pick("figure4").draw(bare)))
+
+
+def test_cloud_counts_reference_and_teacher_once_per_seed():
+    _, rows = rows_of("cloud", "paper", 3)
+    groups = figures.pick("cloud").groups(rows)
+    assert list(groups["group"].unique()) == list(figures.pick("cloud").PUBLISHED)
+    assert (groups.groupby("group")["seed"].count() == 3).all()
+
+
+def test_mixtures_end_in_pure_noise_and_pure_images():
+    _, rows = rows_of("noise", "paper", 3)
+    mixed = figures.pick("noise").mixtures(rows)
+    assert sorted(mixed["alpha"].unique()) == [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]
+    assert set(mixed.loc[mixed["alpha"] == 1, "stream"]) == {"epochs"}
+
+
+def test_share_takes_the_cosine_of_the_layers_in_question():
+    _, rows = rows_of("share", "paper", 3)
+    found = figures.pick("share").cosines(rows)
+    mine = rows["condition"] == "random_hidden"
+    wanted = rows[[f"cosine/teacher_student_init/hidden_{layer}" for layer in (0, 1)]].mean(axis=1)
+    np.testing.assert_allclose(found[mine], wanted[mine])
+
+
+def test_perturbations_have_their_own_sigma_and_moment():
+    _, rows = rows_of("perturbation", "paper", 3)
+    figure = figures.pick("perturbation").draw(rows)
+    assert [ax.get_title() for ax in figure.axes] == ["aux head", "class head", "hidden 0", "hidden 1", "all layers"]
+    lines = {line.get_label(): line for line in figure.axes[1].lines}
+    final = summary.last(rows)
+    mine = final[(final["arm"] == "student_after") & (final["layers"] == "class_head")]
+    wanted = mine.groupby("student_after")[plots.ACCURACY].mean()
+    line = lines["on the student, after its training"]
+    np.testing.assert_allclose(line.get_xdata(), wanted.index)
+    np.testing.assert_allclose(line.get_ydata(), wanted)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_captions_are_sentences_without_holes(name):
+    figure, rows = rows_of(name, "paper", 3)
+    said = figures.pick(figure).caption(rows)
+    assert said.endswith(".") and not re.search(r"\s\s|\{|\}|nan|  |\.\.", said) and len(said) < 1000
