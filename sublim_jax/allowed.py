@@ -115,6 +115,8 @@ def check(config: Config) -> None:
         one_of("student.rotated", name, ("class_head", "aux_head"))
     for name in config.metrics:
         one_of("metrics", name, METRICS)
+    if "task" not in config.metrics:
+        raise Refused(f"config.metrics={config.metrics}: must hold task, the accuracies that every figure shows")
     if len(config.net.channels) != len(config.net.pools):
         many = f"as many as config.net.channels={config.net.channels}"
         raise Refused(f"config.net.pools={config.net.pools}: must be {many}")

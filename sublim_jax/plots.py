@@ -165,14 +165,16 @@ def strip(
         style = {"fmt": marker, "color": colour, "ms": 4.5, "capsize": 3, "label": label}
         ax.errorbar(x, [one.mean for one in found], ends(list(found)), **style)
         places |= {(name, value): place for name, place in zip(found.index, x, strict=True)}
-    ax.set_xticks(range(len(there)), [(names or {}).get(name, wrapped(name)) for name in there], fontsize=8)
+    crowded = len(there) > 8
+    said = [(names or {}).get(name, str(name).replace("_", " ") if crowded else wrapped(name)) for name in there]
+    ax.set_xticks(range(len(there)), said, fontsize=8, rotation=90 if crowded else 0)
     ax.set_xlim(-0.6, len(there) - 0.4)
     return places
 
 
 def wrapped(name: Any) -> str:
     """The name of a category with a line for each word."""
-    return str(name).replace(", ", "\n").replace("_", "\n").replace(" ", "\n")
+    return str(name).replace(" = ", "=").replace(", ", "\n").replace("_", "\n").replace(" ", "\n")
 
 
 def levels(ax: Axes, rows: summary.Rows, who: Sequence[str] = ("teacher", "untrained")) -> None:

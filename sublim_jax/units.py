@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sublim_jax import trees
 from sublim_jax.errors import Refused
-from sublim_jax.nets import activity, shapes
+from sublim_jax.nets import activity, multiply_adds, shapes
 from sublim_jax.sweep import Group, Plan, group_of
 from sublim_jax.types import Recipe
 
@@ -189,8 +189,8 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[fl
 
 def cost(recipe: Recipe, members: int, image: tuple[int, ...]) -> float:
     """Multiply-adds of one step of `members` nets and their reference, for shares of work and the progress bar."""
-    own = trees.count(shapes(recipe.net, image))
-    return recipe.batch * (3.0 * own * members + (0 if recipe.reference is None else own))
+    taught = 0 if recipe.reference is None else multiply_adds(recipe.reference, image)
+    return recipe.batch * (3.0 * multiply_adds(recipe.net, image) * members + taught)
 
 
 def total_cost(plan: Plan, found: Sequence[Unit], image: tuple[int, ...]) -> float:

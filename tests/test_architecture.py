@@ -73,4 +73,7 @@ def test_named_bans():
     assert not ours(Path("population.py")) & {"sweep", "records", "config", "run"}
     for name in ("plots", "report", "summary", "records", "errors"):
         assert not imports_any(Path(f"{name}.py"), "jax", "flax", "optax", "orbax")
-        assert not ours(Path(f"{name}.py")) - {"plots", "records", "summary", "errors"}, name
+        assert not ours(Path(f"{name}.py")) - {"figures", "plots", "records", "summary", "errors"}, name
+    for path in (one for one in MODULES if one.parts[0] == "figures"):
+        assert not imports_any(path, "jax", "flax", "optax", "orbax")
+        assert ours(path) <= {"figures", "plots", "summary", "errors"}, path

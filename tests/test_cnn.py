@@ -8,7 +8,7 @@ from scipy.signal import correlate2d
 
 from sublim_jax import inits, keys, train, trees
 from sublim_jax.errors import Refused
-from sublim_jax.nets import ACTIVATIONS, CNN, SplitHead, cnn, shapes
+from sublim_jax.nets import ACTIVATIONS, CNN, MLP, SplitHead, cnn, multiply_adds, shapes
 from sublim_jax.nets.activations import RISING
 
 SMALL = CNN(channels=(3, 4), pools=(2, 3), hidden=(5,))
@@ -198,3 +198,11 @@ def test_impossible_nets_are_refused():
         CNN(channels=(3,), pools=(9,)).init(jax.random.key(0), x)
     with pytest.raises(Refused, match="activation: 'rely' is none of .*did you mean 'relu'"):
         SMALL.clone(activation="rely").init(jax.random.key(0), x)
+
+
+def test_multiply_adds_are_counted_where_pooling_reads():
+    net = SplitHead(CNN(), 10, 50)
+    dense = 1152 * 256 + 256 + 256 * 60 + 60
+    assert multiply_adds(net, (28, 28)) == (9 * 32 + 32) * 28 * 28 + (9 * 32 * 128 + 128) * 12 * 12 + dense
+    plain = SplitHead(MLP((16,)), 10, 5)
+    assert multiply_adds(plain, (28, 28)) == 784 * 16 + 16 + 16 * 15 + 15

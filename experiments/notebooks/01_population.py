@@ -23,7 +23,8 @@ import time
 import matplotlib.pyplot as plt
 
 from sublim_jax import config as door
-from sublim_jax import plots, summary
+from sublim_jax import summary
+from sublim_jax.figures import transfer
 from sublim_jax.progress import Watch
 from sublim_jax.run import run
 
@@ -71,7 +72,7 @@ for name, members in (("one pair", 1), ("population", len(conditions) * 4)):
 summary.texts(summary.table(rows))
 
 # %%
-plots.transfer(rows)
+transfer.draw(rows)
 
 # %% [markdown]
 # Every row carries the error budget: the accuracy of heads and latents taken from different nets. With a random class

@@ -35,7 +35,11 @@ def draw(rows: pd.DataFrame) -> Figure:
 
 def _lines(rows: summary.Rows) -> tuple[str, ...]:
     """The labels that tell lines apart: the condition, and whatever else was swept."""
-    return tuple(name for name in summary.labels_of(rows) if name != "m")
+    names = [name for name in summary.labels_of(rows) if name != "m"]
+    others = [name for name in names if name != "arm"]
+    # An arm's name says nothing where its labels tell it apart.
+    enough = len(rows[others].drop_duplicates()) == len(rows[names].drop_duplicates())
+    return tuple(others if enough else names)
 
 
 def _kinds(final: summary.Rows) -> pd.Series:

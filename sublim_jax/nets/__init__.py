@@ -4,5 +4,6 @@ from sublim_jax.nets.activations import ACTIVATIONS as ACTIVATIONS
 from sublim_jax.nets.cnn import CNN as CNN
 from sublim_jax.nets.heads import SplitHead as SplitHead
 from sublim_jax.nets.heads import activity as activity
+from sublim_jax.nets.heads import multiply_adds as multiply_adds
 from sublim_jax.nets.heads import shapes as shapes
 from sublim_jax.nets.mlp import MLP as MLP

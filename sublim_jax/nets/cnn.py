@@ -47,6 +47,14 @@ class CNN(nn.Module):
     dtype: str = "float32"
     activation: str = "relu"
 
+    def places(self, image: tuple[int, ...]) -> dict[str, int]:
+        """At how many pixels of an image [height, width] each convolution is applied: those that pooling reads."""
+        (rows, columns), found = image, {}
+        for index, pool in enumerate(self.pools):
+            rows, columns = rows // pool, columns // pool
+            found[f"conv_{index}"] = rows * columns * pool**2
+        return found
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width"]

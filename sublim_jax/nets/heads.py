@@ -74,3 +74,10 @@ def _acts(net: Any, image: tuple[int, ...]) -> int:
 def activity(net: nn.Module, image: tuple[int, ...]) -> int:
     """How many activations a net has for one image, all layers together."""
     return _acts(net, image)
+
+
+def multiply_adds(net: nn.Module, image: tuple[int, ...]) -> int:
+    """Of one forward pass of one image: every weight once, those of a convolution at every pixel (`places`)."""
+    places = getattr(getattr(net, "trunk", net), "places", lambda _: {})(image)
+    sizes = {layer: sum(math.prod(one.shape) for one in arrays.values()) for layer, arrays in shapes(net, image).items()}
+    return sum(size * places.get(layer, 1) for layer, size in sizes.items())

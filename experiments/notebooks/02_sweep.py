@@ -1,0 +1,78 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A sweep from axes
+#
+# What makes an auxiliary head incompatible: noise on it, or a head that is only partly the teacher's? Both are axes of
+# the same config. All figures of this project are made this way; see `configs/`.
+
+# %%
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from sublim_jax import arms, plots, summary, sweep
+from sublim_jax import config as door
+from sublim_jax.run import run
+
+preset = "paper"  # "smoke" ends in seconds
+
+# %% [markdown]
+# A config holds every field with its default. An *arm* mirrors it: each field it names becomes an axis, a tuple of
+# values, and the arm is the product of its axes. `conditions` and `m` are axes of every arm unless it gives its own.
+
+# %%
+config = door.base(preset)
+config.m = (10,)
+config.conditions = ("random_aux_head",)
+arms.arm(config, "share", {"student.share": (0.0, 0.5, 0.7, 0.9)})
+noise = {"conditions": ("same",), "perturb.layers": (("aux_head",),), "perturb.student_before": (0.0, 0.036, 0.1)}
+arms.arm(config, "noise", noise)
+
+# %% [markdown]
+# The points of the sweep, as the rows will be labelled. A field that takes one value everywhere is no label, and a
+# value that makes no sense is refused here, before anything is computed.
+
+# %%
+config = door.resolve(config)
+pd.DataFrame([point.labels for point in arms.points(config)])
+
+# %% [markdown]
+# The plan says what is compiled together and what is trained once. Sharing, noise, frozen layers, m and learning rates
+# are numbers in one program; another net, loss or stream is another program. All arms have the same teacher.
+
+# %%
+dataset = door.load(config)
+conditions = door.build(config, dataset)
+plan = sweep.plan(conditions, dataset.train.x.shape[1:])
+print(f"{len(conditions)} conditions, {len(plan.teachers)} teacher, {len(plan.groups)} program for the students")
+
+# %%
+rows = run(conditions, dataset, seeds=3)
+summary.texts(summary.table(rows))
+
+# %% [markdown]
+# Are noise and partial sharing two ways to the same loss of compatibility? Then transfer should depend on the cosine of
+# the two auxiliary heads, however it came about.
+
+# %%
+figure, ax = plt.subplots(figsize=(5, 3.2))
+for number, (arm, those) in enumerate(summary.last(rows).groupby("arm", sort=False)):
+    x = those["at/cosine/teacher_student_init/aux_head"]
+    ax.plot(x, those["at/student_accuracy"], plots.MARKERS[number], color=plots.COLOURS[number], label=arm)
+ax.set(xlabel="cosine of the auxiliary heads before training", ylabel="student test accuracy", ylim=(0, 1))
+ax.legend(frameon=False);
+
+# %% [markdown]
+# From the command line the same sweep is a file with `get_config()` that ends with `return config` after the arms, and
+# any axis can be changed there: `--config.arms.share.student.share='(0.0,1.0)'`.
