@@ -47,7 +47,7 @@ class How:
                into parts that fit
     precision  of float32 matrix products; 'highest' is float32 everywhere, others may be bfloat16 or TF32 on an
                accelerator, so results depend on it
-    teachers   folder in which trained teachers are kept for every sweep that needs the same ones; '' = none
+    teachers   folder in which trained teachers are kept for every sweep that needs the same ones; '' = the work folder
     """
 
     chunk: int = 0
@@ -136,7 +136,7 @@ def run(
             folder = records.Folder(workdir, {**who, **_also(dataset, metrics)}, resume)
         mesh, image = population.mesh_of(devices), dataset.train.x.shape[1:]
         also = {**_also(dataset, ()), "root": root, "precision": how.precision}
-        shelves = shelf.shelves(plan, how.teachers or None, also)
+        shelves = shelf.shelves(plan, how.teachers or folder.path / "teachers", also)
         banks, key = _banks(dataset), keys.root(root)
         lab = Lab(plan, banks, key, metrics, exam, how, mesh, folder, watch, stopped, shard, image, shelves)
         rows = len(dataset.test.y) + exam
@@ -209,7 +209,8 @@ def teach(lab: Lab, teacher: int, slice_: Slice) -> Params:
         if store.latest() != step:
             store.save(step, states)
     trained = jax.tree.map(lambda leaf: leaf[:, 0], states.params)  # [seed, 1] as [seed]
-    lab.shelves[teacher].give(slice_.seeds[: slice_.real], trained)
+    if lab.shelves[teacher].give(slice_.seeds[: slice_.real], trained):
+        store.remove()
     return trained
 
 

@@ -58,7 +58,9 @@ def units(
     shard: tuple[int, int] = (0, 1),
     have: Mapping[tuple[frozenset, int], Set[int]] | None = None,
 ) -> list[Unit]:
-    """The work of one shard that is not done yet; slices outside, so that a slice's teachers serve all its groups.
+    """The work of one shard that is not done yet, seed by seed; of a teacher's units the one with most seeds first.
+
+    A teacher is trained for the largest slice and found again for the others (`shelf`).
 
     have  for a condition (its labels) and a mark, the seeds whose rows are there already
 
@@ -71,13 +73,13 @@ def units(
         for block in cut(group, image, limits)
         if own
     ]
-    limit = limits.seeds or min((_seeds_that_fit(block, image, limits) for _, block, _ in blocks), default=1)
     found = []
     for number, block, own in blocks:
         done = _seeds_done(block, have or {})
+        limit = limits.seeds or _seeds_that_fit(block, image, limits)
         for part in slices(own, slice_size(len(own), limit, limits.devices), done):
-            found.append((part.seeds[0], block.teacher, number, len(found), Unit(block, part)))
-    return [unit for *_, unit in sorted(found, key=lambda one: one[:4])]
+            found.append((part.seeds[0], block.teacher, -part.real, number, len(found), Unit(block, part)))
+    return [unit for *_, unit in sorted(found, key=lambda one: one[:5])]
 
 
 def owned(
@@ -180,8 +182,10 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[fl
     weights = shapes(group.recipe.net, image)
     numbers, pixels = trees.count(weights), math.prod(image)
     width = activity(group.recipe.net, image)
-    nets = group.knobs.size
-    measured = limits.rows * (12 * width * (nets if limits.side_by_side else 1) + 12 * width + 2 * pixels)
+    said = sum(array.shape[0] for layer in ("class_head", "aux_head") for array in weights.get(layer, {}).values())
+    kept_rows = 12 * said + 4 * width  # latent and logits meet in the measures, other layers only pass through
+    nets = group.trained.size
+    measured = limits.rows * (kept_rows * (group.knobs.size if limits.side_by_side else 1) + kept_rows + 2 * pixels)
     batch = group.recipe.batch * (3 * width * nets + 2 * pixels)
     kept, worked = (9 * nets + 6) * numbers, 8 * nets * numbers + max(batch, measured)
     return (0.0 if limits.side_by_side else _PROCESS_GB), 4e-9 * kept, 4e-9 * worked

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from sublim_jax import config as door
 from sublim_jax import arms, figures, inits, losses, streams, sweep
+from sublim_jax import config as door
 from sublim_jax.errors import Refused
 from sublim_jax.nets import MLP
 

@@ -88,8 +88,20 @@ def test_memory_decides_how_much_goes_at_a_time(plan):
         return len(work[0].slice.seeds), max(unit.group.knobs.size for unit in work)
 
     assert seeds_and_conditions(64)[1] == 6
-    assert [seeds_and_conditions(gb) for gb in (1.11, 1.12, 1.13)] == [(1, 3), (1, 6), (3, 6)]
-    wide = seeds_and_conditions(0.01, side_by_side=True), seeds_and_conditions(1, side_by_side=True)
+    found = [seeds_and_conditions(gb) for gb in (1.11, 1.12, 1.13, 1.2)]
+    assert found == sorted(found) and found[0][0] == 1 and found[0][1] < 6 and found[-1][0] > 1
+    wide = seeds_and_conditions(0.03, side_by_side=True), seeds_and_conditions(1, side_by_side=True)
     assert wide[0] < wide[1] == (40, 6)
     with pytest.raises(Refused, match=r"^config.run.memory_gb=0.5: must be at least 1.11, what one student"):
         seeds_and_conditions(0.5)
+
+
+def test_a_wide_net_does_not_make_others_go_alone(tiny):
+    """Each part of a plan has as many seeds at a time as fit for it, and a teacher's largest part comes first."""
+    conditions = tiny(conditions=("random_hidden",), m=(3,))
+    wide = tiny(conditions=("random_hidden",), m=(5,), **{"student.hidden": (6_000, 16)})
+    plan = sweep.plan([*wide, *conditions], IMAGE)
+    found = units.units(plan, tuple(range(8)), IMAGE, Limits(3.0, 100, 1, False))
+    sizes = [[len(unit.slice.seeds) for unit in found if unit.group.places == places] for places in ((0,), (1,))]
+    assert sizes[1] == [8] and max(sizes[0]) < 8 and sum(sizes[0]) == 8
+    assert found[0].group.places == (1,)

@@ -71,7 +71,7 @@ for number, (arm, those) in enumerate(summary.last(rows).groupby("arm", sort=Fal
     x = those["at/cosine/teacher_student_init/aux_head"]
     ax.plot(x, those["at/student_accuracy"], plots.MARKERS[number], color=plots.COLOURS[number], label=arm)
 ax.set(xlabel="cosine of the auxiliary heads before training", ylabel="student test accuracy", ylim=(0, 1))
-ax.legend(frameon=False);
+ax.legend(frameon=False)
 
 # %% [markdown]
 # From the command line the same sweep is a file with `get_config()` that ends with `return config` after the arms, and

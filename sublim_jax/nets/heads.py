@@ -79,5 +79,8 @@ def activity(net: nn.Module, image: tuple[int, ...]) -> int:
 def multiply_adds(net: nn.Module, image: tuple[int, ...]) -> int:
     """Of one forward pass of one image: every weight once, those of a convolution at every pixel (`places`)."""
     places = getattr(getattr(net, "trunk", net), "places", lambda _: {})(image)
-    sizes = {layer: sum(math.prod(one.shape) for one in arrays.values()) for layer, arrays in shapes(net, image).items()}
-    return sum(size * places.get(layer, 1) for layer, size in sizes.items())
+    return sum(
+        math.prod(array.shape) * places.get(layer, 1)
+        for layer, arrays in shapes(net, image).items()
+        for array in arrays.values()
+    )
