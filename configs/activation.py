@@ -19,6 +19,6 @@ def get_config() -> ConfigDict:
     config.seeds = 20
     names = ("relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "identity")
     arms.arm(config, "activation", {"net.activation": names})
-    arms.preset(config, "laptop", {"seeds": 3, "m": (50,)})
+    arms.preset(config, "laptop", {"seeds": 2, "m": (50,)})
     arms.preset(config, "smoke", {"arms.activation.net.activation": ("relu", "tanh")})
     return config

@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     apart = {"student.pool": (1, 3, 10, 30, 100, 300, 0), "student.marks": ((5, 30, 100, 300, 1000),)}
     arms.arm(config, "pool", {"m": (1, 10, 256), "student.steps": (3000,), **apart})
     laptop = {
-        "seeds": 3,
+        "seeds": 2,
         "arms.grid.m": (1, 4, 16, 64, 256, 1024),
         "arms.grid.student.marks": (steps(128, 2),),
         "arms.grid.student.steps": (640,),

@@ -4,7 +4,7 @@
 
 Freezing the class head acts on the teacher, freezing the auxiliary head on the student; the published scripts have the
 two names exchanged. `configs/figure6.py:emnist` is the arm on EMNIST balanced (m = 50, nothing frozen).
-TIMES
+TIMES6
 """
 
 from ml_collections import ConfigDict

@@ -32,6 +32,6 @@ def get_config() -> ConfigDict:
     arms.arm(config, "perlin", {"student.stream": ("perlin",), "student.resolution": (4, 8, 14)})
     arms.arm(config, "fashion", {"student.stream": ("images",), "student.images": ("fashion_mnist",)})
     arms.arm(config, "mixture", {"student.stream": ("mixture",), "student.alpha": (0.1, 0.25, 0.5, 0.75, 0.9)})
-    arms.preset(config, "laptop", {"seeds": 4})
+    arms.preset(config, "laptop", {"seeds": 3})
     arms.preset(config, "smoke", {"arms.perlin.student.resolution": (4,), "arms.mixture.student.alpha": (0.5,)})
     return config

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     arms.arm(config, "adam", {"student.optimizer": ("adam",), "student.lr": adaptive})
     arms.arm(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)})
     arms.arm(config, "momentum", {"student.optimizer": ("momentum",), "student.lr": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)})
-    arms.preset(config, "laptop", {"seeds": 3})
+    arms.preset(config, "laptop", {"seeds": 2})
     few = {"arms.adam.student.lr": (1e-3,), "arms.sgd.student.lr": (1.0,), "arms.momentum.student.lr": (0.1,)}
     arms.preset(config, "smoke", {"m": (10,), **few})
     return config

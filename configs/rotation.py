@@ -22,5 +22,5 @@ def get_config() -> ConfigDict:
     both = ("class_head", "aux_head")
     arms.arm(config, "common", {"student.rotated": ((), ("aux_head",), ("class_head",), both)})
     arms.arm(config, "apart", {"student.rotated": (both,), "student.rotation": ("apart",)})
-    arms.preset(config, "laptop", {"seeds": 4, "m": (50,)})
+    arms.preset(config, "laptop", {"seeds": 3, "m": (50,)})
     return config

@@ -37,9 +37,10 @@ def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
     Raises `Refused` for a folder without rows or facts, or whose last run has not finished.
     """
     rows, facts = records.load(workdir), records.facts(workdir)
-    last = facts["runs"][-1] if facts["runs"] else {}
-    if last.get("status") != "done":
-        raise Refused(f"keep={workdir}: is not finished (status {last.get('status', 'unknown')}); run it again first")
+    ended = [run.get("status", "unknown") for run in facts["runs"]]
+    if "done" not in ended:
+        raise Refused(f"keep={workdir}: is not finished (status {', '.join(ended) or 'unknown'}); run it again first")
+    last = facts["runs"][ended.index("done")]
     name = name or last.get("resolved", {}).get("name") or Path(workdir).resolve().name
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise Refused(f"name={name!r}: must be the name of a folder, of letters, digits, '_', '-' and '.'")

@@ -40,7 +40,7 @@ def rows_of(name, preset, seeds):
     keys = rows.drop(columns="arm", errors="ignore").astype(str).agg("|".join, axis=1)
     draws = np.array([np.random.default_rng(zlib.crc32(key.encode())).uniform(0.1, 0.9, 18) for key in keys])
     names = [*("student_accuracy", "teacher_accuracy", "untrained_accuracy"), *MORE]
-    names = [f"at/{name}" for name in names] + [f"cosine/{pair}/{layer}" for pair in PAIRS for layer in LAYERS]
+    names = [f"at/{name}" for name in names] + [f"at/cosine/{pair}/{layer}" for pair in PAIRS for layer in LAYERS]
     return config.figure, pd.concat([rows, pd.DataFrame(draws, columns=names)], axis=1)
 
 
@@ -188,7 +188,7 @@ def test_share_takes_the_cosine_of_the_layers_in_question():
     _, rows = rows_of("share", "paper", 3)
     found = figures.pick("share").cosines(rows)
     mine = rows["condition"] == "random_hidden"
-    wanted = rows[[f"cosine/teacher_student_init/hidden_{layer}" for layer in (0, 1)]].mean(axis=1)
+    wanted = rows[[f"at/cosine/teacher_student_init/hidden_{layer}" for layer in (0, 1)]].mean(axis=1)
     np.testing.assert_allclose(found[mine], wanted[mine])
 
 

@@ -39,7 +39,7 @@ def _panel(ax: Axes, name: str, rows: summary.Rows) -> None:
             if (layer, width) == (name, m) and rows[SIGMA].min() <= sigma <= rows[SIGMA].max():
                 plots.published(ax, [sigma] * len(values), values, label="published (authors' code)")
     for index, (pair, when) in enumerate((("init", "before"), ("final", "after"))):
-        if _words.has(rows, column := f"cosine/teacher_student_{pair}/{name}"):
+        if _words.has(rows, column := f"at/cosine/teacher_student_{pair}/{name}"):
             style = {"color": plots.COLOURS[3], "marker": "", "ls": ("-", "--")[index]}
             plots.line(ax, rows, SIGMA, f"cosine to the teacher's head, {when} training", 0, column, **style)
     sigma = np.linspace(0, max(rows[SIGMA].max(), 1e-3), 200)

@@ -17,8 +17,8 @@ FROZEN = {
     ("class_head", "aux_head"): "both frozen",
 }
 DRIFTS = {
-    "cosine/teacher_init_final/class_head": "teacher's class head, before and after",
-    "cosine/teacher_student_final/aux_head": "aux heads of student and teacher",
+    "at/cosine/teacher_init_final/class_head": "teacher's class head, before and after",
+    "at/cosine/teacher_student_final/aux_head": "aux heads of student and teacher",
 }
 
 

@@ -23,7 +23,7 @@ def cosines(rows: summary.Rows) -> pd.Series:
     """The measured cosine of the initial weights of the layers in question, their mean where there are several."""
     values = pd.Series(np.nan, index=rows.index)
     for condition, layers in LAYERS.items():
-        there = [column for layer in layers if (column := f"cosine/teacher_student_init/{layer}") in rows]
+        there = [column for layer in layers if (column := f"at/cosine/teacher_student_init/{layer}") in rows]
         mine = rows["condition"] == condition
         if there and mine.any():
             values[mine] = rows.loc[mine, there].mean(axis=1)
