@@ -2,10 +2,13 @@
 
     python -m sublim_jax.main --config=configs/figure3_classes.py [--config.preset=laptop]
 
-Takes EMNIST where TFDS has it prepared, and MNIST elsewhere; `configs/figure3_classes.py:emnist` and `:mnist` insist.
+Takes EMNIST where TFDS has it prepared (in TFDS_DATA_DIR, or its own default), and MNIST elsewhere;
+`configs/figure3_classes.py:emnist` and `:mnist` insist.
 As published, epochs are fixed, so a teacher of few classes is trained for few steps (K = 2: 25 Adam steps on EMNIST).
 TIMES
 """
+
+from importlib.util import find_spec
 
 from ml_collections import ConfigDict
 
@@ -19,7 +22,7 @@ EMNIST = "emnist/balanced"
 def get_config(data: str = "auto") -> ConfigDict:
     if data not in ("auto", "emnist", "mnist"):
         raise ValueError(f"{data!r} is none of auto, emnist, mnist")
-    emnist = data == "emnist" or data == "auto" and find_prepared(EMNIST, "") is not None
+    emnist = data == "emnist" or data == "auto" and bool(find_spec("tensorflow_datasets") and find_prepared(EMNIST, ""))
     config = base()
     config.name = "figure3_classes" + ("_emnist" if emnist else "")
     config.figure = "figure3_classes"

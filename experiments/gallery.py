@@ -41,6 +41,11 @@ def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
     if "done" not in ended:
         raise Refused(f"keep={workdir}: is not finished (status {', '.join(ended) or 'unknown'}); run it again first")
     last = facts["runs"][ended.index("done")]
+    final = summary.last(rows)
+    seeds = final.groupby(summary.labels_of(final), dropna=False)["seed"].nunique()
+    asked = last.get("resolved", {}).get("seeds", int(seeds.max()))
+    if (seeds != asked).any():
+        raise Refused(f"keep={workdir}: has conditions with {seeds.min()} of {asked} seeds; run it again first")
     name = name or last.get("resolved", {}).get("name") or Path(workdir).resolve().name
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise Refused(f"name={name!r}: must be the name of a folder, of letters, digits, '_', '-' and '.'")

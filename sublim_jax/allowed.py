@@ -89,10 +89,9 @@ def check(config: Config) -> None:
             raise Refused(f"config.{field}={flat[field]!r}: must be {allowed}")
     for name in config.conditions:
         one_of("conditions", name, CONDITIONS)
-    if len(config.net.hidden) < 2 and "random_second_hidden" in config.conditions:
-        raise Refused(
-            f"config.conditions: random_second_hidden needs two hidden layers, config.net.hidden={config.net.hidden}"
-        )
+    hidden = config.student.hidden or config.net.hidden
+    if len(hidden) < 2 and "random_second_hidden" in config.conditions:
+        raise Refused(f"config.conditions: random_second_hidden needs two hidden layers, the student has {hidden}")
     for field in ("conditions", "m"):
         if len(set(config[field])) != len(config[field]):
             raise Refused(f"config.{field}={config[field]!r}: must not hold a value twice")

@@ -19,6 +19,8 @@ Config = Any  # an ml_collections.ConfigDict; its fields are not known to a type
 
 _ALWAYS = ("conditions", "m")  # swept and labelled in every config
 _NAMES = {"conditions": "condition"}
+_SECTIONS = ("net", "teacher", "student", "perturb")  # whose fields may differ between points, besides the next two
+_SINGLE = (*_ALWAYS, "classes")
 _HOW_LONG = ("student.steps", "student.marks")  # rows have their `step`
 
 
@@ -71,6 +73,9 @@ def axes_of(config: Config) -> dict[str, dict[str, tuple[Any, ...]]]:
     given = {name: records.flat(config.arms[name].to_dict()) for name in config.arms} or {"": {}}
     for name, axes in given.items():
         for field, values in axes.items():
+            if field not in _SINGLE and field.split(".")[0] not in _SECTIONS:
+                whole = f"{', '.join(_SINGLE)} and the fields of {', '.join(_SECTIONS)}"
+                raise Refused(f"config.arms.{name}.{field}: is one for a whole sweep; an arm may hold {whole}")
             if not isinstance(values, tuple) or not values:
                 raise Refused(f"config.arms.{name}.{field}={values!r}: must be a tuple of values, not empty")
             if len(set(values)) != len(values):
@@ -89,9 +94,7 @@ def points(config: Config) -> list[Point]:
     swept = dict.fromkeys(field for _, fields, _ in found for field in fields)
     made = [(name, _point(config, fields), widths) for name, fields, widths in found]
     told = {field: [_told(one, field) for _, one, _ in made] for field in swept if field not in _HOW_LONG}
-    columns = {
-        _label(field): _alike(values) for field, values in told.items() if field in _ALWAYS or len(set(values)) > 1
-    }
+    columns = {_label(field): _alike(values) for field, values in told.items()}
     if len(arms) > 1:
         columns = {"arm": [name for name, _, _ in made], **columns}
     labels = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

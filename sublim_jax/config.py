@@ -118,7 +118,7 @@ def base(preset: str = "paper") -> Config:
     how = How()
     config.run = ConfigDict({name: getattr(how, name) for name in How.__dataclass_fields__})
     config.run.teachers = "auto"  # in the user's cache
-    one_of("preset", preset, PRESETS)
+    one_of("preset", preset, ("paper", "smoke"))
     if preset == "smoke":
         config.update_from_flattened_dict(_SMOKE)
     return config.lock()

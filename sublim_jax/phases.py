@@ -45,6 +45,9 @@ def student(config: Config, dataset: Dataset, widths: Sequence[int], trunk: nn.M
     (m,), (condition,) = config.m, config.conditions
     cap = _cap(config.caps, widths, m)
     own = trunk or _trunk(config, c.trunk or config.net.trunk, c.hidden or config.net.hidden)
+    if c.hidden and not trunk and c.hidden[-1] != config.net.hidden[-1]:
+        taught = tuple(config.net.hidden)
+        raise Refused(f"config.student.hidden={c.hidden}: must end as the teacher's, {taught}: the heads read it")
     net = SplitHead(own, classes, cap, config.net.dtype)
     taught = trunk or _trunk(config, config.net.trunk, config.net.hidden)
     _check_exam(config, dataset, classes)

@@ -135,7 +135,8 @@ def run(
             who = config or {"plan": sweep.describe(plan), "seeds": seeds, "root": root, "exam": exam}
             folder = records.Folder(workdir, {**who, **_also(dataset, metrics)}, resume)
         mesh, image = population.mesh_of(devices), dataset.train.x.shape[1:]
-        also = {**_also(dataset, ()), "root": root, "precision": how.precision}
+        also = {**_also(dataset, ()), "root": root, "precision": how.precision, "devices": devices}
+        also["x64"] = bool(jax.config.read("jax_enable_x64"))
         shelves = shelf.shelves(plan, how.teachers or folder.path / "teachers", also)
         banks, key = _banks(dataset), keys.root(root)
         lab = Lab(plan, banks, key, metrics, exam, how, mesh, folder, watch, stopped, shard, image, shelves)
@@ -209,9 +210,12 @@ def teach(lab: Lab, teacher: int, slice_: Slice) -> Params:
         if store.latest() != step:
             store.save(step, states)
     trained = jax.tree.map(lambda leaf: leaf[:, 0], states.params)  # [seed, 1] as [seed]
-    if lab.shelves[teacher].give(slice_.seeds[: slice_.real], trained):
-        store.remove()
-    return trained
+    if not lab.shelves[teacher].give(slice_.seeds[: slice_.real], trained):
+        return trained
+    store.remove()
+    # As the shelf has them: of a seed that another slice trained too, all students meet the same teacher.
+    kept = lab.shelves[teacher].take(slice_.seeds)
+    return trained if kept is None else jax.tree.map(jnp.asarray, kept)
 
 
 def _meet(lab: Lab, group: Group, slice_: Slice, trained: Params) -> Teachers:

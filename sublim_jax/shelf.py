@@ -88,8 +88,16 @@ def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
 def shelves(plan: Plan, folder: str | Path, common: Mapping[str, Any]) -> tuple[Shelf, ...]:
     """A shelf for each teacher of a plan; `common` decides their numbers too, and so does the rounding of a device."""
     device = jax.local_devices()[0]
-    who = {**common, "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
+    who = {**common, "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__, "code": _code()}
     return tuple(Shelf(folder, {**who, "phase": _described(phase)}) for phase in plan.teachers)
+
+
+def _code() -> str:
+    """A digest of what trains a teacher: this package's floors below the books."""
+    here = Path(__file__).parent
+    names = ("keys", "trees", "streams", "inits", "losses", "train", "population")
+    files = [here / f"{name}.py" for name in names] + sorted((here / "nets").glob("*.py"))
+    return hashlib.blake2s(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _described(phase: Phase) -> dict[str, object]:

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,15 +97,21 @@ def group_of(
 def _idle(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, ...]) -> tuple[str, ...]:
     """The class head, where neither the loss nor the optimiser reaches it.
 
-    Of a loss from outside this package nobody knows what it reads; an optimiser may move weights without a gradient.
+    Of a loss, a net or a beginning from outside this package nobody knows what it reads; an optimiser may move
+    weights without a gradient.
     """
     head = shapes(recipe.net, image).get("class_head")
-    ours = getattr(recipe.loss, "__module__", "").split(".")[0] == __package__
-    if head is None or not ours or any(np.any(one.seen[: head["bias"].shape[0]]) for one in knobs):
+    foreign = [one for one in (recipe.loss, recipe.net, recipe.alter) if one is not None and not _ours(one)]
+    if head is None or foreign or any(np.any(one.seen[: head["bias"].shape[0]]) for one in knobs):
         return ()
     optimizer, weights = recipe.optimizer(), {"kernel": jnp.ones((1, 1))}
     moved, _ = optimizer.update(jax.tree.map(jnp.zeros_like, weights), optimizer.init(weights), weights)
     return () if any(np.any(leaf) for leaf in jax.tree.leaves(moved)) else ("class_head",)
+
+
+def _ours(value: Any) -> bool:
+    """Whether a function, or the class of an object, is this package's."""
+    return (getattr(value, "__module__", None) or "").split(".")[0] == __package__
 
 
 def _training(knobs: Knobs, idle: tuple[str, ...]) -> Knobs:
@@ -226,6 +231,16 @@ def _recipe(recipe: Recipe) -> dict[str, object]:
     return {field.name: _named(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)}
 
 
+def _source(kind: type) -> str:
+    """A digest of the source of a class from outside this package, where it can be read."""
+    if kind.__module__.split(".")[0] == __package__:
+        return ""
+    try:
+        return f" {hashlib.blake2s(inspect.getsource(kind).encode(), digest_size=8).hexdigest()}"
+    except (OSError, TypeError):
+        return ""
+
+
 def _named(value: object) -> str:
     """A value as text that is the same in another process; raises `Refused` where there is none."""
     if inspect.isfunction(value) and value.__module__.split(".")[0] != __package__:
@@ -237,9 +252,10 @@ def _named(value: object) -> str:
         held = [cell.cell_contents for cell in value.__closure__ or ()]
         told = f"{body} {value.__defaults__} {[_named(one) for one in held]}"
         return f"{value.__qualname__} {hashlib.blake2s(told.encode(), digest_size=8).hexdigest()}"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type | nn.Module):
-        held = ", ".join(f"{one.name}={_named(getattr(value, one.name))}" for one in dataclasses.fields(value))
-        return f"{type(value).__qualname__}({held})"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [one.name for one in dataclasses.fields(value) if one.name not in ("parent", "name")]  # Flax's own two
+        held = ", ".join(f"{name}={_named(getattr(value, name))}" for name in names)
+        return f"{type(value).__qualname__}({held}){_source(type(value))}"
     text = value.__qualname__ if inspect.isfunction(value) else repr(value)
     if " at 0x" in text:
         raise Refused(f"workdir: {text} cannot be told from another of its kind; use a function or a frozen dataclass")

@@ -48,12 +48,13 @@ def _mixed(fresh: Any, origin: Any, share: Float[Array, ""]) -> dict[str, Array]
 def perturbed(params: Params, sigma: PerLayer, key: Key[Array, ""]) -> Params:
     """Parameters with Gaussian noise on weights and biases, of standard deviation `sigma`, which is 0 where not named.
 
-    Sigma 0 gives them back bitwise. Source: Brockers et al. 2026, code.
+    Sigma 0 gives them back bitwise; the noise of a narrow head is a prefix of a wide one's, as its weights are.
+    Source: Brockers et al. 2026, code.
     """
 
     def noisy(layer: str, arrays: Any) -> dict[str, Array]:
         return {
-            name: array + sigma[layer] * keys.normal(keys.at(key, layer, name), array.shape)
+            name: array + sigma[layer] * keys.as_normal(keys.bits_by_column(keys.at(key, layer, name), array.shape))
             for name, array in arrays.items()
         }
 

@@ -43,10 +43,10 @@ def test_arms_stand_one_after_another_with_the_same_columns():
     assert found[0].labels["loss"] == "mse" and found[-1].labels["alpha"] == 0.5, "what an arm does not sweep: as is"
 
 
-def test_what_takes_one_value_or_says_how_long_is_no_label():
+def test_what_says_how_long_is_no_label_and_one_value_is():
     config = config_with(a={"student.steps": (5, 7), "student.lr": (1.0,), "m": (3,)})
     config.conditions = ("same",)
-    assert labels(config) == [{"condition": "same", "m": 3}] * 2
+    assert labels(config) == [{"condition": "same", "m": 3, "lr": 1.0}] * 2
 
 
 def test_tuples_of_names_are_joined_and_numbers_are_all_floats():
@@ -76,6 +76,8 @@ def test_bad_values_are_refused_when_the_config_is_resolved():
         ({"student.lr": (1.0, 1.0)}, "config.arms.a.student.lr=.*twice"),
         ({"student.lr": (1.0, -1.0)}, r"config.student.lr=-1.0: must be a number above 0"),
         ({"student.lr": ("x",)}, "config.arms: .*"),
+        ({"root": (0, 1)}, "config.arms.a.root: is one for a whole sweep; an arm may hold conditions, m, classes and"),
+        ({"data.train_limit": (10, 20)}, "config.arms.a.data.train_limit: is one for a whole sweep"),
         ({"student.loss": ("mse", "mes")}, "config.student.loss: 'mes' is none of .*did you mean 'mse'"),
     ):
         with pytest.raises(Refused, match=message):
@@ -103,5 +105,7 @@ def test_a_preset_changes_what_it_names_and_the_user_wins():
     config.preset = "laptop"
     resolved = door.resolve(config, {"seeds": 5})
     assert (resolved.seeds, resolved.arms.a.student.lr) == (5, (0.3,))
-    assert door.identity(resolved) == door.identity(door.resolve(config, {"seeds": 5}))
+    by_hand = config_with(a={"student.lr": (0.3,)})
+    by_hand.preset, by_hand.seeds = "paper", 5
+    assert door.identity(resolved) == door.identity(door.resolve(by_hand))
     assert not {"preset", "presets"} & door.identity(resolved).keys()

@@ -291,6 +291,10 @@ def test_layers_that_no_net_has_are_refused_when_built(mnist):
         with pytest.raises(Refused, match=message):
             door.build(door.resolve(config), mnist)
     config = door.base("smoke")
+    config.student.hidden = (32, 8)
+    with pytest.raises(Refused, match=r"config.student.hidden=\(32, 8\): must end as the teacher's, \(32, 16\)"):
+        door.build(door.resolve(config), mnist)
+    config = door.base("smoke")
     config.perturb.layers, config.perturb.student_before = ("hiden_0",), 0.1
     with pytest.raises(Refused, match=r"config.perturb.layers: 'hiden_0' is none of .*did you mean 'hidden_0'"):
         door.build(door.resolve(config), mnist)

@@ -56,7 +56,20 @@ def test_whatever_decides_the_numbers_is_another_shelf(tiny):
     fields = {"conditions": ("same",), "m": (3,)}
     plain = names(tiny(**fields), data="a", root=0)
     assert names(tiny(**fields, **{"student.lr": 0.5, "perturb.teacher_after": 0.1}), data="a", root=0) == plain
-    for change in ({"teacher.lr": 1e-2}, {"net.hidden": (32, 8)}, {"teacher.frozen": ("hidden_0",)}, {"classes": 5}):
+    changes = {
+        "teacher.lr": 1e-2,
+        "teacher.optimizer": "sgd",
+        "teacher.batch": 100,
+        "teacher.epochs": 1,
+        "teacher.frozen": ("hidden_0",),
+        "net.hidden": (32, 8),
+        "net.dtype": "bfloat16",
+        "net.activation": "tanh",
+        "net.init": "normal_fan_in",
+        "classes": 5,
+        "perturb.teacher_before": 0.1,
+    }
+    for change in ({field: value} for field, value in changes.items()):
         assert not names(tiny(**fields, **change), data="a", root=0) & plain, change
     assert not names(tiny(**fields), data="b", root=0) & plain
     assert not names(tiny(**fields), data="a", root=1) & plain

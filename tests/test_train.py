@@ -178,3 +178,12 @@ def test_a_teacher_weighs_a_partial_batch_by_its_rows(mnist):
 
     wanted = jax.tree.map(lambda w, g: w - 0.5 * g, begun.params, jax.grad(loss)(begun.params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, wanted)
+
+
+def test_noise_on_a_narrow_head_is_a_prefix_of_that_on_a_wide_one():
+    key, sigma = keys.root(3), {"aux_head": jnp.float32(0.3)}
+    wide, narrow = (
+        train.perturbed({"aux_head": {"kernel": jnp.zeros((7, m)), "bias": jnp.zeros(m)}}, sigma, key)["aux_head"]
+        for m in (5, 3)
+    )
+    same(narrow, {name: array[..., :3] for name, array in wide.items()})

@@ -45,7 +45,8 @@ def _sorted_out(rows: summary.Rows) -> summary.Rows:
     """Rows after the first step, with `fresh`, unique images N, steps T and noise steps an epoch."""
     rows = summary.labelled(_words.only(rows[rows["step"] > 0], LABELS), arm="", pool=0)
     fresh = (rows["pool"] <= 0) | (rows["pool"] >= 2**31 - 1)
-    images = BATCH * rows["step"].where(fresh, rows["pool"])
+    # A pool larger than the steps is not seen in full: those students saw new images all the time.
+    images = BATCH * rows["step"].where(fresh, rows["pool"].clip(upper=rows["step"]))
     return rows.assign(fresh=fresh, N=images, mN=rows["m"] * images, T=rows["step"], steps=rows["step"] / EPOCHS)
 
 

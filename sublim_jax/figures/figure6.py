@@ -76,7 +76,7 @@ def caption(rows: pd.DataFrame) -> str:
         f"Student test accuracy against the width of the latent, d = {_words.values(final, 'd')}, m = "
         f"{_words.values(final, 'm')}. Freezing the class head acts on the teacher, freezing the auxiliary head on the "
         f"student; the published scripts exchange the two names. {_words.means(final)} Dash-dotted: the teacher's "
-        "latent read by the initial class head, a ceiling for students of a fixed class head; dashed: the teacher. "
-        "Open diamonds: single seeds of the authors' code."
+        "latent read by the initial class head, a reference level for students, whose class head is fixed; dashed: the "
+        "teacher. Open diamonds: single seeds of the authors' code."
         f"{_words.left_out(rows, LABELS)}"
     )
