@@ -45,8 +45,7 @@ def _sorted_out(rows: summary.Rows) -> summary.Rows:
     """Rows after the first step, with `fresh`, unique images N, steps T and noise steps an epoch."""
     rows = summary.labelled(_words.only(rows[rows["step"] > 0], LABELS), arm="", pool=0)
     fresh = (rows["pool"] <= 0) | (rows["pool"] >= 2**31 - 1)
-    # A pool larger than the steps is not seen in full: those students saw new images all the time.
-    images = BATCH * rows["step"].where(fresh, rows["pool"].clip(upper=rows["step"]))
+    images = BATCH * rows["step"].where(fresh, rows["pool"])
     return rows.assign(fresh=fresh, N=images, mN=rows["m"] * images, T=rows["step"], steps=rows["step"] / EPOCHS)
 
 
@@ -68,6 +67,8 @@ def _published_axes(rows: summary.Rows) -> list[_Panel]:
 
 def _apart(rows: summary.Rows) -> list[_Panel]:
     rows = _arm(rows, "pool")
+    # A pool larger than the steps is never seen in full: until it repeats, images are always new.
+    rows = rows[rows["fresh"] | (rows["pool"] <= rows["step"])]
     if rows["fresh"].all():
         return []
     return [*(("pool", those) for _, those in rows.groupby("m")), ("law", rows)]
