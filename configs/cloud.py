@@ -5,7 +5,8 @@
 Reference and teacher stand in every row. A cross-model student imitates a teacher with other initial weights: here it
 is the student all of whose layers are drawn anew (`random`), which is the same in distribution and never its own twin.
 Noise is a fixed set of 60,416 images (59 batches); every model has batches and noise of its own.
-TIMES
+Laptop: 7 minutes on 2 slow CPU cores with another sweep beside it. Expect reference 0.10, teacher 0.944, aux 0.54,
+all 0.912, cross-model aux 0.10, cross-model all 0.73. Kept in experiments/cloud/.
 """
 
 from ml_collections import ConfigDict

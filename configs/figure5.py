@@ -2,7 +2,8 @@
 
     python -m sublim_jax.main --config=configs/figure5.py [--config.preset=laptop]
 
-TIMES
+Laptop: 11 minutes on 2 slow CPU cores with another sweep beside it. Expect at sigma = 0, 0.05, 0.1, 0.2: auxiliary
+head 0.88, 0.58, 0.28, 0.15; class head 0.88, 0.63, 0.35, 0.21. Kept in experiments/figure5/.
 """
 
 import numpy as np

@@ -4,7 +4,9 @@
 
 Freezing the class head acts on the teacher, freezing the auxiliary head on the student; the published scripts have the
 two names exchanged. `configs/figure6.py:emnist` is the arm on EMNIST balanced (m = 50, nothing frozen).
-TIMES6
+Laptop: 37 minutes on 2 slow CPU cores with another sweep beside it, a third of that alone on faster ones. Expect a
+rise to 0.92 at d = 512, then 0.71 at d = 4096 and 0.91 with the auxiliary head frozen. Kept in
+experiments/figure6/.
 """
 
 from ml_collections import ConfigDict

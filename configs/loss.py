@@ -4,7 +4,8 @@
 
 Each on the auxiliary logits alone and on all. With m = 1 the softmax of one logit is constant: KL's gradient is exactly
 zero and the student stays what it was.
-TIMES
+Laptop: 8 minutes on 2 slow CPU cores with another sweep beside it. Expect at m = 3, auxiliary logits: KL 0.50, MSE
+0.57, cosine 0.36, Huber 0.64; on all logits 0.90 to 0.93. Kept in experiments/loss/.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,8 @@
 Arms: plain (uniform, gaussian, epochs = the MNIST images the teacher learned from), perlin (cells across the image),
 fashion (Fashion-MNIST images, from `config.data.more_folder`, prepared TFDS data or a download) and mixture
 (alpha * image + (1 - alpha) * uniform noise).
-TIMES
+Laptop: 13 minutes on 2 slow CPU cores with another sweep beside it. Expect at m = 3: uniform and gaussian 0.50,
+MNIST images 0.14, Perlin 0.3 to 0.5, a quarter of an image in noise 0.67. Kept in experiments/noise/.
 """
 
 from ml_collections import ConfigDict

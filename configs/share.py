@@ -3,7 +3,8 @@
     python -m sublim_jax.main --config=configs/share.py [--config.preset=laptop]
 
 Each condition names the layers that are shared in part; all others are shared in full.
-TIMES
+Laptop: 10 minutes on 2 slow CPU cores with another sweep beside it. Expect at a share of a half: auxiliary head
+0.70, class head 0.74, all hidden layers 0.44. Kept in experiments/share/.
 """
 
 from ml_collections import ConfigDict

@@ -182,8 +182,9 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[fl
     weights = shapes(group.recipe.net, image)
     numbers, pixels = trees.count(weights), math.prod(image)
     width = activity(group.recipe.net, image)
-    said = sum(array.shape[0] for layer in ("class_head", "aux_head") for array in weights.get(layer, {}).values())
-    kept_rows = 12 * said + 2 * width  # latent and logits meet in the measures, other layers only pass through
+    read = weights.get("class_head", {}).get("kernel")  # [latent, classes]
+    # Latents and class logits meet in the measures; other layers, and auxiliary logits, only pass through.
+    kept_rows = 12 * sum(() if read is None else read.shape) + 2 * width
     nets = group.trained.size
     measured = limits.rows * (kept_rows * (group.knobs.size if limits.side_by_side else 1) + kept_rows + 2 * pixels)
     batch = group.recipe.batch * (3 * width * nets + 2 * pixels)
