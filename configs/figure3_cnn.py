@@ -25,7 +25,10 @@ def get_config() -> ConfigDict:
     arms.arm(config, "cnn_control", {"student.stream": ("uniform",), **cnn})
     arms.arm(config, "mlp", {"student.stream": ("perlin", "uniform"), **widths})
     arms.preset(config, "laptop", {"seeds": 2, "arms.cnn_control.m": (50,)})
-    hidden = {f"arms.{name}.student.hidden": ((16,),) for name in ("cnn", "cnn_control")}
-    toy = {"net.channels": (2, 3), "net.hidden": (32, 16, 16), **hidden}
+    toy = {"net.channels": (2, 3), "net.hidden": (32, 16, 16)}
+    for name in config.arms:
+        toy[f"arms.{name}.m"] = (10,)
+        if name != "mlp":
+            toy[f"arms.{name}.student.hidden"] = ((16,),)
     arms.preset(config, "smoke", toy)
     return config
