@@ -2,7 +2,7 @@
 
     python -m sublim_jax.main --config=configs/activation.py [--config.preset=laptop]
 
-TIMES
+Laptop: 28 students and 14 teachers, about 4 minutes on 2 CPU cores (estimated: it has been run in smoke size only).
 """
 
 from ml_collections import ConfigDict

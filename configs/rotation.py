@@ -4,7 +4,8 @@
 
 A head W [d, columns] begins as R W with a random orthogonal R; in arm apart each head has a rotation of its own. With
 one rotation for both heads a latent R h would imitate and classify as the teacher does, were it not for the ReLU.
-TIMES
+Laptop: 11 minutes on 2 slow CPU cores with other work beside it. Expect for same: 0.95 without rotation, 0.18 with
+one for both heads, 0.10 with one each. Kept in experiments/rotation/.
 """
 
 from ml_collections import ConfigDict

@@ -33,11 +33,11 @@ REFUSED = {
     "no such file, spelt apart": (("--config", "nothing.py"), r"error: config='nothing.py': no such file"),
     "misspelt field": (
         (QUICKSTART, "--config.sedes=5"),
-        r"error: --config: 'sedes' is none of caps, conditions, .*; did you mean 'seeds'\?",
+        r"error: --config: 'sedes' is none of arms, caps, .*; did you mean 'seeds'\?",
     ),
     "misspelt field below": (
         (QUICKSTART, "--config.student.lrr=5"),
-        r"error: --config.student: 'lrr' is none of batch, .*; did you mean 'lr'\?",
+        r"error: --config.student: 'lrr' is none of alpha, batch, .*; did you mean 'lr'\?",
     ),
     "field of a number": ((QUICKSTART, "--config.seeds.more=5"), r"error: --config.seeds: 'more' is none of"),
     "misspelt flag": ((QUICKSTART, "--wrokdir=x"), r"error: Unknown command line flag 'wrokdir'.*workdir"),
@@ -46,7 +46,7 @@ REFUSED = {
     "not a tuple": ((QUICKSTART, "--config.m=ten"), r"error: .*config.m.*ten"),
     "bad value": ((QUICKSTART, "--config.student.lr=-1"), r"error: config.student.lr=-1.0: must be a number above 0"),
     "m over the cap": ((QUICKSTART, "--config.m=(2000,)"), r"error: config.m=2000: must be at most 1024"),
-    "unknown figure": ((QUICKSTART, "--config.figure=pie"), r"error: config.figure: 'pie' is none of transfer"),
+    "unknown figure": ((QUICKSTART, "--config.figure=pie"), r"error: config.figure: 'pie' is none of activation, cloud"),
     "unknown data": ((QUICKSTART, "--config.data.name=mnits"), r"error: config.data.name.*mnist"),
     "bad resume": ((QUICKSTART, "--resume=maybe"), r"error: .*resume.*maybe.*auto"),
     "too many devices": ((*SMOKE, "--config.run.devices=64"), r"error: config.run.devices=64: must be at most 1"),
