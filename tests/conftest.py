@@ -13,6 +13,8 @@ import sublim_jax
 MODULES = [module.name for module in pkgutil.walk_packages(sublim_jax.__path__, "sublim_jax.")]
 jaxtyping.install_import_hook([name for name in MODULES if name != "sublim_jax.types"], "beartype.beartype")
 
+FINISHED = pytest.StashKey[list]()
+
 # Processes that tests start compile the same programs; the second one finds them here.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # test workers inherit the folder of the process above them
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="sublim_jax_xla_")
@@ -45,3 +47,13 @@ def tiny(mnist):
         return door.build(door.resolve(config, fields), mnist)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def few_programs(request):
+    """Forget compiled programs now and then: a process that holds thousands runs out of memory maps and crashes."""
+    yield
+    counts = request.config.stash.setdefault(FINISHED, [0])
+    counts[0] += 1
+    if counts[0] % 10 == 0 or request.module.__name__ == "test_experiments":
+        jax.clear_caches()

@@ -46,7 +46,10 @@ REFUSED = {
     "not a tuple": ((QUICKSTART, "--config.m=ten"), r"error: .*config.m.*ten"),
     "bad value": ((QUICKSTART, "--config.student.lr=-1"), r"error: config.student.lr=-1.0: must be a number above 0"),
     "m over the cap": ((QUICKSTART, "--config.m=(2000,)"), r"error: config.m=2000: must be at most 1024"),
-    "unknown figure": ((QUICKSTART, "--config.figure=pie"), r"error: config.figure: 'pie' is none of activation, cloud"),
+    "unknown figure": (
+        (QUICKSTART, "--config.figure=pie"),
+        r"error: config.figure: 'pie' is none of activation, cloud",
+    ),
     "unknown data": ((QUICKSTART, "--config.data.name=mnits"), r"error: config.data.name.*mnist"),
     "bad resume": ((QUICKSTART, "--resume=maybe"), r"error: .*resume.*maybe.*auto"),
     "too many devices": ((*SMOKE, "--config.run.devices=64"), r"error: config.run.devices=64: must be at most 1"),
