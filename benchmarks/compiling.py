@@ -38,7 +38,7 @@ def main(folder: str) -> None:
         "students": (population.advance, (group.recipe, students, group.knobs, taught, seeds, train, *steps), {}),
         "evaluation": (
             population.measure,
-            (group.recipe, metrics.ALL, students, group.knobs, taught, taught, seeds, test),
+            (group.recipe, metrics.ALL, students, group.knobs, taught, taught, seeds, test, steps[1]),
             {"exam": EXAM},
         ),
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from sublim_jax import idx, inits, losses, metrics, records, streams
+from sublim_jax import idx, inits, losses, metrics, predictions, records, streams
 from sublim_jax.arms import Config
 from sublim_jax.errors import Refused, unknown
 from sublim_jax.nets.activations import ACTIVATIONS
@@ -56,7 +56,7 @@ LOSSES: dict[str, Callable[[Config], Loss]] = {
     "cosine": lambda _: losses.cosine,
     "huber": lambda config: losses.Huber(config.student.delta),
 }
-METRICS = {metric.__name__: metric for metric in metrics.ALL}
+METRICS = {metric.__name__: metric for metric in (*metrics.ALL, *predictions.ALL)}
 
 
 def pick(module: ModuleType | Mapping[str, Any], name: Any, field: str) -> Any:

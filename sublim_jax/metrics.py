@@ -30,6 +30,10 @@ class Scene(NamedTuple):
     noise   their `Out` on held-out inputs of the student's own stream
     labels  [n] of the test images
     knobs   of the student
+    shown   different inputs the student has been shown
+    update  its first update, per unit of learning rate: minus the gradient of its loss at its beginning on `noise`
+    trait   gradient of its cross-entropy on test images, at its beginning
+    altered whether its beginning was altered by more than shares and noise (a rotated head)
     """
 
     params: Four
@@ -37,10 +41,15 @@ class Scene(NamedTuple):
     noise: Four
     labels: Int[Array, " n"]
     knobs: Knobs
+    shown: Any = 0
+    update: Any = None
+    trait: Any = None
+    altered: bool = False
 
 
 Metric = Callable[[Scene], dict[str, Float[Array, ""]]]
 
+_FEW = 300  # images of which every pair is compared; a sort of the pairs is what RSA costs
 PAIRS = (
     ("teacher_student_init", "teacher_init", "student_init"),
     ("teacher_student_final", "teacher_final", "student_final"),
@@ -102,20 +111,47 @@ def representation(scene: Scene) -> dict[str, Float[Array, ""]]:
     return {**rows, "latent_cosine_noise": moved.mean()}
 
 
+def readout(scene: Scene) -> dict[str, Float[Array, ""]]:
+    """What of the teacher's latent the initial class head reads from the student's: R^2 of C_0 h_s against C_0 h_t.
+
+    CKA stays high where accuracy collapses; this does not, because it looks where the class head looks.
+    """
+    head = scene.params.teacher_init["class_head"]["kernel"]
+    rows = {}
+    for suffix, four in (("", scene.test), ("_noise", scene.noise)):
+        ours, theirs = (out.features @ head for out in (four.student_final, four.teacher_final))
+        rows[f"readout_r2{suffix}"] = similarity.r_squared(ours, theirs)
+    return rows
+
+
+def alignment(scene: Scene) -> dict[str, Float[Array, ""]]:
+    """Likeness of student and teacher layer by layer below the heads, on the first 300 test images.
+
+    Linear and debiased CKA, RSA, Procrustes; of layers that both nets have.
+    """
+    student, teacher = scene.test.student_final.acts, scene.test.teacher_final.acts
+    kinds = ("cka", "cka_debiased", "rsa", "procrustes")
+    rows = {}
+    for layer in (name for name in student if name in teacher and not name.endswith("_head")):
+        ours, theirs = (acts[layer][:_FEW].reshape(len(acts[layer][:_FEW]), -1) for acts in (student, teacher))
+        rows |= {f"{kind}/{layer}": getattr(similarity, kind)(ours, theirs) for kind in kinds}
+    return rows
+
+
 def layers(scene: Scene) -> dict[str, Float[Array, ""]]:
     """Cosine and relative distance of each layer's parameters for four pairs of nets; of the auxiliary head, the seen
     columns only. A pair is missing where two nets do not share the layer's shape."""
     rows = {}
     for layer in scene.params.student_final:
         for pair, left, right in PAIRS:
-            a, b = (_flat(getattr(scene.params, who), layer, scene.knobs) for who in (left, right))
+            a, b = (flat(getattr(scene.params, who), layer, scene.knobs) for who in (left, right))
             if a is not None and b is not None and a.shape == b.shape:
                 rows[f"cosine/{pair}/{layer}"] = similarity.cosine(a, b)
                 rows[f"distance/{pair}/{layer}"] = similarity.distance(a, b)
     return rows
 
 
-ALL: tuple[Metric, ...] = (task, budget, imitation, representation, layers)
+ALL: tuple[Metric, ...] = (task, budget, imitation, representation, readout, alignment, layers)
 
 
 def measure(metrics: tuple[Metric, ...], scene: Scene) -> dict[str, Float[Array, ""]]:
@@ -136,8 +172,8 @@ def _accuracy(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Fl
     return (logits.argmax(-1) == labels).mean(dtype=jnp.float32)
 
 
-def _flat(params: Params, layer: str, knobs: Knobs) -> Float[Array, " size"] | None:
-    """A layer's weights as one vector; auxiliary columns beyond m, which only pad, are left out."""
+def flat(params: Params, layer: str, knobs: Knobs) -> Float[Array, " size"] | None:
+    """A layer's weights as one vector, None where there is no such layer; auxiliary columns beyond m count as 0."""
     if layer not in params:
         return None
     arrays = params[layer]

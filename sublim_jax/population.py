@@ -7,6 +7,7 @@ with arrays of its own, because there each product already uses every core and s
 collective is needed.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -205,6 +206,7 @@ def measure(
     references: Params,
     seed_keys: Key[Array, " seed"],
     test: Bank,
+    step: Int[Array, ""],
     twins: Int[Array, " condition"] | None = None,
     *,
     exam: int,
@@ -216,6 +218,7 @@ def measure(
 
     The student's initial parameters are drawn again, not stored: a beginning is a pure function of its key.
 
+    step   that the states have reached
     twins  for each condition the place of its training among the states; default: each has its own
     idle   layers that are still as each condition began them, whatever the states say
     ends   whether the phase ends here, with the noise that is added then
@@ -224,7 +227,7 @@ def measure(
     assert teacher is not None  # the plan refuses a student without
     twins = jnp.arange(knobs.size) if twins is None else twins
 
-    def one(states: Any, origin: Any, reference: Any, key: Any, tree: Any, test: Any, twins: Any) -> dict[str, Array]:
+    def one(states: Any, origin: Any, reference: Any, key: Any, tree: Any, test: Any, step: Any, twins: Any) -> Any:
         states = jax.tree.map(lambda leaf: leaf[twins], states)
         images = streams.normalised(test, test.x)
         taught = [_look(teacher, params, images) for params in (origin, reference)]
@@ -242,9 +245,14 @@ def measure(
                 Four(*outs, *(_look(recipe.net, params, x) for params in pair))
                 for outs, x in ((taught, images), (heard, noise))
             )
-            return metrics_.measure(metrics, Scene(Four(origin, reference, *pair), on_test, on_noise, test.y, knobs_))
+            pulls = train.pulls(recipe, initial, knobs_, train.Lesson(noise, None, heard[1]), images, test.y)
+            told = dataclasses.replace(knobs_, sigma_end=knobs_.sigma_end if ends else {})
+            shown = jnp.minimum(step, knobs_.pool).astype(jnp.float32) * recipe.batch
+            four = Four(origin, reference, *pair)
+            scene = Scene(four, on_test, on_noise, test.y, told, shown, *pulls, recipe.alter is not None)
+            return metrics_.measure(metrics, scene)
 
         mine = trees.Stack(tree, knobs.axes, knobs.size)
         return _each_condition(member, states, _shared(exam_of, mine).beside(mine))
 
-    return _each_seed(one, mesh, (states, origins, references, seed_keys), (knobs.tree, test, twins))
+    return _each_seed(one, mesh, (states, origins, references, seed_keys), (knobs.tree, test, step, twins))

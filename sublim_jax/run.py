@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from sublim_jax import checkpoint, cluster, keys, population, records, shelf, sweep, trees, units
+from sublim_jax import checkpoint, cluster, keys, population, predictions, records, shelf, sweep, trees, units
 from sublim_jax import metrics as metrics_
 from sublim_jax.data import Dataset, first_classes
 from sublim_jax.errors import Refused
@@ -93,7 +93,7 @@ def run(
     *,
     seeds: int | Sequence[int] = 4,
     root: int = 0,
-    metrics: tuple[metrics_.Metric, ...] = metrics_.ALL,
+    metrics: tuple[metrics_.Metric, ...] = (*metrics_.ALL, *predictions.ALL),
     exam: int = 2000,
     workdir: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
@@ -248,7 +248,7 @@ def learn(lab: Lab, group: Group, slice_: Slice, teachers: Teachers) -> None:
     for mark, states in _through(lab, recipe, begun, advance, store, "students", slice_, knobs.size):
         ends = mark == recipe.marks[-1] and any(np.any(sigma) for sigma in group.knobs.tree.sigma_end.values())
         with lab.watch.timed("measuring"):
-            given = group.knobs, *teachers, seed_keys, test, jnp.asarray(group.twins)
+            given = group.knobs, *teachers, seed_keys, test, jnp.int32(mark), jnp.asarray(group.twins)
             measured = population.measure(
                 recipe, lab.metrics, states, *given, exam=lab.exam, idle=group.idle, ends=ends, mesh=lab.mesh
             )

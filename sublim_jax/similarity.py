@@ -34,6 +34,56 @@ def _hsic(x: Float[Array, "p n"], y: Float[Array, "q n"]) -> Float[Array, ""]:
     return trace + corner - 2 * (x_rows @ y_rows) / (n - 2)
 
 
+def rsa(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
+    """Representational similarity: Spearman's correlation of the two nets' dissimilarities between pairs of examples.
+
+    The dissimilarity of two examples is 1 - Pearson's correlation of their features. Ties are ranked in the order of
+    the pairs, not by their mean rank: of real representations there are none. Takes O(n^2) memory.
+    Source: Kriegeskorte et al. 2008.
+    """
+    return _correlation(_ranks(_dissimilarities(x)), _ranks(_dissimilarities(y)))
+
+
+def _dissimilarities(x: Float[Array, "n p"]) -> Float[Array, " pairs"]:
+    """1 - Pearson's correlation of every pair of rows."""
+    x = x - x.mean(1, keepdims=True)
+    x = x / jnp.sqrt((x**2).sum(1, keepdims=True))
+    return (1 - x @ x.T)[jnp.triu_indices(len(x), 1)]
+
+
+def _ranks(values: Float[Array, " n"]) -> Float[Array, " n"]:
+    order = jnp.argsort(values)
+    return jnp.zeros_like(values).at[order].set(jnp.arange(len(values), dtype=values.dtype))
+
+
+def _correlation(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:
+    return cosine(x - x.mean(), y - y.mean())
+
+
+def procrustes(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
+    """How well a rotation turns one centred representation into the other, in [0, 1]; 1 = a rotation and a scale.
+
+    ||Xc'Yc||_* / (||Xc||_F ||Yc||_F) with the nuclear norm; the Procrustes distance of representations of norm 1 is
+    the root of 2 - 2 times it. Source: Williams et al. 2021, section 2.
+    """
+    x, y = _centred(x), _centred(y)
+    common = _thin(x) @ _thin(y).T
+    return jnp.linalg.svd(common, compute_uv=False).sum() / jnp.sqrt(_square(x) * _square(y))
+
+
+def _thin(x: Float[Array, "p n"]) -> Float[Array, "q n"]:
+    """The same Gram matrix of examples from no more features than there are examples."""
+    return jnp.linalg.qr(x, mode="r") if x.shape[0] > x.shape[1] else x
+
+
+def r_squared(found: Float[Array, "n p"], wanted: Float[Array, "n p"]) -> Float[Array, ""]:
+    """The fraction of the variance of `wanted`, all columns together, that `found` explains without any fit; <= 1.
+
+    1 - ||wanted - found||^2 / ||wanted - mean(wanted)||^2; below 0 where the mean would be a better guess.
+    """
+    return 1 - _square(wanted - found) / _square(_centred(wanted))
+
+
 def cosine(x: Float[Array, "*batch d"], y: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     """Cosine of the angle between vectors along the last axis; NaN where one is zero."""
     return (x * y).sum(-1) / jnp.sqrt((x**2).sum(-1) * (y**2).sum(-1))

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, Key
 
 from sublim_jax import keys
@@ -66,6 +68,7 @@ def end(knobs: Knobs, params: Params, key: Key[Array, ""]) -> Params:
     return perturbed(params, knobs.sigma_end, keys.at(key, "sigma_end"))
 
 
+_LABELLED = 2000  # images on which a trait is measured
 View = Callable[[Params], Params]  # from parameters as they are kept to those the net knows
 
 
@@ -110,6 +113,30 @@ def learn(recipe: Recipe, state: State, knobs: Knobs, given: Lesson, view: View 
         layer: _moved(state.params[layer], direction[layer], knobs.lr * knobs.live[layer]) for layer in state.params
     }
     return State(params, opt)
+
+
+def pulls(
+    recipe: Recipe, params: Params, knobs: Knobs, given: Lesson, images: Float[Array, "n ..."], labels: Int[Array, " n"]
+) -> tuple[Params, Params]:
+    """What a lesson and what a trait do to a student: its update per unit of learning rate, and the trait's gradient.
+
+    The update is minus the gradient of the student's loss, of live layers, before any optimiser; the trait's loss is
+    the mean cross-entropy of the student's class logits over the first 2000 labelled images.
+    """
+
+    def imitation(params: Params) -> Float[Array, ""]:
+        return recipe.loss(apply(recipe.net, params, given.x), given.target, knobs).mean()
+
+    def trait(params: Params) -> Float[Array, ""]:
+        logits = apply(recipe.net, params, images[:_LABELLED]).acts["class_head"]
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels[:_LABELLED]).mean()
+
+    slope: Any = jax.grad(imitation)(params)
+    update = {
+        layer: _moved(jax.tree.map(jnp.zeros_like, arrays), arrays, knobs.live[layer])
+        for layer, arrays in slope.items()
+    }
+    return update, jax.grad(trait)(params)
 
 
 def advance(

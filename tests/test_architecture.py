@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sublim_jax"
 FLOORS = [
     {"errors", "types", "keys", "trees"},
-    {"streams", "nets", "inits", "losses", "similarity"},
-    {"train", "metrics"},
+    {"streams", "nets", "inits", "losses", "similarity", "theory"},
+    {"train", "metrics", "predictions"},
     {"population"},
     {"idx", "data", "sweep", "units", "records", "checkpoint", "progress", "summary", "programs", "cluster", "shelf"},
     {"run"},

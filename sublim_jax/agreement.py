@@ -1,0 +1,104 @@
+"""Theory beside measurement: of every condition what was predicted, what was measured, does it hold. No JAX."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from sublim_jax import summary
+
+_ACCURACY = "at/student_accuracy"
+
+
+class Law(NamedTuple):
+    """One prediction: what it is called, which columns to compare, and what the prediction claims to be.
+
+    kind       value: the mean; upper or lower: a bound on it
+    condition  the only condition it is meant for; '' = all. Elsewhere it is compared too, and said to be outside
+    """
+
+    name: str
+    predicted: str
+    measured: str
+    kind: str
+    condition: str = ""
+
+
+LAWS = (
+    Law("D2 first step of the latent", "theory/first_step_cosine", "at/first_step_cosine", "value"),
+    *(
+        Law(
+            f"D3 likeness of the {head.replace('_', ' ')}s",
+            f"theory/cosine/teacher_student_init/{head}",
+            f"at/cosine/teacher_student_init/{head}",
+            "value",
+        )
+        for head in ("class_head", "aux_head")
+    ),
+    Law("D4 noisy class head", "theory/class_noise_accuracy", _ACCURACY, "value"),
+    Law("D4 runner-up bound", "theory/class_noise_upper", _ACCURACY, "upper"),
+    Law("D4 union bound", "theory/class_noise_lower", _ACCURACY, "lower"),
+    Law("D5 oracle of fixed heads", "theory/oracle_accuracy", _ACCURACY, "upper", "random_hidden"),
+    Law("D5 ceiling", "theory/ceiling_accuracy", _ACCURACY, "upper"),
+    Law(
+        "D7 drift of the class head",
+        "theory/cosine/teacher_init_final/class_head",
+        "at/cosine/teacher_init_final/class_head",
+        "lower",
+    ),
+    Law(
+        "D7 drift of the auxiliary head",
+        "theory/cosine/teacher_student_final/aux_head",
+        "at/cosine/teacher_student_final/aux_head",
+        "value",
+    ),
+)
+
+
+def table(rows: summary.Rows, laws: tuple[Law, ...] = LAWS) -> pd.DataFrame:
+    """One line per law and condition at the last mark; laws whose columns are missing or never apply are left out.
+
+    Columns: the labels, `law`, `kind`, `predicted` and `measured` (means over seeds), `difference` (measured -
+    predicted of the same seed, an `Interval`), `verdict`, `regime`, `seeds`. A value agrees where the interval covers
+    zero or the mean differs by less than .01; a bound is violated where the interval lies wholly beyond it. With one
+    seed there is no interval, and the mean alone decides; `identity` where both are one number for every seed. A regime is `outside` where the law is for another condition.
+    """
+    final = summary.last(rows)
+    labels = summary.labels_of(final)
+    there = [law for law in laws if law.predicted in final and law.measured in final]
+    found = []
+    for law in there:
+        use = final[final[law.predicted].notna() & final[law.measured].notna()]
+        for name, those in use.groupby(labels, sort=False, dropna=False):
+            point = dict(zip(labels, name if isinstance(name, tuple) else (name,), strict=True))
+            found.append({**point, **_line(law, those, str(point.get("condition", "")))})
+    columns = [*labels, "law", "kind", "predicted", "measured", "difference", "verdict", "regime", "seeds"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def counts(found: pd.DataFrame) -> pd.DataFrame:
+    """How many conditions of a `table` each verdict has, by law, inside the law's regime and outside."""
+    if found.empty:
+        return pd.DataFrame()
+    return found.groupby(["law", "kind", "regime", "verdict"], sort=False).size().unstack("verdict", fill_value=0)
+
+
+def _line(law: Law, rows: summary.Rows, condition: str) -> dict[str, object]:
+    difference = summary.interval((rows[law.measured] - rows[law.predicted]).to_numpy())
+    return {
+        "law": law.name,
+        "kind": law.kind,
+        "predicted": float(rows[law.predicted].mean()),
+        "measured": float(rows[law.measured].mean()),
+        "difference": difference,
+        "verdict": "identity" if difference.low == difference.high == 0 else _verdict(law.kind, difference),
+        "regime": "inside" if law.condition in ("", condition) else "outside",
+        "seeds": len(rows),
+    }
+
+
+def _verdict(kind: str, difference: summary.Interval) -> str:
+    low, high = (difference.mean, difference.mean) if pd.isna(difference.low) else (difference.low, difference.high)
+    if kind == "value":
+        return "agrees" if low <= 0 <= high or abs(difference.mean) < 0.01 else "differs"
+    beyond = low > 0 if kind == "upper" else high < 0
+    return "violated" if beyond else "holds"
