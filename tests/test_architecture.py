@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sublim_jax"
 FLOORS = [
     {"errors", "types", "keys", "trees"},
-    {"streams", "nets", "inits", "losses", "similarity"},
+    {"streams", "nets", "inits", "losses", "similarity", "theory"},
     {"train", "metrics"},
     {"population"},
     {"idx", "data", "sweep", "units", "records", "checkpoint", "progress", "summary", "programs", "cluster", "shelf"},
@@ -70,6 +70,9 @@ def test_named_bans():
     for name in ("losses", "similarity"):
         assert not imports_any(Path(f"{name}.py"), "flax")
     assert not imports_any(Path("similarity.py"), "optax")
+    for path in (one for one in MODULES if one.parts[0] == "theory"):  # a prediction may not look at the outcome
+        assert not imports_any(path, "flax", "optax"), path
+        assert ours(path) <= {"theory", "types", "keys", "errors", "trees"}, path
     assert not ours(Path("population.py")) & {"sweep", "records", "config", "run"}
     for name in ("plots", "report", "summary", "records", "errors"):
         assert not imports_any(Path(f"{name}.py"), "jax", "flax", "optax", "orbax")
