@@ -86,7 +86,16 @@ def phases(here: Lab, seeds: int, steps: int) -> dict[str, Work]:
     def measure() -> Any:
         states, references, seed_keys = few
         return population.measure(
-            group.recipe, metrics.ALL, states, group.knobs, references, references, seed_keys, here.test, stop, exam=EXAM
+            group.recipe,
+            metrics.ALL,
+            states,
+            group.knobs,
+            references,
+            references,
+            seed_keys,
+            here.test,
+            stop,
+            exam=EXAM,
         )
 
     draw = jax.jit(

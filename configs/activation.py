@@ -2,8 +2,8 @@
 
     python -m sublim_jax.main --config=configs/activation.py [--config.preset=laptop]
 
-Laptop: 28 students and 14 teachers, 2.4 minutes on 2 CPU cores. Expect with shared hidden layers 0.95 (ReLU), 0.94 (GELU),
-0.76 (tanh), 0.34 (sigmoid); with random ones 0.30, 0.70, 0.63, 0.32. Kept in experiments/activation/.
+Laptop: 28 students and 14 teachers, 2.4 minutes on 2 CPU cores. Expect with shared hidden layers 0.95 (ReLU),
+0.94 (GELU), 0.76 (tanh), 0.34 (sigmoid); with random ones 0.30, 0.70, 0.63, 0.32. Kept in experiments/activation/.
 """
 
 from ml_collections import ConfigDict

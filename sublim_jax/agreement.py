@@ -60,7 +60,8 @@ def table(rows: summary.Rows, laws: tuple[Law, ...] = LAWS) -> pd.DataFrame:
     Columns: the labels, `law`, `kind`, `predicted` and `measured` (means over seeds), `difference` (measured -
     predicted of the same seed, an `Interval`), `verdict`, `regime`, `seeds`. A value agrees where the interval covers
     zero or the mean differs by less than .01; a bound is violated where the interval lies wholly beyond it. With one
-    seed there is no interval, and the mean alone decides; `identity` where both are one number for every seed. A regime is `outside` where the law is for another condition.
+    seed there is no interval, and the mean alone decides; `identity` where both are one number for every seed. A
+    regime is `outside` where the law is for another condition.
     """
     final = summary.last(rows)
     labels = summary.labels_of(final)

@@ -173,7 +173,7 @@ def _variance(scene: Scene, head: str) -> Float[Array, ""]:
 
 
 def _known(scene: Scene, head: str) -> Array:
-    """Whether only share and noise tell the student's head from the teacher's: neither rotated, nor noise on the latter.
+    """Whether only share and noise tell the student's head from the teacher's: no rotation, no noise on the latter.
 
     The teacher's class head is trained, so of it the beginning counts.
     """
