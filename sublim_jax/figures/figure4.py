@@ -4,6 +4,7 @@ The published axis is both noise and time: n noise steps an epoch are 5 n optimi
 Below, the two are told apart: a fixed pool of N images, seen for T steps.
 """
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,7 @@ TRUNK = 784 * 256 + 256 + 256 * 256 + 256  # numbers below the student's heads
 # Brockers et al. 2026, as reported by barathvelmu's notes on the paper: with m = 1 the best accuracy over amounts of
 # noise, with one noise step an epoch the plateau for large m.
 PUBLISHED = {"m = 1, best": 0.83, "one noise step, plateau": 0.29}
+AXES = {"m": "auxiliary logits m", "steps": "noise steps per epoch"}
 _Panel = tuple[str, summary.Rows]
 
 
@@ -80,29 +82,18 @@ def _grid(ax: Axes, rows: summary.Rows) -> None:
     bar = ax.figure.colorbar(plots.heat(ax, table), ax=ax, pad=0.02)
     bar.set_label("student test accuracy")
     bar.outline.set_visible(False)
-    ax.set(xlabel="auxiliary logits m", ylabel="noise steps per epoch", title="(a) logits and noise")
+    ax.set(xlabel=AXES["m"], ylabel=AXES["steps"], title="(a) logits and noise")
 
 
-def _one_logit(ax: Axes, rows: summary.Rows) -> None:
-    plots.line(ax, rows, "steps", "student", 0)
-    level = PUBLISHED["m = 1, best"]
+def _edge(ax: Axes, rows: summary.Rows, x: str, level: str, title: str) -> None:
+    """Accuracy along one edge of the grid, with the published level; where on the axis it lies is not reported."""
+    plots.line(ax, rows, x, "student", 0)
     plots.levels(ax, rows)
-    plots.published(ax, rows["steps"].max(), level)
-    ax.axhline(level, color="0.15", lw=0.6, zorder=0)
-    plots.log(ax, rows["steps"].unique(), base=8)
+    plots.published(ax, rows[x].max(), PUBLISHED[level])
+    ax.axhline(PUBLISHED[level], color="0.15", lw=0.6, zorder=0)
+    plots.log(ax, rows[x].unique(), base=8)
     plots.accuracy(ax)
-    ax.set(xlabel="noise steps per epoch", title="(b) one auxiliary logit, m = 1")
-
-
-def _one_step(ax: Axes, rows: summary.Rows) -> None:
-    plots.line(ax, rows, "m", "student", 0)
-    level = PUBLISHED["one noise step, plateau"]
-    plots.levels(ax, rows)
-    plots.published(ax, rows["m"].max(), level)
-    ax.axhline(level, color="0.15", lw=0.6, zorder=0)
-    plots.log(ax, rows["m"].unique(), base=8)
-    plots.accuracy(ax)
-    ax.set(xlabel="auxiliary logits m", title=f"(c) one noise step: {EPOCHS} optimiser steps")
+    ax.set(xlabel=AXES[x], title=title)
 
 
 def _pool(ax: Axes, rows: summary.Rows) -> None:
@@ -132,7 +123,15 @@ def _law(ax: Axes, rows: summary.Rows) -> None:
     ax.legend(fontsize=8, loc="best")
 
 
-PANELS = {"grid": _grid, "one_logit": _one_logit, "one_step": _one_step, "pool": _pool, "law": _law}
+PANELS = {
+    "grid": _grid,
+    "one_logit": partial(_edge, x="steps", level="m = 1, best", title="(b) one auxiliary logit, m = 1"),
+    "one_step": partial(
+        _edge, x="m", level="one noise step, plateau", title=f"(c) one noise step: {EPOCHS} optimiser steps"
+    ),
+    "pool": _pool,
+    "law": _law,
+}
 
 
 def caption(rows: pd.DataFrame) -> str:
