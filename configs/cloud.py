@@ -12,21 +12,14 @@ all 0.912, cross-model aux 0.10, cross-model all 0.73. Kept in experiments/cloud
 from ml_collections import ConfigDict
 
 from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import cloud
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = cloud()
     config.name = config.figure = "cloud"
     config.conditions = ("same", "random")
     config.m = (3,)
-    config.data.mean = config.data.std = 0.5
-    config.net.init = "normal_fan_in"
-    config.teacher.lr = config.student.lr = 3e-4
-    config.student.loss = "kl"
-    config.student.batch = 1024
-    config.student.steps = 295
-    config.student.pool = 59
     config.seeds = 100
     arms.arm(config, "groups", {"student.sees": ("aux", "all")})
     arms.preset(config, "laptop", {"seeds": 20})

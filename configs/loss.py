@@ -11,23 +11,15 @@ Laptop: 8 minutes on 2 slow CPU cores with another sweep beside it. Expect at m 
 from ml_collections import ConfigDict
 
 from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import cloud
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = cloud()
     config.name = config.figure = "loss"
     config.conditions = ("same",)
     config.m = (1, 3, 10)
     config.seeds = 20
-    # The protocol of Cloud et al. 2026, for which there are published numbers.
-    config.data.mean = config.data.std = 0.5
-    config.net.init = "normal_fan_in"
-    config.teacher.lr = config.student.lr = 3e-4
-    config.student.loss = "kl"
-    config.student.batch = 1024
-    config.student.steps = 295
-    config.student.pool = 59
     sees = {"student.sees": ("aux", "all")}
     arms.arm(config, "plain", {"student.loss": ("mse", "cosine", "huber"), **sees})
     arms.arm(config, "kl", {"student.loss": ("kl",), "student.temperature": (1.0, 2.0, 5.0), **sees})

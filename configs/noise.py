@@ -12,23 +12,15 @@ MNIST images 0.14, Perlin 0.3 to 0.5, a quarter of an image in noise 0.67. Kept 
 from ml_collections import ConfigDict
 
 from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import cloud
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = cloud()
     config.name = config.figure = "noise"
     config.conditions = ("same",)
     config.m = (3, 10)
     config.seeds = 20
-    # The protocol of Cloud et al. 2026, for which there are published numbers.
-    config.data.mean = config.data.std = 0.5
-    config.net.init = "normal_fan_in"
-    config.teacher.lr = config.student.lr = 3e-4
-    config.student.loss = "kl"
-    config.student.batch = 1024
-    config.student.steps = 295
-    config.student.pool = 59
     arms.arm(config, "plain", {"student.stream": ("uniform", "gaussian", "epochs")})
     arms.arm(config, "perlin", {"student.stream": ("perlin",), "student.resolution": (4, 8, 14)})
     arms.arm(config, "fashion", {"student.stream": ("images",), "student.images": ("fashion_mnist",)})

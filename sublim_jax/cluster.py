@@ -21,9 +21,14 @@ _GRACE = 20.0  # seconds that an interrupted process 0 leaves the others
 def shard_of(text: str) -> tuple[int, int]:
     """'i/n' as (i, n); raises `Refused` where that is no i-th of n parts counted from 0."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if found is None or int(found[1]) >= int(found[2]):
-        raise Refused(f"shard={text!r}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
-    return int(found[1]), int(found[2])
+    return _checked((int(found[1]), int(found[2])) if found else (0, 0), repr(text))
+
+
+def _checked(shard: tuple[int, int], told: str) -> tuple[int, int]:
+    index, number = shard
+    if not 0 <= index < number:
+        raise Refused(f"shard={told}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
+    return shard
 
 
 def join(how: str) -> None:
@@ -99,9 +104,7 @@ def wait_for_others(left: Callable[[], int], stopped: Callable[[], bool]) -> Non
 
 def part_of(shard: tuple[int, int], resume: str, workdir: Any) -> tuple[int, int]:
     """The part of the work this process does: its part, if there are several, of the shard asked for."""
-    index, number = shard
-    if not 0 <= index < number:
-        raise Refused(f"shard={index}/{number}: must be i/n with 0 <= i < n")
+    index, number = _checked(shard, "{}/{}".format(*shard))
     index, number = index * jax.process_count() + jax.process_index(), number * jax.process_count()
     if number > 1 and workdir is None:
         raise Refused(f"shard={index}/{number}: needs a workdir, where all parts come together")

@@ -44,12 +44,8 @@ def student(config: Config, dataset: Dataset, widths: Sequence[int], trunk: nn.M
     c, classes, image = config.student, _classes(config, dataset), dataset.train.x.shape[1:]
     (m,), (condition,) = config.m, config.conditions
     cap = _cap(config.caps, widths, m)
-    own = trunk or _trunk(config, c.trunk or config.net.trunk, c.hidden or config.net.hidden)
-    if c.hidden and not trunk and c.hidden[-1] != config.net.hidden[-1]:
-        taught = tuple(config.net.hidden)
-        raise Refused(f"config.student.hidden={c.hidden}: must end as the teacher's, {taught}: the heads read it")
-    net = SplitHead(own, classes, cap, config.net.dtype)
-    taught = trunk or _trunk(config, config.net.trunk, config.net.hidden)
+    own, teachers = (trunk, trunk) if trunk else _trunks(config)
+    net, reference = (SplitHead(one, classes, cap, config.net.dtype) for one in (own, teachers))
     _check_exam(config, dataset, classes)
     recipe = Recipe(
         net=net,
@@ -59,7 +55,7 @@ def student(config: Config, dataset: Dataset, widths: Sequence[int], trunk: nn.M
         batch=c.batch,
         marks=tuple(sorted({mark for mark in c.marks if mark < c.steps} | {c.steps})),
         optimizer=OPTIMIZERS[c.optimizer],
-        reference=SplitHead(taught, classes, cap, config.net.dtype),
+        reference=reference,
         alter=inits.Rotated(c.rotated, c.rotation == "common") if c.rotated else None,
         classes=config.classes,
     )
@@ -69,6 +65,15 @@ def student(config: Config, dataset: Dataset, widths: Sequence[int], trunk: nn.M
     frozen, noise = _frozen(config, "student", layers), _noise(config, layers, "student")
     knobs = _knobs(layers, seen, c.lr, share, c.pool or _ALWAYS_FRESH, c.temperature, frozen=frozen, noise=noise)
     return Phase(recipe, knobs)
+
+
+def _trunks(config: Config) -> tuple[nn.Module, nn.Module]:
+    """The student's trunk and the teacher's; both end in the latent that the heads read."""
+    c, hidden = config.student, tuple(config.net.hidden)
+    if c.hidden and c.hidden[-1] != hidden[-1]:
+        raise Refused(f"config.student.hidden={c.hidden}: must end as the teacher's, {hidden}: the heads read it")
+    own = _trunk(config, c.trunk or config.net.trunk, c.hidden or hidden)
+    return own, _trunk(config, config.net.trunk, hidden)
 
 
 def _trunk(config: Config, kind: str, hidden: Sequence[int]) -> nn.Module:

@@ -22,7 +22,7 @@ def keep(folder: str | Path | None = None) -> Path | None:
     settings: Any = jax.config
     if not settings.jax_enable_compilation_cache:
         return None
-    path = Path(folder or os.environ.get(_VARIABLE) or _default())
+    path = Path(folder or os.environ.get(_VARIABLE) or cache() / _machine())
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:  # a read-only home: everything works, nothing is remembered
@@ -33,9 +33,13 @@ def keep(folder: str | Path | None = None) -> Path | None:
     return path
 
 
-def _default() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "sublim_jax" / f"{platform.machine()}-{zlib.crc32(_processor().encode()):08x}"
+def cache() -> Path:
+    """The folder in the user's cache where whatever a later process finds again is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sublim_jax"
+
+
+def _machine() -> str:
+    return f"{platform.machine()}-{zlib.crc32(_processor().encode()):08x}"
 
 
 def _processor() -> str:

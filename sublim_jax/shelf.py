@@ -3,8 +3,9 @@
 import hashlib
 import io
 import json
-import os
-import uuid
+import shutil
+import tempfile
+import weakref
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sublim_jax import records, sweep
+from sublim_jax import programs, records, sweep
 from sublim_jax.errors import Refused
 from sublim_jax.sweep import Plan
 from sublim_jax.types import Params, Phase
@@ -21,7 +22,7 @@ from sublim_jax.types import Params, Phase
 
 def default() -> Path:
     """The folder in the user's cache where teachers of all sweeps meet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sublim_jax" / "teachers"
+    return programs.cache() / "teachers"
 
 
 class Shelf:
@@ -89,7 +90,7 @@ def shelves(plan: Plan, folder: str | Path, common: Mapping[str, Any]) -> tuple[
     """A shelf for each teacher of a plan; `common` decides their numbers too, and so does the rounding of a device."""
     device = jax.local_devices()[0]
     who = {**common, "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__, "code": _code()}
-    return tuple(Shelf(folder, {**who, "phase": _described(phase)}) for phase in plan.teachers)
+    return tuple(_shelf(phase, folder, who) for phase in plan.teachers)
 
 
 def _code() -> str:
@@ -100,9 +101,12 @@ def _code() -> str:
     return hashlib.blake2s(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def _described(phase: Phase) -> dict[str, object]:
-    """The phase in words, or what cannot be told from another process's by name alone."""
+def _shelf(phase: Phase, folder: str | Path, who: Mapping[str, Any]) -> Shelf:
+    """The shelf of a phase; one that goes with this process where no later one could know the phase again."""
     try:
-        return sweep.describe_phase(phase)
+        return Shelf(folder, {**who, "phase": sweep.describe_phase(phase)})
     except Refused:
-        return {"only": uuid.uuid4().hex}
+        passing = tempfile.mkdtemp(prefix="sublim_jax_teachers_")
+        shelf = Shelf(passing, who)
+        weakref.finalize(shelf, shutil.rmtree, passing, ignore_errors=True)
+        return shelf

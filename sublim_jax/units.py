@@ -1,5 +1,6 @@
 """From a plan to units of work: what fits in memory, which seeds go at a time, which of several jobs does what."""
 
+import itertools
 import math
 import zlib
 from collections.abc import Mapping, Sequence, Set
@@ -7,7 +8,7 @@ from typing import NamedTuple
 
 from sublim_jax import trees
 from sublim_jax.errors import Refused
-from sublim_jax.nets import activity, multiply_adds, shapes
+from sublim_jax.nets import activity, multiply_adds, shapes, unpooled
 from sublim_jax.sweep import Group, Plan, group_of
 from sublim_jax.types import Recipe
 
@@ -115,16 +116,22 @@ def cut(group: Group, image: tuple[int, ...], limits: Limits) -> list[Group]:
     most = group.knobs.size if limits.side_by_side else _CONDITIONS_IN_TURN
     fixed, each, one_seed = _gigabytes(group, image, limits)
     seeds = 1 if limits.side_by_side else limits.devices  # at the same time, in the same memory
-    fits = int((limits.memory_gb - fixed) / (each + one_seed) * group.knobs.size / seeds)
+    fits = int((limits.memory_gb - fixed) / (each + one_seed) * group.trained.size / seeds)  # nets; twins are one
     if fits < 1:
-        least = fixed + (each + one_seed) / group.knobs.size * seeds
+        least = fixed + (each + one_seed) / group.trained.size * seeds
         raise Refused(
             f"config.run.memory_gb={limits.memory_gb:g}: must be at least {math.ceil(100 * least) / 100:g}, "
             "what one student with its evaluation takes"
         )
-    number = math.ceil(group.knobs.size / min(most, fits))
-    ends = [round(part * group.knobs.size / number) for part in range(number + 1)]
-    return [_part(group, start, stop, image) for start, stop in zip(ends, ends[1:], strict=False)]
+    number = math.ceil(group.knobs.size / most)
+    while max(len(set(group.twins[start:stop])) for start, stop in _ends(group.knobs.size, number)) > fits:
+        number += 1
+    return [_part(group, start, stop, image) for start, stop in _ends(group.knobs.size, number)]
+
+
+def _ends(size: int, number: int) -> list[tuple[int, int]]:
+    """Where each of so many parts begins and ends."""
+    return list(itertools.pairwise(round(part * size / number) for part in range(number + 1)))
 
 
 def _part(group: Group, start: int, stop: int, image: tuple[int, ...]) -> Group:
@@ -182,6 +189,8 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[fl
     weights = shapes(group.recipe.net, image)
     numbers, pixels = trees.count(weights), math.prod(image)
     width = activity(group.recipe.net, image)
+    # On CPU a convolution's maps pass in blocks and only what pooling leaves is kept.
+    width += unpooled(group.recipe.net, image) if limits.side_by_side else 0
     read = weights.get("class_head", {}).get("kernel")  # [latent, classes]
     # Latents and class logits meet in the measures; other layers, and auxiliary logits, only pass through.
     kept_rows = 12 * sum(() if read is None else read.shape) + 2 * width

@@ -216,6 +216,31 @@ def test_perturbations_have_their_own_sigma_and_moment():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_a_caption_mentions_published_markers_where_they_are_drawn(name):
+    """In rows as published, toy rows, and rows of widths that nobody published."""
+    figure, paper = rows_of(name, "paper", 1)
+    _, smoke = rows_of(name, "smoke", 1)
+    module, found = figures.pick(figure), []
+    for rows in (paper, smoke, paper.assign(m=paper["m"] + 2000)):
+        boxes = [box for ax in axes_of(module.draw(rows)) for box in ax.containers]
+        found += [any(str(box.get_label()).startswith("published") for box in boxes)]
+        assert found[-1] == bool(re.search("Open (diamonds|markers)", module.caption(rows)))
+    assert found[0] == hasattr(module, "PUBLISHED")
+    assert not found[2] or figure in ("cloud", "figure4")
+
+
+def test_numbers_in_captions_are_those_of_the_rows():
+    module, (_, rows) = figures.pick("figure5"), rows_of("figure5", "smoke", 2)
+    assert "d = 256 (as published; these rows do not say)." in module.caption(rows)
+    assert "d = 64." in module.caption(rows.assign(net_hidden="32x64"))
+    module, (_, rows) = figures.pick("figure4"), rows_of("figure4", "smoke", 2)
+    assert "1,000 new images (as published; these rows do not say)" in module.caption(rows)
+    assert "(266,752, as published; these rows do not say)" in module.caption(rows)
+    told = module.caption(rows.assign(batch=50, net_hidden="32x16"))
+    assert "each on 50 new images;" in told and "(25,648)" in told and "do not say" not in told
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_captions_are_sentences_without_holes(name):
     figure, rows = rows_of(name, "paper", 3)
     said = figures.pick(figure).caption(rows)

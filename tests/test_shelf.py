@@ -1,5 +1,9 @@
 """Trained teachers are found again by what made them, and by nothing else."""
 
+import dataclasses
+import functools
+import gc
+
 import numpy as np
 
 from sublim_jax import shelf, sweep
@@ -45,6 +49,20 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
 def test_default_is_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert shelf.default() == tmp_path / "sublim_jax" / "teachers"
+
+
+def test_a_phase_that_no_other_process_could_know_leaves_nothing_behind(tiny, tmp_path):
+    plan = sweep.plan(tiny(conditions=("same",), m=(3,)), (28, 28))
+    (phase,) = plan.teachers
+    nameless = dataclasses.replace(phase.recipe, loss=functools.partial(phase.recipe.loss))
+    plan = plan._replace(teachers=(phase._replace(recipe=nameless),))
+    (one,), (other,) = (shelf.shelves(plan, tmp_path, {"root": 0}) for _ in range(2))
+    assert one.give((3,), nets((3,))) and one.take((3,)) is not None and other.take((3,)) is None
+    place = one._folder
+    assert place.is_dir() and not list(tmp_path.iterdir())
+    del one
+    gc.collect()
+    assert not place.parent.exists()
 
 
 def names(conditions, **common):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sublim_jax import sweep, units
+from sublim_jax import nets, sweep, units
 from sublim_jax.errors import Refused
 from sublim_jax.units import Limits
 
@@ -94,6 +94,37 @@ def test_memory_decides_how_much_goes_at_a_time(plan):
     assert wide[0] < wide[1] == (40, 6)
     with pytest.raises(Refused, match=r"^config.run.memory_gb=0.5: must be at least 1.11, what one student"):
         seeds_and_conditions(0.5)
+
+
+def test_twins_count_once_in_memory_but_are_not_mistaken_for_room(tiny):
+    """Conditions that differ in an idle head are one trained net: they need what it needs, not a share of it."""
+    idle = ("same", "random_class_head")
+    alone, twins = (sweep.plan(tiny(conditions=some, m=(10,)), IMAGE).groups[0] for some in (idle[:1], idle))
+    assert (twins.knobs.size, twins.trained.size) == (2, 1)
+    _, kept, worked = units._gigabytes(alone, IMAGE, ROOMY)
+    short = ROOMY._replace(memory_gb=units._PROCESS_GB + 0.7 * (kept + worked))
+    for group in (alone, twins):
+        with pytest.raises(Refused, match="what one student with its evaluation takes"):
+            units.cut(group, IMAGE, short)
+    group = sweep.plan(tiny(conditions=idle, m=(3, 5, 10)), IMAGE).groups[0]
+    assert (group.knobs.size, group.trained.size) == (6, 3)
+    _, kept, worked = units._gigabytes(group, IMAGE, ROOMY)
+    for room in (1, 2, 3):
+        limits = ROOMY._replace(memory_gb=units._PROCESS_GB + (room + 0.1) / 3 * (kept + worked))
+        parts = units.cut(group, IMAGE, limits)
+        assert max(part.trained.size for part in parts) <= room
+        assert [label for part in parts for label in part.labels] == list(group.labels)
+    assert parts == [group]
+
+
+def test_accelerators_hold_maps_before_pooling_too(tiny):
+    group = sweep.plan(tiny(conditions=("same",), m=(10,), **{"net.trunk": "cnn"}), IMAGE).groups[0]
+    net, aside = group.recipe.net, ROOMY._replace(side_by_side=True)
+    assert nets.unpooled(net, IMAGE) == 28 * 28 * 32 + 12 * 12 * 128
+    assert nets.unpooled(net, IMAGE) > 3 * nets.activity(net, IMAGE)
+    assert units._gigabytes(group, IMAGE, aside)[2] > 2 * units._gigabytes(group, IMAGE, ROOMY)[2]
+    perceptron = sweep.plan(tiny(conditions=("same",), m=(10,)), IMAGE).groups[0]
+    assert nets.unpooled(perceptron.recipe.net, IMAGE) == 0
 
 
 def test_a_wide_net_does_not_make_others_go_alone(tiny):

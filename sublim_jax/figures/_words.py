@@ -65,9 +65,25 @@ def _others(rows: summary.Rows, labels: Sequence[str]) -> list[str]:
     return [name for name in names if len(rows[name].unique()) > 1]
 
 
+def hidden(rows: summary.Rows, *names: str) -> tuple[int, ...]:
+    """Widths of the hidden layers: of the first label of `names`, or of the net, that rows have, else as published."""
+    name = next((name for name in (*names, "net_hidden") if name in rows), None)
+    return tuple(int(width) for width in str(rows[name].iloc[0]).split("x")) if name else (256, 256)
+
+
+def assumed(rows: summary.Rows, *names: str, form: str = " ({})") -> str:
+    """What to say after a number that those labels would give, where rows have none of them."""
+    return "" if any(name in rows for name in names) else form.format("as published; these rows do not say")
+
+
 def has(rows: summary.Rows, column: str) -> bool:
     """Whether something was measured under that name."""
     return column in rows and bool(np.isfinite(rows[column].to_numpy(float)).any())
+
+
+def diamonds(drawn: bool, what: str) -> str:
+    """The sentence on published values, with a space after it, where there are any in the figure."""
+    return f"Open diamonds: {what}. " if drawn else ""
 
 
 def largest(rows: summary.Rows, column: str) -> tuple[Any, summary.Rows]:

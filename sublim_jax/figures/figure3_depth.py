@@ -7,6 +7,7 @@ from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
 LABELS = ("condition", "m", "hidden")
+SOURCE = "single seeds of the authors' code, one layer fewer, m = 50"
 # Brockers et al. 2026: their public code on CPU with its defaults, accuracy of single seeds by hidden layers and m.
 PUBLISHED = {("256", 50): (0.709, 0.609, 0.441)}
 
@@ -34,9 +35,10 @@ def draw(rows: pd.DataFrame) -> Figure:
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
     final = summary.labelled(_words.last(rows, LABELS), hidden="256x256")
+    drawn = any(one in PUBLISHED for one in zip(final["hidden"], final["m"], strict=True))
     return (
         f"Student test accuracy by the student's hidden layers ({_words.values(final, 'hidden')}), m = "
-        f"{_words.values(final, 'm')}; heads are shared. Dots: seeds. {_words.means(final, 'bars')} Open diamonds: "
-        f"single seeds of the authors' code, one layer fewer, m = 50. {_words.LEVELS}"
+        f"{_words.values(final, 'm')}; heads are shared. Dots: seeds. {_words.means(final, 'bars')} "
+        f"{_words.diamonds(drawn, SOURCE)}{_words.LEVELS}"
         f"{_words.left_out(rows, LABELS)}"
     )

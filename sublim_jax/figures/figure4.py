@@ -4,6 +4,8 @@ The published axis is both noise and time: n noise steps an epoch are 5 n optimi
 Below, the two are told apart: a fixed pool of N images, seen for T steps.
 """
 
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -14,11 +16,11 @@ from sublim_jax import plots, summary
 from sublim_jax.figures import _words, transfer
 
 LABELS = ("m", "pool")
-EPOCHS, BATCH = 5, 1000
-TRUNK = 784 * 256 + 256 + 256 * 256 + 256  # numbers below the student's heads
+EPOCHS, PIXELS = 5, 784
 # Brockers et al. 2026, as reported by barathvelmu's notes on the paper: with m = 1 the best accuracy over amounts of
 # noise, with one noise step an epoch the plateau for large m.
 PUBLISHED = {"m = 1, best": 0.83, "one noise step, plateau": 0.29}
+AXES = {"m": "auxiliary logits m", "steps": "noise steps per epoch"}
 _Panel = tuple[str, summary.Rows]
 
 
@@ -45,8 +47,19 @@ def _sorted_out(rows: summary.Rows) -> summary.Rows:
     """Rows after the first step, with `fresh`, unique images N, steps T and noise steps an epoch."""
     rows = summary.labelled(_words.only(rows[rows["step"] > 0], LABELS), arm="", pool=0)
     fresh = (rows["pool"] <= 0) | (rows["pool"] >= 2**31 - 1)
-    images = BATCH * rows["step"].where(fresh, rows["pool"])
+    images = _batch(rows) * rows["step"].where(fresh, rows["pool"])
     return rows.assign(fresh=fresh, N=images, mN=rows["m"] * images, T=rows["step"], steps=rows["step"] / EPOCHS)
+
+
+def _batch(rows: summary.Rows) -> int:
+    """Images of a step: what the label says, else as published."""
+    return int(rows["batch"].iloc[0]) if "batch" in rows else 1000
+
+
+def _trunk(rows: summary.Rows) -> int:
+    """Numbers below the student's heads, a perceptron's."""
+    widths = (PIXELS, *_words.hidden(rows, "hidden"))
+    return sum((one + 1) * other for one, other in pairwise(widths))
 
 
 def _arm(rows: summary.Rows, *names: str) -> summary.Rows:
@@ -80,29 +93,18 @@ def _grid(ax: Axes, rows: summary.Rows) -> None:
     bar = ax.figure.colorbar(plots.heat(ax, table), ax=ax, pad=0.02)
     bar.set_label("student test accuracy")
     bar.outline.set_visible(False)
-    ax.set(xlabel="auxiliary logits m", ylabel="noise steps per epoch", title="(a) logits and noise")
+    ax.set(xlabel=AXES["m"], ylabel=AXES["steps"], title="(a) logits and noise")
 
 
-def _one_logit(ax: Axes, rows: summary.Rows) -> None:
-    plots.line(ax, rows, "steps", "student", 0)
-    level = PUBLISHED["m = 1, best"]
+def _edge(ax: Axes, rows: summary.Rows, x: str, level: str, title: str) -> None:
+    """Accuracy along one edge of the grid, with the published level; where on the axis it lies is not reported."""
+    plots.line(ax, rows, x, "student", 0)
     plots.levels(ax, rows)
-    plots.published(ax, rows["steps"].max(), level)
-    ax.axhline(level, color="0.15", lw=0.6, zorder=0)
-    plots.log(ax, rows["steps"].unique(), base=8)
+    plots.published(ax, rows[x].max(), PUBLISHED[level])
+    ax.axhline(PUBLISHED[level], color="0.15", lw=0.6, zorder=0)
+    plots.log(ax, rows[x].unique(), base=8)
     plots.accuracy(ax)
-    ax.set(xlabel="noise steps per epoch", title="(b) one auxiliary logit, m = 1")
-
-
-def _one_step(ax: Axes, rows: summary.Rows) -> None:
-    plots.line(ax, rows, "m", "student", 0)
-    level = PUBLISHED["one noise step, plateau"]
-    plots.levels(ax, rows)
-    plots.published(ax, rows["m"].max(), level)
-    ax.axhline(level, color="0.15", lw=0.6, zorder=0)
-    plots.log(ax, rows["m"].unique(), base=8)
-    plots.accuracy(ax)
-    ax.set(xlabel="auxiliary logits m", title=f"(c) one noise step: {EPOCHS} optimiser steps")
+    ax.set(xlabel=AXES[x], title=title)
 
 
 def _pool(ax: Axes, rows: summary.Rows) -> None:
@@ -125,14 +127,23 @@ def _law(ax: Axes, rows: summary.Rows) -> None:
     step, those = _words.largest(rows[~rows["fresh"]], "T")
     for index, (m, mine) in enumerate(those.groupby("m")):
         plots.line(ax, mine, "mN", f"m = {m}", index)
-    ax.axvline(TRUNK, color="0.4", lw=0.8, ls="-.", zorder=0)
+    ax.axvline(_trunk(rows), color="0.4", lw=0.8, ls="-.", zorder=0)
     plots.log(ax, those["mN"].unique(), most=5)
     plots.accuracy(ax)
     ax.set(xlabel="targets m N", title=f"(e) targets, T = {step}")
     ax.legend(fontsize=8, loc="best")
 
 
-PANELS = {"grid": _grid, "one_logit": _one_logit, "one_step": _one_step, "pool": _pool, "law": _law}
+EDGES = {"one_logit": "the peak of m = 1", "one_step": "the plateau of one noise step"}
+PANELS = {
+    "grid": _grid,
+    "one_logit": partial(_edge, x="steps", level="m = 1, best", title="(b) one auxiliary logit, m = 1"),
+    "one_step": partial(
+        _edge, x="m", level="one noise step, plateau", title=f"(c) one noise step: {EPOCHS} optimiser steps"
+    ),
+    "pool": _pool,
+    "law": _law,
+}
 
 
 def caption(rows: pd.DataFrame) -> str:
@@ -140,13 +151,19 @@ def caption(rows: pd.DataFrame) -> str:
     found = _sorted_out(rows)
     said = (
         f"Student test accuracy. Above: m = {_words.values(found, 'm')} against noise steps per epoch as published, "
-        f"where n noise steps are {EPOCHS} n optimiser steps, each on {BATCH:,} new images; colours are means. Open "
-        f"diamonds and thin lines: published, the peak of m = 1 and the plateau of one noise step; their place on the "
-        f"x axis is not reported."
+        f"where n noise steps are {EPOCHS} n optimiser steps, each on {_batch(found):,} new images"
+        f"{_words.assumed(found, 'batch')}; colours are means."
     )
+    kinds = [kind for kind, _ in _published_axes(found)]
+    if edges := [told for kind, told in EDGES.items() if kind in kinds]:
+        said += (
+            f" Open diamonds and thin lines: published, {' and '.join(edges)}; their place on the x axis is not "
+            "reported."
+        )
     if not found["fresh"].all():
         said += (
             " Below: a fixed pool of N images seen for T optimiser steps; stars: images always new, N = "
-            f"{BATCH:,} T. (e): as many targets m N as the trunk has numbers ({TRUNK:,}) at the dash-dotted line."
+            f"{_batch(found):,} T. (e): as many targets m N as the trunk has numbers "
+            f"({_trunk(found):,}{_words.assumed(found, 'hidden', 'net_hidden', form=', {}')}) at the dash-dotted line."
         )
     return f"{said} {_words.means(found)} {_words.LEVELS}{_words.left_out(rows, LABELS)}"

@@ -8,6 +8,7 @@ from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
 LABELS = ("m", "net_hidden", "teacher_frozen", "frozen")
+SOURCE = "single seeds of the authors' code"
 # Brockers et al. 2026: their public code on CPU with its defaults, accuracy of single seeds by d and m, nothing frozen.
 PUBLISHED = {(1024, 10): (0.925, 0.920, 0.883)}
 FROZEN = {
@@ -49,6 +50,10 @@ def draw(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def _has_place(final: summary.Rows, d: int, m: int) -> bool:
+    return m in set(final["m"]) and bool(final["d"].min() <= d <= final["d"].max())
+
+
 def _accuracies(ax: Axes, final: summary.Rows, free: summary.Rows) -> None:
     order = [name for name in FROZEN.values() if name in set(final["frozen"])]
     order += [name for name in final["frozen"].unique() if name not in order]
@@ -64,7 +69,7 @@ def _accuracies(ax: Axes, final: summary.Rows, free: summary.Rows) -> None:
         plots.line(ax, free, "d", "initial class head on the teacher's latent", 6, "at/accuracy_c0_ht", ls="-.", **grey)
     plots.line(ax, free, "d", "teacher", 0, "at/teacher_accuracy", color="0.4", ls="--", **grey)
     for (d, m), values in PUBLISHED.items():
-        if m in widths and final["d"].min() <= d <= final["d"].max():
+        if _has_place(final, d, m):
             plots.published(ax, [d] * len(values), values, label="published (authors' code)")
     plots.accuracy(ax)
 
@@ -72,11 +77,12 @@ def _accuracies(ax: Axes, final: summary.Rows, free: summary.Rows) -> None:
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
     final = _final(rows)
+    drawn = any(_has_place(final, d, m) for d, m in PUBLISHED)
     return (
         f"Student test accuracy against the width of the latent, d = {_words.values(final, 'd')}, m = "
         f"{_words.values(final, 'm')}. Freezing the class head acts on the teacher, freezing the auxiliary head on the "
         f"student; the published scripts exchange the two names. {_words.means(final)} Dash-dotted: the teacher's "
         "latent read by the initial class head, a reference level for students, whose class head is fixed; dashed: the "
-        "teacher. Open diamonds: single seeds of the authors' code."
-        f"{_words.left_out(rows, LABELS)}"
+        f"teacher. {_words.diamonds(drawn, SOURCE)}".rstrip()
+        + _words.left_out(rows, LABELS)
     )

@@ -50,11 +50,14 @@ def draw(rows: pd.DataFrame) -> Figure:
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
     final = _final(rows)
+    known = {kind for values in PUBLISHED.values() for kind in values}
+    drawn = (final["kind"].isin(known) & (final["m"] == 3) & (final["sees"] == "aux")).any()
     said = (
         f"Student test accuracy by the loss that pulls its logits to the teacher's (temperature 1 unless said), m = "
-        f"{_words.values(final, 'm')}. Dots: seeds. {_words.means(final, 'bars')} Open markers: published values of "
-        f"the same protocol, m = 3."
+        f"{_words.values(final, 'm')}. Dots: seeds. {_words.means(final, 'bars')}"
     )
+    if drawn:
+        said += " Open markers: published values of the same protocol, m = 3."
     if ((final["loss"] == "kl") & (final["m"] == 1) & (final["sees"] == "aux")).any():
         said += " With m = 1 the softmax of the one auxiliary logit is constant: KL cannot learn."
     return f"{said} {_words.LEVELS}{_words.left_out(rows, LABELS)}"

@@ -79,12 +79,13 @@ def _by_kind(ax: Axes, plain: summary.Rows) -> None:
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
     final = summary.labelled(_words.last(rows, LABELS), stream="uniform")
-    mixed = mixtures(rows)
+    plain, mixed = kinds(rows), mixtures(rows)
+    drawn = any(one in PUBLISHED for one in zip(plain["kind"], plain["m"], strict=True))
+    source = "a public replication of Cloud et al.'s protocol (barathvelmu), m = 3"
     blend = f", and against the share α = {_words.values(mixed, 'alpha')} of images in a mixture" if len(mixed) else ""
     return (
         f"Student test accuracy by what the student sees ({_words.values(final, 'stream')}; m = "
         f"{_words.values(final, 'm')}){blend}; its likeness to the teacher. Dots: seeds. "
-        f"{_words.means(final, 'bars and bands')} Open diamonds: a public replication of Cloud et al.'s protocol "
-        f"(barathvelmu), m = 3. {_words.LEVELS}"
+        f"{_words.means(final, 'bars and bands')} {_words.diamonds(drawn, source)}{_words.LEVELS}"
         f"{_words.left_out(rows, LABELS)}"
     )

@@ -66,19 +66,28 @@ def _shapes(net: Any, image: tuple[int, ...]) -> Any:
 
 
 @functools.lru_cache(maxsize=4096)
-def _acts(net: Any, image: tuple[int, ...]) -> int:
+def activity(net: nn.Module, image: tuple[int, ...]) -> int:
+    """How many activations a net has for one image, all layers together."""
     out = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, *image)))
     return sum(math.prod(array.shape) for array in out.acts.values())
 
 
-def activity(net: nn.Module, image: tuple[int, ...]) -> int:
-    """How many activations a net has for one image, all layers together."""
-    return _acts(net, image)
+def _places(net: nn.Module, image: tuple[int, ...]) -> dict[str, int]:
+    return getattr(getattr(net, "trunk", net), "places", lambda _: {})(image)
+
+
+def unpooled(net: nn.Module, image: tuple[int, ...]) -> int:
+    """How many numbers the maps of its convolutions hold for one image before pooling; `activity` counts those after.
+
+    A gradient needs them too where images do not pass in blocks, as on accelerators.
+    """
+    weights = shapes(net, image)
+    return sum(number * weights[layer]["bias"].shape[0] for layer, number in _places(net, image).items())
 
 
 def multiply_adds(net: nn.Module, image: tuple[int, ...]) -> int:
     """Of one forward pass of one image: every weight once, those of a convolution at every pixel (`places`)."""
-    places = getattr(getattr(net, "trunk", net), "places", lambda _: {})(image)
+    places = _places(net, image)
     return sum(
         math.prod(array.shape) * places.get(layer, 1)
         for layer, arrays in shapes(net, image).items()
