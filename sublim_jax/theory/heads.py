@@ -50,7 +50,7 @@ def first_step(
 ) -> Float[Array, "..."]:
     """Expected cosine of a latent's first step through m random logits with the teacher's displacement.
 
-    sqrt(m / (m + 1 + d (1 + ratio) + d ratio offset^2 (1 + ratio) + (m + 1) (ratio offset)^2)) for h_0 orthogonal to the
+    sqrt(m / (m + 1 + d (1 + ratio) + d ratio offset^2 (1 + ratio) + (m + 1) (ratio offset)^2)), h_0 orthogonal to the
     displacement. ratio = sigma^2 / s^2 is the noise on the student's head; offset = |h_0| / |displacement|; along =
     cosine of h_0 with the displacement. The exact ratio of moments E<g, displacement> / sqrt(E|g|^2), not the mean of a
     ratio and no bound: off the mean by a relative d / (4mn) - 1/n, n = m + d. At m = 1 the mean of |cos| is
