@@ -103,12 +103,20 @@ def test_first_step_needs_its_last_term_where_logits_outnumber_the_latent():
 
 
 @pytest.mark.parametrize(("m", "d", "ratio"), [(10, 256, 0.0), (50, 256, 1.0), (250, 256, 0.0)])
-def test_first_step_is_the_mean_cosine_up_to_a_quarter_of_one_over_m(m, d, ratio):
+def test_first_step_is_near_the_mean_cosine(m, d, ratio):
     inner, square = step_cosines(3, m, d, ratio, draws=400)
     samples = inner / np.sqrt(square)
     error = samples.std(ddof=1) / np.sqrt(len(samples))
     predicted = float(theory.first_step(m, d, ratio))
-    assert abs(samples.mean() - predicted) < 4 * error + predicted / (4 * m)
+    assert abs(samples.mean() - predicted) < 4 * error + predicted * max(1 / (4 * m), 1 / (m + d))
+
+
+@pytest.mark.parametrize(("m", "d"), [(10, 256), (50, 256), (64, 256), (250, 256), (400, 40)])
+def test_first_step_is_off_the_exact_mean_by_what_the_beta_law_says(m, d):
+    n = m + d
+    off = float(theory.first_step(m, d) / theory.first_step_mean(m, d)) - 1
+    np.testing.assert_allclose(off, d / (4 * m * n) - 1 / n, atol=1 / m**2 + 1e-6)
+    assert off > 0 if m < d / 4 else off < 2e-5
 
 
 def test_first_step_does_not_hold_at_one_logit_where_the_exact_mean_does():

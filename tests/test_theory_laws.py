@@ -214,6 +214,19 @@ def test_adam_leaves_more_of_a_head_than_the_soft_threshold_does():
     assert float(theory.eroded_cosine_normal(t)) + 0.05 < measured < 1
 
 
+def test_adam_follows_the_equation_with_memory():
+    """w' = -eta w / rms(w so far), which is scale-free, in place of the threshold's w' = -eta sign(w)."""
+    start = draw(13).normal(size=5000) / 16
+    w, squares = start.copy(), np.zeros(5000)
+    for step in range(1, 296):
+        squares += w**2
+        w -= 3e-4 * w / np.sqrt(squares / step)
+    left = np.asarray(decayed(jnp.asarray(start, jnp.float32), 1e-4, 3e-4, 295), np.float64)
+    np.testing.assert_allclose(cosine(w, start), cosine(left, start), atol=0.02)
+    far = np.abs(start) > 3e-4 * 295
+    np.testing.assert_allclose(w[far], left[far], atol=0.1 * 3e-4 * 295)
+
+
 # D5, D10: energy and chance
 
 

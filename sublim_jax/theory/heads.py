@@ -50,12 +50,12 @@ def first_step(
 ) -> Float[Array, "..."]:
     """Expected cosine of a latent's first step through m random logits with the teacher's displacement.
 
-    sqrt(m / (m + 1 + d (1 + ratio) + d ratio offset^2 (1 + ratio) + (m + 1) (ratio offset)^2)) where h_0 is
-    orthogonal to the displacement. ratio = sigma^2 / s^2 is the noise on the student's head; offset = |h_0| /
-    |displacement|; along = cosine of h_0 with the displacement. A ratio of exact moments E<g, displacement> /
-    sqrt(E|g|^2), not the mean of a ratio: relative error about 1 / (4m). At m = 1 the mean of |cos| is sqrt(2 / pi) /
-    sqrt(d); `first_step_mean` is exact. Valid for Gaussian heads, or d >> 1, before anything moved; an upper bound of
-    nothing. Source: docs/theory.md, D2.
+    sqrt(m / (m + 1 + d (1 + ratio) + d ratio offset^2 (1 + ratio) + (m + 1) (ratio offset)^2)), h_0 orthogonal to the
+    displacement. ratio = sigma^2 / s^2 is the noise on the student's head; offset = |h_0| / |displacement|; along =
+    cosine of h_0 with the displacement. The exact ratio of moments E<g, displacement> / sqrt(E|g|^2), not the mean of a
+    ratio and no bound: off the mean by a relative d / (4mn) - 1/n, n = m + d. At m = 1 the mean of |cos| is
+    sqrt(2 / pi) / sqrt(d); `first_step_mean` is exact. Valid before anything moved, for Gaussian heads or d >> 1.
+    Source: docs/theory.md, D2.
     """
     tilt = ratio * offset * along
     noise = d * (1 + ratio) * (1 + ratio * jnp.square(offset)) + (m + 1) * (jnp.square(ratio * offset) - 2 * tilt)

@@ -86,8 +86,8 @@ def eroded(weights: Float[Array, "..."], amount: ArrayLike) -> Float[Array, "...
     """Weights moved towards zero by `amount` and stopped there: sign(w) max(|w| - amount, 0).
 
     What T steps of Adam with an L2 gradient, and no other, do at learning rate lr, to leading order: amount = lr T,
-    whatever the L2 coefficient. No weight loses more; one that comes near zero loses less. Source: docs/theory.md,
-    D9.
+    whatever the L2 coefficient. No weight loses more; one of that size or below loses less, so Adam's cosine is above
+    the threshold's. Source: docs/theory.md, D9.
     """
     return jnp.sign(weights) * jnp.maximum(jnp.abs(weights) - amount, 0)
 
