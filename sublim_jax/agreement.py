@@ -83,8 +83,18 @@ def counts(found: pd.DataFrame) -> pd.DataFrame:
     return found.groupby(["law", "kind", "regime", "verdict"], sort=False).size().unstack("verdict", fill_value=0)
 
 
+def texts(found: pd.DataFrame) -> pd.DataFrame:
+    """A `table` as a person reads it: three decimals."""
+    columns = {name: [_text(value) for value in found[name]] for name in found.columns}
+    return pd.DataFrame(columns, columns=found.columns)
+
+
+def _text(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
 def _line(law: Law, rows: summary.Rows, condition: str) -> dict[str, object]:
-    difference = summary.interval((rows[law.measured] - rows[law.predicted]).to_numpy())
+    difference = summary.interval(list(rows[law.measured] - rows[law.predicted]))
     return {
         "law": law.name,
         "kind": law.kind,

@@ -7,7 +7,7 @@ Columns are NaN where a formula does not apply. Derivations and regimes of valid
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sublim_jax import similarity, theory, trees
 from sublim_jax.metrics import Metric, Scene, flat
@@ -68,8 +68,8 @@ def recovery(scene: Scene) -> Columns:
     Source: docs/theory.md, D5.
     """
     kernel = scene.params.student_init["aux_head"]["kernel"]
-    basis = theory.row_space(kernel, _seen(scene))
-    latent = theory.oracle(kernel, _seen(scene), _gap(scene, "test"), scene.test.student_init.features)
+    factors = theory.factors(kernel, _seen(scene))
+    latent = scene.test.student_init.features + theory.nearest(factors, _gap(scene, "test"))
     head = scene.params.student_init["class_head"]
 
     def accuracy(h: Float[Array, "n d"]) -> Float[Array, ""]:
@@ -84,7 +84,7 @@ def recovery(scene: Scene) -> Columns:
         "theory/ceiling_accuracy": accuracy(scene.test.teacher_final.features),
         "theory/recovered_energy": theory.recovered_energy(_width(scene), d),
         "recovered_energy_noise": 1 - (left**2).sum() / (_way(scene, "noise") ** 2).sum(),
-        "inside_row_space": theory.inside(basis, moved),
+        "inside_row_space": theory.inside(factors.left, moved),
     }
 
 
@@ -143,7 +143,7 @@ def audit(scene: Scene) -> Columns:
 ALL: tuple[Metric, ...] = (heads, first_step, recovery, class_noise, counting, audit)
 
 
-def _seen(scene: Scene) -> Float[Array, " aux"]:
+def _seen(scene: Scene) -> Bool[Array, " aux"]:
     return scene.knobs.seen[-scene.params.student_init["aux_head"]["bias"].shape[0] :]
 
 
@@ -151,7 +151,7 @@ def _seen_kernel(scene: Scene) -> Float[Array, "d aux"]:
     return jnp.where(_seen(scene)[None], scene.params.student_init["aux_head"]["kernel"], 0)
 
 
-def _width(scene: Scene) -> Float[Array, ""]:
+def _width(scene: Scene) -> Int[Array, ""]:
     return _seen(scene).sum()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from sublim_jax import figures, plots, records, summary
+from sublim_jax import agreement, figures, plots, records, summary
 
 
 def write(workdir: str | Path, figure: str = "transfer") -> Path:
@@ -51,7 +51,7 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, caption: str) -> str:
     last = facts["runs"][-1] if facts["runs"] else {}
-    frame = summary.texts(summary.table(rows))
+    frame, beside = summary.texts(summary.table(rows)), agreement.texts(agreement.table(rows))
     return template("report.html.j2").render(
         title=title,
         command=last.get("command", ""),
@@ -60,6 +60,8 @@ def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, ca
         caption=caption,
         names=[str(name) for name in frame.columns],
         cells=frame.values.tolist(),
+        law_names=[str(name) for name in beside.columns],
+        laws=beside.values.tolist(),
         rows=len(rows),
         overrides=last.get("overrides", {}),
         config=json.dumps(last.get("resolved", facts["config"]), indent=1),

@@ -97,7 +97,25 @@ def test_layers_are_compared_by_all_their_arrays_and_the_auxiliary_head_by_its_s
             assert found[f"distance/{pair}/{layer}"] == pytest.approx(
                 np.linalg.norm(a - b) / np.linalg.norm(a), rel=1e-5
             )
-    assert len([name for name in found if "/" in name]) == 2 * 4 * 4
+    assert len([name for name in found if name.startswith(("cosine/", "distance/"))]) == 2 * 4 * 4
+
+
+def test_layers_are_likened_by_the_first_test_images(scene, found):
+    for layer in ("hidden_0", "hidden_1"):
+        ours, theirs = (double(out.acts[layer])[: metrics._FEW] for out in (scene.test[3], scene.test[1]))
+        s, t = ours - ours.mean(0), theirs - theirs.mean(0)
+        cka = np.sum((s.T @ t) ** 2) / np.linalg.norm(s.T @ s) / np.linalg.norm(t.T @ t)
+        assert found[f"cka/{layer}"] == pytest.approx(cka, rel=1e-4)
+        assert {f"{kind}/{layer}" for kind in ("rsa", "procrustes", "cka_debiased")} <= found.keys()
+
+
+def test_read_out_is_what_the_initial_class_head_reads(scene, found):
+    head = double(scene.params.teacher_init["class_head"]["kernel"])
+    ours, theirs = (double(scene.test[who].features) @ head for who in (3, 1))
+    left = ((theirs - ours) ** 2).sum() / ((theirs - theirs.mean(0)) ** 2).sum()
+    assert found["readout_r2"] == pytest.approx(1 - left, rel=1e-4)
+    same = scene._replace(test=scene.test._replace(student_final=scene.test.teacher_final))
+    assert metrics.readout(same)["readout_r2"] == 1
 
 
 def test_two_metrics_may_not_give_one_column(scene):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sublim_jax import keys, metrics, population, run, sweep, train, trees
+from sublim_jax import keys, metrics, population, predictions, run, sweep, train, trees
 from sublim_jax.metrics import Four, Scene
 from sublim_jax.progress import Watch
 
@@ -30,7 +30,7 @@ def assert_close(left, right):
     """Labels equal, measurements to float32 rounding."""
     assert list(left.columns) == list(right.columns)
     for name in left:
-        if name.startswith("at/"):
+        if "/" in name:
             np.testing.assert_allclose(left[name], right[name], rtol=1e-4, atol=1e-5, err_msg=name)
         else:
             assert (left[name] == right[name]).all(), name
@@ -43,6 +43,7 @@ def test_population_is_the_loop_over_its_members(mnist, tiny):
     banks = [jax.tree.map(jnp.asarray, bank) for bank in (mnist.train, mnist.test)]
     image = (28, 28)
     advance = jax.jit(train.advance, static_argnums=0)
+    everything = (*metrics.ALL, *predictions.ALL)
     for seed in range(2):
         key = keys.at(keys.root(0), "seed", jnp.uint32(seed))
         teacher = conditions[0].teacher
@@ -61,17 +62,15 @@ def test_population_is_the_loop_over_its_members(mnist, tiny):
             nets = Four(origin, reference, start.params, end.params)
             x = (banks[1].x.astype(jnp.float32) / 255 - 0.1307) / 0.3081
             noise, _ = recipe.stream(keys.at(key, "student", "exam"), jnp.int32(0), 64, knobs, banks[1])
-            scene = Scene(
-                nets,
-                Four(*(train.apply(recipe.net, net, x) for net in nets)),
-                Four(*(train.apply(recipe.net, net, noise) for net in nets)),
-                banks[1].y,
-                knobs,
-            )
-            alone = jax.jit(lambda scene: metrics.measure(metrics.ALL, scene))(scene)
+            on_test, on_noise = (Four(*(train.apply(recipe.net, net, inputs) for net in nets)) for inputs in (x, noise))
+            lesson = train.Lesson(noise, None, on_noise.teacher_final)
+            pulls = train.pulls(recipe, start.params, knobs, lesson, x, banks[1].y)
+            scene = Scene(nets, on_test, on_noise, banks[1].y, knobs, stop * recipe.batch, *pulls)
+            alone = jax.jit(lambda scene: metrics.measure(everything, scene._replace(altered=False)))(scene)
             here = rows[(rows.condition == condition.labels["condition"]) & (rows.seed == seed) & (rows.step == stop)]
             for name, value in alone.items():
-                np.testing.assert_allclose(here[f"at/{name}"].item(), value, rtol=1e-4, atol=1e-5, err_msg=name)
+                column = name if name.startswith("theory/") else f"at/{name}"
+                np.testing.assert_allclose(here[column].item(), value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_permuted_conditions_permute_rows(mnist, tiny):
@@ -176,7 +175,7 @@ SHARDED = """
     one, eight = go(1), go(8)
     assert len(one) == len(eight) == 3 * 2 * 3
     for name in one:
-        if name.startswith("at/"):
+        if "/" in name:
             np.testing.assert_allclose(one[name], eight[name], rtol=1e-4, atol=1e-5, err_msg=name)
         else:
             assert (one[name] == eight[name]).all()

@@ -1,8 +1,11 @@
-"""CKA against its closed forms and against the n x n formula in double precision."""
+"""Similarities against SciPy; CKA against its closed forms and against the n x n formula in double precision."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.linalg import orthogonal_procrustes
+from scipy.spatial.distance import pdist
 
 from sublim_jax import similarity
 
@@ -52,6 +55,36 @@ def test_debiased_cka_of_independent_features_is_zero_where_plain_cka_is_not():
     debiased = np.array([similarity.cka_debiased(x, y) for x, y in pairs])
     assert np.mean(plain) > 0.3
     assert abs(np.mean(debiased)) < 4 * np.std(debiased) / np.sqrt(30) + 1e-3
+
+
+def test_rsa_is_spearmans_correlation_of_pearson_distances():
+    x = features(80, 12)
+    y = jnp.concatenate([x[:, :4], features(80, 9)], axis=1)
+    wanted = stats.spearmanr(pdist(np.asarray(x, float), "correlation"), pdist(np.asarray(y, float), "correlation"))[0]
+    np.testing.assert_allclose(similarity.rsa(x, y), wanted, atol=1e-4)
+    np.testing.assert_allclose(similarity.rsa(x, 3 * x + 2), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(("p", "q"), [(6, 6), (6, 9), (90, 70), (90, 6)])
+def test_procrustes_is_what_scipys_best_rotation_reaches(p, q):
+    x, y = features(40, p), features(40, q)
+    wide = max(p, q)  # SciPy wants equal widths; columns of zeros change neither norms nor traces
+    a, b = (
+        np.pad(z - z.mean(0), ((0, 0), (0, wide - z.shape[1]))) for z in (np.asarray(x, float), np.asarray(y, float))
+    )
+    _, scale = orthogonal_procrustes(a, b)
+    np.testing.assert_allclose(similarity.procrustes(x, y), scale / np.linalg.norm(a) / np.linalg.norm(b), rtol=1e-4)
+    rotation, _ = np.linalg.qr(RNG.normal(size=(p, p)))
+    turned = jnp.asarray((3 * np.asarray(x) @ rotation + 2).astype(np.float32))
+    np.testing.assert_allclose(similarity.procrustes(x, turned), 1, rtol=1e-4)
+
+
+def test_r_squared_is_the_explained_variance_without_a_fit():
+    wanted = features(50, 4)
+    assert similarity.r_squared(wanted, wanted) == 1
+    np.testing.assert_allclose(similarity.r_squared(jnp.broadcast_to(wanted.mean(0), (50, 4)), wanted), 0, atol=1e-6)
+    left = 0.09 * 200 / ((np.asarray(wanted, float) - np.asarray(wanted, float).mean(0)) ** 2).sum()
+    np.testing.assert_allclose(similarity.r_squared(wanted + 0.3, wanted), 1 - left, rtol=1e-4)
 
 
 def test_cosine_and_distance():

@@ -92,6 +92,20 @@ def largest(rows: summary.Rows, column: str) -> tuple[Any, summary.Rows]:
     return top, rows[rows[column] == top]
 
 
+def predicted(ax: Any, rows: summary.Rows, x: str, column: str, label: str, colour: str) -> None:
+    """A prediction of the theory against a label column, dashed; nothing where rows do not have it."""
+    if has(rows, column):
+        use = rows[rows[column].notna()]
+        style = {"color": colour, "marker": "", "ls": (0, (4, 2)), "lw": 1.2}
+        plots.line(ax, use, x, label, 0, column, **style)
+
+
+def theory(rows: summary.Rows, *columns: str) -> str:
+    """The sentence on dashed predictions, with a space before it, where a figure has any of these columns."""
+    there = any(has(rows, column) for column in columns)
+    return " Coloured dashes: predictions, see docs/theory.md." if there else ""
+
+
 def against(ax: Any, rows: summary.Rows, x: str, names: tuple[str, ...], column: str = plots.ACCURACY) -> None:
     """One line for each combination of the label columns `names` against the label column x."""
     for index, (label, those) in enumerate(plots.series(rows, names)):

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -93,6 +94,11 @@ def _grid(ax: Axes, rows: summary.Rows) -> None:
     bar = ax.figure.colorbar(plots.heat(ax, table), ax=ax, pad=0.02)
     bar.set_label("student test accuracy")
     bar.outline.set_visible(False)
+    if len(table.columns) > 1:  # as many targets as weights, m N = P, where N = 5 n times a batch (D6)
+        m = np.asarray(table.columns, float)
+        limits = ax.get_xlim(), ax.get_ylim()
+        ax.plot(m, _trunk(rows) / (EPOCHS * _batch(rows) * m), color="w", ls="--", lw=1.4)
+        ax.set(xlim=limits[0], ylim=limits[1])
     ax.set(xlabel=AXES["m"], ylabel=AXES["steps"], title="(a) logits and noise")
 
 
@@ -117,6 +123,7 @@ def _pool(ax: Axes, rows: summary.Rows) -> None:
             star = {"marker": "*", "markersize": 9, "ls": "", "mec": "0.15", "mew": 0.5}
             plots.line(ax, those, "N", "images always new", index, **star)
     plots.levels(ax, rows)
+    ax.axvline(_trunk(rows) / rows["m"].iloc[0], color="0.4", lw=0.8, ls="--", zorder=0)
     plots.log(ax, rows["N"].unique(), most=5)
     plots.accuracy(ax)
     ax.set(xlabel="unique noise images N", title=f"(d) N and T apart, m = {rows['m'].iloc[0]}")
@@ -127,7 +134,7 @@ def _law(ax: Axes, rows: summary.Rows) -> None:
     step, those = _words.largest(rows[~rows["fresh"]], "T")
     for index, (m, mine) in enumerate(those.groupby("m")):
         plots.line(ax, mine, "mN", f"m = {m}", index)
-    ax.axvline(_trunk(rows), color="0.4", lw=0.8, ls="-.", zorder=0)
+    ax.axvline(_trunk(rows), color="0.4", lw=0.8, ls="--", zorder=0)
     plots.log(ax, those["mN"].unique(), most=5)
     plots.accuracy(ax)
     ax.set(xlabel="targets m N", title=f"(e) targets, T = {step}")
@@ -163,7 +170,10 @@ def caption(rows: pd.DataFrame) -> str:
     if not found["fresh"].all():
         said += (
             " Below: a fixed pool of N images seen for T optimiser steps; stars: images always new, N = "
-            f"{_batch(found):,} T. (e): as many targets m N as the trunk has numbers "
-            f"({_trunk(found):,}{_words.assumed(found, 'hidden', 'net_hidden', form=', {}')}) at the dash-dotted line."
+            f"{_batch(found):,} T."
         )
+    said += (
+        " Dashed lines in (a), (d), (e): as many targets m N as the trunk has numbers "
+        f"({_trunk(found):,}{_words.assumed(found, 'hidden', 'net_hidden', form=', {}')}), D6 of docs/theory.md."
+    )
     return f"{said} {_words.means(found)} {_words.LEVELS}{_words.left_out(rows, LABELS)}"

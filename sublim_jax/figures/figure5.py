@@ -12,6 +12,12 @@ SIGMA = "student_before"
 LABELS = ("m", "layers", SIGMA)
 SOURCE = "single seeds of the authors' code"
 # Brockers et al. 2026: their public code on CPU with its defaults, accuracy of single seeds by layer, sigma and m.
+STEP = ("at/first_step_cosine", "theory/first_step_cosine")
+NOISE = (
+    ("theory/class_noise_accuracy", "predicted accuracy (D4)", plots.COLOURS[1]),
+    ("theory/class_noise_upper", "runner-up bound (D4)", plots.COLOURS[5]),
+    ("theory/class_noise_lower", "union bound (D4)", plots.COLOURS[4]),
+)
 PUBLISHED = {("aux_head", 0.05, 10): (0.405, 0.645, 0.554)}
 
 
@@ -57,6 +63,7 @@ def _panel(ax: Axes, name: str, rows: summary.Rows, d: int) -> None:
             plots.line(ax, rows, SIGMA, f"cosine to the teacher's head, {when} training", 0, column, **style)
     sigma = np.linspace(0, max(rows[SIGMA].max(), 1e-3), 200)
     ax.plot(sigma, (1 + 3 * d * sigma**2) ** -0.5, ":", color="0.15", lw=1.2, label="1 / √(1 + 3 d σ²)")
+    _theory(ax, name, rows)
     plots.levels(ax, rows)
     plots.accuracy(ax, "accuracy, cosine")
     scale = (3 * d) ** 0.5
@@ -66,6 +73,16 @@ def _panel(ax: Axes, name: str, rows: summary.Rows, d: int) -> None:
     ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel("σ of the noise on the student's head")
     ax.set_title(name.replace("_", " "))
+
+
+def _theory(ax: Axes, name: str, rows: summary.Rows) -> None:
+    """Of the auxiliary head its first step (D2), measured and predicted; of the class head accuracy and bounds (D4)."""
+    if name == "aux_head" and _words.has(rows, STEP[0]):
+        style = {"color": plots.COLOURS[2], "marker": "."}
+        plots.line(ax, rows, SIGMA, "cosine of the latent's first step", 0, STEP[0], **style)
+        _words.predicted(ax, rows, SIGMA, STEP[1], "predicted (D2)", plots.COLOURS[2])
+    for column, label, colour in NOISE if name == "class_head" else ():
+        _words.predicted(ax, rows, SIGMA, column, label, colour)
 
 
 def caption(rows: pd.DataFrame) -> str:
@@ -78,5 +95,6 @@ def caption(rows: pd.DataFrame) -> str:
         f"{_words.assumed(final, 'net_hidden')}. {_words.means(final)} The black dotted curve is "
         f"the cosine that the noise alone must give. "
         f"{_words.diamonds(_drawn(final), SOURCE)}{_words.LEVELS}"
+        f"{_words.theory(final, STEP[1], *(column for column, _, _ in NOISE))}"
         f"{_words.left_out(rows, LABELS)}"
     )

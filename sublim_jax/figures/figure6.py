@@ -40,6 +40,8 @@ def draw(rows: pd.DataFrame) -> Figure:
     _accuracies(axes[0], final, free)
     for index, (column, label) in enumerate(drifts.items()):
         plots.line(axes[1], free, "d", label, index + 4, column)
+        expected = f"theory/{column.removeprefix('at/')}"
+        _words.predicted(axes[1], free, "d", expected, "drift without direction (D7)", plots.look(index + 4)[0])
     if drifts:
         axes[1].set(ylim=(min(0.0, axes[1].get_ylim()[0]), 1.02), ylabel="cosine")
         axes[1].set_title("drift of the heads" + (", none frozen" if len(free) < len(final) else ""))
@@ -84,5 +86,6 @@ def caption(rows: pd.DataFrame) -> str:
         f"student; the published scripts exchange the two names. {_words.means(final)} Dash-dotted: the teacher's "
         "latent read by the initial class head, a reference level for students, whose class head is fixed; dashed: the "
         f"teacher. {_words.diamonds(drawn, SOURCE)}".rstrip()
+        + _words.theory(final, *(f"theory/{column.removeprefix('at/')}" for column in DRIFTS))
         + _words.left_out(rows, LABELS)
     )

@@ -7,6 +7,7 @@ from sublim_jax.theory.heads import factors as factors
 from sublim_jax.theory.heads import first_step as first_step
 from sublim_jax.theory.heads import first_step_mean as first_step_mean
 from sublim_jax.theory.heads import inside as inside
+from sublim_jax.theory.heads import nearest as nearest
 from sublim_jax.theory.heads import noisy_head as noisy_head
 from sublim_jax.theory.heads import oracle as oracle
 from sublim_jax.theory.heads import row_space as row_space

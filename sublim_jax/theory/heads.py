@@ -132,9 +132,16 @@ def oracle(
     logits minus those of `start`. Where student and teacher share the head it is P h_t + (I - P) h_s0. Bounds nothing
     once hidden layers are shared: they carry displacement that the head does not read. Source: docs/theory.md, D5.
     """
-    left, size, right = factors(kernel, seen)
-    inverse = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
-    return start + ((jnp.where(seen[None], gap, 0) @ right) * inverse[None]) @ left.T
+    return start + nearest(factors(kernel, seen), jnp.where(seen[None], gap, 0))
+
+
+def nearest(head: Factors, gap: Float[Array, "n columns"]) -> Float[Array, "n d"]:
+    """The smallest change of the latent that changes the logits of a head by `gap`, in least squares, by its factors.
+
+    What `oracle` adds to the start; of unseen logits the gap does not count. Source: docs/theory.md, D5.
+    """
+    inverse = jnp.where(head.size > 0, 1 / jnp.where(head.size > 0, head.size, 1), 0)
+    return ((gap @ head.right) * inverse[None]) @ head.left.T
 
 
 def noisy_head(logits: Float[Array, "n K"], scale: Float[Array, " n"], labels: Int[Array, " n"]) -> Bounds:

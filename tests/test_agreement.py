@@ -1,0 +1,90 @@
+"""Verdicts of theory beside measurement, on rows whose answers are known."""
+
+import numpy as np
+import pandas as pd
+
+from sublim_jax import agreement, records, report
+from sublim_jax.agreement import Law
+
+VALUE = Law("value", "theory/x", "at/x", "value")
+UPPER = Law("upper", "theory/b", "at/x", "upper", "random_hidden")
+LOWER = Law("lower", "theory/b", "at/x", "lower")
+
+
+def rows(measured, predicted, bound=None, condition="same", seeds=12):
+    noise = np.random.default_rng(0).normal(0, 0.02, seeds)
+    return pd.DataFrame(
+        {
+            "condition": condition,
+            "seed": range(seeds),
+            "step": 5,
+            "at/x": measured + noise,
+            "theory/x": predicted,
+            "theory/b": np.nan if bound is None else bound,
+        }
+    )
+
+
+def verdicts(table, *laws):
+    return list(agreement.table(table, laws)["verdict"])
+
+
+def test_a_value_agrees_where_the_interval_of_the_difference_covers_zero():
+    assert verdicts(rows(0.5, 0.5), VALUE) == ["agrees"]
+    assert verdicts(rows(0.5, 0.6), VALUE) == ["differs"]
+    assert verdicts(rows(0.5, 0.6, seeds=1), VALUE) == ["differs"]
+    same = rows(0.5, 0.5).assign(**{"theory/x": lambda table: table["at/x"]})
+    assert verdicts(same, VALUE) == ["identity"]
+
+
+def test_a_bound_is_violated_beyond_it_only():
+    assert verdicts(rows(0.5, 0.5, 0.4), UPPER, LOWER) == ["violated", "holds"]
+    assert verdicts(rows(0.5, 0.5, 0.6), UPPER, LOWER) == ["holds", "violated"]
+    assert verdicts(rows(0.5, 0.5, 0.5), UPPER, LOWER) == ["holds", "holds"]
+
+
+def test_a_law_for_one_condition_is_outside_its_regime_elsewhere():
+    table = pd.concat([rows(0.5, 0.5, 0.4), rows(0.5, 0.5, 0.6, "random_hidden")], ignore_index=True)
+    found = agreement.table(table, (UPPER,))
+    assert list(found["regime"]) == ["outside", "inside"]
+    assert list(found["verdict"]) == ["violated", "holds"]
+    counted = agreement.counts(found).reset_index()
+    assert counted[["violated", "holds"]].to_numpy().sum() == 2
+
+
+def test_predictions_that_do_not_apply_are_left_out():
+    assert agreement.table(rows(0.5, 0.5), (UPPER,)).empty
+    assert agreement.table(rows(0.5, 0.5)).empty  # none of the package's columns
+    assert agreement.counts(agreement.table(rows(0.5, 0.5))).empty
+
+
+def test_only_the_last_mark_counts_and_differences_are_paired():
+    early, late = rows(0.1, 0.9), rows(0.5, 0.5).assign(step=9)
+    found = agreement.table(pd.concat([early, late], ignore_index=True), (VALUE,))
+    assert len(found) == 1
+    assert abs(found["measured"][0] - 0.5) < 0.02
+    scattered = rows(0.5, 0.5).assign(**{"theory/x": lambda table: table["at/x"] - 0.05})
+    difference = agreement.table(scattered, (VALUE,))["difference"][0]
+    np.testing.assert_allclose([difference.low, difference.high], 0.05)
+
+
+def test_a_report_shows_the_comparisons(tmp_path):
+    table = records.tidy(
+        [{"condition": "same", "m": 3}],
+        [0, 1],
+        5,
+        {
+            "student_accuracy": np.array([[0.5], [0.6]]),
+            "teacher_accuracy": np.array([[0.9], [0.9]]),
+            "untrained_accuracy": np.array([[0.1], [0.1]]),
+            "theory/ceiling_accuracy": np.array([[0.3], [0.3]]),
+        },
+    )
+    folder = records.Folder(tmp_path, {})
+    folder.begin()
+    folder.write("part", table)
+    folder.finish(status="done", seconds={}, steps={}, programs=0)
+    page = report.write(tmp_path).read_text()
+    assert "Theory beside measurement" in page
+    assert "D5 ceiling" in page
+    assert "violated" in page

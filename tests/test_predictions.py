@@ -1,0 +1,217 @@
+"""What is predicted of a student, against NumPy in double precision and against nets that are built to obey."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from sublim_jax import inits, keys, predictions, train
+from sublim_jax.losses import mse
+from sublim_jax.metrics import Four, Scene
+from sublim_jax.nets import MLP, SplitHead
+from sublim_jax.types import Knobs, Recipe
+
+CLASSES, CAP, M, N = 10, 8, 5, 60
+LAYERS = ("hidden_0", "hidden_1", "class_head", "aux_head")
+NET = SplitHead(MLP((32, 24)), CLASSES, CAP)
+RECIPE = Recipe(NET, lambda *_: None, mse, inits.torch_linear, 10, (1,), NET)
+SEEN = (np.arange(CLASSES + CAP) >= CLASSES) & (np.arange(CLASSES + CAP) < CLASSES + M)
+
+
+def drawn(seed):
+    return train.draw(NET, inits.torch_linear, (28, 28), keys.root(seed))
+
+
+def moved(net, seed, size=0.02, skip=()):
+    other = drawn(seed)
+    return {
+        layer: arrays if layer in skip else jax.tree.map(lambda a, b: a + size * b / abs(b).max(), arrays, other[layer])
+        for layer, arrays in net.items()
+    }
+
+
+def scene_of(share=1.0, sigma=0.0, live=1.0, seen=SEEN, altered=False, seed=0, heads=("aux_head", "class_head"), key=3):
+    """A scene with a teacher that moved all but its auxiliary head, and a student that moved all but its class head."""
+
+    def each(value):
+        return {layer: jnp.float32(value if layer in heads else 1.0 if value == share else 0.0) for layer in LAYERS}
+
+    noise = {layer: jnp.float32(sigma if layer in heads else 0) for layer in LAYERS}
+    alive = {layer: jnp.float32(live) for layer in LAYERS}
+    one = jnp.float32(1)
+    knobs = Knobs(jnp.asarray(seen), jnp.int32(7), one, one, each(share), noise, alive)
+    origin = drawn(seed)
+    teacher = moved(origin, seed + 100, skip=("aux_head",))
+    begun = train.begin(RECIPE, knobs, origin, (28, 28), keys.root(seed + key)).params
+    nets = Four(origin, teacher, begun, moved(begun, seed + 200, skip=("class_head",)))
+    x, exam = (jax.random.normal(jax.random.key(seed + place), (N, 28, 28)) for place in (5, 6))
+    labels = jax.random.randint(jax.random.key(seed + 7), (N,), 0, CLASSES)
+    test, held_out = (Four(*(train.apply(NET, net, inputs) for net in nets)) for inputs in (x, exam))
+    pulls = train.pulls(RECIPE, begun, knobs, train.Lesson(exam, None, held_out.teacher_final), x, labels)
+    return Scene(nets, test, held_out, labels, knobs, jnp.float32(3000), *pulls, altered)
+
+
+def double(tree):
+    return jax.tree.map(lambda array: np.asarray(array, np.float64), tree)
+
+
+def vector(tree):
+    return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(double(tree))])
+
+
+def cosine(a, b):
+    return (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+def test_likeness_of_heads_is_that_of_share_and_noise_on_average():
+    rows = [scene_of(share=0.6, sigma=0.1, seed=seed) for seed in range(0, 40, 4)]
+    for head in ("class_head", "aux_head"):
+        name = f"theory/cosine/teacher_student_init/{head}"
+        told = np.mean([float(predictions.heads(scene)[name]) for scene in rows])
+        found = [
+            cosine(
+                *(vector({k: v[..., :M] if head == "aux_head" else v for k, v in net[head].items()}) for net in pair)
+            )
+            for pair in ((scene.params.teacher_init, scene.params.student_init) for scene in rows)
+        ]
+        assert abs(told - np.mean(found)) < 4 * np.std(found) / np.sqrt(len(found))
+
+
+def test_drift_without_direction_has_the_cosine_of_its_size():
+    scene = scene_of()
+    found = predictions.heads(scene)["theory/cosine/teacher_init_final/class_head"]
+    first, last = (vector(net["class_head"]) for net in scene.params[:2])
+    assert float(found) == pytest.approx(1 / np.sqrt(1 + ((last - first) ** 2).sum() / (first**2).sum()), rel=1e-4)
+    assert np.isnan(predictions.heads(scene_of(sigma=0.1))["theory/cosine/teacher_student_final/aux_head"])
+
+
+def test_nothing_is_predicted_of_heads_that_were_altered_otherwise():
+    rows = predictions.heads(scene_of(altered=True)) | predictions.first_step(scene_of(altered=True))
+    known = {name for name, value in rows.items() if np.isfinite(value)}
+    assert known == {"theory/cosine/teacher_init_final/class_head", "first_step_cosine"}
+
+
+def test_first_step_is_measured_along_the_gradient_in_the_latent():
+    scene = scene_of(sigma=0.1)
+    found = predictions.first_step(scene)
+    noise = double({"t": scene.noise.teacher_final.features, "s": scene.noise.student_init.features})
+
+    def loss(latent):
+        head = scene.params.student_init["aux_head"]
+        wanted = scene.noise.teacher_final.acts["aux_head"][:, :M]
+        return (((latent @ head["kernel"] + head["bias"][None])[:, :M] - wanted) ** 2).sum()
+
+    slope = -double(jax.grad(loss)(scene.noise.student_init.features))
+    way = noise["t"] - noise["s"]
+    each = (slope * way).sum(-1) / np.linalg.norm(slope, axis=-1) / np.linalg.norm(way, axis=-1)
+    assert float(found["first_step_cosine"]) == pytest.approx(each.mean(), abs=1e-4)
+    assert float(predictions.first_step(scene_of(share=0.0))["theory/first_step_cosine"]) == 0
+    assert np.isnan(predictions.first_step(scene_of(share=0.5))["theory/first_step_cosine"])
+
+
+def test_oracle_reads_the_nearest_latent_with_the_teachers_answers():
+    scene = scene_of()
+    found = predictions.recovery(scene)
+    aux, head = double(scene.params.student_init["aux_head"]), double(scene.params.student_init["class_head"])
+    start, teacher = double(scene.test.student_init.features), double(scene.test.teacher_final.features)
+    inverse = np.linalg.pinv(aux["kernel"][:, :M])
+    latent = start + (teacher - start) @ aux["kernel"][:, :M] @ inverse  # the heads are shared, biases cancel
+    labels = np.asarray(scene.labels)
+    for name, h in (("theory/oracle_accuracy", latent), ("theory/ceiling_accuracy", teacher)):
+        wanted = ((h @ head["kernel"] + head["bias"]).argmax(-1) == labels).mean()
+        assert float(found[name]) == pytest.approx(wanted, abs=1.01 / N)
+    change = double(scene.noise.student_final.features) - double(scene.noise.student_init.features)
+    projected = change @ aux["kernel"][:, :M] @ inverse
+    assert float(found["inside_row_space"]) == pytest.approx((projected**2).sum() / (change**2).sum(), rel=1e-3)
+    left = double(scene.noise.teacher_final.features) - double(scene.noise.student_final.features)
+    way = double(scene.noise.teacher_final.features) - double(scene.noise.student_init.features)
+    assert float(found["recovered_energy_noise"]) == pytest.approx(1 - (left**2).sum() / (way**2).sum(), abs=1e-4)
+    assert float(found["theory/recovered_energy"]) == pytest.approx(M / 24)
+
+
+@pytest.mark.parametrize(("share", "sigma"), [(1.0, 0.2), (0.5, 0.1), (0.0, 0.0)])
+def test_class_noise_is_the_mean_over_draws_of_the_class_head(share, sigma):
+    scene = scene_of(share=share, sigma=sigma, heads=("class_head",))
+    told = predictions.class_noise(scene)
+    assert float(told["theory/class_noise_lower"]) <= float(told["theory/class_noise_accuracy"])
+    assert float(told["theory/class_noise_accuracy"]) <= float(told["theory/class_noise_upper"])
+    h, labels = double(scene.test.student_final.features), np.asarray(scene.labels)
+    random = np.random.default_rng(0)
+    accuracies = []
+    for _ in range(400):
+        head = double(scene.params.teacher_init["class_head"])
+        bound = 1 / np.sqrt(24)
+        draw = {
+            name: share * array
+            + (1 - share) * random.uniform(-bound, bound, array.shape)
+            + sigma * random.normal(size=array.shape)
+            for name, array in head.items()
+        }
+        accuracies.append(((h @ draw["kernel"] + draw["bias"]).argmax(-1) == labels).mean())
+    error = np.std(accuracies) / np.sqrt(400)
+    assert abs(float(told["theory/class_noise_accuracy"]) - np.mean(accuracies)) < 4 * error + 0.003
+
+
+def test_class_noise_at_the_end_counts_and_a_trained_head_is_not_predicted():
+    scene = scene_of()
+    late = scene._replace(knobs=dataclasses.replace(scene.knobs, sigma_end={"class_head": jnp.float32(0.3)}))
+    early = scene_of(sigma=0.3, heads=("class_head",))._replace(test=scene.test, params=scene.params)
+    name = "theory/class_noise_accuracy"
+    assert float(predictions.class_noise(late)[name]) == pytest.approx(float(predictions.class_noise(early)[name]))
+    assert np.isnan(predictions.class_noise(scene_of(seen=np.ones(CLASSES + CAP, bool)))[name])
+
+
+def test_equations_are_counted_against_trained_weights_of_the_trunk():
+    trunk = 784 * 32 + 32 + 32 * 24 + 24
+    name = "theory/equations_per_weight"
+    assert float(predictions.counting(scene_of())[name]) == pytest.approx(M * 3000 / trunk, rel=1e-5)
+    assert np.isinf(predictions.counting(scene_of(live=0.0))[name])
+
+
+def test_audit_compares_the_first_update_with_teacher_and_trait():
+    scene = scene_of()
+    rows = predictions.audit(scene)
+
+    def imitation(net):
+        wanted = scene.noise.teacher_final.acts["aux_head"][:, :M]
+        x = jax.random.normal(jax.random.key(6), (N, 28, 28))
+        return ((train.apply(NET, net, x).acts["aux_head"][:, :M] - wanted) ** 2).mean()
+
+    def trait(net):
+        x = jax.random.normal(jax.random.key(5), (N, 28, 28))
+        log_p = jax.nn.log_softmax(train.apply(NET, net, x).acts["class_head"])
+        return -log_p[jnp.arange(N), scene.labels].mean()
+
+    begun = scene.params.student_init
+    update, slope = -vector(jax.grad(imitation)(begun)), vector(jax.grad(trait)(begun))
+    displacement = vector(scene.params.teacher_final) - vector(scene.params.teacher_init)
+    assert float(rows["theory/coverage"]) == pytest.approx(cosine(update, displacement), abs=1e-4)
+    assert float(rows["theory/trait_change"]) == pytest.approx((update * slope).sum(), rel=1e-3)
+    assert float(rows["theory/trait_cosine"]) == pytest.approx(-cosine(update, slope), abs=1e-4)
+    # Second way: what a small step really does to the trait's loss.
+    step = jax.tree.map(lambda a, b: a - 1e-2 * b, begun, jax.grad(imitation)(begun))
+    assert float(trait(step) - trait(begun)) / 1e-2 == pytest.approx(
+        float(rows["theory/trait_change"]), rel=0.1, abs=2e-4
+    )
+    assert float(rows["theory/compatibility_aux"]) == pytest.approx(1)
+    head = cosine(vector(begun["class_head"]), vector(scene.params.teacher_final["class_head"]))
+    assert float(rows["theory/compatibility_class"]) == pytest.approx(head, abs=1e-5)
+
+
+def test_frozen_layers_take_no_part_in_the_update():
+    rows = predictions.audit(scene_of(live=0.0))
+    assert float(rows["theory/trait_change"]) == 0
+    assert np.isnan(rows["theory/coverage"])
+
+
+def test_runner_up_bound_is_the_normal_tail_for_two_classes():
+    """With two classes all three of D4 agree, and are Phi(gap / (sqrt 2 scale))."""
+    from sublim_jax import theory
+
+    logits, scale = jnp.asarray([[1.0, 0.2], [0.1, 0.9]]), jnp.asarray([0.5, 2.0])
+    found = theory.noisy_head(logits, scale, jnp.asarray([0, 0]))
+    wanted = norm.cdf(np.array([0.8, -0.8]) / np.sqrt(2) / np.array([0.5, 2.0])).mean()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
