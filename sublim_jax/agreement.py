@@ -113,3 +113,38 @@ def _verdict(kind: str, difference: summary.Interval) -> str:
         return "agrees" if low <= 0 <= high or abs(difference.mean) < 0.01 else "differs"
     beyond = low > 0 if kind == "upper" else high < 0
     return "violated" if beyond else "holds"
+
+
+BOUNDS = {
+    "D4 class head's noise": "theory/class_noise_upper",
+    "D5 teacher's latent": "theory/ceiling_accuracy",
+    "D5 fixed heads": "theory/oracle_accuracy",
+}
+NEAR = 0.05  # of accuracy: a bound this near is called active
+
+
+def binding(rows: summary.Rows) -> pd.DataFrame:
+    """Which upper bound on a student's accuracy is nearest in each condition, and what else is short; at the last mark.
+
+    Columns: the labels, `measured`, `bound` (its name), `bound_value` and `active` (measured within .05 of the bound,
+    or above it); the bound of fixed heads counts for `random_hidden` only. Then what no accuracy bounds but transfer
+    starves without: `equations` (targets per trained weight, below 1 too few) and `first_step` (predicted cosine).
+    """
+    final = summary.last(rows)
+    labels, found = summary.labels_of(final), []
+    for name, those in final.groupby(labels, sort=False, dropna=False):
+        point = dict(zip(labels, name if isinstance(name, tuple) else (name,), strict=True))
+        random = point.get("condition") == "random_hidden"
+        means = {
+            bound: float(those[column].mean())
+            for bound, column in BOUNDS.items()
+            if column in those and those[column].notna().all() and (random or "fixed" not in bound)
+        }
+        measured = float(those[_ACCURACY].mean())
+        bound = min(means, key=lambda key: means[key]) if means else ""
+        value = means.get(bound, float("nan"))
+        line = {"measured": measured, "bound": bound, "bound_value": value, "active": measured > value - NEAR}
+        also = {"equations": "theory/equations_per_weight", "first_step": "theory/first_step_cosine"}
+        line |= {told: float(those[column].mean()) for told, column in also.items() if column in those}
+        found.append({**point, **line})
+    return pd.DataFrame(found)

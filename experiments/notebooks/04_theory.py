@@ -1,0 +1,86 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Theory beside measurement
+#
+# Every row carries predictions (`theory/...`) beside what was measured (`at/...`). They are made of the trained teacher
+# and the student's beginning alone; derivations are in docs/theory.md. Here they are compared on noisy heads.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+from sublim_jax import agreement, arms, plots, summary, theory
+from sublim_jax import config as door
+from sublim_jax.run import run
+
+preset = "paper"  # "smoke" ends in seconds
+
+# %%
+config = door.base(preset)
+config.m = (10,)
+config.conditions = ("same",)
+noise = {"perturb.layers": (("aux_head",), ("class_head",)), "perturb.student_before": (0.0, 0.02, 0.05, 0.1)}
+arms.arm(config, "noise", noise)
+config = door.resolve(config)
+dataset = door.load(config)
+rows = run(door.build(config, dataset), dataset, seeds=3)
+
+# %% [markdown]
+# One line per law and condition. A value agrees where the interval of *measured minus predicted* covers zero;
+# a bound is violated where the interval lies beyond it. Violations are shown: the oracle of fixed heads (D5)
+# bounds students with hidden layers of their own; students that share them go beyond it.
+
+# %%
+beside = agreement.table(rows)
+agreement.texts(beside[beside.verdict != "identity"])
+
+# %%
+agreement.counts(beside)
+
+# %% [markdown]
+# Noise on the class head needs no training to be predicted: its logits are those of the clean head plus normal noise of
+# standard deviation $\sigma\sqrt{1+|h|^2}$ (D4). The two bounds count only the runner-up, or add up all rivals.
+
+# %%
+figure, ax = plt.subplots(figsize=(5, 3.2))
+final = summary.last(rows)
+those = final[final.layers == "class_head"]
+plots.line(ax, those, "student_before", "measured", 0)
+for index, name in enumerate(("accuracy", "upper", "lower"), start=1):
+    plots.line(ax, those, "student_before", f"D4, {name}", index, f"theory/class_noise_{name}", ls="--", marker="")
+ax.set(xlabel="noise on the class head", ylabel="accuracy", ylim=(0, 1))
+ax.legend(frameon=False)
+
+# %% [markdown]
+# The formulas are plain functions. How many auxiliary logits does the first step of the latent need to point half the
+# way (cosine 0.5) at the teacher's, and what does noise as large as the weights themselves cost?
+
+# %%
+d = 256
+for ratio in (0.0, 1.0):
+    m = theory.logits_needed(0.5, d, ratio)
+    print(f"noise / weights = {ratio:g}: m = {float(m):.0f}, cosine there {float(theory.first_step(m, d, ratio)):.2f}")
+
+# %% [markdown]
+# By which way did the signal come? The auxiliary head reads only m of d directions of the latent. Students that share
+# their hidden layers move mostly outside of these, so the trunk carries what the head alone could not.
+
+# %%
+columns = ["at/inside_row_space", "theory/recovered_energy", "at/recovered_energy_noise"]
+print(final[final.student_before == 0][columns].mean().round(3).to_string())
+print("audit before training:", final[["theory/coverage", "at/student_accuracy"]].corr("spearman").iloc[0, 1].round(2))
+np.testing.assert_array_less(final["theory/class_noise_lower"], final["theory/class_noise_upper"] + 1e-6)
