@@ -138,6 +138,8 @@ def tidy(
 ) -> pa.Table:
     """One row per condition and seed: labels bare, then seed, step, and what was measured under `at/`.
 
+    What is called `theory/...`, a prediction, keeps its name.
+
     `measured` has arrays [seed, condition]; seeds beyond `seeds` are padding and dropped. Raises ValueError where a
     label takes the name of a column of ours.
     """
@@ -148,7 +150,7 @@ def tidy(
     columns["seed"] = np.tile(np.asarray(seeds, np.int64), conditions)
     columns["step"] = np.full(conditions * number, step, np.int64)
     for name, values in measured.items():
-        columns[f"at/{name}"] = np.asarray(values)[:number].T.ravel()
+        columns[name if name.startswith("theory/") else f"at/{name}"] = np.asarray(values)[:number].T.ravel()
     return pa.table(columns)
 
 

@@ -8,11 +8,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sublim_jax"
 FLOORS = [
     {"errors", "types", "keys", "trees"},
-    {"streams", "nets", "inits", "losses", "similarity"},
+    {"streams", "nets", "inits", "losses", "similarity", "theory"},
     {"train", "metrics"},
-    {"population"},
+    {"population", "first_steps"},
     {"idx", "data", "sweep", "units", "records", "checkpoint", "progress", "summary", "programs", "cluster", "shelf"},
-    {"run"},
+    {"run", "theorem1"},
     {"allowed", "arms", "config", "phases", "figures", "plots", "report", "prepare_tfds", "main"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -69,6 +69,8 @@ def test_imports_go_down(path):
 def test_named_bans():
     for name in ("losses", "similarity"):
         assert not imports_any(Path(f"{name}.py"), "flax")
+    for path in (one for one in MODULES if one.parts[0] == "theory"):
+        assert not imports_any(path, "flax", "optax")  # a prediction may not look at the outcome: nothing trains
     assert not imports_any(Path("similarity.py"), "optax")
     assert not ours(Path("population.py")) & {"sweep", "records", "config", "run"}
     for name in ("plots", "report", "summary", "records", "errors"):

@@ -1,0 +1,1 @@
+"""Theorem 1: the student's first step and the teacher's."""

@@ -1,0 +1,1 @@
+"""What is predicted, by formulas that see no trained net."""
