@@ -7,6 +7,8 @@ independent initial weights), nothing (a teacher that moved only its class head:
 loss along the student's step), sgd and adam (many steps), sampled (labels drawn from the teacher's softmax).
 """
 
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -46,15 +48,22 @@ def get_config() -> ConfigDict:
     long |= {"student.marks": ((1, 10, 100),), "theorem1.eps": ((0.01, 1.0),), "conditions": both}
     arms.arm(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1,), **long})
     arms.arm(config, "adam", {"student.optimizer": ("adam",), "student.lr": (1e-3,), **long})
-    few = {"conditions": same, "student.loss": ("kl",), "student.sees": ("all",), "net.hidden": ((64, 64),)}
-    few |= {"student.batch": (10, 100, 1000), "theorem1.samples": (0, 1, 10), "theorem1.eps": ((0.01, 0.1, 1.0),)}
-    arms.arm(config, "sampled", few)
-    arms.preset(config, "laptop", {"seeds": 50})
+    drawn = {"conditions": same, "student.loss": ("kl",), "student.sees": ("all",), "net.hidden": ((64, 64),)}
+    drawn |= {"student.batch": (10, 100, 1000), "theorem1.samples": (0, 1, 10), "theorem1.eps": ((0.01, 0.1, 1.0),)}
+    arms.arm(config, "sampled", drawn)
+    few = {
+        "arms.expansion.net.activation": ("relu", "gelu", "tanh"),
+        "arms.nets.net.hidden": ((256,), (64, 64), (256,) * 3),
+    }
+    few |= {"arms.expansion.theorem1.eps": (decades[::2],), "arms.descent.theorem1.alpha": (alphas[::2],)}
+    for name in ("sgd", "adam"):
+        few |= {f"arms.{name}.student.steps": (300,), f"arms.{name}.theorem1.eps": ((1.0,),)}
+    arms.preset(config, "laptop", {"seeds": 50, **few})
     arms.preset(config, "smoke", _smoke())
     return config
 
 
-def _smoke() -> dict[str, object]:
+def _smoke() -> dict[str, Any]:
     """Small nets, one or two points of every arm: compiling is nearly all of it."""
     sizes = {f"arms.{arm}.net.hidden": ((32, 16),) for arm in ("sgd", "adam", "sampled")}
     fields = {"m": (10,), "student.steps": 1, "student.marks": (), "student.batch": 50, "theorem1.draws": 20, **sizes}
