@@ -207,7 +207,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "theorem1.alpha": (
         "a tuple of numbers from 0, not empty",
-        lambda values: isinstance(values, tuple) and len(values) > 0 and all(_number(0, 1e300)[1](v) for v in values),
+        lambda values: isinstance(values, tuple) and len(values) > 0 and all(_number(0.0, 1e300)[1](v) for v in values),
     ),
     "theorem1.samples": _is_int(0),
     "theorem1.draws": _is_int(1),

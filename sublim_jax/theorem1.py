@@ -65,17 +65,17 @@ def run(
         folder.begin(devices=[str(jax.local_devices()[0])], **(facts or {}))
         begun, status = time.perf_counter(), "failed"
         try:
-            with watch.over(sum(map(len, (slice_ for _, slice_, _ in work))), "measuring"), doubles():
+            with watch.over(float(sum(len(slice_) for _, slice_, _ in work)), "measuring"), doubles():
                 bank = jax.tree.map(jnp.asarray, dataset.train)
                 for number, slice_, name in work:
                     if folder.has(name):
-                        watch.skip(len(slice_))
+                        watch.skip(float(len(slice_)))
                         continue
                     with watch.timed("students"):
                         table = _rows(conditions[number], grids[number], bank, keys.root(root), slice_)
                     folder.write(name, table)
                     watch.count("students", table.num_rows)
-                    watch.advance(len(slice_))
+                    watch.advance(float(len(slice_)))
                     if stopped():
                         raise Interrupted
             status = "done"
