@@ -91,7 +91,7 @@ def entry(folder: Path) -> dict[str, Any]:
         records.replace(folder / f"figure.{kind}", content)
     small = plots.images(lambda: module.draw(rows), dpi=_SMALL)
     kind = min(small, key=lambda kind: len(small[kind]))
-    frame = summary.texts(summary.table(rows))
+    frame = figures.table(module, rows)
     last = facts["runs"][-1] if facts["runs"] else {}
     story = folder / "story.md"
     return {

@@ -32,6 +32,7 @@ def momentum() -> optax.GradientTransformation:
 
 OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": optax.identity, "momentum": momentum}
 TRUNKS = ("mlp", "cnn")
+STUDIES = ("transfer", "theorem1")
 SEES = ("aux", "class", "all")
 PRESETS = ("paper", "laptop", "smoke")
 
@@ -97,6 +98,7 @@ def check(config: Config) -> None:
             raise Refused(f"config.{field}={config[field]!r}: must not hold a value twice")
     if max(config.m) > max(config.caps):
         raise Refused(f"config.m={max(config.m)}: must be at most {max(config.caps)}, the largest of config.caps")
+    one_of("study", config.study, STUDIES)
     pick(inits, config.net.init, "net.init")
     one_of("net.activation", config.net.activation, ACTIVATIONS)
     one_of("net.trunk", config.net.trunk, TRUNKS)
@@ -199,6 +201,16 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "student.alpha": _number(0.0, 1.0),
     "student.resolution": _is_int(1),
     "student.delta": _POSITIVE,
+    "theorem1.eps": (
+        "a tuple of numbers above 0, not empty",
+        lambda values: isinstance(values, tuple) and len(values) > 0 and all(_POSITIVE[1](value) for value in values),
+    ),
+    "theorem1.alpha": (
+        "a tuple of numbers from 0, not empty",
+        lambda values: isinstance(values, tuple) and len(values) > 0 and all(_number(0.0, 1e300)[1](v) for v in values),
+    ),
+    "theorem1.samples": _is_int(0),
+    "theorem1.draws": _is_int(1),
     "run.chunk": _is_int(0),
     "run.every": _is_int(1),
     "run.devices": _is_int(0),

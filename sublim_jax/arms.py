@@ -19,9 +19,16 @@ Config = Any  # an ml_collections.ConfigDict; its fields are not known to a type
 
 _ALWAYS = ("conditions", "m")  # swept and labelled in every config
 _NAMES = {"conditions": "condition"}
-_SECTIONS = ("net", "teacher", "student", "perturb")  # whose fields may differ between points, besides the next two
+_SECTIONS = (
+    "net",
+    "teacher",
+    "student",
+    "perturb",
+    "theorem1",
+)  # whose fields may differ between points, besides the next two
 _SINGLE = (*_ALWAYS, "classes")
-_HOW_LONG = ("student.steps", "student.marks")  # rows have their `step`
+# Rows have their own columns for these: step, eps, alpha.
+_HOW_LONG = ("student.steps", "student.marks", "theorem1.eps", "theorem1.alpha", "theorem1.draws")
 
 
 class Point(NamedTuple):
@@ -127,7 +134,9 @@ def _told(config: Config, field: str) -> str | int | float:
 
 def _label(field: str) -> str:
     """The name of a column: a field of the student or of the noise is called by its last word."""
-    return _NAMES.get(field, field.removeprefix("student.").removeprefix("perturb.").replace(".", "_"))
+    return _NAMES.get(
+        field, field.removeprefix("student.").removeprefix("perturb.").removeprefix("theorem1.").replace(".", "_")
+    )
 
 
 def _alike(values: list[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from sublim_jax import arms, data, metrics, phases, records, shelf
 from sublim_jax.allowed import METRICS, PRESETS, check, one_of
 from sublim_jax.arms import Config
 from sublim_jax.errors import Refused
+from sublim_jax.first_steps import Grid
 from sublim_jax.run import How
 from sublim_jax.types import Condition
 
@@ -51,6 +52,7 @@ def base(preset: str = "paper") -> Config:
     config.exam = 2000  # held-out noise images on which imitation is measured
     config.metrics = tuple(METRICS)  # what is measured at every mark; functions of sublim_jax.metrics
     config.figure = "transfer"  # a module of sublim_jax.figures
+    config.study = "transfer"  # training populations; or theorem1, a student's first steps, see sublim_jax.theorem1
     config.data = ConfigDict(
         {
             "name": "mnist",
@@ -115,6 +117,8 @@ def base(preset: str = "paper") -> Config:
     config.perturb = ConfigDict(
         {"layers": ("*",), "teacher_before": 0.0, "teacher_after": 0.0, "student_before": 0.0, "student_after": 0.0}
     )
+    grid = Grid()
+    config.theorem1 = ConfigDict(grid._asdict())  # of that study
     how = How()
     config.run = ConfigDict({name: getattr(how, name) for name in How.__dataclass_fields__})
     config.run.teachers = "auto"  # in the user's cache
@@ -165,7 +169,7 @@ def identity(config: Config) -> dict[str, Any]:
 
     Where the images lie does not matter, their checksum stands beside these; of `run` only the precision does.
     """
-    told = ("figure", "name", "preset", "presets")
+    told = ("figure", "name", "preset", "presets", *(("study", "theorem1") if config.study == "transfer" else ()))
     fields = {name: value for name, value in config.to_dict().items() if name not in told}
     where = ("source", "folder", "tfds_dir", "verify", "more_folder")
     fields["data"] = {name: value for name, value in fields["data"].items() if name not in where}
@@ -181,6 +185,11 @@ def how(config: Config) -> How:
 def metrics_of(config: Config) -> tuple[metrics.Metric, ...]:
     """What is measured."""
     return tuple(METRICS[name] for name in config.metrics)
+
+
+def grids(config: Config) -> tuple[Grid, ...]:
+    """What the study theorem1 measures of each condition that `build` gives."""
+    return tuple(Grid(**point.config.theorem1.to_dict()) for point in arms.points(config))
 
 
 def seeds(config: Config) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ On several machines: --shard=i/n (the i-th of n jobs), --distributed=auto (the p
 Exit codes: 0 done, 1 the machine failed (no space, no memory), 2 bad config, 75 interrupted and saved.
 """
 
+import functools
 import importlib.util
 import os
 import shlex
@@ -91,7 +92,7 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     # Imported late: a misspelt flag should not wait for JAX.
     import jax
 
-    from sublim_jax import cluster, figures, programs, records, report, run
+    from sublim_jax import cluster, figures, programs, records, report, run, theorem1
     from sublim_jax import config as door
     from sublim_jax.progress import Watch
 
@@ -111,7 +112,11 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     part = "" if shard == (0, 1) else f", part {values.shard} of the work"
     part += f", process {me}/{all_}" if all_ > 1 else ""
     print(f"asked: {len(conditions)} conditions x {len(seeds)} seeds{part}; work folder {workdir}")
-    print(_amount(conditions, seeds, dataset.train.x.shape[1:]), flush=True)
+    if config.study == "theorem1":
+        measured = functools.partial(theorem1.run, conditions, door.grids(config))
+        left = functools.partial(theorem1.left, len(conditions), seeds, workdir)
+    else:
+        measured, left = _transfer(config, conditions, dataset, seeds, workdir)
     facts = {
         "command": _command(argv),
         "resolved": config.to_dict(),
@@ -120,13 +125,10 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
         "provenance": records.provenance(),
     }
     try:
-        run.run(
-            conditions,
+        measured(
             dataset,
             seeds=seeds,
             root=config.root,
-            metrics=door.metrics_of(config),
-            exam=config.exam,
             workdir=workdir,
             config=door.identity(config),
             resume=values.resume,
@@ -138,14 +140,27 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
         )
     except run.Interrupted as saved:
         raise KeyboardInterrupt from saved
-    image = dataset.train.x.shape[1:]
-    cluster.wait_for_others(lambda: cluster.rows_left(conditions, seeds, image, workdir, shard), stop)
-    if left := cluster.rows_left(conditions, seeds, image, workdir):
-        print(f"this part is done; {left} rows of others are still to come. Whoever comes last writes the report")
+    cluster.wait_for_others(lambda: left(shard), stop)
+    if others := left():
+        print(f"this part is done; {others} rows of others are still to come. Whoever comes last writes the report")
         return DONE
-    print(_show(records.load(workdir)))
+    print(_show(records.load(workdir), figures.pick(config.figure)))
     print(f"rows, figure and report: {report.write(workdir, config.figure)}")
     return DONE
+
+
+def _transfer(config: Any, conditions: Any, dataset: Any, seeds: Sequence[int], workdir: Path) -> tuple[Any, Any]:
+    """What the study `transfer` does with a data set, and how many rows of a shard are left; says how much it is."""
+    from sublim_jax import cluster, run
+    from sublim_jax import config as door
+
+    image = dataset.train.x.shape[1:]
+    print(_amount(conditions, seeds, image), flush=True)
+
+    def measured(dataset: Any, **how: Any) -> Any:
+        return run.run(conditions, dataset, metrics=door.metrics_of(config), exam=config.exam, **how)
+
+    return measured, functools.partial(cluster.rows_left, conditions, seeds, image, workdir)
 
 
 def _amount(conditions: Any, seeds: Sequence[int], image: tuple[int, ...]) -> str:
@@ -182,15 +197,16 @@ class _Stop:
         print(f"{signal.Signals(number).name}: stopping after this interval", file=sys.stderr, flush=True)
 
 
-def _show(rows: Any) -> str:
+def _show(rows: Any, figure: Any) -> str:
     """The table as text, fitted to the terminal."""
     from rich.console import Console
     from rich.table import Table
 
-    from sublim_jax import summary
+    from sublim_jax import figures
 
-    frame = summary.texts(summary.table(rows))
-    table = Table(title="student accuracy: mean and 95 % bootstrap interval over seeds", title_justify="left")
+    frame = figures.table(figure, rows)
+    said = "student accuracy: mean and 95 % bootstrap interval over seeds"
+    table = Table(title=figures.title(figure) if hasattr(figure, "table") else said, title_justify="left")
     for name in frame.columns:
         table.add_column(str(name))
     for row in frame.values.tolist():

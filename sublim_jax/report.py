@@ -3,12 +3,13 @@
 import base64
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from sublim_jax import agreement, figures, plots, records, summary
+from sublim_jax import agreement, figures, plots, records
 
 
 def write(workdir: str | Path, figure: str = "transfer") -> Path:
@@ -21,7 +22,7 @@ def write(workdir: str | Path, figure: str = "transfer") -> Path:
     files = plots.images(lambda: drawn.draw(rows))
     for kind, content in files.items():
         records.replace(workdir / f"figure.{kind}", content)
-    page = _page(workdir.name, facts, rows, embedded("svg", files["svg"]), drawn.caption(rows))
+    page = _page(workdir.name, facts, rows, embedded("svg", files["svg"]), drawn)
     records.replace(workdir / "report.html", page.encode())
     return workdir / "report.html"
 
@@ -49,15 +50,16 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [*lines, ("programs compiled", str(sum(run["programs"] for run in runs))), ("runs", str(len(facts["runs"])))]
 
 
-def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, caption: str) -> str:
+def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, drawn: ModuleType) -> str:
     last = facts["runs"][-1] if facts["runs"] else {}
-    frame, beside = summary.texts(summary.table(rows)), agreement.texts(agreement.table(rows))
+    frame, beside = figures.table(drawn, rows), agreement.texts(agreement.table(rows))
     return template("report.html.j2").render(
         title=title,
         command=last.get("command", ""),
         status=last.get("status", "unknown"),
         figure=figure,
-        caption=caption,
+        caption=drawn.caption(rows),
+        about=figures.about(drawn),
         names=[str(name) for name in frame.columns],
         cells=frame.values.tolist(),
         law_names=[str(name) for name in beside.columns],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_config import CONFIGS, config_of, config_of_argument
 
-from sublim_jax import arms, data, figures, plots, prepare_tfds
+from sublim_jax import arms, data, figures, plots, prepare_tfds, theorem1
 from sublim_jax import config as door
 from sublim_jax.progress import Watch
 from sublim_jax.run import run
@@ -18,11 +18,20 @@ def through(config, dataset, **fields):
     config.preset = "smoke"
     config = door.resolve(config, fields)
     conditions, watch = door.build(config, dataset), Watch(show=False)
-    given = {"seeds": door.seeds(config), "exam": config.exam, "metrics": door.metrics_of(config), "watch": watch}
-    rows = run(conditions, dataset, **given)
+    if config.study == "theorem1":
+        rows = theorem1.run(conditions, door.grids(config), dataset, seeds=door.seeds(config), watch=watch)
+    else:
+        given = {"seeds": door.seeds(config), "exam": config.exam, "metrics": door.metrics_of(config), "watch": watch}
+        rows = run(conditions, dataset, **given)
     module = figures.pick(config.figure)
     files = plots.images(lambda: module.draw(rows), dpi=40)
     assert len(files["png"]) > 2000 and "2 seeds" in module.caption(rows)
+    if config.study == "theorem1":
+        lines = [len(condition.student.recipe.marks) for condition in conditions]
+        lines = [marks * len(grid.eps) * len(grid.alpha) for marks, grid in zip(lines, door.grids(config), strict=True)]
+        assert len(rows) == 2 * sum(lines) and np.isfinite(rows["at/inner"]).all()
+        assert (rows.loc[rows["condition"] == "same", "theory/inner"] >= 0).all()
+        return rows
     marks = sum(len(condition.student.recipe.marks) for condition in conditions)
     assert len(rows) == 2 * marks and np.isfinite(rows["at/student_accuracy"]).all()
     return rows

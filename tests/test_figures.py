@@ -16,7 +16,8 @@ from sublim_jax import config as door
 from sublim_jax.errors import Refused
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+# Figures of students' accuracies; theorem1 shows none and has tests of its own.
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "theorem1")
 MORE = ("accuracy_c0_ht", "cka", "aux_mse")
 PAIRS = ("teacher_student_init", "teacher_student_final", "teacher_init_final")
 LAYERS = ("hidden_0", "hidden_1", "class_head", "aux_head")
@@ -245,3 +246,37 @@ def test_captions_are_sentences_without_holes(name):
     figure, rows = rows_of(name, "paper", 3)
     said = figures.pick(figure).caption(rows)
     assert said.endswith(".") and not re.search(r"\s\s|\{|\}|nan|  |\.\.", said) and len(said) < 1000
+
+
+def law(slope=1.0, below=0, **fields):
+    """Rows as the study theorem1 would leave them, for a law with a given slope and some negative cosines."""
+    rows = [
+        {"arm": arm, "condition": condition, "m": 10, "net_activation": "relu", "eps": eps, "alpha": 1.0, "seed": seed}
+        | {"step": 1, "at/ratio": 1 + 0.1 * eps**slope, "at/inner": 0.1, "at/norm": 1.0}
+        | {"at/cosine": (0.1 if condition == "same" else 0.01 * (-1) ** seed) * (-1 if seed < below else 1)}
+        for arm, condition in (("expansion", "same"), ("activation", "random"))
+        for eps in (1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)
+        for seed in range(20)
+    ]
+    return pd.DataFrame(rows).assign(**fields)
+
+
+def agreed(rows):
+    return [agrees for _, _, agrees in figures.pick("theorem1").claims(rows)]
+
+
+def test_theorem1_says_yes_to_the_law_and_no_to_others():
+    assert set(agreed(law())) == {"yes"}
+    assert agreed(law(slope=2.0)).count("no") == 1
+    assert agreed(law(below=1)).count("no") == 1
+    module = figures.pick("theorem1")
+    assert module.slopes(law(slope=2.0))["relu"] == pytest.approx(2.0)
+    assert "20 seeds" in module.caption(law()) and list(figures.table(module, law())["agrees"]) == agreed(law())
+    drawn = module.draw(law())
+    line = drawn.axes[0].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), 0.1 * np.asarray(line.get_xdata()), rtol=1e-6)
+
+
+def test_theorem1_tells_zero_from_nearly_zero():
+    still = law(teacher_frozen="hidden_*", sees="aux", **{"at/inner": 0.0})
+    assert agreed(still)[-1] == "yes" and agreed(still.assign(**{"at/inner": 1e-30}))[-1] == "no"

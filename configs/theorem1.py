@@ -1,0 +1,80 @@
+"""Theorem 1 of Cloud et al. 2026: the student's first step and the teacher's, and where the theorem stops. In float64.
+
+    python -m sublim_jax.main --config=configs/theorem1.py [--config.preset=laptop]
+
+Arms: expansion (eps over nine decades), activation, inputs, nets, cnn, loss (every one with shared and with
+independent initial weights), nothing (a teacher that moved only its class head: exactly zero), descent (the teacher's
+loss along the student's step), sgd and adam (many steps), sampled (labels drawn from the teacher's softmax).
+"""
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sublim_jax import arms
+from sublim_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.name = config.figure = config.study = "theorem1"
+    config.m = (10,)
+    config.seeds = 100
+    config.teacher.batch = 256
+    config.student.batch = 128
+    config.student.optimizer = "sgd"
+    config.student.lr = 1.0  # so that alpha is the theorem's
+    config.student.steps, config.student.marks = 1, ()
+    both, same = ("same", "random"), ("same",)
+    decades = tuple(float(f"{eps:.3g}") for eps in np.logspace(-7, 2, 19))
+    names = "relu", "gelu", "tanh", "sigmoid", "identity"
+    expansion = {"conditions": same, "net.activation": names, "theorem1.eps": (decades,)}
+    arms.arm(config, "expansion", expansion)
+    arms.arm(config, "activation", {"conditions": both, "net.activation": (*names, "silu", "leaky_relu")})
+    arms.arm(config, "inputs", {"conditions": both, "student.stream": ("uniform", "gaussian", "perlin", "images")})
+    hidden = (256,), (256, 256), (256, 256, 256), (64, 64), (1024, 64)
+    arms.arm(config, "nets", {"conditions": both, "net.hidden": hidden})
+    small = {"net.hidden": ((64,),), "net.channels": ((8, 16),), "student.batch": (32,)}
+    arms.arm(config, "cnn", {"conditions": both, "net.trunk": ("cnn",), **small})
+    kinds = {"student.loss": ("mse", "kl", "huber", "cosine"), "student.sees": ("aux", "all")}
+    arms.arm(config, "loss", {"conditions": both, **kinds})
+    moved = {"teacher.frozen": (("hidden_*",),), "student.sees": ("aux", "all")}
+    arms.arm(config, "nothing", {"conditions": same, "student.loss": ("mse", "kl"), **moved})
+    alphas = tuple(float(f"{alpha:.3g}") for alpha in np.logspace(-3, 5, 17))
+    descent = {"student.loss": ("mse", "kl"), "student.sees": ("aux", "all"), "theorem1.alpha": (alphas,)}
+    arms.arm(config, "descent", {"conditions": same, **descent, "theorem1.eps": ((0.01,),)})
+    long = {"net.hidden": ((64, 64),), "student.batch": (32,), "student.steps": (1000,)}
+    long |= {"student.marks": ((1, 10, 100),), "theorem1.eps": ((0.01, 1.0),), "conditions": both}
+    arms.arm(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1,), **long})
+    arms.arm(config, "adam", {"student.optimizer": ("adam",), "student.lr": (1e-3,), **long})
+    drawn = {"conditions": same, "student.loss": ("kl",), "student.sees": ("all",), "net.hidden": ((64, 64),)}
+    drawn |= {"student.batch": (10, 100, 1000), "theorem1.samples": (0, 1, 10), "theorem1.eps": ((0.01, 0.1, 1.0),)}
+    arms.arm(config, "sampled", drawn)
+    few = {
+        "arms.expansion.net.activation": ("relu", "gelu", "tanh"),
+        "arms.nets.net.hidden": ((256,), (64, 64), (256,) * 3),
+    }
+    few |= {"arms.expansion.theorem1.eps": (decades[::2],), "arms.descent.theorem1.alpha": (alphas[::2],)}
+    for name in ("sgd", "adam"):
+        few |= {f"arms.{name}.student.steps": (300,), f"arms.{name}.theorem1.eps": ((1.0,),)}
+    arms.preset(config, "laptop", {"seeds": 50, **few})
+    arms.preset(config, "smoke", _smoke())
+    return config
+
+
+def _smoke() -> dict[str, Any]:
+    """Small nets, one or two points of every arm: compiling is nearly all of it."""
+    sizes = {f"arms.{arm}.net.hidden": ((32, 16),) for arm in ("sgd", "adam", "sampled")}
+    fields = {"m": (10,), "student.steps": 1, "student.marks": (), "student.batch": 50, "theorem1.draws": 20, **sizes}
+    fields |= {"arms.nets.net.hidden": ((16,),), "arms.cnn.net.hidden": ((16,),), "arms.cnn.student.batch": (8,)}
+    fields |= {f"arms.{arm}.student.{name}": value for arm in ("sgd", "adam") for name, value in _FEW.items()}
+    fields |= {"arms.activation.net.activation": ("relu", "tanh"), "arms.expansion.net.activation": ("tanh",)}
+    fields |= {f"arms.{arm}.student.{name}": value for arm in ("descent", "nothing") for name, value in _ONE.items()}
+    fields |= {"arms.inputs.student.stream": ("uniform", "images"), "arms.loss.student.loss": ("mse", "cosine")}
+    fields |= {"arms.loss.student.sees": ("aux",), "arms.sampled.theorem1.samples": (0, 10)}
+    return fields | {"arms.sampled.student.batch": (50,)}
+
+
+_FEW = {"steps": (10,), "marks": ((1,),), "batch": (16,)}
+_ONE = {"loss": ("mse",), "sees": ("aux",)}
