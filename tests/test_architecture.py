@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sublim_jax"
 FLOORS = [
     {"errors", "types", "keys", "trees"},
-    {"streams", "nets", "inits", "losses", "similarity"},
+    {"streams", "nets", "inits", "losses", "similarity", "answers", "guards", "optimizers"},
     {"train", "metrics"},
     {"population"},
     {"idx", "data", "sweep", "units", "records", "checkpoint", "progress", "summary", "programs", "cluster", "shelf"},
