@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from sublim_jax import idx, inits, losses, metrics, predictions, records, streams
+from sublim_jax import guards, idx, inits, losses, metrics, optimizers, predictions, records, streams
 from sublim_jax.arms import Config
 from sublim_jax.errors import Refused, unknown
 from sublim_jax.nets.activations import ACTIVATIONS
@@ -31,6 +31,14 @@ def momentum() -> optax.GradientTransformation:
 
 
 OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": optax.identity, "momentum": momentum}
+DECAYING = {"adam_l2": optimizers.AdamL2, "adamw": optimizers.AdamW}  # with `student.decay`
+GUARDS = {
+    "project": guards.Projected(),
+    "project_trunk": guards.Projected("trunk"),
+    "project_layers": guards.Projected("layers"),
+    "project_positive": guards.Projected("trunk", positive=True),
+    "project_step": guards.Projected("trunk", step=True),
+}
 TRUNKS = ("mlp", "cnn")
 STUDIES = ("transfer", "theorem1")
 SEES = ("aux", "class", "all")
@@ -110,8 +118,8 @@ def check(config: Config) -> None:
     one_of("student.sees", config.student.sees, SEES)
     one_of("student.images", config.student.images, ("", *idx.KINDS))
     one_of("student.rotation", config.student.rotation, ("common", "apart"))
-    for who in ("teacher", "student"):
-        one_of(f"{who}.optimizer", config[who].optimizer, OPTIMIZERS)
+    one_of("student.guard", config.student.guard, ("", *GUARDS))
+    _check_optimizers(config)
     for name in config.student.rotated:
         one_of("student.rotated", name, ("class_head", "aux_head"))
     for name in config.metrics:
@@ -121,6 +129,18 @@ def check(config: Config) -> None:
     if len(config.net.channels) != len(config.net.pools):
         many = f"as many as config.net.channels={config.net.channels}"
         raise Refused(f"config.net.pools={config.net.pools}: must be {many}")
+
+
+def _check_optimizers(config: Config) -> None:
+    if config.teacher.optimizer in DECAYING:
+        raise Refused(
+            f"config.teacher.optimizer={config.teacher.optimizer!r}: decay moves a head without gradient, and a "
+            f"teacher's auxiliary head is put on after its training; must be one of {', '.join(OPTIMIZERS)}"
+        )
+    one_of("teacher.optimizer", config.teacher.optimizer, OPTIMIZERS)
+    one_of("student.optimizer", config.student.optimizer, (*OPTIMIZERS, *DECAYING))
+    if config.student.decay and config.student.optimizer not in DECAYING:
+        raise Refused(f"config.student.decay={config.student.decay}: only {', '.join(DECAYING)} have it; must be 0")
 
 
 def one_of(field: str, value: Any, names: Iterable[str]) -> None:
@@ -201,6 +221,10 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "student.alpha": _number(0.0, 1.0),
     "student.resolution": _is_int(1),
     "student.delta": _POSITIVE,
+    "student.decay": _number(0.0, float("inf")),
+    "student.mixed": _number(0.0, 1.0),
+    "student.target_noise": _number(0.0, float("inf")),
+    "student.levels": _is_int(0, 2**20),
     "theorem1.eps": (
         "a tuple of numbers above 0, not empty",
         lambda values: isinstance(values, tuple) and len(values) > 0 and all(_POSITIVE[1](value) for value in values),

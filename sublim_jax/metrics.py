@@ -89,11 +89,20 @@ def budget(scene: Scene) -> dict[str, Float[Array, ""]]:
 
 
 def imitation(scene: Scene) -> dict[str, Float[Array, ""]]:
-    """Mean squared error of the auxiliary logits the loss sees, on held-out noise; NaN where it sees none."""
+    """How well the student says the teacher's auxiliary logits that its loss sees, on held-out noise; NaN where none.
+
+    aux_mse  mean squared error, in squared units of logits
+    aux_r2   1 - squared error / squared deviation of each of the teacher's logits from its mean over the noise
+
+    The teacher is the trained one, whatever was done to the answers that the student heard.
+    """
     aux = jnp.arange(scene.knobs.seen.shape[0]) >= scene.params.student_final["class_head"]["bias"].shape[0]
     knobs = dataclasses.replace(scene.knobs, seen=scene.knobs.seen & aux)
     error = mse(scene.noise.student_final, scene.noise.teacher_final, knobs).mean()
-    return {"aux_mse": jnp.where(knobs.seen.any(), error, jnp.nan)}
+    wanted = scene.noise.teacher_final
+    still = wanted._replace(logits=jnp.broadcast_to(wanted.logits.mean(0, keepdims=True), wanted.logits.shape))
+    r2 = 1 - error / mse(still, wanted, knobs).mean()
+    return {name: jnp.where(knobs.seen.any(), one, jnp.nan) for name, one in (("aux_mse", error), ("aux_r2", r2))}
 
 
 def representation(scene: Scene) -> dict[str, Float[Array, ""]]:

@@ -1,5 +1,6 @@
 """One point of a sweep as typed phases: the teacher's and the student's Recipe and Knobs. `ConfigDict` ends here."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,13 +8,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from sublim_jax import arms, inits, losses, streams, trees
-from sublim_jax.allowed import CONDITIONS, LOSSES, OPTIMIZERS, STREAMS, pick
+from sublim_jax import answers, arms, inits, losses, streams, trees
+from sublim_jax.allowed import CONDITIONS, DECAYING, GUARDS, LOSSES, OPTIMIZERS, STREAMS, pick
 from sublim_jax.arms import Config
 from sublim_jax.data import Dataset
 from sublim_jax.errors import Refused, unknown
 from sublim_jax.nets import CNN, MLP, SplitHead, shapes
-from sublim_jax.types import Knobs, Phase, Recipe
+from sublim_jax.types import Answer, Knobs, Phase, Recipe
 
 _ALWAYS_FRESH = 2**31 - 1
 
@@ -47,6 +48,7 @@ def student(config: Config, dataset: Dataset, widths: Sequence[int], trunk: nn.M
     own, teachers = (trunk, trunk) if trunk else _trunks(config)
     net, reference = (SplitHead(one, classes, cap, config.net.dtype) for one in (own, teachers))
     _check_exam(config, dataset, classes)
+    answer, strengths = _answer(config)
     recipe = Recipe(
         net=net,
         stream=STREAMS[c.stream](config),
@@ -54,17 +56,28 @@ def student(config: Config, dataset: Dataset, widths: Sequence[int], trunk: nn.M
         init=pick(inits, config.net.init, "net.init"),
         batch=c.batch,
         marks=tuple(sorted({mark for mark in c.marks if mark < c.steps} | {c.steps})),
-        optimizer=OPTIMIZERS[c.optimizer],
+        optimizer=DECAYING[c.optimizer](c.decay) if c.optimizer in DECAYING else OPTIMIZERS[c.optimizer],
         reference=reference,
         alter=inits.Rotated(c.rotated, c.rotation == "common") if c.rotated else None,
         classes=config.classes,
+        answer=answer,
+        guard=GUARDS[c.guard] if c.guard else None,
     )
     logit, layers = np.arange(classes + cap), shapes(net, image)
     seen = {"aux": logit >= classes, "class": logit < classes, "all": logit >= 0}[c.sees] & (logit < classes + m)
     share = {layer: float(c.share) for layer in _drawn_anew(condition, layers)}
     frozen, noise = _frozen(config, "student", layers), _noise(config, layers, "student")
     knobs = _knobs(layers, seen, c.lr, share, c.pool or _ALWAYS_FRESH, c.temperature, frozen=frozen, noise=noise)
-    return Phase(recipe, knobs)
+    return Phase(recipe, dataclasses.replace(knobs, more=strengths))
+
+
+def _answer(config: Config) -> tuple[Answer | None, dict[str, Any]]:
+    """What is done to the teacher's answer, and how strongly; strengths are swept, so one program serves them all."""
+    kinds = {"mixed": answers.Mixed(), "target_noise": answers.Noisy(), "levels": answers.Quantised()}
+    used = {name: one for name, one in kinds.items() if config.student[name]}
+    parts = tuple(used.values())
+    answer = answers.Together(parts) if len(parts) > 1 else parts[0] if parts else None
+    return answer, {name: jnp.float32(config.student[name]) for name in used}
 
 
 def _trunks(config: Config) -> tuple[nn.Module, nn.Module]:

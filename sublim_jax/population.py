@@ -23,7 +23,7 @@ from jaxtyping import Array, Int, Key
 from sublim_jax import keys, streams, train, trees
 from sublim_jax import metrics as metrics_
 from sublim_jax.metrics import Four, Metric, Scene
-from sublim_jax.types import Bank, Init, Knobs, Out, Params, Recipe, State
+from sublim_jax.types import Bank, Init, Knobs, Out, Params, Recipe, State, Teachers
 
 
 def mesh_of(devices: int) -> Mesh | None:
@@ -82,7 +82,7 @@ def advance(
     recipe: Recipe,
     states: State,
     knobs: trees.Stack,
-    references: Params | None,
+    references: Params | Teachers | None,
     seed_keys: Key[Array, " seed"],
     bank: Bank,
     start: Int[Array, ""],
@@ -91,6 +91,8 @@ def advance(
     mesh: Mesh | None = None,
 ) -> State:
     """Train the states [seed, condition] from step `start` to `stop`; `references` [seed] are trained teachers.
+
+    A Recipe with an `answer` needs `Teachers`, the untrained ones too.
 
     `states` is donated: its memory is used for the result.
     """
@@ -110,7 +112,7 @@ def _in_a_row(
     recipe: Recipe,
     states: State,
     knobs: trees.Stack,
-    reference: Params | None,
+    reference: Params | Teachers | None,
     key: Key[Array, ""],
     bank: Bank,
     start: Int[Array, ""],
@@ -137,14 +139,25 @@ def _in_a_row(
 
 
 def _shared(function: Callable[[Any], Any], knobs: trees.Stack) -> trees.Stack:
-    """function(knobs) of every condition; computed and kept once where it depends on agreed knobs only."""
-    several = functools.partial(jax.vmap, lambda _, knobs_: function(knobs_), (0, knobs.in_axes()))
-    index = jnp.arange(knobs.size)
+    """function(knobs) of every condition; of its leaves those are kept once that depend on agreed knobs only."""
+
+    def several(out_axes: Any, pick: Callable[[Any], Any] = lambda result: result) -> Any:
+        each = jax.vmap(lambda _, knobs_: pick(function(knobs_)), (0, knobs.in_axes()), out_axes)
+        return each(jnp.arange(knobs.size), knobs.tree)
+
     try:
-        result, axis = several(out_axes=None)(index, knobs.tree), None
+        result = several(None)
+        return trees.Stack(result, (None,) * len(jax.tree.leaves(result)), knobs.size)
     except ValueError:  # vmap's word for a result that does depend on the condition
-        result, axis = several(out_axes=0)(index, knobs.tree), 0
-    return trees.Stack(result, (axis,) * len(jax.tree.leaves(result)), knobs.size)
+        leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: several(0)))
+    axes: list[int | None] = []
+    for place in range(len(leaves)):  # a teacher's answer may depend on the condition, its question not
+        try:
+            jax.eval_shape(lambda place=place: several(None, lambda result: jax.tree.leaves(result)[place]))
+            axes.append(None)
+        except ValueError:
+            axes.append(0)
+    return trees.Stack(several(jax.tree.unflatten(structure, axes)), tuple(axes), knobs.size)
 
 
 def _look(net: nn.Module, params: Params, x: Array) -> Out:

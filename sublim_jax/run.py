@@ -28,7 +28,7 @@ from sublim_jax.errors import Refused
 from sublim_jax.progress import Watch
 from sublim_jax.shelf import Shelf
 from sublim_jax.sweep import Group, Plan
-from sublim_jax.types import Bank, Condition, Params, Recipe, State
+from sublim_jax.types import Bank, Condition, Params, Recipe, State, Teachers
 from sublim_jax.units import Limits, Slice, Unit
 
 
@@ -78,13 +78,6 @@ class Lab(NamedTuple):
     shard: tuple[int, int]
     image: tuple[int, ...]
     shelves: tuple[Shelf, ...]
-
-
-class Teachers(NamedTuple):
-    """The teachers of one slice of seeds, as one group's students meet them: parameters [seed] of the reference net."""
-
-    origins: Params
-    references: Params
 
 
 def run(
@@ -235,12 +228,11 @@ def learn(lab: Lab, group: Group, slice_: Slice, teachers: Teachers) -> None:
     seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "student")
     begun = population.begin(recipe, knobs, teachers.origins, seed_keys, image=lab.image, mesh=lab.mesh)
     train, test = lab.banks(recipe.classes)
+    heard = teachers.references if recipe.answer is None else teachers
     store = checkpoint.Store(lab.folder.path / "checkpoints" / f"{group.name}-{slice_.name}x{len(slice_.seeds)}")
 
     def advance(states: State, start: Any, stop: Any) -> State:
-        return population.advance(
-            recipe, states, knobs, teachers.references, seed_keys, train, start, stop, mesh=lab.mesh
-        )
+        return population.advance(recipe, states, knobs, heard, seed_keys, train, start, stop, mesh=lab.mesh)
 
     parts = {mark: records.part_name(group.name, slice_.name, mark) for mark in recipe.marks}
     if any(mark <= (store.latest() or -1) and not lab.folder.has(part) for mark, part in parts.items()):

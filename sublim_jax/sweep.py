@@ -95,11 +95,13 @@ def group_of(
 
 
 def _idle(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, ...]) -> tuple[str, ...]:
-    """The class head, where neither the loss nor the optimiser reaches it.
+    """The class head, where neither the loss nor the optimiser nor a guard reaches it.
 
     Of a loss, a net or a beginning from outside this package nobody knows what it reads; an optimiser may move
-    weights without a gradient.
+    weights without a gradient, and what a guard takes away reads all weights.
     """
+    if recipe.guard is not None:
+        return ()
     head = shapes(recipe.net, image).get("class_head")
     foreign = [one for one in (recipe.loss, recipe.net, recipe.alter) if one is not None and not _ours(one)]
     if head is None or foreign or any(np.any(one.seen[: head["bias"].shape[0]]) for one in knobs):
@@ -228,7 +230,9 @@ def _values(tree: Any) -> list[object]:
 
 
 def _recipe(recipe: Recipe) -> dict[str, object]:
-    return {field.name: _named(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)}
+    fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+    absent = {name for name in ("answer", "guard") if fields[name] is None}  # told only where there is one
+    return {name: _named(value) for name, value in fields.items() if name not in absent}
 
 
 def _source(kind: type) -> str:

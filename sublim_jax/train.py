@@ -3,18 +3,18 @@
 Nothing here knows that seeds or conditions exist; `population` batches these functions from outside.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, Key
 
-from sublim_jax import keys
+from sublim_jax import keys, losses, streams
 from sublim_jax.nets import shapes
-from sublim_jax.types import Bank, Init, Knobs, Out, Params, PerLayer, Recipe, State
+from sublim_jax.types import Bank, Init, Knobs, Out, Params, PerLayer, Recipe, State, Teachers
 
 
 def draw(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Array, ""]) -> Params:
@@ -78,27 +78,42 @@ def as_kept(params: Params) -> Params:
 
 
 class Lesson(NamedTuple):
-    """What a net is taught at one step: inputs, their labels where the stream has any, and what to say about them."""
+    """What a net is taught at one step: inputs, their labels where the stream has any, and what to say about them.
+
+    trait  labelled images (x, y) on which a guard sees what it guards against
+    """
 
     x: Float[Array, "batch ..."]
     y: Int[Array, " batch"] | None
     target: Any
+    trait: tuple[Float[Array, "batch ..."], Int[Array, " batch"]] | None = None
 
 
 def lesson(
     recipe: Recipe,
     knobs: Knobs,
-    reference: Params | None,
+    reference: Params | Teachers | None,
     key: Key[Array, ""],
     bank: Bank,
     number: Int[Array, ""],
     view: View = as_kept,
 ) -> Lesson:
-    """The lesson of step `number`; the target is what the reference says, or the labels without one."""
+    """The lesson of step `number`; the target is what the reference says, or the labels without one.
+
+    With an answer `reference` is `Teachers`; its draws repeat with the pool, as answers do that are kept beside inputs.
+    """
     x, y = recipe.stream(keys.at(key, "stream"), number, recipe.batch, knobs, bank)
+    shown: Any = None
+    if recipe.guard is not None:
+        shown = streams.epochs(keys.at(key, "trait"), number, recipe.batch, knobs, bank)
     if recipe.reference is None or reference is None:
-        return Lesson(x, y, y)
-    return Lesson(x, y, apply(recipe.reference, view(reference), x))
+        return Lesson(x, y, y, shown)
+    if recipe.answer is None:
+        return Lesson(x, y, apply(recipe.reference, view(_params(reference)), x), shown)
+    if not isinstance(reference, Teachers):
+        raise TypeError("an answer needs Teachers: their parameters before and after training")
+    said = Teachers(*(apply(recipe.reference, view(params), x) for params in reference))
+    return Lesson(x, y, recipe.answer(keys.at(key, "answer", number % knobs.pool), said, knobs), shown)
 
 
 def learn(recipe: Recipe, state: State, knobs: Knobs, given: Lesson, view: View = as_kept) -> State:
@@ -107,12 +122,33 @@ def learn(recipe: Recipe, state: State, knobs: Knobs, given: Lesson, view: View 
     def objective(params: Params) -> Float[Array, ""]:
         return _mean(recipe.loss(apply(recipe.net, view(params), given.x), given.target, knobs), given.y)
 
+    gradient: Any = jax.grad(objective)(state.params)
     direction: Any
-    direction, opt = recipe.optimizer().update(jax.grad(objective)(state.params), state.opt, state.params)
+    if recipe.guard is None or given.trait is None:
+        direction, opt = recipe.optimizer().update(gradient, state.opt, state.params)
+    else:
+        trait = jax.grad(trait_loss, argnums=1)(recipe.net, state.params, knobs, *given.trait, view)
+        gradient = recipe.guard.gradient(gradient, trait)
+        direction, opt = recipe.optimizer().update(gradient, state.opt, state.params)
+        direction = recipe.guard.direction(direction, trait)
     params = {
         layer: _moved(state.params[layer], direction[layer], knobs.lr * knobs.live[layer]) for layer in state.params
     }
     return State(params, opt)
+
+
+def trait_loss(
+    net: nn.Module,
+    params: Params,
+    knobs: Knobs,
+    x: Float[Array, "batch ..."],
+    y: Int[Array, " batch"],
+    view: View = as_kept,
+) -> Float[Array, ""]:
+    """Mean cross-entropy in nats of a net's class logits on labelled images; rows labelled below zero do not count."""
+    classes = params["class_head"]["bias"].shape[0]
+    alone = dataclasses.replace(knobs, seen=jnp.arange(knobs.seen.shape[0]) < classes)
+    return _mean(losses.cross_entropy(apply(net, view(params), x), y, alone), y)
 
 
 def pulls(
@@ -128,8 +164,7 @@ def pulls(
         return recipe.loss(apply(recipe.net, params, given.x), given.target, knobs).mean()
 
     def trait(params: Params) -> Float[Array, ""]:
-        logits = apply(recipe.net, params, images[:_LABELLED]).acts["class_head"]
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels[:_LABELLED]).mean()
+        return trait_loss(recipe.net, params, knobs, images[:_LABELLED], labels[:_LABELLED])
 
     slope: Any = jax.grad(imitation)(params)
     update = {
@@ -143,7 +178,7 @@ def advance(
     recipe: Recipe,
     state: State,
     knobs: Knobs,
-    reference: Params | None,
+    reference: Params | Teachers | None,
     key: Key[Array, ""],
     bank: Bank,
     start: Int[Array, ""],
@@ -166,6 +201,10 @@ def apply(net: nn.Module, params: Params | None, x: Float[Array, "batch ..."]) -
     variables: Any = {"params": params}
     out: Any = net.apply(variables, x)
     return out
+
+
+def _params(reference: Params | Teachers) -> Params:
+    return reference.references if isinstance(reference, Teachers) else reference
 
 
 def _mean(values: Float[Array, " batch"], labels: Int[Array, " batch"] | None) -> Float[Array, ""]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -83,10 +83,31 @@ Stream = Callable[
 ]
 # (out, target, knobs) -> [batch]; the target is the reference's Out, or the labels where there is no reference.
 Loss = Callable[[Out, Any, Knobs], Float[Array, " batch"]]
+# (key of the batch, what the trained and the untrained teacher say, knobs) -> what the student hears.
+Answer = Callable[[Key[Array, ""], "Teachers", Knobs], Out]
 # (key, shapes of one layer's arrays by name) -> the layer's arrays.
 Init = Callable[[Key[Array, ""], Mapping[str, jax.ShapeDtypeStruct]], dict[str, Array]]
 # (key, a net's parameters) -> what it begins with instead.
 Alter = Callable[[Key[Array, ""], Params], Params]
+
+
+class Teachers(NamedTuple):
+    """The teachers as a group's students meet them, or what they say: before their training, as drawn, and after it."""
+
+    origins: Any
+    references: Any
+
+
+class Guard(Protocol):
+    """What keeps a student from the trait, the gradient of its class logits' cross-entropy on labelled images."""
+
+    def gradient(self, gradient: Params, trait: Params) -> Params:
+        """The gradient that the optimiser sees instead."""
+        ...
+
+    def direction(self, direction: Params, trait: Params) -> Params:
+        """The direction that the weights move instead."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +122,8 @@ class Recipe:
     optimizer  makes the direction of a step, without the learning rate
     alter      what is done to the beginning after layers are shared or drawn, before noise is added (a rotated head)
     classes    only images with labels below this are taught and tested; 0 = all
+    answer     what is done to the teacher's answer before the student hears it
+    guard      what is done to the student's gradient; needs labelled images, a batch of the bank's at every step
     batch      rows a step
     marks      increasing steps at which the population is measured; training ends at the last
     """
@@ -115,6 +138,8 @@ class Recipe:
     optimizer: Callable[[], optax.GradientTransformation] = optax.scale_by_adam
     alter: Alter | None = None
     classes: int = 0
+    answer: Answer | None = None
+    guard: Guard | None = None
 
 
 class Phase(NamedTuple):

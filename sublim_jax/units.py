@@ -196,15 +196,19 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[fl
     kept_rows = 12 * sum(() if read is None else read.shape) + 2 * width
     nets = group.trained.size
     measured = limits.rows * (kept_rows * (group.knobs.size if limits.side_by_side else 1) + kept_rows + 2 * pixels)
-    batch = group.recipe.batch * (3 * width * nets + 2 * pixels)
-    kept, worked = (9 * nets + 6) * numbers, 8 * nets * numbers + max(batch, measured)
+    guarded = group.recipe.guard is not None  # another batch, and another gradient
+    batch = group.recipe.batch * (3 * width * nets + 2 * pixels) * (1 + guarded)
+    kept, worked = (9 * nets + 6) * numbers, (8 + guarded) * nets * numbers + max(batch, measured)
     return (0.0 if limits.side_by_side else _PROCESS_GB), 4e-9 * kept, 4e-9 * worked
 
 
 def cost(recipe: Recipe, members: int, image: tuple[int, ...]) -> float:
     """Multiply-adds of one step of `members` nets and their reference, for shares of work and the progress bar."""
-    taught = 0 if recipe.reference is None else multiply_adds(recipe.reference, image)
-    return recipe.batch * (3.0 * multiply_adds(recipe.net, image) * members + taught)
+    taught = (
+        0 if recipe.reference is None else multiply_adds(recipe.reference, image) * (1 + (recipe.answer is not None))
+    )
+    passes = 3.0 if recipe.guard is None else 6.0  # a guard's gradient costs as much as the lesson's
+    return recipe.batch * (passes * multiply_adds(recipe.net, image) * members + taught)
 
 
 def total_cost(plan: Plan, found: Sequence[Unit], image: tuple[int, ...]) -> float:

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sublim_jax"
 FLOORS = [
     {"errors", "types", "keys", "trees"},
-    {"streams", "nets", "inits", "losses", "similarity", "theory"},
+    {"streams", "nets", "inits", "losses", "similarity", "theory", "answers", "guards", "optimizers"},
     {"train", "metrics", "predictions"},
     {"population", "first_steps"},
     {

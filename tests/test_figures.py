@@ -18,7 +18,7 @@ from sublim_jax.errors import Refused
 ROOT = Path(__file__).parent.parent
 # Figures of students' accuracies; theorem1 shows none and has tests of its own.
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "theorem1")
-MORE = ("accuracy_c0_ht", "cka", "aux_mse")
+MORE = ("accuracy_c0_ht", "cka", "aux_mse", "aux_r2")
 PAIRS = ("teacher_student_init", "teacher_student_final", "teacher_init_final")
 LAYERS = ("hidden_0", "hidden_1", "class_head", "aux_head")
 TEACHER = "at/teacher_accuracy"
@@ -39,7 +39,7 @@ def rows_of(name, preset, seeds):
             rows += [{**point.labels, "seed": seed, "step": step} for seed in range(seeds)]
     rows = pd.DataFrame(rows)
     keys = rows.drop(columns="arm", errors="ignore").astype(str).agg("|".join, axis=1)
-    draws = np.array([np.random.default_rng(zlib.crc32(key.encode())).uniform(0.1, 0.9, 18) for key in keys])
+    draws = np.array([np.random.default_rng(zlib.crc32(key.encode())).uniform(0.1, 0.9, 19) for key in keys])
     names = [*("student_accuracy", "teacher_accuracy", "untrained_accuracy"), *MORE]
     names = [f"at/{name}" for name in names] + [f"at/cosine/{pair}/{layer}" for pair in PAIRS for layer in LAYERS]
     return config.figure, pd.concat([rows, pd.DataFrame(draws, columns=names)], axis=1)
@@ -214,6 +214,22 @@ def test_perturbations_have_their_own_sigma_and_moment():
     line = lines["on the student, after its training"]
     np.testing.assert_allclose(line.get_xdata(), wanted.index)
     np.testing.assert_allclose(line.get_ydata(), wanted)
+
+
+def test_defences_stand_at_their_imitation_and_bits_count_answers():
+    _, rows = rows_of("defence", "paper", 3)
+    figure = figures.pick("defence").draw(rows)
+    left, right = axes_of(figure)[1], axes_of(figure)[-1]
+    found = {bars.get_label(): bars.lines[0] for bars in left.containers}
+    final = summary.last(rows)
+    mine = final[(final["arm"] == "mixed") & (final["m"] == 10)].groupby("mixed")
+    line = found["mixed with the untrained"]
+    assert left.get_title() == "m = 10"
+    np.testing.assert_allclose(np.asarray(line.get_xdata(), float), mine["at/aux_r2"].mean())
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), float), mine[plots.ACCURACY].mean())
+    lines = {line.get_label(): line for line in right.lines}
+    np.testing.assert_allclose(lines["m = 10, batches = 100"].get_xdata(), [1e6, 2e6, 4e6])
+    np.testing.assert_allclose(lines["m = 10, new answers"].get_xdata()[:2], [3e6, 3e6 * np.log2(3)])
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -65,7 +65,15 @@ def test_aux_mse_is_over_held_out_noise_and_seen_logits(scene, found):
     error = double(scene.noise.student_final.logits) - double(scene.noise.teacher_final.logits)
     assert found["aux_mse"] == pytest.approx((error[:, CLASSES : CLASSES + M] ** 2).mean(), rel=1e-5)
     blind = scene._replace(knobs=scene.knobs.replace(seen=jnp.arange(CLASSES + CAP) < CLASSES))
-    assert np.isnan(metrics.imitation(blind)["aux_mse"])
+    assert np.isnan(metrics.imitation(blind)["aux_mse"]) and np.isnan(metrics.imitation(blind)["aux_r2"])
+
+
+def test_aux_r2_is_the_explained_part_of_the_teachers_variance(scene, found):
+    student, teacher = (
+        double(out.logits)[:, CLASSES : CLASSES + M] for out in (scene.noise.student_final, scene.noise.teacher_final)
+    )
+    wanted = 1 - ((student - teacher) ** 2).sum() / ((teacher - teacher.mean(0)) ** 2).sum()
+    assert found["aux_r2"] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_representations_are_compared_on_test_images_and_on_noise(scene, found):
