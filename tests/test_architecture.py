@@ -9,11 +9,13 @@ PACKAGE = Path(__file__).parent.parent / "sublim_jax"
 FLOORS = [
     {"errors", "types", "keys", "trees"},
     {"streams", "nets", "inits", "losses", "similarity"},
-    {"train", "metrics"},
+    {"train", "metrics", "firstorder"},
     {"population"},
-    {"idx", "data", "sweep", "units", "records", "checkpoint", "progress", "summary", "programs", "cluster", "shelf"},
+    {"idx", "data", "sweep", "units", "records", "checkpoint", "progress", "summary", "programs", "cluster", "shelf"}
+    | {"calibration", "auditing"},
     {"run"},
-    {"allowed", "arms", "config", "phases", "figures", "plots", "report", "prepare_tfds", "main"},
+    {"allowed", "arms", "config", "phases", "figures", "plots", "report", "prepare_tfds", "main"}
+    | {"command", "audit"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.parent.name != "assets")
@@ -71,7 +73,7 @@ def test_named_bans():
         assert not imports_any(Path(f"{name}.py"), "flax")
     assert not imports_any(Path("similarity.py"), "optax")
     assert not ours(Path("population.py")) & {"sweep", "records", "config", "run"}
-    for name in ("plots", "report", "summary", "records", "errors"):
+    for name in ("plots", "report", "summary", "records", "errors", "calibration"):
         assert not imports_any(Path(f"{name}.py"), "jax", "flax", "optax", "orbax")
         assert not ours(Path(f"{name}.py")) - {"figures", "plots", "records", "summary", "errors"}, name
     for path in (one for one in MODULES if one.parts[0] == "figures"):
