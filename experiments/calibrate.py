@@ -4,7 +4,7 @@
 
 Reads rows.parquet of the folders (default: all kept ones that hold the predictors), takes the last mark, and calls
 (student - untrained) / (teacher - untrained) of the accuracies the transfer. Half of the conditions and half of the
-seeds are fitted; what is reported is of the other conditions AND the other seeds. Writes the calibration, and beside it
+seeds are fitted; what is reported is of the other conditions AND the other seeds. Writes the calibration, and
 in experiments/audit the figure, the predictors' table in story.md, and points.parquet from which both were made.
 """
 
@@ -188,7 +188,7 @@ def calibrated(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _said(chance: Any, success: Any, threshold: float) -> dict[str, float]:
-    """How the verdicts do: hits, false alarms, and the mean squared error of probabilities (Brier), with a constant's."""
+    """How the verdicts do: hits, false alarms, mean squared error of probabilities (Brier), and of a constant's."""
     known = np.isfinite(chance)
     chance, success = np.asarray(chance)[known], np.asarray(success, bool)[known]
     says, base = chance >= threshold, success.mean()

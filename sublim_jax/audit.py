@@ -3,7 +3,8 @@
     python -m sublim_jax.audit --config=configs/share.py [--config.field=value] [--workdir=DIR]
 
 Teachers are trained, or taken where they are kept; students only begin. Prints a table and writes audit.csv (one row
-per condition and seed, columns as in the rows of a run) and audit.json (everything) into the work folder. Exit codes: 0 done, 1 the machine failed, 2 bad config, 75 interrupted.
+per condition and seed, columns as in the rows of a run) and audit.json (everything) into the work folder. Exit codes: 0
+done, 1 the machine failed, 2 bad config, 75 interrupted.
 
 For a pair of your own call `sublim_jax.audit(...)`; see `sublim_jax.auditing`.
 """
