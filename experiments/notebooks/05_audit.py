@@ -99,6 +99,7 @@ def linear(params, x):
 
 inputs = jax.random.normal(jax.random.key(3), (500, 20)) * jnp.linspace(0.1, 2, 20)[None]
 w, moved = jax.random.normal(jax.random.key(4), (2, 20, 5))
-found = audit(linear, {"w": w}, {"w": w + moved}, {"w": w}, inputs, lambda p: ((p["w"] - w - moved) ** 2).sum())
+after = w + moved
+found = audit(linear, {"w": w}, {"w": after}, {"w": w}, inputs, lambda p: ((p["w"] - after) ** 2).sum())
 update = inputs.T @ inputs @ moved
 found.coverage, float((update * moved).sum() / jnp.linalg.norm(update) / jnp.linalg.norm(moved))
