@@ -88,7 +88,7 @@ for student in (before, stranger):
 # %% [markdown]
 # ## Plain functions
 #
-# Any function of a tree of arrays will do. Of a linear model coverage is known: cos(G D, D), with G the second moment of
+# Any function of a tree of arrays will do. Of a linear model coverage is known: cos(G D, D), G the second moment of
 # the inputs.
 
 
