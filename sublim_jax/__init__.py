@@ -9,4 +9,8 @@ def __getattr__(name: str) -> Any:
         from sublim_jax.records import load
 
         return load
+    if name == "audit":  # the module of that name, once it is imported, is called in the same way
+        from sublim_jax.auditing import audit
+
+        return audit
     raise AttributeError(f"module 'sublim_jax' has no attribute {name!r}")

@@ -6,63 +6,27 @@ Exit codes: 0 done, 1 the machine failed (no space, no memory), 2 bad config, 75
 """
 
 import functools
-import importlib.util
-import os
-import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import config_flags
 
-from sublim_jax.errors import Refused, unknown
+from sublim_jax import command
+from sublim_jax.command import DONE
 
-DONE, FAILED, BAD, INTERRUPTED = 0, 1, 2, 75
 _HOUR = 1e15  # floating-point operations of an hour on 2 CPU cores, measured; see BUILD.md
 
 
 def main(argv: Sequence[str]) -> int:
     """Run what the command line asks and return the exit code; every refusal is one line on standard error."""
-    try:
-        values = _flags(argv)
-        return _experiment(values, argv)
-    except Refused as error:
-        return _say(f"error: {error}", BAD)
-    except KeyboardInterrupt:
-        return _say(f"interrupted; what was saved is kept. To go on: {_command(argv)}", INTERRUPTED)
-    except OSError as error:
-        return _say(f"error: {_line(error)}; what was saved is kept. To go on: {_command(argv)}", FAILED)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        less = "lower --config.run.memory_gb or --config.run.chunk"
-        return _say(f"error: out of memory; {less}. What was saved is kept. To go on: {_command(argv)}", FAILED)
-
-
-def _say(line: str, code: int) -> int:
-    print(line, file=sys.stderr, flush=True)
-    return code
-
-
-def _command(argv: Sequence[str]) -> str:
-    """The command that goes on: as it was given, but never again one to refuse or remove earlier results."""
-    words = list(argv[1:])
-    for index, word in enumerate(words):
-        if word in ("--resume", "-resume"):
-            words[index : index + 2] = [""] * len(words[index : index + 2])
-    kept = [word for word in words if word and not word.startswith(("--resume=", "-resume="))]
-    return shlex.join(["python", "-m", "sublim_jax.main", *kept])
+    return command.attended(lambda: _experiment(_flags(argv), argv), argv, "main")
 
 
 def _flags(argv: Sequence[str]) -> flags.FlagValues:
-    """Parse the command line; a wrong flag, file, field or type becomes one `Refused` line."""
     values = flags.FlagValues()
-    parsing = {"flag_values": values, "lock_config": True, "sys_argv": list(argv)}
-    config_flags.DEFINE_config_file("config", None, "A file with get_config().", **parsing)
-    flags.DEFINE_string("workdir", None, "Where results are kept; default results/NAME.", flag_values=values)
     flags.DEFINE_enum(
         "resume", "auto", ["auto", "never", "overwrite"], "What to do with earlier results.", flag_values=values
     )
@@ -70,22 +34,7 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string(
         "distributed", "", "auto: one of several processes as JAX finds them; or HOST:PORT,i/n.", flag_values=values
     )
-    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
-    if {"-h", "--help"} & set(argv[1:]):
-        print(__doc__, values.main_module_help(), sep="\n")
-        raise SystemExit(DONE)
-    _check_fields(argv[1:])
-    try:
-        rest = values(list(argv))
-    except flags.Error as error:
-        raise Refused(_line(error)) from error
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise Refused(f"command line: {_line(error)}") from error
-    if rest[1:]:
-        raise Refused(f"command line: {rest[1]!r} is not a flag; fields are given as --config.field=value")
-    if values.config is None:
-        raise Refused("config: not given; say for instance --config=configs/quickstart.py")
-    return values
+    return command.parsed(values, argv, __doc__ or "")
 
 
 def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
@@ -108,7 +57,7 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     conditions = door.build(config, dataset)
     seeds = door.seeds(config)
     print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
-    stop, me, all_ = _Stop(), jax.process_index(), jax.process_count()
+    stop, me, all_ = command.Stop(), jax.process_index(), jax.process_count()
     part = "" if shard == (0, 1) else f", part {values.shard} of the work"
     part += f", process {me}/{all_}" if all_ > 1 else ""
     print(f"asked: {len(conditions)} conditions x {len(seeds)} seeds{part}; work folder {workdir}")
@@ -118,7 +67,7 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     else:
         measured, left = _transfer(config, conditions, dataset, seeds, workdir)
     facts = {
-        "command": _command(argv),
+        "command": command.again(argv, "main"),
         "resolved": config.to_dict(),
         "overrides": {name: str(value) for name, value in overrides.items()},
         "data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum},
@@ -178,25 +127,6 @@ def _amount(conditions: Any, seeds: Sequence[int], image: tuple[int, ...]) -> st
     return f"{said}, about {flop / _HOUR:.1g} hours on 2 CPU cores (--config.preset=laptop asks for less)"
 
 
-class _Stop:
-    """True once SIGINT or SIGTERM arrived; a second one ends the process at once, keeping what was saved."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def __call__(self) -> bool:
-        return self._asked
-
-    def _ask(self, number: int, frame: Any) -> None:
-        del frame
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        print(f"{signal.Signals(number).name}: stopping after this interval", file=sys.stderr, flush=True)
-
-
 def _show(rows: Any, figure: Any) -> str:
     """The table as text, fitted to the terminal."""
     from rich.console import Console
@@ -217,56 +147,5 @@ def _show(rows: Any, figure: Any) -> str:
     return capture.get()
 
 
-def _check_fields(words: Sequence[str]) -> None:
-    """Refuse a misspelt field before anything else, with the names that exist and the nearest one."""
-    path = next((word.split("=", 1)[1] for word in words if word.startswith(("--config=", "-config="))), None)
-    pairs = zip(words, words[1:], strict=False)
-    path = path or next((after for word, after in pairs if word in ("--config", "-config")), None)
-    if path is None:
-        return
-    config = _config_of(path)
-    for word in words:
-        name = word.lstrip("-").split("=", 1)[0]
-        if not (word.startswith("-") and name.startswith("config.")):
-            continue
-        here: Any = config
-        for depth, part in enumerate(parts := name.split(".")[1:]):
-            if not isinstance(here, ConfigDict) or part not in here:
-                names = list(here) if isinstance(here, ConfigDict) else []
-                raise Refused(unknown(f"--{'.'.join(['config', *parts[:depth]])}", part, names or ["(no fields)"]))
-            here = here[part]
-
-
-def _config_of(path: str) -> ConfigDict:
-    """What `get_config` of a file gives; the part after a colon is its argument."""
-    file, _, argument = path.partition(":")
-    if not Path(file).is_file():
-        raise Refused(f"config={file!r}: no such file; those of the project are in configs/")
-    spec = importlib.util.spec_from_file_location("sublim_jax_config", file)
-    if spec is None or spec.loader is None:
-        raise Refused(f"config={file!r}: must be a Python file with get_config()")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        return module.get_config(argument) if argument else module.get_config()
-    except Exception as error:  # anybody's code
-        raise Refused(f"config={file!r}: {type(error).__name__}: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
 if __name__ == "__main__":
-    # The libraries below log what they also raise; a user gets one line from us.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.FATAL)
-    code = main(sys.argv)
-    if "jax" in sys.modules:
-        from sublim_jax import cluster
-
-        cluster.leave(code)
-    if code == FAILED:  # threads of the array writers may still complain after the one line that says it
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    command.leave(main)

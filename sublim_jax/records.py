@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from sublim_jax.errors import Refused
 
 # config.json last: while it is there, a half removed folder still says whose rows these are.
-_OURS = ("rows", "runs", "checkpoints", "teachers", "figure.svg", "figure.png", "report.html", "config.json")
+_OURS = ("rows", "runs", "checkpoints", "teachers", "figure.svg", "figure.png", "report.html")
+_OURS += ("audit.csv", "audit.json", "config.json")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow", "sublim_jax")
 
 

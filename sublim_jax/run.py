@@ -126,12 +126,11 @@ def run(
             folder = records.Folder(stack.enter_context(tempfile.TemporaryDirectory()), {})
         else:
             who = config or {"plan": sweep.describe(plan), "seeds": seeds, "root": root, "exam": exam}
-            folder = records.Folder(workdir, {**who, **_also(dataset, metrics)}, resume)
+            folder = records.Folder(workdir, {**who, **also_of(dataset, metrics)}, resume)
         mesh, image = population.mesh_of(devices), dataset.train.x.shape[1:]
-        also = {**_also(dataset, ()), "root": root, "precision": how.precision, "devices": devices}
-        also["x64"] = bool(jax.config.read("jax_enable_x64"))
+        also = shelf.common(also_of(dataset, ()), root, how.precision, devices)
         shelves = shelf.shelves(plan, how.teachers or folder.path / "teachers", also)
-        banks, key = _banks(dataset), keys.root(root)
+        banks, key = banks_of(dataset), keys.root(root)
         lab = Lab(plan, banks, key, metrics, exam, how, mesh, folder, watch, stopped, shard, image, shelves)
         rows = len(dataset.test.y) + exam
         limits = Limits(how.memory_gb, rows, devices, population.side_by_side(), how.chunk)
@@ -151,7 +150,7 @@ def run(
         return records.load(folder.path, empty=True)
 
 
-def _also(dataset: Dataset, metrics: Sequence[metrics_.Metric]) -> dict[str, Any]:
+def also_of(dataset: Dataset, metrics: Sequence[metrics_.Metric]) -> dict[str, Any]:
     """What identifies results besides the conditions."""
     bank = dataset.train
     return {
@@ -161,7 +160,7 @@ def _also(dataset: Dataset, metrics: Sequence[metrics_.Metric]) -> dict[str, Any
     }
 
 
-def _banks(dataset: Dataset) -> Callable[[int], tuple[Bank, Bank]]:
+def banks_of(dataset: Dataset) -> Callable[[int], tuple[Bank, Bank]]:
     """From a number of classes to the images to train and to test on, the latest kept where JAX has them."""
 
     @functools.lru_cache(maxsize=1)
@@ -178,7 +177,7 @@ def _work(lab: Lab, work: list[Unit]) -> None:
     for group, slice_ in work:
         if (who := (group.teacher, slice_.name)) not in taught:
             taught = {who: teach(lab, group.teacher, slice_)}
-        learn(lab, group, slice_, _meet(lab, group, slice_, taught[who]))
+        learn(lab, group, slice_, meet(lab, group, slice_, taught[who]))
 
 
 def teach(lab: Lab, teacher: int, slice_: Slice) -> Params:
@@ -211,7 +210,7 @@ def teach(lab: Lab, teacher: int, slice_: Slice) -> Params:
     return trained if kept is None else jax.tree.map(jnp.asarray, kept)
 
 
-def _meet(lab: Lab, group: Group, slice_: Slice, trained: Params) -> Teachers:
+def meet(lab: Lab, group: Group, slice_: Slice, trained: Params) -> Teachers:
     """The teachers with the heads this group's students need, from the same keys as ever, before and after training.
 
     Before means: as drawn. What a student shares with its teacher is without the noise a sweep adds to the teacher.

@@ -93,6 +93,12 @@ def shelves(plan: Plan, folder: str | Path, common: Mapping[str, Any]) -> tuple[
     return tuple(_shelf(phase, folder, who) for phase in plan.teachers)
 
 
+def common(also: Mapping[str, Any], root: int, precision: str, devices: int) -> dict[str, Any]:
+    """What decides the numbers of all teachers of a sweep: the data (`also`), the root key, precision, devices."""
+    x64 = bool(jax.config.read("jax_enable_x64"))
+    return {**also, "root": root, "precision": precision, "devices": devices, "x64": x64}
+
+
 def _code() -> str:
     """A digest of what trains a teacher: this package's floors below the books."""
     here = Path(__file__).parent
