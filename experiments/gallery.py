@@ -32,7 +32,7 @@ _SMALL = 110  # dots per inch of a figure in the page
 
 
 def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
-    """Copy the rows of a finished work folder, measurements as float32 (those of first steps as float64), and the facts about it; returns where.
+    """Copy the rows of a finished work folder, measurements as float32, and the facts about it; returns where.
 
     Raises `Refused` for a folder without rows or facts, or whose last run has not finished.
     """

@@ -198,7 +198,7 @@ def slopes(rows: summary.Rows) -> dict[str, float]:
     Below it lies float noise for activations that deviate little, above it the next order.
     """
     found = _errors(rows)
-    found = found.loc[:, (found.columns >= 0.99e-5) & (found.columns <= 0.101)]
+    found: Any = found.loc[:, (found.columns >= 0.99e-5) & (found.columns <= 0.101)]
     if found.shape[1] < 2:
         return {}
     log = np.log10(found.columns.to_numpy(float))
@@ -262,10 +262,10 @@ def _falls(rows: summary.Rows) -> list[tuple[str, str, str]]:
 
 
 def _zeros(rows: summary.Rows) -> list[tuple[str, str, str]]:
-    mine = rows[(rows["teacher_frozen"] != "none") & (rows["sees"] == "aux")]
+    mine: Any = rows[(rows["teacher_frozen"] != "none") & (rows["sees"] == "aux")]
     if not len(mine):
         return []
-    largest = mine["at/inner"].abs().max()
+    largest = float(mine["at/inner"].abs().max())
     text = f"largest |inner product| {largest:g} in {len(mine)} students, largest step {mine['at/norm'].max():.1g}"
     return [("class head alone moved, auxiliary logits imitated: 0", text, _yes(largest == 0))]
 
@@ -287,12 +287,12 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
-    seeds = rows["seed"].nunique()
+    seeds = len(set(rows["seed"]))
     over = "One seed" if seeds == 1 else f"Over {seeds} seeds, float64"
     short = {"|ratio - 1| falls as eps": "(a)", "shared weights: inner product >= 0": "(b) shared weights"}
     short |= {"independent weights: random sign": "independent", "the teacher's loss falls for small alpha": "(c)"}
     said = [f"{short[claim]}: {measured}" for claim, measured, _ in claims(rows) if claim in short]
     return (
-        f"{over}. {'. '.join(said)}{'. ' if said else ''}Bands of (c), (f): 5 to 95 % of seeds; (d) displacement after many "
-        "steps; (e) signs of draws, 100 a seed in full size."
+        f"{over}. {'. '.join(said)}{'. ' if said else ''}Bands of (c), (f): 5 to 95 % of seeds; (d) displacement after "
+        "many steps; (e) signs of draws, 100 a seed in full size."
     )
