@@ -5,6 +5,8 @@
 Arms: expansion (eps over nine decades), activation, inputs, nets, cnn, loss (every one with shared and with
 independent initial weights), nothing (a teacher that moved only its class head: exactly zero), descent (the teacher's
 loss along the student's step), sgd and adam (many steps), sampled (labels drawn from the teacher's softmax).
+Laptop: 13 minutes on 2 CPU cores that other jobs shared, in two shards. Expect slopes of 1.00 for tanh and gelu, no
+negative inner product with shared weights, exactly 0 in `nothing`. Kept in experiments/theorem1/.
 """
 
 from typing import Any

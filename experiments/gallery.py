@@ -50,7 +50,9 @@ def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise Refused(f"name={name!r}: must be the name of a folder, of letters, digits, '_', '-' and '.'")
     (folder / name).mkdir(parents=True, exist_ok=True)
-    measured = {column: np.float32 for column in rows if "/" in str(column) and rows[column].dtype == np.float64}
+    # What was computed in float64 is kept so: the law of theorem1 is in digits that float32 has not.
+    kind = np.float64 if last.get("resolved", {}).get("study") == "theorem1" else np.float32
+    measured = {column: kind for column in rows if "/" in str(column) and rows[column].dtype == np.float64}
     rows.astype(measured).to_parquet(folder / name / "rows.parquet", compression="zstd", index=False)
     (folder / name / "config.json").write_text(json.dumps(without_paths(facts), indent=1) + "\n")
     return folder / name

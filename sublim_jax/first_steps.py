@@ -122,7 +122,9 @@ def _measure(
     bank: Bank,
 ) -> dict[str, Any]:
     def one(pair: Any) -> dict[str, Any]:
-        return _seed(student, sampled, more, knobs, functools.partial(_taught, teacher, knobs[0]), *pair, bank)
+        return _seed(
+            student, sampled, more, knobs, functools.partial(_taught, teacher, knobs[0]), pair[0], pair[1], bank
+        )
 
     return _each(one, (places, who))
 
