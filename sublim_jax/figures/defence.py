@@ -15,7 +15,6 @@ ANSWERS = ("mixed", "target_noise", "levels")
 LABELS = ("condition", "m", "pool", "student_before", "layers", "rotated", "guard", *ANSWERS)
 DEFAULTS = {"pool": 0, "student_before": 0.0, "rotated": "none", "guard": "none", "mixed": 0.0, "target_noise": 0.0}
 IMITATION = "at/aux_r2"
-_CHANNEL = ("m", "pool", "levels")  # what the number of bits is made of
 # A defence: the label that says how strong it is, its value where there is none, and how a reader calls it.
 _KINDS = (
     ("student_before", "noise on hidden layers, σ"),
@@ -25,6 +24,8 @@ _KINDS = (
     ("target_noise", "noise on targets, σ"),
     ("levels", "levels"),
 )
+_ANEW, _FIXED = "head drawn anew", "fixed answers, levels"
+_ORDER = ("no defence", *(kind for _, kind in _KINDS), _ANEW, _FIXED)
 _SHORT = {"aux_head": "aux. head", "class_head": "class head", "random_aux_head": "aux.", "random_class_head": "class"}
 
 
@@ -37,9 +38,9 @@ def _final(rows: summary.Rows) -> summary.Rows:
 
 def _told(row: dict[str, object]) -> tuple[str, str]:
     if row["pool"] != 0:
-        return "fixed answers, levels", f"{row['levels']:g}, N = {plots.plain(BATCH * float(str(row['pool'])))}"
+        return _FIXED, f"{row['levels']:g}, N = {plots.plain(BATCH * float(str(row['pool'])))}"
     if row["condition"] != "same":
-        return "head drawn anew", _SHORT.get(str(row["condition"]), str(row["condition"]))
+        return _ANEW, _SHORT.get(str(row["condition"]), str(row["condition"]))
     for name, kind in _KINDS:
         if row[name] not in (0, "none", ""):
             value = row[name]
@@ -59,11 +60,10 @@ def _bits(final: summary.Rows) -> np.ndarray:
 
 
 def _cells(rows: summary.Rows) -> Iterator[tuple[str, int, summary.Rows]]:
-    """Every kind of defence with its place among all, and the rows of each of its strengths."""
-    order = {kind: place for place, kind in enumerate(("no defence", *(kind for _, kind in _KINDS)))}
-    kinds = sorted(rows["kind"].unique(), key=lambda kind: order.get(kind, len(order)))
-    for index, kind in enumerate(kinds):
-        yield kind, index, rows[rows["kind"] == kind]
+    """Every kind of defence that there is, with its place among all, and its rows."""
+    for place, kind in enumerate(_ORDER):
+        if (those := rows[rows["kind"] == kind]).size:
+            yield kind, place, those
 
 
 def draw(rows: pd.DataFrame) -> Figure:
@@ -72,7 +72,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     widths = plots.ordered(final["m"])
     bits = final[np.isfinite(final["bits"])]
     counted = bits[bits["bits"] > 0]
-    figure, axes = plots.panels(len(widths) + bool(len(counted)), columns=2, size=(4.9, 4.0))
+    figure, axes = plots.panels(len(widths) + bool(len(counted)), size=(4.4, 4.0))
     for ax, m in zip(axes, widths, strict=False):
         _against_imitation(ax, final[final["m"] == m])
         ax.set_title(f"m = {m}")
@@ -88,7 +88,7 @@ def _against_imitation(ax: Axes, rows: summary.Rows) -> None:
     measured = _words.has(rows, IMITATION)
     rows = rows if measured else rows.assign(**{IMITATION: 0.0})
     for kind, index, those in _cells(rows):
-        colour, marker = plots.look(index)
+        colour, marker = plots.look(index) if kind != _FIXED else (plots.look(_ORDER.index("levels"))[0], "<")
         by = ["strength", "student_before", "condition", "guard", "rotated", *ANSWERS, "pool"]
         x, y = (summary.cells(those, by, column) for column in (IMITATION, plots.ACCURACY))
         ax.errorbar(
@@ -96,7 +96,7 @@ def _against_imitation(ax: Axes, rows: summary.Rows) -> None:
             [one.mean for one in y],
             plots.ends(list(y)),
             plots.ends(list(x)),
-            fmt=marker if index < len(plots.MARKERS) else "<",
+            fmt=marker,
             color=colour,
             ms=5,
             lw=1,
