@@ -80,7 +80,8 @@ def counts(found: pd.DataFrame) -> pd.DataFrame:
     """How many conditions of a `table` each verdict has, by law, inside the law's regime and outside."""
     if found.empty:
         return pd.DataFrame()
-    return found.groupby(["law", "kind", "regime", "verdict"], sort=False).size().unstack("verdict", fill_value=0)
+    lines: summary.Rows = found.groupby(["law", "kind", "regime", "verdict"], sort=False).size()
+    return lines.unstack("verdict", fill_value=0)
 
 
 def texts(found: pd.DataFrame) -> pd.DataFrame:

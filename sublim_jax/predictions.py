@@ -135,8 +135,9 @@ def audit(scene: Scene) -> Columns:
     }
     for head, name in (("class_head", "class"), ("aux_head", "aux")):
         ours, theirs = (flat(net, head, scene.knobs) for net in (scene.params.student_init, trained))
-        alike = ours is not None and theirs is not None and ours.shape == theirs.shape
-        rows[f"compatibility_{name}"] = similarity.cosine(ours, theirs) if alike else jnp.float32(_NAN)
+        rows[f"compatibility_{name}"] = jnp.float32(_NAN)
+        if ours is not None and theirs is not None and ours.shape == theirs.shape:
+            rows[f"compatibility_{name}"] = similarity.cosine(ours, theirs)
     return {f"theory/{name}": value for name, value in rows.items()}
 
 
@@ -186,6 +187,8 @@ def _known(scene: Scene, head: str) -> Array:
 
 def _drifted(scene: Scene, head: str, who: str) -> Float[Array, ""]:
     first, last = (flat(getattr(scene.params, f"{who}_{when}"), head, scene.knobs) for when in ("init", "final"))
+    if first is None or last is None:
+        return jnp.float32(_NAN)
     return theory.drifted(((last - first) ** 2).sum() / (first**2).sum())
 
 

@@ -79,7 +79,10 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     rows = sublim_jax.load(folder)
     assert len(rows) == 4 * 2 * 3  # conditions x seeds x marks
     columns = {"condition", "m", "seed", "step", "at/student_accuracy", "at/teacher_accuracy", "at/aux_mse", "at/cka"}
-    assert columns <= set(rows.columns) and not rows.isna().drop(columns="at/latent_cosine_noise").any(axis=None)
+    # At step 0 nothing has moved; some predictions are for shared heads only.
+    missing = {"at/latent_cosine_noise", "at/inside_row_space", "theory/cosine/teacher_student_final/aux_head"}
+    assert columns <= set(rows.columns)
+    assert set(rows.columns[rows.isna().any()]) <= missing
     facts = records.facts(folder)
     assert json.loads((folder / "config.json").read_text())["config"] == facts["config"]
     assert facts["config"]["m"] == [3] and facts["config"]["seeds"] == 2

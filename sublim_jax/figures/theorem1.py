@@ -274,7 +274,7 @@ def _sampled(rows: summary.Rows) -> list[tuple[str, str, str]]:
     found = _signs(rows)
     if not len(found):
         return []
-    off = (found["at/positive"] - found["theory/positive"]).abs().max()
+    off = float((found["at/positive"] - found["theory/positive"]).abs().max())
     low, high = found["at/positive"].min(), found["at/positive"].max()
     text = f"share of positive signs {low:.2f} to {high:.2f}; at most {off:.3f} from Φ(eps √(inputs labels q))"
     return [("sampled labels: sign by chance (not in the theorem)", text, _yes(off < 0.05))]
