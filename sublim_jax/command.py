@@ -19,6 +19,9 @@ DONE, FAILED, BAD, INTERRUPTED = 0, 1, 2, 75
 
 def attended(work: Callable[[], int], argv: Sequence[str], module: str) -> int:
     """Do the work and return the exit code; whatever a user can mend is one line on standard error."""
+    # Read when SciPy is first imported, whose LAPACK is JAX's on CPU. Our matrices are small: two threads gain nothing,
+    # and wait for each other 200 times as long as they compute where another process has a core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return work()
     except Refused as error:

@@ -4,10 +4,12 @@ import os
 import pkgutil
 import tempfile
 
-import jaxtyping
-import pytest
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before SciPy: threads of several test workers starve each other
 
-import sublim_jax
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+import sublim_jax  # noqa: E402
 
 # All modules but `types`: JAX builds the pytrees defined there with axes, stacks and nothing in place of arrays.
 MODULES = [module.name for module in pkgutil.walk_packages(sublim_jax.__path__, "sublim_jax.")]
