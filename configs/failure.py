@@ -34,7 +34,8 @@ def get_config() -> ConfigDict:
         "arms.class_noise.perturb.student_before": (0.0, 0.036, 0.1),
         "arms.targets.student.pool": (1, 10, 100),
         "arms.targets.m": (1, 10, 50, 250),
-        "arms.width.net.hidden": ((256, 256), (256, 2048), (256, 8192)),
+        "arms.width.net.hidden": ((256, 256), (256, 1024), (256, 4096)),
+        "arms.width.student.lr": (1e-3, 3e-4),
         "arms.decay.student.decay": (0.0, 1e-4, 1e-2),
     }
     arms.preset(config, "laptop", laptop)
