@@ -7,6 +7,8 @@ random); project (the gradient's part along the trait's gradient taken away, on 
 share of each batch answered by the untrained teacher); noise (on the targets, in units of logits); levels (quantised
 targets, log2(levels) bits a logit); capacity (m, batches in the pool and levels: m * N * log2(levels) bits in all).
 Imitation is the part of the variance of the true teacher's logits that is explained on held-out noise.
+Laptop: 7.5 minutes on 2 CPU cores. Expect 0.95 without a defence, 0.94 with one bit a logit, 0.16 to 0.39 with
+projected gradients, 0.94 with a quarter of untrained answers. Kept in experiments/defence/.
 """
 
 from ml_collections import ConfigDict
