@@ -128,7 +128,8 @@ def binding(rows: summary.Rows) -> pd.DataFrame:
     """Which upper bound on a student's accuracy is nearest in each condition, and what else is short; at the last mark.
 
     Columns: the labels, `measured`, `bound` (its name), `bound_value` and `active` (measured within .05 of the bound,
-    or above it); the bound of fixed heads counts for `random_hidden` only. Then what no accuracy bounds but transfer
+    or above it); the bound of fixed heads counts for `random_hidden` only, that of a noisy class head only where it is
+    noisy. Then what no accuracy bounds but transfer
     starves without: `equations` (targets per trained weight, below 1 too few) and `first_step` (predicted cosine).
     """
     final = summary.last(rows)
@@ -139,7 +140,7 @@ def binding(rows: summary.Rows) -> pd.DataFrame:
         means = {
             bound: float(those[column].mean())
             for bound, column in BOUNDS.items()
-            if column in those and those[column].notna().all() and (random or "fixed" not in bound)
+            if column in those and those[column].notna().all() and _counts(bound, those, random)
         }
         measured = float(those[_ACCURACY].mean())
         bound = min(means, key=lambda key: means[key]) if means else ""
@@ -149,3 +150,10 @@ def binding(rows: summary.Rows) -> pd.DataFrame:
         line |= {told: float(those[column].mean()) for told, column in also.items() if column in those}
         found.append({**point, **line})
     return pd.DataFrame(found)
+
+
+def _counts(bound: str, rows: summary.Rows, random: bool) -> bool:
+    """Whether a bound says something of these rows: without noise that of a noisy head is the accuracy itself."""
+    if "fixed" in bound:
+        return random
+    return "noise" not in bound or bool((rows["theory/class_noise_upper"] > rows["theory/class_noise_lower"]).any())

@@ -101,7 +101,9 @@ def class_noise(scene: Scene) -> Columns:
     variance = (fresh * (head["kernel"] ** 2).mean() + sigma) * square + fresh * (head["bias"] ** 2).mean() + sigma
     logits = share * (h @ head["kernel"] + head["bias"][None])
     found = theory.noisy_head(logits, jnp.sqrt(variance), scene.labels)
-    untrained = ~knobs.seen[: head["bias"].shape[0]].any() & ~jnp.asarray(scene.altered)
+    begun, ended = (net["class_head"]["kernel"] for net in (scene.params.student_init, scene.params.student_final))
+    still = (begun == ended).all() | (knobs.sigma_end.get("class_head", 0.0) > 0)  # neither gradient nor decay moved it
+    untrained = ~knobs.seen[: head["bias"].shape[0]].any() & ~jnp.asarray(scene.altered) & still
     names = {"lower": found.lower, "accuracy": found.exact, "upper": found.upper}
     return {f"theory/class_noise_{name}": jnp.where(untrained, value, _NAN) for name, value in names.items()}
 

@@ -53,6 +53,7 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, drawn: ModuleType) -> str:
     last = facts["runs"][-1] if facts["runs"] else {}
     frame, beside = figures.table(drawn, rows), agreement.texts(agreement.table(rows))
+    nearest = agreement.texts(agreement.binding(rows)) if len(beside) else beside
     return template("report.html.j2").render(
         title=title,
         command=last.get("command", ""),
@@ -64,6 +65,8 @@ def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, dr
         cells=frame.values.tolist(),
         law_names=[str(name) for name in beside.columns],
         laws=beside.values.tolist(),
+        bound_names=[str(name) for name in nearest.columns],
+        bounds=nearest.values.tolist(),
         rows=len(rows),
         overrides=last.get("overrides", {}),
         config=json.dumps(last.get("resolved", facts["config"]), indent=1),

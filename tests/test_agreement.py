@@ -68,6 +68,21 @@ def test_only_the_last_mark_counts_and_differences_are_paired():
     np.testing.assert_allclose([difference.low, difference.high], 0.05)
 
 
+def test_the_nearest_bound_is_named_and_one_without_noise_does_not_count():
+    columns = ("theory/class_noise_upper", "theory/class_noise_lower", "theory/ceiling_accuracy")
+    at = {"at/student_accuracy": lambda table: table["at/x"]}
+    clean = rows(0.5, 0.5).assign(**at, **dict(zip(columns, (0.5, 0.5, 0.9), strict=True)))
+    noisy = rows(0.5, 0.5, condition="noisy").assign(**at, **dict(zip(columns, (0.52, 0.1, 0.9), strict=True)))
+    oracle = {"theory/oracle_accuracy": 0.3}
+    random = clean.assign(condition="random_hidden", **oracle)
+    found = agreement.binding(pd.concat([clean.assign(**oracle), noisy, random], ignore_index=True)).set_index(
+        "condition"
+    )
+    assert list(found["bound"]) == ["D5 teacher's latent", "D4 class head's noise", "D5 fixed heads"]
+    assert list(found["active"]) == [False, True, True]
+    np.testing.assert_allclose(found["bound_value"], [0.9, 0.52, 0.3])
+
+
 def test_a_report_shows_the_comparisons(tmp_path):
     table = records.tidy(
         [{"condition": "same", "m": 3}],

@@ -162,6 +162,8 @@ def test_class_noise_at_the_end_counts_and_a_trained_head_is_not_predicted():
     name = "theory/class_noise_accuracy"
     assert float(predictions.class_noise(late)[name]) == pytest.approx(float(predictions.class_noise(early)[name]))
     assert np.isnan(predictions.class_noise(scene_of(seen=np.ones(CLASSES + CAP, bool)))[name])
+    nets = scene.params._replace(student_final=moved(scene.params.student_init, 200))
+    assert np.isnan(predictions.class_noise(scene._replace(params=nets))[name])  # decay moved it
 
 
 def test_equations_are_counted_against_trained_weights_of_the_trunk():
