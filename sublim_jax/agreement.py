@@ -1,6 +1,7 @@
 """Theory beside measurement: of every condition what was predicted, what was measured, does it hold. No JAX."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -12,8 +13,9 @@ _ACCURACY = "at/student_accuracy"
 class Law(NamedTuple):
     """One prediction: what it is called, which columns to compare, and what the prediction claims to be.
 
-    kind       value: the mean; upper or lower: a bound on it
-    condition  the only condition it is meant for; '' = all. Elsewhere it is compared too, and said to be outside
+    kind       value: the mean; upper or lower: a bound on it; level: what to compare with, which bounds nothing
+    condition  the only condition it is meant for, with nothing shared in part; '' = all. Elsewhere it is compared too,
+               and said to be outside
     """
 
     name: str
@@ -38,15 +40,15 @@ LAWS = (
     Law("D4 runner-up bound", "theory/class_noise_upper", _ACCURACY, "upper"),
     Law("D4 union bound", "theory/class_noise_lower", _ACCURACY, "lower"),
     Law("D5 oracle of fixed heads", "theory/oracle_accuracy", _ACCURACY, "upper", "random_hidden"),
-    Law("D5 ceiling", "theory/ceiling_accuracy", _ACCURACY, "upper"),
+    Law("D5 teacher's latent", "theory/ceiling_accuracy", _ACCURACY, "level"),
     Law(
-        "D7 drift of the class head",
+        "D7 drift of the class head, given its size",
         "theory/cosine/teacher_init_final/class_head",
         "at/cosine/teacher_init_final/class_head",
         "lower",
     ),
     Law(
-        "D7 drift of the auxiliary head",
+        "D7 drift of the auxiliary head, given its size",
         "theory/cosine/teacher_student_final/aux_head",
         "at/cosine/teacher_student_final/aux_head",
         "value",
@@ -58,10 +60,11 @@ def table(rows: summary.Rows, laws: tuple[Law, ...] = LAWS) -> pd.DataFrame:
     """One line per law and condition at the last mark; laws whose columns are missing or never apply are left out.
 
     Columns: the labels, `law`, `kind`, `predicted` and `measured` (means over seeds), `difference` (measured -
-    predicted of the same seed, an `Interval`), `verdict`, `regime`, `seeds`. A value agrees where the interval covers
-    zero or the mean differs by less than .01; a bound is violated where the interval lies wholly beyond it. With one
-    seed there is no interval, and the mean alone decides; `identity` where both are one number for every seed. A
-    regime is `outside` where the law is for another condition.
+    predicted of the same seed, an `Interval`), `verdict`, `regime`, `seeds`. With m the margin .03: a value agrees
+    where the interval lies within +-m, and differs where it lies beyond; a bound holds where the interval lies within
+    it (or a thousandth beyond), and is violated where it lies beyond. Else the verdict is `undecided`, as with fewer
+    than three seeds; `identity` where both are the same number to rounding for every seed; a level has none. A regime
+    is `outside` where the law is for another condition.
     """
     final = summary.last(rows)
     labels = summary.labels_of(final)
@@ -71,15 +74,19 @@ def table(rows: summary.Rows, laws: tuple[Law, ...] = LAWS) -> pd.DataFrame:
         use = final[final[law.predicted].notna() & final[law.measured].notna()]
         for name, those in use.groupby(labels, sort=False, dropna=False):
             point = dict(zip(labels, name if isinstance(name, tuple) else (name,), strict=True))
-            found.append({**point, **_line(law, those, str(point.get("condition", "")))})
+            found.append({**point, **_line(law, those, point)})
     columns = [*labels, "law", "kind", "predicted", "measured", "difference", "verdict", "regime", "seeds"]
     return pd.DataFrame(found, columns=columns)
 
 
 def counts(found: pd.DataFrame) -> pd.DataFrame:
-    """How many conditions of a `table` each verdict has, by law, inside the law's regime and outside."""
+    """How many comparisons of a `table` have each verdict, by law, inside the law's regime and outside.
+
+    Conditions in which both numbers are the same, as of a student that stands in several arms, count once.
+    """
     if found.empty:
         return pd.DataFrame()
+    found = found.drop_duplicates(["law", "regime", "predicted", "measured"])
     lines: summary.Rows = found.groupby(["law", "kind", "regime", "verdict"], sort=False).size()
     return lines.unstack("verdict", fill_value=0)
 
@@ -94,7 +101,7 @@ def _text(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _line(law: Law, rows: summary.Rows, condition: str) -> dict[str, object]:
+def _line(law: Law, rows: summary.Rows, point: Mapping[str, Any]) -> dict[str, object]:
     difference = summary.interval(list(rows[law.measured] - rows[law.predicted]))
     return {
         "law": law.name,
@@ -102,18 +109,33 @@ def _line(law: Law, rows: summary.Rows, condition: str) -> dict[str, object]:
         "predicted": float(rows[law.predicted].mean()),
         "measured": float(rows[law.measured].mean()),
         "difference": difference,
-        "verdict": "identity" if difference.low == difference.high == 0 else _verdict(law.kind, difference),
-        "regime": "inside" if law.condition in ("", condition) else "outside",
+        "verdict": _verdict(law.kind, difference, list(rows[law.measured] - rows[law.predicted])),
+        "regime": "inside" if _inside(law, point) else "outside",
         "seeds": len(rows),
     }
 
 
-def _verdict(kind: str, difference: summary.Interval) -> str:
-    low, high = (difference.mean, difference.mean) if pd.isna(difference.low) else (difference.low, difference.high)
+def _inside(law: Law, point: Mapping[str, Any]) -> bool:
+    return not law.condition or (law.condition == point.get("condition") and float(point.get("share", 0)) == 0)
+
+
+MARGIN, ROUNDING = 0.03, 1e-3
+
+
+def _verdict(kind: str, difference: summary.Interval, each: Sequence[float]) -> str:
+    if kind == "level":
+        return ""
+    if max(map(abs, each)) < 1e-6:
+        return "identity"
+    if len(each) < 3:
+        return "undecided"
     if kind == "value":
-        return "agrees" if low <= 0 <= high or abs(difference.mean) < 0.01 else "differs"
-    beyond = low > 0 if kind == "upper" else high < 0
-    return "violated" if beyond else "holds"
+        if max(-difference.low, difference.high) <= MARGIN:
+            return "agrees"
+        return "differs" if difference.low > MARGIN or difference.high < -MARGIN else "undecided"
+    sign = 1 if kind == "upper" else -1
+    least, most = sorted((sign * difference.low, sign * difference.high))
+    return "holds" if most <= ROUNDING else "violated" if least > ROUNDING else "undecided"
 
 
 BOUNDS = {
@@ -121,11 +143,11 @@ BOUNDS = {
     "D5 teacher's latent": "theory/ceiling_accuracy",
     "D5 fixed heads": "theory/oracle_accuracy",
 }
-NEAR = 0.05  # of accuracy: a bound this near is called active
+NEAR = 0.05  # of accuracy: a bound or level this near is called active
 
 
 def binding(rows: summary.Rows) -> pd.DataFrame:
-    """Which upper bound on a student's accuracy is nearest in each condition, and what else is short; at the last mark.
+    """Which bound or level of accuracy is nearest in each condition, and what else is short; at the last mark.
 
     Columns: the labels, `measured`, `bound` (its name), `bound_value` and `active` (measured within .05 of the bound,
     or above it); the bound of fixed heads counts for `random_hidden` only, that of a noisy class head only where it is

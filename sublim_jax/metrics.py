@@ -34,6 +34,8 @@ class Scene(NamedTuple):
     update  its first update, per unit of learning rate: minus the gradient of its loss at its beginning on `noise`
     trait   gradient of its cross-entropy on test images, at its beginning
     altered whether its beginning was altered by more than shares and noise (a rotated head)
+    idle    layers that its training does not reach
+    squared whether its loss is the mean squared error
     """
 
     params: Four
@@ -45,6 +47,8 @@ class Scene(NamedTuple):
     update: Any = None
     trait: Any = None
     altered: bool = False
+    idle: tuple[str, ...] = ()
+    squared: bool = True
 
 
 Metric = Callable[[Scene], dict[str, Float[Array, ""]]]

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
-from sublim_jax import keys, streams, train, trees
+from sublim_jax import keys, losses, streams, train, trees
 from sublim_jax import metrics as metrics_
 from sublim_jax.metrics import Four, Metric, Scene
 from sublim_jax.types import Bank, Init, Knobs, Out, Params, Recipe, State, Teachers
@@ -258,11 +258,15 @@ def measure(
                 Four(*outs, *(_look(recipe.net, params, x) for params in pair))
                 for outs, x in ((taught, images), (heard, noise))
             )
-            pulls = train.pulls(recipe, initial, knobs_, train.Lesson(noise, None, heard[1]), images, test.y)
+            # Of altered answers and gradients this first update would not be the student's.
+            plain = recipe.answer is None and recipe.guard is None
+            asked = train.Lesson(noise, None, heard[1])
+            pulls = train.pulls(recipe, initial, knobs_, asked, images, test.y) if plain else (None, None)
             told = dataclasses.replace(knobs_, sigma_end=knobs_.sigma_end if ends else {})
             shown = jnp.minimum(step, knobs_.pool).astype(jnp.float32) * recipe.batch
             four = Four(origin, reference, *pair)
-            scene = Scene(four, on_test, on_noise, test.y, told, shown, *pulls, recipe.alter is not None)
+            known = recipe.alter is not None, idle, recipe.loss is losses.mse
+            scene = Scene(four, on_test, on_noise, test.y, told, shown, *pulls, *known)
             return metrics_.measure(metrics, scene)
 
         mine = trees.Stack(tree, knobs.axes, knobs.size)

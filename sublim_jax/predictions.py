@@ -1,7 +1,8 @@
 """What theory says of one student, beside what is measured: metrics whose columns lie under `theory/`.
 
-A prediction sees the trained teacher and the student's beginning, never the student's training, but where its name
-says so (`class_noise`, which is about reading a trained latent). `theory/NAME` predicts `NAME` where both are there.
+A prediction sees the trained teacher and the student's beginning, never the student's training, but for two: the
+drift of its auxiliary head, whose size is measured and whose cosine is predicted (`heads`), and the reading of its
+trained latent by a class head that is not known (`class_noise`). `theory/NAME` predicts `NAME` where both are there.
 Columns are NaN where a formula does not apply. Derivations and regimes of validity: docs/theory.md.
 """
 
@@ -49,8 +50,11 @@ def first_step(scene: Scene) -> Columns:
     ratio = scene.knobs.sigma["aux_head"] ** 2 / _variance(scene, "aux_head")
     start = scene.noise.student_init.features
     offset, along = jnp.sqrt((start**2).sum() / (way**2).sum()), similarity.cosine(start.ravel(), way.ravel())
-    found = jnp.where(share == 0, 0.0, theory.first_step(_width(scene), d, ratio, offset, along))
-    known = _known(scene, "aux_head") & ((share == 0) | (share == 1)) & (_width(scene) > 0)
+    unit = jnp.sqrt(len(way) / (way**2).sum())
+    noisy = theory.first_step(_width(scene), d, ratio, offset, along, unit)
+    clean = theory.first_step_mean(jnp.maximum(_width(scene), 1), d)
+    found = jnp.where(share == 0, 0.0, jnp.where(ratio == 0, clean, noisy))
+    known = _known(scene, "aux_head") & ((share == 0) | (share == 1)) & (_width(scene) > 0) & scene.squared
     return {"first_step_cosine": measured, "theory/first_step_cosine": jnp.where(known, found, _NAN)}
 
 
@@ -101,18 +105,19 @@ def class_noise(scene: Scene) -> Columns:
     variance = (fresh * (head["kernel"] ** 2).mean() + sigma) * square + fresh * (head["bias"] ** 2).mean() + sigma
     logits = share * (h @ head["kernel"] + head["bias"][None])
     found = theory.noisy_head(logits, jnp.sqrt(variance), scene.labels)
-    begun, ended = (net["class_head"]["kernel"] for net in (scene.params.student_init, scene.params.student_final))
-    still = (begun == ended).all() | (knobs.sigma_end.get("class_head", 0.0) > 0)  # neither gradient nor decay moved it
-    untrained = ~knobs.seen[: head["bias"].shape[0]].any() & ~jnp.asarray(scene.altered) & still
+    known = "class_head" in scene.idle and not scene.altered
     names = {"lower": found.lower, "accuracy": found.exact, "upper": found.upper}
-    return {f"theory/class_noise_{name}": jnp.where(untrained, value, _NAN) for name, value in names.items()}
+    return {f"theory/class_noise_{name}": jnp.where(known, value, _NAN) for name, value in names.items()}
 
 
 def counting(scene: Scene) -> Columns:
-    """Equations per unknown (D6): m logits on N different images of noise, over the trained weights of the trunk."""
+    """Equations per unknown (D6): seen logits on N different images, over the trained weights of the trunk.
+
+    N is right for streams of noise; one that shows images again counts them again.
+    """
     trunk = {layer: arrays for layer, arrays in scene.params.student_init.items() if not layer.endswith("_head")}
     weights = sum(scene.knobs.live[layer] * trees.count(arrays) for layer, arrays in trunk.items())
-    return {"theory/equations_per_weight": theory.equations(_width(scene), scene.shown, weights)}
+    return {"theory/equations_per_weight": theory.equations(scene.knobs.seen.sum(), scene.shown, weights)}
 
 
 def audit(scene: Scene) -> Columns:
@@ -124,14 +129,18 @@ def audit(scene: Scene) -> Columns:
     theory/compatibility_class  cosine of the student's initial class head with the teacher's trained one
     theory/compatibility_aux    the same of the auxiliary heads, seen columns only
 
-    The trait's loss is the student's cross-entropy on labelled images. Source: docs/theory.md, D1; Madl 2026.
+    The trait's loss is the student's cross-entropy on labelled images. NaN where the teacher's answers or the student's
+    gradients are altered on the way. Source: docs/theory.md, D1; Madl 2026.
     """
     origin, trained = scene.params.teacher_init, scene.params.teacher_final
+    if scene.update is None:
+        names = ("coverage", "trait_change", "trait_cosine", "compatibility_class", "compatibility_aux")
+        return {f"theory/{name}": jnp.float32(_NAN) for name in names}
     shared = [layer for layer, arrays in scene.update.items() if _alike(arrays, trained.get(layer))]
     update, trait = _vector(scene.update), _vector(scene.trait)
-    moved = jax.tree.map(lambda a, b: a - b, *({layer: net[layer] for layer in shared} for net in (trained, origin)))
+    moved = {layer: jax.tree.map(lambda a, b: a - b, dict(trained[layer]), dict(origin[layer])) for layer in shared}
     rows = {
-        "coverage": similarity.cosine(_vector({layer: scene.update[layer] for layer in shared}), _vector(moved)),
+        "coverage": similarity.cosine(*(_seen_vector(tree, shared, scene) for tree in (scene.update, moved))),
         "trait_change": (update * trait).sum(),
         "trait_cosine": similarity.cosine(update, -trait),
     }
@@ -171,8 +180,9 @@ def _way(scene: Scene, inputs: str) -> Float[Array, "n d"]:
 
 
 def _variance(scene: Scene, head: str) -> Float[Array, ""]:
-    """Of the weights that the head was drawn with."""
-    return (scene.params.teacher_init[head]["kernel"] ** 2).mean()
+    """Of the weights that the head was drawn with; of the auxiliary head's those of seen logits."""
+    square = scene.params.teacher_init[head]["kernel"] ** 2
+    return square.mean(where=_seen(scene)[None]) if head == "aux_head" else square.mean()
 
 
 def _known(scene: Scene, head: str) -> Array:
@@ -200,3 +210,9 @@ def _alike(ours: Params, theirs: Params | None) -> bool:
 
 def _vector(tree: Params) -> Float[Array, " size"]:
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def _seen_vector(tree: Params, layers: list[str], scene: Scene) -> Float[Array, " size"]:
+    """Some layers as one vector; auxiliary columns that nobody sees count as 0."""
+    parts = [flat(tree, layer, scene.knobs) for layer in layers]
+    return jnp.concatenate([part for part in parts if part is not None])

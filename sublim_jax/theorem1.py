@@ -113,8 +113,11 @@ def _check(condition: Condition, grid: Grid) -> None:
         raise Refused("config.net.dtype: must be float32 for theorem1, which computes in float64")
     if any(float(one) != 1 for one in knobs.live.values()):
         raise Refused("config.student.frozen: must be () for theorem1; its student moves every layer")
-    if recipe.alter is not None or any(float(one) for one in knobs.sigma.values()):
+    noises = (knobs.sigma, knobs.sigma_end, condition.teacher.knobs.sigma, condition.teacher.knobs.sigma_end)
+    if recipe.alter is not None or any(float(one) for noise in noises for one in noise.values()):
         raise Refused("config.student.rotated, config.perturb: must be empty for theorem1")
+    if recipe.guard is not None or recipe.answer is not None:
+        raise Refused("config.student: guard, mixed, target_noise and levels must be empty or 0 for theorem1")
     if len({float(one) for one in knobs.share.values()}) > 1 or float(next(iter(knobs.share.values()))) not in (0, 1):
         raise Refused("config.conditions: theorem1 knows same and random, all layers shared or none, and no share")
     if grid.samples and (recipe.loss is not losses.kl or recipe.marks[-1] != 1 or float(knobs.temperature) != 1):

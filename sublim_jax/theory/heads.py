@@ -46,19 +46,26 @@ def compatibility(ratio: ArrayLike, share: ArrayLike = 1.0) -> Float[Array, "...
 
 
 def first_step(
-    m: ArrayLike, d: ArrayLike, ratio: ArrayLike = 0.0, offset: ArrayLike = 0.0, along: ArrayLike = 0.0
+    m: ArrayLike,
+    d: ArrayLike,
+    ratio: ArrayLike = 0.0,
+    offset: ArrayLike = 0.0,
+    along: ArrayLike = 0.0,
+    unit: ArrayLike = 0.0,
 ) -> Float[Array, "..."]:
     """Expected cosine of a latent's first step through m random logits with the teacher's displacement.
 
     sqrt(m / (m + 1 + d (1 + ratio) + d ratio offset^2 (1 + ratio) + (m + 1) (ratio offset)^2)), h_0 orthogonal to the
     displacement. ratio = sigma^2 / s^2 is the noise on the student's head; offset = |h_0| / |displacement|; along =
-    cosine of h_0 with the displacement. The exact ratio of moments E<g, displacement> / sqrt(E|g|^2), not the mean of a
-    ratio and no bound: off the mean by a relative d / (4mn) - 1/n, n = m + d. At m = 1 the mean of |cos| is
+    cosine of h_0 with the displacement; unit = 1 / |displacement|: noise on the bias as well adds
+    d ratio (1 + ratio) unit^2 below the root. The exact ratio of moments E<g, displacement> / sqrt(E|g|^2), not the
+    mean of a ratio and no bound: off the mean by a relative d / (4mn) - 1/n, n = m + d. At m = 1 the mean of |cos| is
     sqrt(2 / pi) / sqrt(d); `first_step_mean` is exact. Valid before anything moved, for Gaussian heads or d >> 1.
     Source: docs/theory.md, D2.
     """
     tilt = ratio * offset * along
     noise = d * (1 + ratio) * (1 + ratio * jnp.square(offset)) + (m + 1) * (jnp.square(ratio * offset) - 2 * tilt)
+    noise = noise + d * ratio * (1 + ratio) * jnp.square(unit)
     return jnp.sqrt(m / (m + 1 + noise)) * (1 - tilt)
 
 
