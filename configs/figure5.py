@@ -24,5 +24,7 @@ def get_config() -> ConfigDict:
     arms.arm(config, "heads", {"perturb.layers": heads, "perturb.student_before": sigmas})
     few = (0.0, 0.01, 0.02, 0.036, 0.05, 0.075, 0.1, 0.15, 0.2)
     arms.preset(config, "laptop", {"seeds": 5, "arms.heads.perturb.student_before": few})
-    arms.preset(config, "smoke", {"m": (10,), "arms.heads.perturb.student_before": (0.0, 0.1)})
+    arms.preset(
+        config, "smoke", {"metrics": config.metrics, "m": (10,), "arms.heads.perturb.student_before": (0.0, 0.1)}
+    )
     return config

@@ -27,6 +27,7 @@ _SMOKE = {
     "student.batch": 50,
     "student.marks": (0, 10),
     "run.every": 10,
+    "metrics": ("task", "budget", "imitation", "representation", "layers"),  # predictions take as long to compile again
 }
 
 

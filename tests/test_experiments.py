@@ -37,7 +37,12 @@ def through(config, dataset, **fields):
     return rows
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+# Many programs each; what they are made of is tested in test_defence, test_predictions and test_first_order.
+LONG = ("defence", "failure", "theorem1")
+EACH = [pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ()) for path in CONFIGS]
+
+
+@pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
 def test_every_config_runs_from_file_to_figure(path, mnist):
     # Fashion-MNIST is not in the package; what its images show does not matter here.
     dataset = data.beside(mnist, data.dataclasses.replace(mnist, name="fashion_mnist"))

@@ -14,7 +14,7 @@ from sublim_jax import keys, metrics, population, predictions, run, sweep, train
 from sublim_jax.metrics import Four, Scene
 from sublim_jax.progress import Watch
 
-QUIET = {"watch": Watch(show=False), "exam": 64}
+QUIET = {"watch": Watch(show=False), "exam": 64, "metrics": (metrics.task, metrics.imitation, metrics.layers)}
 # Laws up to rounding are tested with plain gradient descent: Adam divides by the size of a gradient, so where that is
 # all rounding it moves a weight by a whole step either way. What rounding does to the published protocol is measured
 # in BUILD.md.
@@ -39,7 +39,7 @@ def assert_close(left, right):
 def test_population_is_the_loop_over_its_members(mnist, tiny):
     """The second way: every member alone, through train.py only."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
-    rows = go(mnist, conditions)
+    rows = go(mnist, conditions, metrics=(*metrics.ALL, *predictions.ALL))
     banks = [jax.tree.map(jnp.asarray, bank) for bank in (mnist.train, mnist.test)]
     image = (28, 28)
     advance = jax.jit(train.advance, static_argnums=0)
