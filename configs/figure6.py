@@ -29,7 +29,14 @@ def get_config(data: str = "mnist") -> ConfigDict:
     config.conditions = ("same",)
     config.m = (50,) if emnist else (10,)
     config.seeds = 20
-    config.metrics = ("task", "budget", "imitation", "layers")  # CKA of 10,000 units costs more than training them
+    config.metrics = (
+        "task",
+        "budget",
+        "imitation",
+        "layers",
+        "heads",
+        "audit",
+    )  # CKA of 10,000 units costs more than training them
     axes = {"net.hidden": tuple((256, width) for width in WIDTHS)}
     if not emnist:
         axes |= {"teacher.frozen": ((), ("class_head",)), "student.frozen": ((), ("aux_head",))}

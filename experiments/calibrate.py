@@ -58,7 +58,10 @@ def points(folders: Sequence[Path]) -> pd.DataFrame:
     if not found:
         columns = ", ".join(f"theory/{name}" for name in SINGLE)
         raise Refused(f"folders: {len(folders)} with no row that holds {columns}; run a sweep that measures them")
-    return split(pd.concat(found, ignore_index=True))
+    every = pd.concat(found, ignore_index=True)
+    # A student that stands in several sweeps or arms under other names must not be fitted in one and tested in another.
+    student = [every["seed"], every["coverage"].round(7), every["transfer"].round(6)]
+    return split(every[~pd.concat(student, axis=1).duplicated()].reset_index(drop=True))
 
 
 def _points(folder: Path) -> pd.DataFrame:
@@ -206,7 +209,8 @@ def abroad(frame: pd.DataFrame, names: Sequence[str]) -> tuple[Worth, dict[str, 
     Returns its worth over all of them, and AUROC by experiment; None for a single experiment.
     """
     parts = []
-    for experiment, those in frame[frame["part"] != "fitted"].groupby("experiment", sort=False):
+    unknown = frame[~frame["seed"].isin(frame.loc[frame["part"] == "fitted", "seed"])]
+    for experiment, those in unknown.groupby("experiment", sort=False):
         others = frame[(frame["experiment"] != experiment) & (frame["part"] == "fitted")]
         if others["success"].nunique() == 2:
             parts.append(those.assign(score=calibration.probability(fit(others, names), those)))

@@ -17,7 +17,7 @@
 # # Theory beside measurement
 #
 # Every row carries predictions (`theory/...`) beside what was measured (`at/...`). They are made of the trained teacher
-# and the student's beginning alone; derivations are in docs/theory.md. Here they are compared on noisy heads.
+# and the student's beginning, but for two that say so; derivations are in docs/theory.md. Here: noisy heads.
 
 # %%
 import matplotlib.pyplot as plt
@@ -40,7 +40,7 @@ dataset = door.load(config)
 rows = run(door.build(config, dataset), dataset, seeds=3)
 
 # %% [markdown]
-# One line per law and condition. A value agrees where the interval of *measured minus predicted* covers zero;
+# One line per law and condition. A value agrees where the interval of *measured minus predicted* lies within 0.03;
 # a bound is violated where the interval lies beyond it. Violations are shown: the oracle of fixed heads (D5)
 # bounds students with hidden layers of their own; students that share them go beyond it.
 

@@ -9,7 +9,6 @@ from sublim_jax.figures import _words, transfer
 
 SIGMA = "student_before"
 LABELS = ("m", "layers", SIGMA, "pool", "net_hidden", "lr", "frozen", "optimizer", "decay")
-FRESH = 2**31 - 1
 
 
 def draw(rows: pd.DataFrame) -> Figure:
@@ -62,7 +61,8 @@ def _width(ax: Axes, rows: summary.Rows) -> None:
                 also = "" if frozen == "none" else ", aux head frozen"
                 plots.line(ax, those, "d", f"lr {rate:g}{also}", index, ls=dashes)
     if _words.has(rows, "theory/ceiling_accuracy"):
-        _words.predicted(ax, rows, "d", "theory/ceiling_accuracy", "ceiling acc(C_0 h_t)", "0.4")
+        teachers = rows.drop_duplicates(["d", "seed"])  # the same under every rate
+        _words.predicted(ax, teachers, "d", "theory/ceiling_accuracy", "level acc(C_0 h_t)", "0.4")
     plots.log(ax, rows["d"].unique(), base=4)
     plots.accuracy(ax)
     ax.set(xlabel="width d of the latent", title="wide latents")
@@ -102,6 +102,7 @@ def caption(rows: pd.DataFrame) -> str:
         "Student test accuracy where subliminal learning fails: noise on the student's auxiliary head, on its class "
         "head, few different images seen again and again, wide latents, and weight decay in the student. "
         f"m = {_words.values(final, 'm')}. {_words.means(final)} Dashed: what docs/theory.md predicts there; of "
-        "wide latents the ceiling that the teacher's class head leaves. Dotted: auxiliary head frozen, and, with "
+        "noise on the auxiliary head not the accuracy but the cosine of the first step, of wide latents the level that "
+        "the initial class head reaches on the teacher's latent. Dotted: auxiliary head frozen, and, with "
         "decay, the cosine of the student's class head, which no gradient reaches, with its beginning."
     )
