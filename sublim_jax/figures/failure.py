@@ -13,14 +13,15 @@ LABELS = ("m", "layers", SIGMA, "pool", "net_hidden", "lr", "frozen", "optimizer
 
 def draw(rows: pd.DataFrame) -> Figure:
     """A panel for each arm of the sweep; without arms, accuracy by condition."""
-    final = summary.last(rows)
+    final = _words.last(rows, (*LABELS, "arm"))
     arms = [arm for arm in PANELS if "arm" in final and arm in set(final["arm"])]
     if not arms:
         return transfer.draw(rows)
     figure, axes = plots.panels(len(arms), size=(3.7, 3.3))
     for ax, arm in zip(axes, arms, strict=True):
         PANELS[arm](ax, final[final["arm"] == arm])
-        ax.legend(fontsize=6.5, loc="best")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=6.5, loc="best")
     return figure
 
 
@@ -39,15 +40,17 @@ def _noise(ax: Axes, rows: summary.Rows, head: str) -> None:
 
 def _targets(ax: Axes, rows: summary.Rows) -> None:
     """Against targets per weight: do widths m fall on one curve, and does it rise at 1?"""
-    column = "theory/equations_per_weight"
-    if not _words.has(rows, column):
-        return
+    column, what = "theory/equations_per_weight", "targets m N per weight"
+    if _words.has(rows, column):
+        ax.axvline(1, color="0.4", ls="--", lw=0.8, zorder=0, label="as many targets as weights (D6)")
+    else:  # rows without predictions
+        batches = rows["pool"].where(rows["pool"] > 0, rows["step"]).clip(upper=rows["step"])
+        rows, what = rows.assign(**{column: rows["m"] * batches}), "m times batches of images"
     for index, (m, those) in enumerate(rows.groupby("m")):
         plots.line(ax, those.assign(ratio=those[column].round(6)), "ratio", f"m = {m}", index)
-    ax.axvline(1, color="0.4", ls="--", lw=0.8, zorder=0, label="as many targets as weights (D6)")
     plots.log(ax, rows[column].unique(), most=5)
     plots.accuracy(ax)
-    ax.set(xlabel="targets m N per weight", title=f"too few images, T = {int(rows['step'].max())}")
+    ax.set(xlabel=what, title=f"too few images, T = {int(rows['step'].max())}")
 
 
 def _width(ax: Axes, rows: summary.Rows) -> None:
@@ -97,7 +100,7 @@ PANELS = {
 
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
-    final = summary.last(rows)
+    final = _words.last(rows, (*LABELS, "arm"))
     return (
         "Student test accuracy where subliminal learning fails: noise on the student's auxiliary head, on its class "
         "head, few different images seen again and again, wide latents, and weight decay in the student. "
@@ -105,4 +108,5 @@ def caption(rows: pd.DataFrame) -> str:
         "noise on the auxiliary head not the accuracy but the cosine of the first step, of wide latents the level that "
         "the initial class head reaches on the teacher's latent. Dotted: auxiliary head frozen, and, with "
         "decay, the cosine of the student's class head, which no gradient reaches, with its beginning."
+        f"{_words.left_out(rows, LABELS)}"
     )
