@@ -66,7 +66,11 @@ def test_population_is_the_loop_over_its_members(mnist, tiny):
             lesson = train.Lesson(noise, None, on_noise.teacher_final)
             pulls = train.pulls(recipe, start.params, knobs, lesson, x, banks[1].y)
             scene = Scene(nets, on_test, on_noise, banks[1].y, knobs, stop * recipe.batch, *pulls)
-            alone = jax.jit(lambda scene: metrics.measure(everything, scene._replace(altered=False)))(scene)
+            alone = jax.jit(
+                lambda scene: metrics.measure(
+                    everything, scene._replace(altered=False, idle=("class_head",), squared=True)
+                )
+            )(scene)
             here = rows[(rows.condition == condition.labels["condition"]) & (rows.seed == seed) & (rows.step == stop)]
             for name, value in alone.items():
                 column = name if name.startswith("theory/") else f"at/{name}"

@@ -6,17 +6,18 @@ import numpy as np
 import optax
 import pytest
 
-from sublim_jax import sweep
+from sublim_jax import metrics, sweep
 from sublim_jax.errors import Refused
 from sublim_jax.progress import Watch
 from sublim_jax.run import How, run
 
+FEW = (metrics.task, metrics.budget, metrics.imitation, metrics.representation, metrics.layers)
 PLAIN = {"conditions": ("same",), "m": (3,), "student.steps": 20, "student.marks": (0,)}
 
 
 def rows_of(tiny, mnist, watch=None, how=How(), **fields):  # noqa: B008  frozen
     conditions = tiny(**{**PLAIN, **fields})
-    rows = run(conditions, mnist, seeds=2, exam=32, watch=watch or Watch(show=False), how=how)
+    rows = run(conditions, mnist, seeds=2, exam=32, metrics=FEW, watch=watch or Watch(show=False), how=how)
     return rows.sort_values(["step", "seed"], ignore_index=True)
 
 
@@ -102,7 +103,7 @@ def test_classes_are_those_below_and_accuracy_is_over_them(tiny, mnist):
         )
         for one in conditions
     ]
-    rows = run(plain, alone, seeds=2, exam=32, watch=Watch(show=False))
+    rows = run(plain, alone, seeds=2, exam=32, metrics=FEW, watch=Watch(show=False))
     assert rows.sort_values(["step", "seed"], ignore_index=True).equals(two)
     assert conditions[0].teacher.recipe.marks == (2 * -(-int((np.asarray(mnist.train.y) < 2).sum()) // 300),)
     with pytest.raises(Refused, match=r"config.classes=11: must be at most 10"):
@@ -140,10 +141,10 @@ def test_conditions_that_differ_in_what_training_does_not_reach_are_trained_once
     (group,) = sweep.plan(every, (28, 28)).groups
     assert (group.idle, group.twins, group.trained.size) == (("class_head",), (0, 0, 1, 0, 0), 2)
     watch = Watch(show=False)
-    together = run(every, mnist, seeds=2, exam=32, watch=watch)
+    together = run(every, mnist, seeds=2, exam=32, metrics=FEW, watch=watch)
     assert watch.steps["students"] == 2 * 2 * 20
     for one in every:
-        alone = run([one], mnist, seeds=2, exam=32, watch=Watch(show=False))
+        alone = run([one], mnist, seeds=2, exam=32, metrics=FEW, watch=Watch(show=False))
         mine = together[(together["condition"] == one.labels["condition"]) & (together["m"] == one.labels["m"])]
         by = ["step", "seed"]
         columns = [name for name in alone if name.startswith("at/")]
