@@ -36,7 +36,7 @@ def caption(rows: pd.DataFrame) -> str:
     return f"{figure2.caption(rows)} Crosses: an independent PyTorch script, mean and standard error of its seeds."
 
 
-def table(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> pd.DataFrame:
+def comparison(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> pd.DataFrame:
     """Condition by m: ours, PyTorch's, their difference with 95 % interval and Welch's p, the authors' seeds."""
     lines = []
     for (condition, m), ours in summary.cells(final, ["condition", "m"], "at/student_accuracy").items():
@@ -112,7 +112,7 @@ def read() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
 def page(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> str:
     """The table with its caption and verdict as Markdown."""
-    found = table(final, torch, authors)
+    found = comparison(final, torch, authors)
     shown = found.assign(p=[f"{p:.2f}" if p != "" else "" for p in found["p"]])
     lines = [found.columns, ["---"] * len(found.columns), *shown.values]
     text = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
