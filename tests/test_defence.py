@@ -215,7 +215,16 @@ def test_what_an_optimizer_or_a_guard_moves_is_not_idle(tiny):
     assert idle(**DEFENDED["guard"]) == idle(**DEFENDED["adamw"]) == ()
 
 
-@pytest.mark.parametrize("name", DEFENDED)
+STRENGTHS = [
+    ("mixed", (0.2, 0.9)),
+    pytest.param("target_noise", (0.1, 2.0), marks=pytest.mark.slow),
+    pytest.param("levels", (2, 9), marks=pytest.mark.slow),
+]
+# In CI all answers at once and a guard; each alone with `pytest -m slow`.
+EACH = [pytest.param(name, marks=() if name in ("all", "guard") else pytest.mark.slow) for name in DEFENDED]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_cutting_more_seeds_and_chunks_change_nothing_bitwise(mnist, tiny, name):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **DEFENDED[name])
     whole = go(mnist, conditions, seeds=3)
@@ -253,7 +262,7 @@ def strengths(tiny, field, values, **fields):
     ]
 
 
-@pytest.mark.parametrize(("field", "values"), [("mixed", (0.2, 0.9)), ("target_noise", (0.1, 2.0)), ("levels", (2, 9))])
+@pytest.mark.parametrize(("field", "values"), STRENGTHS)
 def test_strengths_share_one_program_and_one_question(mnist, tiny, field, values):
     own = {"student.batch": 52, "teacher.batch": 300 + len(field)}  # Recipes that no other test compiles
     conditions = strengths(tiny, field, values, **own)
