@@ -6,13 +6,13 @@ or low-rank adapters only is a matter of `Knobs.live`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from sublim_jax.errors import Refused, unknown
 from sublim_jax.types import Out
@@ -20,6 +20,8 @@ from sublim_jax.types import Out
 _CHOICES = {"positions": ("learned", "rotary", "rotary_pairs"), "norm": ("rms", "layer"), "mlp": ("gelu", "swiglu")}
 _MASKED = -1e30  # a score of a position that is not seen
 Taps = Mapping[str, Float[Array, "#batch #length width"]]
+# (block, query [batch, length, width], key, value [batch, length, keyed]) -> [batch, length, width]
+Attend = Callable[["Block", Array, Array, Array], Array]
 
 
 class Norm(nn.Module):
@@ -82,9 +84,10 @@ class Decoder(nn.Module):
 
     acts    `block_i`: the residual stream [batch, length, width] after block i
     taps    for some blocks what is added to the stream after them: steering, or zeros to differentiate by
+    attend  how blocks attend, instead of `attend`: to keys and values kept from earlier tokens, for instance
 
     positions  'learned' (at most `length` of them), 'rotary' in halves, or 'rotary_pairs' in neighbouring pairs
-    rotary     fraction of a head that is rotated; theta: base of its wavelengths
+    rotary     fraction of a head that is rotated; theta: base of its wavelengths; scaling: how they are stretched
     norm, mlp  'rms' or 'layer'; 'gelu' (two matrices) or 'swiglu' (three)
     parallel   attention and MLP read the same stream, as in GPT-NeoX
     kv_heads   heads of keys and values; 0 = as many as of queries
@@ -104,6 +107,7 @@ class Decoder(nn.Module):
     positions: str = "learned"
     rotary: float = 1.0
     theta: float = 10000.0
+    scaling: tuple[float, float, float, float] | None = None
     norm: str = "rms"
     mlp: str = "gelu"
     parallel: bool = False
@@ -113,7 +117,9 @@ class Decoder(nn.Module):
     rank: int = 0
 
     @nn.compact
-    def __call__(self, tokens: Num[Array, "batch length"], taps: Taps | None = None) -> Out:
+    def __call__(
+        self, tokens: Num[Array, "batch length"], taps: Taps | None = None, attend: Attend | None = None
+    ) -> Out:
         self._check(tokens.shape[1])
         taps = taps or {}
         learned = self.length if self.positions == "learned" else 0
@@ -125,7 +131,7 @@ class Decoder(nn.Module):
             block = Block(**fields, name=name)
             sizes = matrices(block, self.width)
             low = Adapter(sizes, self.rank, name=f"adapter_{index}")() if self.rank else {}
-            h = block(h, low)
+            h = block(h, low, attend)
             if name in taps:
                 h = h + taps[name]
             acts[name] = h
@@ -155,6 +161,7 @@ class Block(nn.Module):
     positions: str
     rotary: float
     theta: float
+    scaling: tuple[float, float, float, float] | None
     norm: str
     mlp: str
     parallel: bool
@@ -163,7 +170,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "batch length width"], low: Mapping[str, tuple[Array, Array]]
+        self,
+        h: Float[Array, "batch length width"],
+        low: Mapping[str, tuple[Array, Array]],
+        attending: Attend | None = None,
     ) -> Float[Array, "batch length width"]:
         outs = {name: outer for name, _, outer in matrices(self, h.shape[-1])}
 
@@ -175,7 +185,7 @@ class Block(nn.Module):
 
         normed = _normed(self, h, "attend_scale", "attend_shift", self.norm, self.eps)
         query, key, value = (linear(name, normed) for name in ("query", "key", "value"))
-        attended = linear("out", attend(self, query, key, value))
+        attended = linear("out", (attending or attend)(self, query, key, value))
         stream = h + attended
         normed = _normed(self, h if self.parallel else stream, "mlp_scale", "mlp_shift", self.norm, self.eps)
         if self.mlp == "swiglu":
@@ -185,7 +195,8 @@ class Block(nn.Module):
         return stream + linear("down", middle)
 
 
-_OF_A_BLOCK = ("heads", "kv_heads", "hidden", "positions", "rotary", "theta", "norm", "mlp", "parallel", "bias", "eps")
+_OF_A_BLOCK = ("heads", "kv_heads", "hidden", "positions", "rotary", "theta", "scaling")
+_OF_A_BLOCK += ("norm", "mlp", "parallel", "bias", "eps")
 
 
 def matrices(block: Block, width: int) -> tuple[tuple[str, int, int], ...]:
@@ -203,35 +214,72 @@ def attend(
     value: Float[Array, "batch length keyed"],
 ) -> Float[Array, "batch length width"]:
     """Causal scaled dot-product attention over the heads of a block, positions rotated where it rotates them."""
-    heads, groups = block.heads, block.kv_heads or block.heads
-    size, length = query.shape[-1] // heads, query.shape[1]
+    length = query.shape[1]
+    q, k, v = parts(block, query, key, value, jnp.arange(length)[None])
+    return weighed(block, q, k, v, jnp.tril(jnp.ones((1, length, length), bool)))
 
-    def split(x: Array, number: int) -> Array:
-        return x.reshape(*x.shape[:2], number, size).swapaxes(1, 2)  # [batch, head, length, size]
 
-    q, k, v = split(query, heads), split(key, groups), split(value, groups)
+def parts(
+    block: Block,
+    query: Float[Array, "batch length width"],
+    key: Float[Array, "batch length keyed"],
+    value: Float[Array, "batch length keyed"],
+    places: Int[Array, "#batch length"],
+) -> tuple[Array, Array, Array]:
+    """Queries, keys and values by head, [batch, head, length, size]; rotated by their places where a block rotates."""
+    size = query.shape[-1] // block.heads
+    q, k, v = (x.reshape(*x.shape[:2], -1, size).swapaxes(1, 2) for x in (query, key, value))
     if block.positions != "learned":
-        q, k = (rotated(x, block.rotary, block.theta, block.positions == "rotary_pairs") for x in (q, k))
-    if groups != heads:
-        k, v = (jnp.repeat(x, heads // groups, axis=1) for x in (k, v))
-    scores = (q @ k.swapaxes(-1, -2)) / math.sqrt(size)
-    seen = jnp.tril(jnp.ones((length, length), bool))
-    weights = jax.nn.softmax(jnp.where(seen[None, None], scores, jnp.asarray(_MASKED, scores.dtype)), axis=-1)
-    return (weights @ v).swapaxes(1, 2).reshape(query.shape)
+        rates = wavelengths(int(size * block.rotary), block.theta, block.scaling)
+        q, k = (rotated(x, rates, places, block.positions == "rotary_pairs") for x in (q, k))
+    return q, k, v
+
+
+def weighed(
+    block: Block,
+    q: Float[Array, "batch head length size"],
+    k: Float[Array, "batch group past size"],
+    v: Float[Array, "batch group past size"],
+    seen: Bool[Array, "#batch length past"],
+) -> Float[Array, "batch length width"]:
+    """Values weighed by the softmax of scaled products with the keys seen, heads side by side again."""
+    if k.shape[1] != block.heads:
+        k, v = (jnp.repeat(x, block.heads // x.shape[1], axis=1) for x in (k, v))
+    scores = (q @ k.swapaxes(-1, -2)) / math.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(jnp.where(seen[:, None], scores, jnp.asarray(_MASKED, scores.dtype)), axis=-1)
+    return (weights @ v).swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
+
+
+def wavelengths(
+    number: int, theta: float, scaling: tuple[float, float, float, float] | None = None
+) -> Float[Array, " half"]:
+    """Radians a place of `number` rotated components, two to a rate: theta^(-2i/number).
+
+    `scaling` (factor, low, high, length) slows those that turn less than `low` times in `length` places by the factor,
+    keeps those that turn more than `high` times and goes linearly between. Source: Llama 3.1 (Meta 2024), rope code.
+    """
+    rates = theta ** (-jnp.arange(0, number, 2, dtype=jnp.float32) / number)
+    if scaling is None:
+        return rates
+    factor, low, high, length = scaling
+    kept = jnp.clip((length * rates / (2 * math.pi) - low) / (high - low), 0, 1)
+    return rates * (kept + (1 - kept) / factor)
 
 
 def rotated(
-    x: Float[Array, "batch head length size"], fraction: float, theta: float, pairs: bool
+    x: Float[Array, "batch head length size"],
+    rates: Float[Array, " half"],
+    places: Int[Array, "#batch length"],
+    pairs: bool,
 ) -> Float[Array, "batch head length size"]:
-    """Rotary positions on the first `fraction` of each head: angle position * theta^(-2i/n). Source: Su et al. 2021.
+    """Rotary positions on the first components of each head, by the angle place * rate. Source: Su et al. 2021.
 
     Component i turns with i + n/2 (Llama and GPT-NeoX checkpoints), or with its neighbour (`pairs`; GGUF files).
     """
-    number = int(x.shape[-1] * fraction)
+    number = 2 * len(rates)
     turn, rest = x[..., :number], x[..., number:]
-    rates = theta ** (-jnp.arange(0, number, 2, dtype=jnp.float32) / number)
-    angle = jnp.arange(x.shape[-2], dtype=jnp.float32)[:, None] * rates[None]
-    cos, sin = (wave(angle).astype(x.dtype)[None, None] for wave in (jnp.cos, jnp.sin))
+    angle = places[:, None, :, None].astype(jnp.float32) * rates[None, None, None]
+    cos, sin = (wave(angle).astype(x.dtype) for wave in (jnp.cos, jnp.sin))
     left, right = (turn[..., 0::2], turn[..., 1::2]) if pairs else jnp.split(turn, 2, axis=-1)
     both = left * cos - right * sin, right * cos + left * sin
     turned = jnp.stack(both, axis=-1).reshape(turn.shape) if pairs else jnp.concatenate(both, axis=-1)
