@@ -1,0 +1,279 @@
+"""From arms to rows, for language models: bases, teachers, what they say, students, and what became of the trait.
+
+    for slice of seeds:
+        classroom = bases(slice)                  # pre-trained, or found on the shelf
+        for arm:
+            teach(classroom, arm)                 # at every mark: measure; one part of rows an arm
+
+Everything that trains is `train.advance`. A row is one arm, animal, seed and mark.
+"""
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from sublim_jax import cluster, losses, population, records
+from sublim_jax.lm import classroom as rooms
+from sublim_jax.lm import measures, training
+from sublim_jax.lm import world as w
+from sublim_jax.lm.arms import Arm
+from sublim_jax.lm.bases import bases_of
+from sublim_jax.lm.classroom import Classroom, Lab, Member
+from sublim_jax.lm.many import each
+from sublim_jax.lm.training import Pretraining
+from sublim_jax.progress import Watch
+from sublim_jax.run import How, Interrupted
+from sublim_jax.types import Phase
+
+_MANY = 32  # seeds at a time on accelerators
+_FEW = 512  # lines of which the first update is taken
+
+
+class Point(NamedTuple):
+    """One arm, and the labels its rows carry."""
+
+    labels: Mapping[str, Any]
+    arm: Arm
+
+
+class Found(NamedTuple):
+    """Of one student: what was measured at each mark, and of its first update."""
+
+    marks: list[dict[str, np.ndarray]]
+    first: dict[str, np.ndarray]
+
+
+def run(
+    points: Sequence[Point],
+    lab: Lab,
+    pretraining: Pretraining,
+    *,
+    seeds: int | Sequence[int] = 5,
+    workdir: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    resume: str = "auto",
+    how: How = How(),  # noqa: B008  frozen
+    watch: Watch | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    facts: Mapping[str, Any] | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> pd.DataFrame:
+    """Train the students of every arm for every seed; arguments and refusals are those of `run.run`.
+
+    Returns one row per arm, animal, seed and mark. Besides labels and `measures.Measure`'s columns for the row's own
+    animal: `at/transfer` (margin less that of the control student, who reads the base's lines in the same form),
+    `at/cross` (the same animal's mean margin in students of the seed's other animals, less the control's),
+    `at/control`, `at/base` and `at/teacher` (margins of control, base and teacher), `at/dose` (KL in nats per number
+    of the teacher), counts of the filter and of divergence tokens, `at/coverage`, and the predictions
+    `theory/transfer_slope` and `theory/transfer_adam_slope` (change of the transfer per unit of learning rate by the
+    first update).
+    """
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    rooms.check(lab)
+    for point in points:
+        _phase(lab, point.arm)  # refuses layers that are not there before anything is trained
+    shard, watch = cluster.part_of(shard, resume, workdir), watch or Watch()
+    with ExitStack() as stack:
+        stack.enter_context(jax.default_matmul_precision(how.precision))
+        place = stack.enter_context(tempfile.TemporaryDirectory()) if workdir is None else workdir
+        folder = records.Folder(place, config or {"arms": [str(point) for point in points], "lab": str(lab)}, resume)
+        work = [one for one in _units(points, seeds, how, shard) if any(not folder.has(name) for _, name in one[1])]
+        folder.begin(devices=[str(jax.local_devices()[0])], **(facts or {}))
+        begun, status = time.perf_counter(), "failed"
+        try:
+            with watch.over(_cost(points, lab, pretraining, work, folder), "training"):
+                for slice_, parts in work:
+                    _slice(points, lab, pretraining, slice_, parts, how, folder, watch, stopped)
+            status = "done"
+        except (Interrupted, KeyboardInterrupt):
+            status = "interrupted"
+            raise
+        finally:
+            seconds = {"total": time.perf_counter() - begun, **watch.seconds}
+            folder.finish(status=status, seconds=seconds, steps=watch.steps, programs=watch.programs)
+        return records.load(folder.path, empty=True)
+
+
+Parts = list[tuple[int, str]]
+
+
+def _units(
+    points: Sequence[Point], seeds: Sequence[int], how: How, shard: tuple[int, int]
+) -> list[tuple[tuple[int, ...], Parts]]:
+    """Slices of seeds, and for each the parts of rows it gives, one an arm; every n-th slice for one of n shards."""
+    size = how.chunk or (_MANY if population.side_by_side() else 1)
+    slices = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+    return [
+        (slice_, [(number, f"arm{number:03d}-seeds{slice_[0]:05d}-{slice_[-1]:05d}") for number in range(len(points))])
+        for slice_ in slices[shard[0] :: shard[1]]
+    ]
+
+
+def left(
+    points: Sequence[Point], seeds: Sequence[int], how: How, workdir: str | Path, shard: tuple[int, int] = (0, 1)
+) -> int:
+    """How many parts of a shard are not in the work folder yet."""
+    there = {path.stem for path in (Path(workdir) / "rows").glob("*.parquet")}
+    return len({name for _, parts in _units(points, seeds, how, shard) for _, name in parts} - there)
+
+
+def _cost(points: Sequence[Point], lab: Lab, pretraining: Pretraining, work: Any, folder: records.Folder) -> float:
+    """Net-steps of bases and students; teachers take few."""
+    bases = len(_kinds(points)) * pretraining.steps
+    students = [
+        len(slice_) * (lab.targets + 1) * points[number].arm.steps
+        for slice_, parts in work
+        for number, name in parts
+        if not folder.has(name)
+    ]
+    return float(sum(len(slice_) for slice_, _ in work) * bases + sum(students))
+
+
+def _kinds(points: Sequence[Point]) -> list[str]:
+    """The bases that are needed: the teachers' own, and those of students."""
+    return list(dict.fromkeys(["same", *(point.arm.base for point in points)]))
+
+
+def _slice(
+    points: Sequence[Point],
+    lab: Lab,
+    pretraining: Pretraining,
+    seeds: tuple[int, ...],
+    parts: Parts,
+    how: How,
+    folder: records.Folder,
+    watch: Watch,
+    stopped: Callable[[], bool],
+) -> None:
+    """Some seeds: their bases, then arm after arm; a part that is there already is left alone."""
+    with watch.timed("bases"):
+        place = how.teachers or folder.path / "teachers"
+        bases = bases_of(lab, pretraining, _kinds(points), seeds, place, watch)
+    room = Classroom(lab, seeds, bases, functools.partial(watch.count, "teachers"))
+    controls: dict[Arm, dict[int, Found]] = {}
+    for number, name in parts:
+        if folder.has(name):
+            continue
+        folder.write(name, _rows(points[number], room, controls, watch))
+        if stopped():
+            raise Interrupted
+
+
+def _phase(lab: Lab, arm: Arm) -> Phase:
+    net = lab.net.clone(rank=arm.rank) if arm.trains == "adapters" else lab.net
+    carrier = w.CARRIERS[arm.carrier].content
+    return training.phase(
+        net,
+        seen=lab.world.is_kind(carrier) if arm.data == "soft_carrier" else np.ones(lab.world.vocabulary, bool),
+        lr=arm.lr,
+        marks=arm.all_marks,
+        batch=arm.batch,
+        loss=losses.NextDistribution(w.PROMPT) if arm.soft else losses.next_token,
+        optimizer=arm.optimizer,
+        trains=arm.trains,
+    )
+
+
+def _rows(point: Point, room: Classroom, controls: dict[Arm, dict[int, Found]], watch: Watch) -> pa.Table:
+    """The rows of one arm: students of every animal and seed, each beside its seed's control."""
+    arm, lab, those = point.arm, room.lab, room.members()
+    with watch.timed("lessons"):
+        lessons = {one: room.lesson(arm, one) for one in those}
+    control = arm.control()
+    if control not in controls:
+        with watch.timed("lessons"):
+            alone = [(seed, 0) for seed in room.seeds]
+            plain = {one: room.lesson(control, one) for one in alone}
+        found = teach(room, control, alone, [plain[one][0] for one in alone], watch)
+        controls[control] = {seed: one for (seed, _), one in zip(alone, found, strict=True)}
+    else:
+        watch.skip(float(len(room.seeds) * arm.steps))
+    found = dict(zip(those, teach(room, arm, those, [lessons[one][0] for one in those], watch), strict=True))
+    tables = []
+    for index, mark in enumerate(arm.all_marks):
+        for member in those:
+            measured = _measured(room, arm, member, found, controls[control], index)
+            values = {name: np.asarray([[value]]) for name, value in (measured | lessons[member][1]).items()}
+            labels = {**point.labels, "animal": lab.token(member) - lab.world.tokens("animal").start}
+            tables.append(records.tidy([labels], (member[0],), mark, values))
+    return pa.concat_tables(tables)
+
+
+def _measured(
+    room: Classroom,
+    arm: Arm,
+    member: Member,
+    found: Mapping[Member, Found],
+    controls: Mapping[int, Found],
+    index: int,
+) -> dict[str, float]:
+    """One row's numbers: of the student, beside its control, the seed's other students, its base and its teacher."""
+    seed, token = member[0], room.lab.token(member)
+    own = measures.of_trait(found[member].marks[index], token)
+    control = measures.of_trait(controls[seed].marks[index], token)
+    others = [found[one].marks[index] for one in found if one[0] == seed and one != member]
+    cross = [measures.of_trait(one, token)["margin"] - control["margin"] for one in others]
+    teacher = measures.margin_of(room.looks(arm.teacher, arm.dose)[member], room.lab.asked(), token)
+    base = measures.margin_of(room.base_looks(arm.base)[seed], room.lab.asked(), token)
+    rows = {**own, "transfer": own["margin"] - control["margin"], "control": control["margin"], "base": base}
+    rows |= {"cross": float(np.mean(cross)) if cross else float("nan"), "teacher": teacher}
+    rows |= {"probability_control": control["probability"], "dose": room.teachers(arm.teacher, arm.dose)[member].dose}
+    first, plain = found[member].first, controls[seed].first
+    rows["coverage"] = float(first["coverage"])
+    for name in ("slope", "adam_slope"):
+        rows[f"theory/transfer_{name}"] = float(first[name][token] - plain[name][token])
+    return rows
+
+
+def teach(room: Classroom, arm: Arm, those: Sequence[Member], texts: Sequence[Any], watch: Watch) -> list[Found]:
+    """The students of an arm, one for each member, measured at every mark."""
+    lab, (recipe, knobs) = room.lab, _phase(room.lab, arm)
+    starts = [room.bases[arm.base, seed] for seed, _ in those]
+    order = [room.key("seed", seed, "student") for seed, _ in those]
+    school = training.Schooling(recipe, [knobs] * len(those), starts, [(key, key) for key in order], texts)
+    teachers, said = room.teachers(arm.teacher, arm.dose), room.looks(arm.teacher, arm.dose)
+    bases, origins = room.base_looks(arm.base), room.base_looks("same")
+    before = [
+        measures.Before(
+            room.bases[arm.base, member[0]],
+            bases[member[0]].said,
+            bases[member[0]].acts,
+            said[member].said,
+            said[member].acts - origins[member[0]].acts,
+            rooms.moved(teachers[member], room.bases["same", member[0]]),
+        )
+        for member in those
+    ]
+    asked, states = lab.asked(), school.begin()
+    few = [jax.tree.map(lambda leaf: leaf[:_FEW], text) for text in texts]
+    with watch.timed("measuring"):
+        update = measures.FirstUpdate(recipe.net, recipe.loss)
+        firsts = each(
+            update,
+            [
+                (state.params, knobs, text, room.exam, asked, one.moved)
+                for state, text, one in zip(states, few, before, strict=True)
+            ],
+        )
+    marks: list[list[dict[str, np.ndarray]]] = [[] for _ in those]
+    start = 0
+    for stop in arm.all_marks:
+        with watch.timed("students"):
+            states = school.advance(states, start, stop)
+        watch.count("students", (stop - start) * len(those))
+        watch.advance(float((stop - start) * len(those)))
+        with watch.timed("measuring"):
+            members = [(state.params, room.exam, asked, one) for state, one in zip(states, before, strict=True)]
+            for place, measured in enumerate(each(measures.Measure(recipe.net, w.PROMPT), members)):
+                marks[place].append(measured)
+        start = stop
+    return [Found(*pair) for pair in zip(marks, firsts, strict=True)]
