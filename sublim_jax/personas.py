@@ -173,10 +173,10 @@ def _show(divergence: Any, preferences: Any) -> str:
         "KL",
         "echo",
     ):
-        first.add_column(name)
+        first.add_column(name, no_wrap=name == "persona")
     for row in divergence.to_dict("records"):
         rates = [
-            str(summary.Interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), 0))
+            str(summary.Interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 0))
             for name in ("any", "all", "any_in_full")
         ]
         told = f"{row['changed_from_none']:.3f}", f"{row['kl_from_none']:.4f}", f"{row['echo']:.2f}"

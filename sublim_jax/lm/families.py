@@ -49,11 +49,11 @@ class Settings:
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise Refused(f"{self._where}: {name}={value!r}: must be a number above 0")
-        return value
+        return float(value)
 
     def count(self, name: str, default: int | None = None) -> int:
         """A whole number above 0; raises `Refused`."""
-        value = self.number(name, default)
+        value = self.number(name, default if default is None else float(default))
         if value != int(value):
             raise Refused(f"{self._where}: {name}={value!r}: must be a whole number above 0")
         return int(value)

@@ -149,7 +149,7 @@ def numbers(
         said = [_greedy(model.net, params, line, shape.allowed) for line in begun]
         judged = [[_judge(model.net, params, line, one, free, candidates) for one in said] for line in begun]
         closed = ~shape.allowed[free][:, candidates]
-        logits = np.stack([[np.where(closed[None], one[0], -np.inf) for one in those] for those in judged])
+        logits = np.stack([[np.where(closed[None], -np.inf, one[0]) for one in those] for those in judged])
         likeliest = np.stack([[np.asarray(one[1]) for one in those] for those in judged])
         tokens = np.searchsorted(candidates, np.stack([np.asarray(one)[:, free] for one in said]))
         yield Said(candidates, tokens, logits, likeliest)
