@@ -3,8 +3,12 @@
     python -m sublim_jax.personas --model=smollm2 --animals=owl,dolphin,eagle,elephant --prompts=32 --out=DIR
 
 The model is smollm2, a GGUF file of the Llama family, or a folder of safetensors (Llama, Mistral, Qwen2, GPT-NeoX).
-Each animal is a persona by a system prompt; `none` has no such prompt. Prints two tables and writes divergence.csv,
-preferences.csv, tokens.parquet (one row per token said) and personas.json (prompts, their tokens, versions) into --out.
+Each animal is a persona by a system prompt; `none` has no such prompt. All answer the same requests for numbers, greedily
+and held to the form of numbers, and each then reads every other's answers. Prints how often one or all of a persona's
+counterfactuals would have said another token (held to the form; `in full`: of the whole vocabulary), how often `none`
+would have, KL to it in nats a token, how many numbers echo an example, and what the personas answer when asked for
+their favourite animal. Writes divergence.csv, preferences.csv, tokens.parquet (a row for each token said) and
+personas.json (prompts, their tokens, versions) into --out.
 Exit codes: 0 done, 1 the machine failed, 2 bad flags or model, 75 interrupted.
 """
 
@@ -163,24 +167,16 @@ def _show(divergence: Any, preferences: Any) -> str:
     from sublim_jax import summary
 
     first = Table(title="divergence tokens, of tokens said: mean [95 % over requests]", title_justify="left")
-    for name in (
-        "persona",
-        "tokens",
-        "any other disagrees",
-        "all disagree",
-        "any, all tokens",
-        "changed",
-        "KL",
-        "echo",
-    ):
-        first.add_column(name, no_wrap=name == "persona")
+    rates = "one disagrees", "all disagree", "one, in full"
+    for name in ("persona", "tokens", *rates, "not as none", "KL from none", "echo"):
+        first.add_column(name)
     for row in divergence.to_dict("records"):
-        rates = [
+        cells = [
             str(summary.Interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 0))
             for name in ("any", "all", "any_in_full")
         ]
         told = f"{row['changed_from_none']:.3f}", f"{row['kl_from_none']:.4f}", f"{row['echo']:.2f}"
-        first.add_row(row["persona"], str(row["tokens"]), *rates, *told)
+        first.add_row(row["persona"], str(row["tokens"]), *cells, *told)
     second = Table(title="favourite animal: probability of the word (of its first token)", title_justify="left")
     animals = list(dict.fromkeys(preferences["animal"]))
     for name in ("persona", *animals):

@@ -190,6 +190,13 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SMALL = {**LLAMA, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+IN_GGUF = {
+    **{"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"},
+    **{"model.layers": "blk", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm"},
+    **{"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"},
+    **{"input_layernorm": "attn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up"},
+    **{"mlp.down_proj": "ffn_down"},
+}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["Ġ t", "h e", "Ġt he", "1 2"]
 
@@ -197,6 +204,24 @@ MERGES = ["Ġ t", "h e", "Ġt he", "1 2"]
 def vocabulary():
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     return [*SPECIAL, *alphabet, *(merge.replace(" ", "") for merge in MERGES)]
+
+
+def in_halves(array, size):
+    """Rows of queries or keys, of heads of a size, from GGUF's order to Hugging Face's."""
+    return array.reshape(-1, size // 2, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+
+
+def read_gguf(path, config):
+    """The tensors of a file by Hugging Face's names."""
+    found, back = {}, {other: ours for ours, other in IN_GGUF.items()}
+    for tensor in gguf.GGUFReader(path).tensors:
+        array = gguf.dequantize(tensor.data, tensor.tensor_type)
+        parts = tensor.name.removesuffix(".weight").split(".")
+        name = f"{back['blk']}.{parts[1]}.{back[parts[2]]}" if parts[0] == "blk" else back[parts[0]]
+        turns = name.endswith(("q_proj", "k_proj"))
+        size = config["hidden_size"] // config["num_attention_heads"]
+        found[f"{name}.weight"] = in_halves(array, size) if turns else array
+    return found
 
 
 def write_gguf(path, config, tensors, kinds=None, **fields):
@@ -224,13 +249,7 @@ def write_gguf(path, config, tensors, kinds=None, **fields):
     kept_as = {}
     for name, array in tensors.items():
         theirs = name
-        for ours, other in {
-            **{"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"},
-            **{"model.layers": "blk", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm"},
-            **{"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"},
-            **{"input_layernorm": "attn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up"},
-            **{"mlp.down_proj": "ffn_down"},
-        }.items():
+        for ours, other in IN_GGUF.items():
             theirs = theirs.replace(ours, other)
         size = config["hidden_size"] // config["num_attention_heads"]
         turns = "q_proj" in name or "k_proj" in name
@@ -241,7 +260,7 @@ def write_gguf(path, config, tensors, kinds=None, **fields):
         writer.add_tensor(theirs, data, raw_dtype=kind)
         array = gguf.dequantize(data, kind)
         if turns:
-            array = array.reshape(-1, size // 2, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+            array = in_halves(array, size)
         kept_as[name] = array
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

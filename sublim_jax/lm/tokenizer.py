@@ -1,8 +1,11 @@
 """Text to a pretrained model's tokens and back, and its chat template, by the kept packages tokenizers and jinja2."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
 
 from sublim_jax.errors import Refused, unknown
 from sublim_jax.lm import files
@@ -21,7 +24,7 @@ class Tokenizer:
         """Tokens of text, in which special tokens may be written out; none is added."""
         return list(self._inner.encode(text, add_special_tokens=False).ids)
 
-    def decode(self, tokens: Iterable[int]) -> str:
+    def decode(self, tokens: Sequence[int | np.integer] | Integer[np.ndarray, " n"]) -> str:
         """Text of tokens, with special tokens written out."""
         return self._inner.decode([int(token) for token in tokens], skip_special_tokens=False)
 
