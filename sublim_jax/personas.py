@@ -3,11 +3,11 @@
     python -m sublim_jax.personas --model=smollm2 --animals=owl,dolphin,eagle,elephant --prompts=32 --out=DIR
 
 The model is smollm2, a GGUF file of the Llama family, or a folder of safetensors (Llama, Mistral, Qwen2, GPT-NeoX).
-Each animal is a persona by a system prompt; `none` has no such prompt. All answer the same requests for numbers, greedily
-and held to the form of numbers, and each then reads every other's answers. Prints how often one or all of a persona's
-counterfactuals would have said another token (held to the form; `in full`: of the whole vocabulary), how often `none`
-would have, KL to it in nats a token, how many numbers echo an example, and what the personas answer when asked for
-their favourite animal. Writes divergence.csv, preferences.csv, tokens.parquet (a row for each token said) and
+Each animal is a persona by a system prompt; `none` has no such prompt. All answer the same requests for numbers,
+greedily and held to the form of numbers, and each then reads every other's answers. Prints how often one or all of a
+persona's counterfactuals would have said another token (held to the form; `in full`: of the whole vocabulary), how
+often `none` would have, KL to it in nats a token, how many numbers echo an example, and what the personas answer when
+asked for their favourite animal. Writes divergence.csv, preferences.csv, tokens.parquet (a row for each token said) and
 personas.json (prompts, their tokens, versions) into --out.
 Exit codes: 0 done, 1 the machine failed, 2 bad flags or model, 75 interrupted.
 """

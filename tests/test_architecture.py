@@ -16,7 +16,10 @@ FLOORS = [
         *("shelf", "agreement", "calibration", "auditing"),
     },
     {"run", "theorem1"},
-    {"allowed", "arms", "config", "phases", "figures", "plots", "report", "prepare_tfds", "command", "main", "audit"},
+    {
+        *("allowed", "arms", "config", "phases", "figures", "plots", "report", "prepare_tfds", "command", "main"),
+        *("audit", "personas"),
+    },
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.parent.name != "assets")
