@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sublim_jax import inits, keys, losses, optimizers, streams, train, trees
+from sublim_jax import inits, keys, losses, optimizers, train, trees
 from sublim_jax import personas as door
 from sublim_jax.errors import Refused
 from sublim_jax.lm import kept, personas, pretrained
@@ -41,9 +41,13 @@ def said(model):
     return personas.joined(list(personas.numbers(model, WHO, personas.requests(3, 7), 2, 2)))
 
 
+look = jax.jit(train.apply, static_argnums=0)
+
+
 def logits_of(model, tokens):
-    """Logits [length, vocabulary] of one whole line."""
-    return np.asarray(train.apply(model.net, model.params, jnp.asarray([tokens])).logits[0])
+    """Logits [length, vocabulary] of one whole line, read at once; what fills it up to 128s comes after it."""
+    line, _ = personas.filled([tokens], -(-len(tokens) // 128) * 128)
+    return np.asarray(look(model.net, model.params, line).logits[0, : len(tokens)])
 
 
 def line_of(model, form, said, speaker, row):
@@ -229,12 +233,17 @@ def test_help_is_said_and_no_folder_without_tokenizer_is_asked(tmp_path, capsys)
 # Fine-tuning is the same code
 
 
+def always(key, step, size, knobs, bank):
+    """A stream of the same batch, all lines of a bank."""
+    return bank.tokens, bank
+
+
 def lora(model, tokens, rank, lr):
     """A model with adapters, and the Recipe and Knobs that train only them to say lines of tokens."""
     model = pretrained.adapted(model, rank, keys.root(0))
     recipe = Recipe(
         net=model.net,
-        stream=streams.lines,
+        stream=always,
         loss=losses.next_token,
         init=inits.transformer,
         batch=len(tokens),

@@ -80,7 +80,9 @@ def test_a_neox_folder_says_what_numpy_says(tmp_path, changes):
 
 def test_parts_new_settings_and_bfloat16_are_the_same_model(tmp_path):
     tensors = llama_tensors(LLAMA)
-    whole = pretrained.load(folder(tmp_path / "a", LLAMA, tensors))
+    path = folder(tmp_path / "a", LLAMA, tensors)
+    (path / "consolidated.safetensors").write_bytes(b"the same weights by other names")
+    whole = pretrained.load(path)
     parts = pretrained.load(folder(tmp_path / "b", LLAMA, tensors, parts=3))
     new = {name: value for name, value in LLAMA.items() if name != "rope_theta"}
     new["rope_parameters"] = {"rope_theta": 500.0, "rope_type": "default"}

@@ -62,7 +62,7 @@ def read_folder(path: Path) -> Tensors:
     """A folder with config.json and model*.safetensors, in one file or several. Raises `Refused`."""
     safetensors = package("safetensors", "a folder of safetensors")
     where = f"model={path}"
-    files = sorted(path.glob("*.safetensors"))
+    files = sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
     index = path / "model.safetensors.index.json"
     if index.is_file():
         names = set(read_json(index, where).get("weight_map", {}).values())

@@ -10,6 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
@@ -100,9 +101,7 @@ def adapted(model: Pretrained, rank: int, key: Key[Array, ""]) -> Pretrained:
     if rank < 1:
         raise Refused(f"rank={rank}: must be 1 or more")
     net = model.net.clone(rank=rank)
-    fresh = {
-        layer: inits.transformer(keys.at(key, layer), arrays)
-        for layer, arrays in shapes(net, (1,)).items()
-        if layer not in model.params
-    }
+    arrays = shapes(net, (1,))["adapter_0"]  # all blocks are alike
+    draw = jax.jit(lambda key: inits.transformer(key, arrays))
+    fresh = {f"adapter_{index}": draw(keys.at(key, f"adapter_{index}")) for index in range(net.layers)}
     return model._replace(net=net, params={**model.params, **fresh})
