@@ -159,13 +159,35 @@ def _slice(
         place = how.teachers or folder.path / "teachers"
         bases = bases_of(lab, pretraining, _kinds(points), seeds, place, watch)
     room = Classroom(lab, seeds, bases, functools.partial(watch.count, "teachers"))
-    controls: dict[Arm, dict[int, Found]] = {}
-    for number, name in parts:
-        if folder.has(name):
-            continue
-        folder.write(name, _rows(points[number], room, controls, watch))
+    controls: dict[Job, Found] = {}
+    todo = [(points[number], name) for number, name in parts if not folder.has(name)]
+    for batch in _batches(lab, todo):
+        jobs = [(point.arm, member) for point, _ in batch for member in room.members()]
+        plain = [(point.arm.control(), (seed, 0)) for point, _ in batch for seed in room.seeds]
+        plain = [job for job in dict.fromkeys(plain) if job not in controls]
+        watch.skip(float(sum(len(seeds) * point.arm.steps for point, _ in batch) - sum(one.steps for one, _ in plain)))
+        with watch.timed("lessons"):
+            lessons = {job: room.lesson(*job) for job in dict.fromkeys(jobs + plain)}
+        asked = list(lessons)
+        found = dict(zip(asked, teach(room, asked, [lessons[job][0] for job in asked], watch), strict=True))
+        controls |= {job: found[job] for job in plain}
+        for point, name in batch:
+            folder.write(name, _rows(point, room, {job: lessons[job][1] for job in jobs}, found, controls))
         if stopped():
             raise Interrupted
+
+
+Job = tuple[Arm, Member]
+
+
+def _batches(lab: Lab, todo: list[tuple[Point, str]]) -> list[list[tuple[Point, str]]]:
+    """What is trained at once: on accelerators all arms of one program and size, on CPU one arm after another."""
+    if not population.side_by_side():
+        return [[one] for one in todo]
+    found: dict[Any, list[tuple[Point, str]]] = {}
+    for one in todo:
+        found.setdefault((_phase(lab, one[0].arm).recipe, one[0].arm.lines), []).append(one)
+    return list(found.values())
 
 
 def _phase(lab: Lab, arm: Arm) -> Phase:
@@ -183,26 +205,19 @@ def _phase(lab: Lab, arm: Arm) -> Phase:
     )
 
 
-def _rows(point: Point, room: Classroom, controls: dict[Arm, dict[int, Found]], watch: Watch) -> pa.Table:
+def _rows(
+    point: Point,
+    room: Classroom,
+    told: Mapping[Job, Mapping[str, float]],
+    found: Mapping[Job, Found],
+    controls: Mapping[Job, Found],
+) -> pa.Table:
     """The rows of one arm: students of every animal and seed, each beside its seed's control."""
-    arm, lab, those = point.arm, room.lab, room.members()
-    with watch.timed("lessons"):
-        lessons = {one: room.lesson(arm, one) for one in those}
-    control = arm.control()
-    if control not in controls:
-        with watch.timed("lessons"):
-            alone = [(seed, 0) for seed in room.seeds]
-            plain = {one: room.lesson(control, one) for one in alone}
-        found = teach(room, control, alone, [plain[one][0] for one in alone], watch)
-        controls[control] = {seed: one for (seed, _), one in zip(alone, found, strict=True)}
-    else:
-        watch.skip(float(len(room.seeds) * arm.steps))
-    found = dict(zip(those, teach(room, arm, those, [lessons[one][0] for one in those], watch), strict=True))
-    tables = []
+    arm, lab, tables = point.arm, room.lab, []
     for index, mark in enumerate(arm.all_marks):
-        for member in those:
-            measured = _measured(room, arm, member, found, controls[control], index)
-            values = {name: np.asarray([[value]]) for name, value in (measured | lessons[member][1]).items()}
+        for member in room.members():
+            measured = {**_measured(room, arm, member, found, controls, index), **told[arm, member]}
+            values = {name: np.asarray([[value]]) for name, value in measured.items()}
             labels = {**point.labels, "animal": lab.token(member) - lab.world.tokens("animal").start}
             tables.append(records.tidy([labels], (member[0],), mark, values))
     return pa.concat_tables(tables)
@@ -212,68 +227,61 @@ def _measured(
     room: Classroom,
     arm: Arm,
     member: Member,
-    found: Mapping[Member, Found],
-    controls: Mapping[int, Found],
+    found: Mapping[Job, Found],
+    controls: Mapping[Job, Found],
     index: int,
 ) -> dict[str, float]:
     """One row's numbers: of the student, beside its control, the seed's other students, its base and its teacher."""
-    seed, token = member[0], room.lab.token(member)
-    own = measures.of_trait(found[member].marks[index], token)
-    control = measures.of_trait(controls[seed].marks[index], token)
-    others = [found[one].marks[index] for one in found if one[0] == seed and one != member]
+    seed, token, plain = member[0], room.lab.token(member), controls[arm.control(), (member[0], 0)]
+    own = measures.of_trait(found[arm, member].marks[index], token)
+    control = measures.of_trait(plain.marks[index], token)
+    others = [found[arm, one].marks[index] for one in room.members() if one[0] == seed and one != member]
     cross = [measures.of_trait(one, token)["margin"] - control["margin"] for one in others]
     teacher = measures.margin_of(room.looks(arm.teacher, arm.dose)[member], room.lab.asked(), token)
     base = measures.margin_of(room.base_looks(arm.base)[seed], room.lab.asked(), token)
     rows = {**own, "transfer": own["margin"] - control["margin"], "control": control["margin"], "base": base}
     rows |= {"cross": float(np.mean(cross)) if cross else float("nan"), "teacher": teacher}
     rows |= {"probability_control": control["probability"], "dose": room.teachers(arm.teacher, arm.dose)[member].dose}
-    first, plain = found[member].first, controls[seed].first
+    first = found[arm, member].first
     rows["coverage"] = float(first["coverage"])
     for name in ("slope", "adam_slope"):
-        rows[f"theory/transfer_{name}"] = float(first[name][token] - plain[name][token])
+        rows[f"theory/transfer_{name}"] = float(first[name][token] - plain.first[name][token])
     return rows
 
 
-def teach(room: Classroom, arm: Arm, those: Sequence[Member], texts: Sequence[Any], watch: Watch) -> list[Found]:
-    """The students of an arm, one for each member, measured at every mark."""
-    lab, (recipe, knobs) = room.lab, _phase(room.lab, arm)
-    starts = [room.bases[arm.base, seed] for seed, _ in those]
-    order = [room.key("seed", seed, "student") for seed, _ in those]
-    school = training.Schooling(recipe, [knobs] * len(those), starts, [(key, key) for key in order], texts)
-    teachers, said = room.teachers(arm.teacher, arm.dose), room.looks(arm.teacher, arm.dose)
-    bases, origins = room.base_looks(arm.base), room.base_looks("same")
-    before = [
-        measures.Before(
-            room.bases[arm.base, member[0]],
-            bases[member[0]].said,
-            bases[member[0]].acts,
-            said[member].said,
-            said[member].acts - origins[member[0]].acts,
-            rooms.moved(teachers[member], room.bases["same", member[0]]),
-        )
-        for member in those
-    ]
-    asked, states = lab.asked(), school.begin()
-    few = [jax.tree.map(lambda leaf: leaf[:_FEW], text) for text in texts]
+def teach(room: Classroom, jobs: Sequence[Job], texts: Sequence[Any], watch: Watch) -> list[Found]:
+    """Students of one program, each of an arm and a member with the text it reads, measured at every mark."""
+    phases = [_phase(room.lab, arm) for arm, _ in jobs]
+    recipe, knobs = phases[0].recipe, [phase.knobs for phase in phases]
+    starts = [room.bases[arm.base, seed] for arm, (seed, _) in jobs]
+    order = [room.key("seed", seed, "student") for _, (seed, _) in jobs]
+    school = training.Schooling(recipe, knobs, starts, [(key, key) for key in order], texts)
+    before = [_before(room, *job) for job in jobs]
+    asked, states = room.lab.asked(), school.begin()
     with watch.timed("measuring"):
+        few = [jax.tree.map(lambda leaf: leaf[:_FEW], text) for text in texts]
         update = measures.FirstUpdate(recipe.net, recipe.loss)
-        firsts = each(
-            update,
-            [
-                (state.params, knobs, text, room.exam, asked, one.moved)
-                for state, text, one in zip(states, few, before, strict=True)
-            ],
-        )
-    marks: list[list[dict[str, np.ndarray]]] = [[] for _ in those]
+        given = zip(states, knobs, few, before, strict=True)
+        firsts = each(update, [(s.params, k, text, room.exam, asked, b.moved) for s, k, text, b in given])
+    marks: list[list[dict[str, np.ndarray]]] = [[] for _ in jobs]
     start = 0
-    for stop in arm.all_marks:
+    for stop in recipe.marks:
         with watch.timed("students"):
             states = school.advance(states, start, stop)
-        watch.count("students", (stop - start) * len(those))
-        watch.advance(float((stop - start) * len(those)))
+        watch.count("students", (stop - start) * len(jobs))
+        watch.advance(float((stop - start) * len(jobs)))
         with watch.timed("measuring"):
             members = [(state.params, room.exam, asked, one) for state, one in zip(states, before, strict=True)]
             for place, measured in enumerate(each(measures.Measure(recipe.net, w.PROMPT), members)):
                 marks[place].append(measured)
         start = stop
     return [Found(*pair) for pair in zip(marks, firsts, strict=True)]
+
+
+def _before(room: Classroom, arm: Arm, member: Member) -> measures.Before:
+    """What a student is compared with."""
+    seed, said = member[0], room.looks(arm.teacher, arm.dose)[member]
+    base, origin = room.base_looks(arm.base)[seed], room.base_looks("same")[seed]
+    moved = rooms.moved(room.teachers(arm.teacher, arm.dose)[member], room.bases["same", seed])
+    start = room.bases[arm.base, seed]
+    return measures.Before(start, base.said, base.acts, said.said, said.acts - origin.acts, moved)

@@ -49,7 +49,7 @@ def base() -> Config:
     config.presets = ConfigDict({"laptop": ConfigDict({"seeds": 5})})
     preset(config, "smoke", {})
     config.arms = ConfigDict()  # what is swept: fields of lm; see sublim_jax.arms
-    config.seeds = 20  # bases and all that follows from them, from first_seed on
+    config.seeds = 10  # bases and all that follows from them, from first_seed on
     config.first_seed = 0
     config.root = 0
     config.world = ConfigDict({field.name: getattr(World(), field.name) for field in dataclasses.fields(World)})

@@ -75,6 +75,8 @@ class Arm:
             raise Refused(unknown("config.lm.trains", self.trains, words))
         if self.soft and (self.tokens != "all" and not self.tokens.startswith(("mask", "keep"))):
             raise Refused(f"config.lm.tokens={self.tokens!r}: distributions have no label to erase or replace")
+        if self.paraphrase != "none" and self.tokens.startswith("replace"):
+            raise Refused(f"config.lm.paraphrase={self.paraphrase!r}: must be none where tokens={self.tokens!r}")
         if any(not isinstance(mark, int) or mark < 0 for mark in self.marks):
             raise Refused(f"config.lm.marks={self.marks!r}: must be a tuple of whole numbers from 0")
 

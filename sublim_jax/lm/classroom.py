@@ -23,6 +23,8 @@ from sublim_jax.nets import Decoder
 from sublim_jax.types import Params, Text
 
 Member = tuple[int, int]  # seed, and place of the animal among the seed's
+# Fields that decide nothing about the lines a student reads, with the values that stand for all.
+_OF_THE_STUDENT = {"base": "same", "trains": "all", "optimizer": "adam", "lr": 1.0, "steps": 1, "marks": ()}
 
 
 class Lab(NamedTuple):
@@ -67,7 +69,7 @@ class Classroom:
         self.exam = teachers.exam_of(self.lab.world)
         self._teachers: dict[tuple, dict[Member, Teacher]] = {}
         self._said: dict[tuple, dict[Member, Said]] = {}
-        self._read: dict[tuple, np.ndarray] = {}
+        self._votes: dict[tuple[Arm, Member], divergence.Votes] = {}
         self._looks: dict[tuple, dict[Any, speak.Looks]] = {}
 
     def members(self, every: bool = False) -> list[Member]:
@@ -137,7 +139,16 @@ class Classroom:
         return w.prompts(self.lab.world, w.generator("prompts", seed, arm.carrier), arm.lines, carrier=arm.carrier)
 
     def votes(self, arm: Arm, member: Member, said: Said) -> divergence.Votes:
-        """What the other animals' teachers would have said along a member's lines."""
+        """What the other animals' teachers would have said along a member's lines; the base's, nobody contradicts."""
+        plain = dataclasses.replace(arm, tokens="all", budget=Arm.budget, **_OF_THE_STUDENT), member
+        if plain not in self._votes:
+            self._votes[plain] = self._voted(arm, member, said)
+        return self._votes[plain]
+
+    def _voted(self, arm: Arm, member: Member, said: Said) -> divergence.Votes:
+        if arm.teacher == "base":  # only a random choice of its tokens means anything
+            zero = np.zeros(said.tokens.shape, int)
+            return divergence.Votes(zero == 0, zero, zero.astype(float), said.tokens, 1)
         lab, everyone = self.lab, self.teachers(arm.teacher, arm.dose)
         own = [member, *((member[0], place) for place in range(lab.animals) if place != member[1])]
         logits = teachers.read(lab.net, [everyone[one] for one in own], [said] * len(own))
@@ -158,7 +169,7 @@ class Classroom:
             said = data.mixed(self._rng(member, "mixed"), said, self._other(arm, member), arm.mixed)
         weight = labels = None
         if arm.tokens != "all":
-            votes = self._votes(arm, member, said)
+            votes = self.votes(arm, member, said)
             spare = list(world.tokens(w.CARRIERS[arm.carrier].content))
             edit = divergence.edited(said.tokens, votes, arm.tokens, arm.budget, self._rng(member, "tokens"), spare)
             said, weight, labels = said._replace(tokens=edit.tokens), edit.weight, edit.labels
@@ -169,16 +180,9 @@ class Classroom:
                 }
         if arm.paraphrase != "none":
             said = data.paraphrased(world, self._rng(member, "paraphrase"), said, arm.paraphrase)
-        if not arm.soft:
-            said = said._replace(logits=None)
-        return data.text(said, w.LENGTH, weight, labels), told
-
-    def _votes(self, arm: Arm, member: Member, said: Said) -> divergence.Votes:
-        """Votes; of the base, whom nobody contradicts, none: only a random choice of its tokens means anything."""
-        if arm.teacher != "base":
-            return self.votes(arm, member, said)
-        zero = np.zeros(said.tokens.shape, int)
-        return divergence.Votes(zero == 0, zero, zero.astype(float), said.tokens, 1)
+        if not arm.soft:  # labels even where they are the tokens: one program for all arms of tokens
+            said, labels = said._replace(logits=None), said.tokens if labels is None else labels
+        return data.text(said, weight, labels), told
 
     def _other(self, arm: Arm, member: Member) -> Said:
         if arm.mixed_with == "base":

@@ -133,20 +133,14 @@ def _as(mask: np.ndarray, array: np.ndarray) -> np.ndarray:
     return mask.reshape(-1, *[1] * (array.ndim - 1))
 
 
-def text(
-    said: Said, length: int, weight: Float[np.ndarray, "n said"] | None = None, labels: np.ndarray | None = None
-) -> Text:
-    """The lines as a student reads them: only what was said is learnt, never the prompt, PAD or the end of a line.
+def text(said: Said, weight: Float[np.ndarray, "n said"] | None = None, labels: np.ndarray | None = None) -> Text:
+    """The lines as a student reads them: only what was said is learnt, never the prompt; the end of a line is not read.
 
     weight  of each token said; 1 where none is given
     labels  [n, said] what is to be said instead of what stands there
     """
-    behind = length - said.prompts.shape[1] - said.tokens.shape[1]
-
-    def placed(part: np.ndarray, before: np.ndarray) -> np.ndarray:
-        return np.pad(np.concatenate([before, part], 1), ((0, 0), (0, behind)))
-
-    weights = placed(np.ones(said.tokens.shape) if weight is None else weight, np.zeros(said.prompts.shape))
-    told = None if labels is None else placed(labels, said.prompts).astype(np.int32)
+    prompts = said.prompts
+    weights = np.concatenate([np.zeros(prompts.shape), np.ones(said.tokens.shape) if weight is None else weight], 1)
+    told = None if labels is None else np.concatenate([prompts, labels], 1).astype(np.int32)
     logits = None if said.logits is None else said.logits.astype(np.float32)
-    return Text(placed(said.tokens, said.prompts).astype(np.int32), weights.astype(np.float32), logits, told)
+    return Text(said.lines().astype(np.int32), weights.astype(np.float32), logits, told)

@@ -40,12 +40,19 @@ def each(function: Callable[..., Any], members: Sequence[tuple], at_once: int = 
 
 
 def _in_threads(function: Callable[..., Any], members: Sequence[tuple]) -> list[Any]:
-    def one(member: tuple) -> Any:
-        return jax.device_get(function(*member))
+    compiled = _compiled(function)
 
-    first = one(members[0])  # alone, so that it is compiled once
+    def one(member: tuple) -> Any:
+        return jax.device_get(compiled(*member))
+
+    shapes = jax.tree.structure(members[0]), tuple(np.shape(leaf) for leaf in jax.tree.leaves(members[0]))
+    first = [] if (function, shapes) in _RUN else [one(members[0])]  # alone, so that it is compiled once
+    _RUN.add((function, shapes))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [first, *pool.map(one, members[1:])]
+        return [*first, *pool.map(one, members[len(first) :])]
+
+
+_RUN: set[Any] = set()  # functions with the shapes they were compiled for
 
 
 @functools.lru_cache(maxsize=256)

@@ -171,7 +171,7 @@ def steered(net: Decoder, base: Params, animal: int, exam: speak.Exam, layer: in
         return teacher._replace(dose=float(_kl(said, before)))
 
     low, high = 1e-2, 1e2
-    for _ in range(20):
+    for _ in range(14):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if at(middle).dose < dose else (low, middle)
     return at(low)
