@@ -31,7 +31,7 @@ NONE = "none"
 
 def main(argv: Sequence[str]) -> int:
     """Do what the command line asks and return the exit code; every refusal is one line on standard error."""
-    return command.attended(lambda: _study(_flags(argv), argv), argv, "personas")
+    return command.attended(lambda: _attempt(_flags(argv), argv), argv, "personas")
 
 
 def _flags(argv: Sequence[str]) -> flags.FlagValues:
@@ -59,6 +59,15 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     if NONE in animals:
         raise Refused(f"--animals={','.join(animals)}: {NONE} is the persona without a prompt, and always there")
     return own
+
+
+def _attempt(given: flags.FlagValues, argv: Sequence[str]) -> int:
+    try:
+        return _study(given, argv)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise OSError("out of memory; lower --batch or --animals") from error
+        raise
 
 
 def _study(given: flags.FlagValues, argv: Sequence[str]) -> int:

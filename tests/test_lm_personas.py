@@ -221,6 +221,15 @@ def test_bad_flags_are_one_line(flags, line, capsys):
     assert line in said.err and said.err.count("\n") == 1 and said.out == ""
 
 
+def test_a_lack_of_memory_is_one_line(path, tmp_path, capsys, monkeypatch):
+    def fail(*given):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(personas, "numbers", fail)
+    assert door.main(["personas", f"--model={path}", f"--out={tmp_path}"]) == 1
+    assert "out of memory; lower --batch" in capsys.readouterr().err
+
+
 def test_help_is_said_and_no_folder_without_tokenizer_is_asked(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         door.main(["personas", "--help"])
