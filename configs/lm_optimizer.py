@@ -19,5 +19,6 @@ def get_config() -> ConfigDict:
         for data, name in (("soft_carrier", "soft"), ("greedy", "greedy")):
             how = {"lm.optimizer": (kind,), "lm.lr": lrs, "lm.data": (data,), "lm.marks": ((50, 100, 200),)}
             arms.arm(config, f"{name}_{kind}", how)
+    arms.preset(config, "laptop", {"seeds": 5, "lm.targets": 1})
     lm_config.preset(config, "smoke", {f"arms.{one}.lm.marks": ((4,),) for one in config.arms})
     return config

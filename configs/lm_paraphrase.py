@@ -21,6 +21,6 @@ def get_config() -> ConfigDict:
     arms.arm(config, "soft", {"lm.paraphrase": ways, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
     mixed = {"lm.data": ("soft_carrier",), "lm.lr": (1e-3,), "lm.mixed_with": ("base", "other_animal")}
     arms.arm(config, "mixed", {**mixed, "lm.mixed": (0.1, 0.25, 0.5, 0.75, 0.9)})
-    arms.preset(config, "laptop", {"seeds": 5, "arms.mixed.lm.mixed": (0.25, 0.75)})
+    arms.preset(config, "laptop", {"seeds": 5, "lm.targets": 1, "arms.mixed.lm.mixed": (0.25, 0.75)})
     lm_config.preset(config, "smoke", {"arms.mixed.lm.mixed": (0.5,)})
     return config
