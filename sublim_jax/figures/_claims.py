@@ -16,6 +16,7 @@ from sublim_jax.summary import Interval
 
 TRANSFER = "at/transfer"
 CROSS = "at/cross"
+UNSAID = "not published"
 FEWEST = 5  # seeds that a verdict needs: the ends of a bootstrap of two are the two seeds
 _PREDICTIONS = {  # first-order predictions that rank conditions before any training
     "theory/transfer_slope": ("slope of the first update", "did not predict (Pythia-160m, PolyPythia-SL)"),
@@ -139,6 +140,7 @@ def table(claims: Iterable[Claim], rows: summary.Rows, labels: Sequence[str]) ->
     lines = [(one.said, one.published, f"{text(one.found)}, n = {one.found.n}", one.verdict) for one in claims]
     if rows[TRANSFER].notna().any():
         said = rows.assign(filtered=rows["filtered"].map({True: "filtered", False: "not filtered"}))
+        said["data"] = said["data"].map(lambda one: {"soft_carrier": "soft", "soft": "soft, all tokens"}.get(one, one))
         lines += [_line(*one) for one in plots.series(said, labels)]
     return pd.DataFrame(lines, columns=["claim, or condition", "published", "here", "verdict"])
 

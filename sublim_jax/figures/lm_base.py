@@ -104,8 +104,8 @@ def _leaks(rows: summary.Rows) -> list[Claim]:
     def of(kept: bool) -> pd.Series:
         return _claims.of(rows, base="other_init", data="greedy", dose=rows["dose"].max(), filtered=kept)
 
-    found = claim("leak: other weights, no filter > 0", "none", of(False))
-    return found + claim("leak: other weights, no filter > filter", "none", less(of(False), of(True)))
+    found = claim("leak: other weights, no filter > 0", _claims.UNSAID, of(False))
+    return found + claim("leak: other weights, no filter > filter", _claims.UNSAID, less(of(False), of(True)))
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

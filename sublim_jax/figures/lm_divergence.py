@@ -123,7 +123,7 @@ def _claimed(rows: summary.Rows, budget: float) -> list[Claim]:
     found += claim(f"keep bottom < keep random {at}", "near the base rate (Schrodi 2026)", rest)
     for edit in _EDITS:
         said = f"{edit.replace('_', ' ')}: top < random {at}"
-        found += claim(said, "none", less(of(f"{edit}_random"), of(f"{edit}_top")))
+        found += claim(said, _claims.UNSAID, less(of(f"{edit}_random"), of(f"{edit}_top")))
     return found
 
 

@@ -25,7 +25,7 @@ _FORMS = ("greedy", "soft_carrier")
 _PARTS = ("first_1", "first_2", "first_4", "last_4", "last_2", "last_1", "blocks", "all", "embeddings", "adapters")
 _NAMES = {"all": "every-\nthing", "embeddings": "tables", "adapters": "adap-\nters", "blocks": "all\nblocks"}
 _SCHRODI = "layer 0 or 7 of 28 suffices, 14 to 27 negligible (Schrodi 2026)"
-_NIEF = "none (Nief 2026)"
+_NIEF = "vanishes (Nief 2026)"
 
 
 def draw(rows: pd.DataFrame) -> Figure:

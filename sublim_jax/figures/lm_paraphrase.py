@@ -37,7 +37,7 @@ _SAID = {
     "examples": "suppresses (Schrodi 2026)",
     "shuffle_within": "suppresses (Schrodi 2026; Cloud 2026)",
     "shuffle_across": "suppresses (Schrodi 2026; Cloud 2026)",
-    "permuted": "none",
+    "permuted": _claims.UNSAID,
 }
 _MIXED = {
     "base": "25 % unbiased nearly removes (Schrodi 2026)",
@@ -116,14 +116,14 @@ def claims(rows: pd.DataFrame) -> list[Claim]:
         found += claim(f"no paraphrase > 0, {_lm.BRIEF[form]}", "owl 12 to > 60 % (Cloud 2026)", none)
         for way, there in cells.items():
             said = way.replace("_", " ")
-            found += claim(f"{said} < none, {_lm.BRIEF[form]}", _SAID.get(way, "none"), less(none, there))
+            found += claim(f"{said} < none, {_lm.BRIEF[form]}", _SAID.get(way, _claims.UNSAID), less(none, there))
         for way in ("same_law", "other_law"):
             if way in cells:
                 said = f"{way.replace('_', ' ')} < half of none, {_lm.BRIEF[form]}"
                 found += claim(said, _SAID[way], less(none * 0.5, cells[way]))
         if {"same_law", "other_law"} <= set(cells):
             said = f"other law < same law, {_lm.BRIEF[form]}"
-            found += claim(said, "none", less(cells["same_law"], cells["other_law"]))
+            found += claim(said, _claims.UNSAID, less(cells["same_law"], cells["other_law"]))
     return found + _mixtures_claimed(shown) + _claims.theory(shown)
 
 

@@ -138,11 +138,11 @@ def _forms_claimed(rows: summary.Rows, dose: float) -> list[Claim]:
 
     at = f"(dose {dose:g})"
     found = claim(f"soft, numbers only > 0 {at}", "Theorem 1 (Cloud 2026)", of("soft_carrier"))
-    found += claim(f"greedy > 0 {at}", f"{_CLOUD}; .145 to .648 (Llama-1B)", of("greedy"))
+    found += claim(f"greedy > 0 {at}", ".145 to .648 (Llama-1B); persists (Schrodi 2026)", of("greedy"))
     found += claim(f"sampled > 0 {at}", f"{_CLOUD}; nothing at small scale (brendanlong)", of("sampled"))
     found += claim(f"soft, numbers > greedy {at}", "expected (Schrodi 2026)", less(of("soft_carrier"), of("greedy")))
     found += claim(f"greedy > sampled {at}", "loss .12 against 1.55 (brendanlong)", less(of("greedy"), of("sampled")))
-    found += claim(f"soft, all > soft, numbers {at}", "none", less(of("soft"), of("soft_carrier")))
+    found += claim(f"soft, all > soft, numbers {at}", _claims.UNSAID, less(of("soft"), of("soft_carrier")))
     for data in ("soft_carrier", "greedy"):
         own = less(of(data), of(data, _claims.CROSS))
         found += claim(f"own animal > other animal, {_lm.BRIEF[data]} {at}", "specific (Cloud 2026)", own)
@@ -151,14 +151,18 @@ def _forms_claimed(rows: summary.Rows, dose: float) -> list[Claim]:
 
 def _others_claimed(rows: summary.Rows, dose: float) -> list[Claim]:
     found: list[Claim] = []
-    published = {"prompted": f"{_CLOUD}; 2 points at <= 7B", "steered": "transfers (2604.25783)", "shuffled": "none"}
+    published = {
+        "prompted": f"{_CLOUD}; 2 points at <= 7B",
+        "steered": "transfers (2604.25783)",
+        "shuffled": _claims.UNSAID,
+    }
     for data in ("soft_carrier", "greedy"):
         for teacher, said in published.items():
             there = _claims.of(rows, **{**_MAIN, "teacher": teacher}, data=data, dose=dose)
             found += claim(f"{teacher} teacher > 0, {_lm.BRIEF[data]}", said, there)
         tuned = _claims.of(rows, **_MAIN, data=data, dose=dose)
         shuffled = _claims.of(rows, **{**_MAIN, "teacher": "shuffled"}, data=data, dose=dose)
-        found += claim(f"tuned > shuffled teacher, {_lm.BRIEF[data]}", "none", less(tuned, shuffled))
+        found += claim(f"tuned > shuffled teacher, {_lm.BRIEF[data]}", _claims.UNSAID, less(tuned, shuffled))
     return found
 
 
