@@ -21,7 +21,8 @@ def get_config() -> ConfigDict:
     learns = {"lm.lr": (1e-3,)}
     arms.arm(config, "soft", {"lm.trains": single + parts, "lm.data": ("soft_carrier",), **learns})
     arms.arm(config, "greedy", {"lm.trains": single + parts, "lm.data": ("greedy",), **learns})
-    few = single + ("first_2", "last_2", "blocks", "adapters")
+    soft, greedy = (*single, "first_2", "last_2", "blocks", "adapters"), ("block_0", "block_2", "block_5", "blocks")
+    few = {"arms.soft.lm.trains": soft, "arms.greedy.lm.trains": greedy, "lm.targets": 1, "lm.animals": 2}
     arms.preset(
         config, "laptop", {"seeds": 5, "lm.targets": 1, "arms.soft.lm.trains": few, "arms.greedy.lm.trains": few}
     )
