@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sublim_jax import arms, lm_config
 
-_SHORT = {"lm.marks": ((16, 50, 160, 500),), "lm.steps": (1000,)}
+_SHORT = {"lm.dose": (0.01, 0.03, 0.1, 0.3), "lm.marks": ((16, 50, 160, 400),), "lm.steps": (1000,)}
 _TINY = {"dose": (0.02, 0.05), "marks": ((4,),), "steps": (8,)}
 
 
@@ -24,7 +24,8 @@ def get_config() -> ConfigDict:
     few = {"lm.data": ("soft_carrier",), "lm.lr": (1e-3,)}
     arms.arm(config, "lines", {"lm.lines": (30, 100, 300, 1000, 3000, 10000), **few})
     laptop = {f"arms.{one}.{field}": value for one in ("soft", "greedy") for field, value in _SHORT.items()}
-    arms.preset(config, "laptop", {"seeds": 5, "lm.targets": 1, "arms.lines.lm.lines": (30, 300, 3000), **laptop})
+    few = {"seeds": 5, "lm.targets": 1, "lm.animals": 2, "arms.lines.lm.lines": (30, 300, 3000)}
+    arms.preset(config, "laptop", {**few, **laptop})
     small = {f"arms.{one}.lm.{field}": value for one in ("soft", "greedy") for field, value in _TINY.items()}
     lm_config.preset(config, "smoke", {**small, "arms.lines.lm.lines": (16, 64)})
     return config

@@ -23,9 +23,7 @@ def get_config() -> ConfigDict:
     arms.arm(config, "greedy", {"lm.trains": single + parts, "lm.data": ("greedy",), **learns})
     soft, greedy = (*single, "first_2", "last_2", "blocks", "adapters"), ("block_0", "block_2", "block_5", "blocks")
     few = {"arms.soft.lm.trains": soft, "arms.greedy.lm.trains": greedy, "lm.targets": 1, "lm.animals": 2}
-    arms.preset(
-        config, "laptop", {"seeds": 5, "lm.targets": 1, "arms.soft.lm.trains": few, "arms.greedy.lm.trains": few}
-    )
+    arms.preset(config, "laptop", {"seeds": 5, **few})
     some = ("block_0", "first_1", "last_1", "blocks", "all", "embeddings", "adapters")
     lm_config.preset(config, "smoke", {"arms.soft.lm.trains": some, "arms.greedy.lm.trains": some})
     return config

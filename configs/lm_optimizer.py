@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
         for data, name in (("soft_carrier", "soft"), ("greedy", "greedy")):
             how = {"lm.optimizer": (kind,), "lm.lr": lrs, "lm.data": (data,), "lm.marks": ((50, 100, 200),)}
             arms.arm(config, f"{name}_{kind}", how)
-    arms.preset(config, "laptop", {"seeds": 5, "lm.targets": 1})
+    one = {"adam": 1e-3, "sign": 3e-4, "momentum": 0.1, "sgd": 1.0}
+    few = {f"arms.{name}_{kind}.lm.lr": (lr,) for name in ("soft", "greedy") for kind, lr in one.items()}
+    arms.preset(config, "laptop", {"seeds": 5, "lm.targets": 1, "lm.animals": 2, **few})
     lm_config.preset(config, "smoke", {f"arms.{one}.lm.marks": ((4,),) for one in config.arms})
     return config

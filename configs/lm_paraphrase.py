@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
     arms.arm(config, "soft", {"lm.paraphrase": ways, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
     mixed = {"lm.data": ("soft_carrier",), "lm.lr": (1e-3,), "lm.mixed_with": ("base", "other_animal")}
     arms.arm(config, "mixed", {**mixed, "lm.mixed": (0.1, 0.25, 0.5, 0.75, 0.9)})
-    arms.preset(config, "laptop", {"seeds": 5, "lm.targets": 1, "arms.mixed.lm.mixed": (0.25, 0.75)})
+    few = {"arms.mixed.lm.mixed": (0.25, 0.75), "lm.targets": 1, "lm.animals": 2}
+    few["arms.greedy.lm.paraphrase"] = ("none", "same_law", "other_law", "shuffle_within", "permuted")
+    arms.preset(config, "laptop", {"seeds": 5, **few})
     lm_config.preset(config, "smoke", {"arms.mixed.lm.mixed": (0.5,)})
     return config
