@@ -190,5 +190,8 @@ def _left_out(rows: pd.DataFrame, labels: Sequence[str]) -> str:
 
 def summed(claims: Sequence[_claims.Claim]) -> str:
     """How many claims hold."""
-    said = pd.Series([one.verdict for one in claims], dtype=object).value_counts()
-    return f"Of {len(claims)} claims: {', '.join(f'{count} {name}' for name, count in said.items())}." if claims else ""
+    if not claims:
+        return ""
+    counts = pd.Series([one.verdict for one in claims], dtype=object).value_counts()
+    said = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"Of {len(claims)} claims: {said}; each for itself, not corrected for their number."
