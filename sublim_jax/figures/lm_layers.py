@@ -113,9 +113,9 @@ def _blocks(rows: summary.Rows, form: str) -> list[Claim]:
     for block, those in rows.groupby("block"):
         found += claim(f"block {block} alone > 0, {_lm.BRIEF[form]}", _SCHRODI, those.set_index("seed")[_T])
     wide = rows.pivot(index="seed", columns="block", values=_T)
-    half = len(wide.columns) // 2
-    if half:
-        early, late = wide.iloc[:, :half], wide.iloc[:, half:]
+    first = wide.columns < (max(wide.columns, default=0) + 1) / 2
+    if first.any() and not first.all():
+        early, late = wide.loc[:, first], wide.loc[:, ~first]
         found += claim(
             f"mean of first half > of last, {_lm.BRIEF[form]}", _SCHRODI, less(early.mean(axis=1), late.mean(axis=1))
         )
