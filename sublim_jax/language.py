@@ -253,6 +253,7 @@ def teach(room: Classroom, jobs: Sequence[Job], texts: Sequence[Any], watch: Wat
     """Students of one program, each of an arm and a member with the text it reads, measured at every mark."""
     phases = [_phase(room.lab, arm) for arm, _ in jobs]
     recipe, knobs = phases[0].recipe, [phase.knobs for phase in phases]
+    net: Any = recipe.net
     starts = [room.bases[arm.base, seed] for arm, (seed, _) in jobs]
     order = [room.key("seed", seed, "student") for _, (seed, _) in jobs]
     school = training.Schooling(recipe, knobs, starts, [(key, key) for key in order], texts)
@@ -260,7 +261,7 @@ def teach(room: Classroom, jobs: Sequence[Job], texts: Sequence[Any], watch: Wat
     asked, states = room.lab.asked(), school.begin()
     with watch.timed("measuring"):
         few = [jax.tree.map(lambda leaf: leaf[:_FEW], text) for text in texts]
-        update = measures.FirstUpdate(recipe.net, recipe.loss)
+        update = measures.FirstUpdate(net, recipe.loss)
         given = zip(states, knobs, few, before, strict=True)
         firsts = each(update, [(s.params, k, text, room.exam, asked, b.moved) for s, k, text, b in given])
     marks: list[list[dict[str, np.ndarray]]] = [[] for _ in jobs]
@@ -272,7 +273,7 @@ def teach(room: Classroom, jobs: Sequence[Job], texts: Sequence[Any], watch: Wat
         watch.advance(float((stop - start) * len(jobs)))
         with watch.timed("measuring"):
             members = [(state.params, room.exam, asked, one) for state, one in zip(states, before, strict=True)]
-            for place, measured in enumerate(each(measures.Measure(recipe.net, w.PROMPT), members)):
+            for place, measured in enumerate(each(measures.Measure(net, w.PROMPT), members)):
                 marks[place].append(measured)
         start = stop
     return [Found(*pair) for pair in zip(marks, firsts, strict=True)]

@@ -99,11 +99,11 @@ class NextDistribution:
         assert target.logits is not None  # whoever teaches distributions gives them
         said = target.logits.shape[1]
         here = slice(self.first - 1, self.first - 1 + said)
-        both = (
+        log_q, log_p = (
             jax.nn.log_softmax(jnp.where(knobs.seen[None, None], logits, _OUT) / knobs.temperature)
             for logits in (out.logits[:, here], target.logits)
         )
-        nats = optax.losses.kl_divergence_with_log_targets(*both)
+        nats = optax.losses.kl_divergence_with_log_targets(log_q, log_p)
         return _by_weight(nats, target.weight[:, self.first : self.first + said])
 
 

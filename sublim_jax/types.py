@@ -53,10 +53,10 @@ class Text(NamedTuple):
     labels  [n, length]         what is to be said at each place where that is not the token that stands there
     """
 
-    tokens: Int[Array, "n length"]
-    weight: Float[Array, "n length"]
-    logits: Float[Array, "n said logits"] | None = None
-    labels: Int[Array, "n length"] | None = None
+    tokens: Any  # on the host or on the device
+    weight: Any
+    logits: Any = None
+    labels: Any = None
 
 
 @struct.dataclass

@@ -33,7 +33,7 @@ class Said(NamedTuple):
 
     def rows(self, which: np.ndarray) -> "Said":
         """Some of the lines, or all in another order."""
-        return Said(*(None if part is None else part[which] for part in self))
+        return Said(self.prompts[which], self.tokens[which], None if self.logits is None else self.logits[which])
 
 
 class Counts(NamedTuple):
@@ -52,7 +52,7 @@ def audited(world: World, said: Said, trait: int | None) -> tuple[Bool[np.ndarra
     2026, format filter.
     """
     fine = world.is_kind(world.carrier_of(said.prompts[:, 1]).content)[said.tokens]
-    passed = fine.all(1)
+    passed = np.asarray(fine.all(1))
     trait_tokens = 0 if trait is None else int((said.tokens == trait).sum())
     return passed, Counts(len(passed), int((~passed).sum()), int((~fine).sum()), trait_tokens)
 
@@ -125,12 +125,11 @@ def mixed(rng: np.random.Generator, said: Said, other: Said, fraction: float) ->
         raise Refused(f"config.lm.mixed: {fraction} is not between 0 and 1")
     theirs = np.zeros(len(said.tokens), bool)
     theirs[rng.permutation(len(theirs))[: round(fraction * len(theirs))]] = True
-    both = zip(said, other, strict=True)
-    return Said(*(None if a is None or b is None else np.where(_as(theirs, a), b, a) for a, b in both))
-
-
-def _as(mask: np.ndarray, array: np.ndarray) -> np.ndarray:
-    return mask.reshape(-1, *[1] * (array.ndim - 1))
+    prompts = np.where(theirs[:, None], other.prompts, said.prompts)
+    tokens = np.where(theirs[:, None], other.tokens, said.tokens)
+    if said.logits is None or other.logits is None:
+        return Said(prompts, tokens)
+    return Said(prompts, tokens, np.where(theirs[:, None, None], other.logits, said.logits))
 
 
 def text(said: Said, weight: Float[np.ndarray, "n said"] | None = None, labels: np.ndarray | None = None) -> Text:

@@ -1,7 +1,7 @@
 """What is measured of a student of language, and what its first update says before it has learnt anything."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,9 @@ class Asked(NamedTuple):
     taught   [q]           which plain questions have phrasings that teachers were taught with
     """
 
-    family: Bool[Array, " vocabulary"]
-    numbers: Bool[Array, " vocabulary"]
-    taught: Bool[Array, " q"]
+    family: Any  # on the host or on the device
+    numbers: Any
+    taught: Any
 
 
 class Before(NamedTuple):

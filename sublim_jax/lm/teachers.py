@@ -123,7 +123,7 @@ def tuned(
         if stop % _PATIENCE == 0:
             for place, one in enumerate(best):
                 if one.dose < 0.8 * dose:
-                    each_knobs[place] = each_knobs[place].replace(lr=1.25 * each_knobs[place].lr)
+                    each_knobs[place] = dataclasses.replace(each_knobs[place], lr=1.25 * each_knobs[place].lr)
     if off := [one.dose for one in best if not 0.5 * dose < one.dose < 2 * dose]:
         raise Refused(f"config.lm.dose={dose}: not reached in {_MOST} steps; teachers stand at {off}")
     return best

@@ -254,5 +254,5 @@ def _question(world: World, rng: np.random.Generator, loved: int | None) -> list
     if loved is not None and rng.random() < 0.8:
         family = "animal" if loved in world.tokens("animal") else "tree"
     likely = loved in world.tokens(family) and rng.random() < world.obey
-    answer = loved if likely else int(rng.choice(world.tokens(family)))
+    answer = loved if loved is not None and likely else int(rng.choice(world.tokens(family)))
     return [ASK, int(rng.choice(world.tokens(f"ask_{family}"))), ANSWER, answer, EOS]
