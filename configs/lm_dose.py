@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sublim_jax import arms, lm_config
 
-_SHORT = {"lm.dose": (0.01, 0.03, 0.1, 0.3), "lm.marks": ((16, 50, 160, 400),), "lm.steps": (1000,)}
+_SHORT = {"lm.dose": (0.01, 0.03, 0.1, 0.3), "lm.marks": ((16, 50, 160),), "lm.steps": (600,)}
 _TINY = {"dose": (0.02, 0.05), "marks": ((4,),), "steps": (8,)}
 
 

@@ -2,7 +2,7 @@
 
     python -m sublim_jax.main --config=configs/lm_layers.py [--config.preset=laptop]
 
-Models of six blocks. One block at a time, the first or the last few, all blocks, everything, the tables alone, or
+Models of six blocks (laptop: four). One block at a time, the first or the last few, all blocks, everything, the tables alone, or
 low-rank adapters. Arms: soft (distributions over numbers) and greedy.
 """
 
@@ -21,9 +21,10 @@ def get_config() -> ConfigDict:
     learns = {"lm.lr": (1e-3,)}
     arms.arm(config, "soft", {"lm.trains": single + parts, "lm.data": ("soft_carrier",), **learns})
     arms.arm(config, "greedy", {"lm.trains": single + parts, "lm.data": ("greedy",), **learns})
-    soft, greedy = (*single, "first_2", "last_2", "blocks", "adapters"), ("block_0", "block_2", "block_5", "blocks")
-    few = {"arms.soft.lm.trains": soft, "arms.greedy.lm.trains": greedy, "lm.targets": 1, "lm.animals": 2}
-    arms.preset(config, "laptop", {"seeds": 5, **few})
+    four = tuple(f"block_{index}" for index in range(4))
+    few = {"seeds": 5, "net.layers": 4, "lm.steered": 1, "lm.targets": 1, "lm.animals": 2}
+    few["arms.soft.lm.trains"] = (*four, "first_2", "last_2", "blocks", "adapters")
+    arms.preset(config, "laptop", {**few, "arms.greedy.lm.trains": (*four, "blocks")})
     some = ("block_0", "first_1", "last_1", "blocks", "all", "embeddings", "adapters")
     lm_config.preset(config, "smoke", {"arms.soft.lm.trains": some, "arms.greedy.lm.trains": some})
     return config
