@@ -2,8 +2,8 @@
 
     python -m sublim_jax.main --config=configs/lm_layers.py [--config.preset=laptop]
 
-Models of six blocks (laptop: four). One block at a time, the first or the last few, all blocks, everything, the tables alone, or
-low-rank adapters. Arms: soft (distributions over numbers) and greedy.
+Models of six blocks (laptop: four). One block at a time, the first or the last few, all blocks, everything, the tables
+alone, or low-rank adapters. Arms: soft (distributions over numbers) and greedy.
 """
 
 from ml_collections import ConfigDict
