@@ -34,6 +34,7 @@ FORMS = {
 }
 SAID = {"greedy": "greedy tokens", "soft_carrier": "soft, numbers only", "soft": "soft, all", "sampled": "sampled"}
 BRIEF = {"greedy": "greedy", "soft_carrier": "soft"}  # in claims
+LOOK = {"greedy": 0, "soft_carrier": 1, "sampled": 2, "soft": 3}  # a form has one colour in all figures
 PALE = 0.55  # of white in what is secondary
 
 
@@ -74,18 +75,20 @@ def pale(colour: str) -> Any:
     return tuple((1 - PALE) * np.array(matplotlib.colors.to_rgb(colour)) + PALE)
 
 
-def strip(ax: Axes, rows: summary.Rows, by: str, group: str = "", **how: Any) -> None:
+def strip(ax: Axes, rows: summary.Rows, by: str, group: str = "", first: int = 0, **how: Any) -> None:
     """Transfers of categories: seeds as dots, mean and interval, and pale beside it the other animals' students."""
     rows = rows[rows[TRANSFER].notna()]
     zero(ax)
     if not len(rows):
         return
-    places = plots.strip(ax, rows, by, group, TRANSFER, **how)
+    places = plots.strip(ax, rows, by, group, TRANSFER, first=first, **how)
     values = plots.ordered(rows[group]) if group else [""]
     width = 0.72 / len(values)
     for (name, value), place in places.items():
         mine = rows[(rows[by] == name) & (rows[group] == value)] if group else rows[rows[by] == name]
-        across(ax, place + width / 4, mine, plots.look(values.index(value))[0])
+        across(ax, place + width / 4, mine, plots.look(first + values.index(value))[0])
+    if group and rows[CROSS].notna().any():
+        ax.errorbar([], [], fmt="o", ms=3.5, mfc="white", color="0.6", label="taught another animal")
     again(ax, lambda label: SAID.get(label.replace(" ", "_"), label))
 
 

@@ -70,7 +70,7 @@ def _kept(ax: Axes, rows: summary.Rows) -> None:
 def _leak(ax: Axes, rows: summary.Rows) -> None:
     mine = rows[(rows["dose"] == rows["dose"].max()) & (rows["data"] == "greedy")]
     mine = mine.assign(filtered=mine["filtered"].map({True: "filtered", False: "not filtered"}))
-    _lm.strip(ax, mine, "base", "filtered", names=_BASES, order=tuple(_BASES))
+    _lm.strip(ax, mine, "base", "filtered", 2, names=_BASES, order=tuple(_BASES))
 
 
 _T = _claims.TRANSFER

@@ -56,8 +56,8 @@ def _doses(rows: summary.Rows) -> list[float]:
 
 def _forms(ax: Axes, rows: summary.Rows) -> None:
     mine = _of(rows, dose=tuple(_doses(rows)))
-    _lm.strip(ax, mine, "data", "dose", names=_lm.FORMS, order=tuple(_lm.FORMS))
-    _lm.again(ax, lambda label: label.replace("=", "of teacher ="))
+    _lm.strip(ax, mine, "data", "dose", 4, names=_lm.FORMS, order=tuple(_lm.FORMS))
+    _lm.again(ax, lambda label: label.replace("dose =", "teacher's dose"))
 
 
 def _teachers(ax: Axes, rows: summary.Rows) -> None:
@@ -78,20 +78,20 @@ def _filter(ax: Axes, rows: summary.Rows) -> None:
 def _carriers(ax: Axes, rows: summary.Rows) -> None:
     carriers = ("number", "code", "trace")
     mine = _of(rows, data="soft_carrier", carrier=carriers, dose=_default(rows))
-    _lm.strip(ax, mine, "carrier", order=carriers)
+    _lm.strip(ax, mine, "carrier", first=1, order=carriers)
 
 
 def _streams(ax: Axes, rows: summary.Rows) -> None:
     mine = _of(rows, dose=_default(rows))
     names = [name for name in rows if str(name).startswith("at/latent_cosine/")]
     _lm.zero(ax, "cosine of student's and teacher's shift")
-    for index, form in enumerate(_lm.FORMS):
+    for form, index in _lm.LOOK.items():
         those = mine[mine["data"] == form]
         deep = those.melt(["seed"], names, "block", "cosine").assign(
             block=lambda found: found["block"].str.rsplit("_").str[-1].astype(int)
         )
         _lm.line(ax, deep, "block", _lm.SAID[form], index, "cosine")
-    ax.set(xlabel="block", xticks=range(len(names)))
+    ax.set(xlabel="block", xticks=range(len(names)), ylim=(None, 1.3))
 
 
 def _first(ax: Axes, rows: summary.Rows) -> None:
@@ -101,12 +101,10 @@ def _first(ax: Axes, rows: summary.Rows) -> None:
     column = "theory/transfer_adam_slope"
     if column not in rows:
         return
-    for index, (form, those) in enumerate(rows.groupby("data", sort=False)):
-        colour, marker = plots.look(list(_lm.FORMS).index(str(form)) if form in _lm.FORMS else index)
+    for form, those in rows.groupby("data", sort=False):
+        colour, marker = plots.look(_lm.LOOK[str(form)])
         means = those.groupby(list(LABELS))[[column, _claims.TRANSFER]].mean()
-        ax.plot(
-            means[column], means[_claims.TRANSFER], marker, color=colour, ms=4, label=_lm.SAID.get(str(form), str(form))
-        )
+        ax.plot(means[column], means[_claims.TRANSFER], marker, color=colour, ms=4, label=_lm.SAID[str(form)])
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
