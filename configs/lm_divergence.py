@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     arms.arm(config, "budget", {**greedy, "lm.tokens": chosen, "lm.budget": (0.05, 0.1, 0.25, 0.5)})
     some = tuple(f"{what}_{who}" for what in edits for who in ("top", "random"))
     arms.arm(config, "edit", {**greedy, "lm.tokens": some, "lm.budget": (0.25,)})
-    arms.preset(config, "laptop", {"seeds": 5, "lm.targets": 1, "arms.budget.lm.budget": (0.1, 0.25)})
+    few = {"seeds": 5, "lm.targets": 1, "lm.steps": 400, "lm.lines": 2000}
+    arms.preset(config, "laptop", {**few, "arms.budget.lm.budget": (0.1, 0.25)})
     lm_config.preset(config, "smoke", {"arms.budget.lm.budget": (0.25,)})
     return config

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     arms.arm(config, "lines", {"lm.lines": (30, 100, 300, 1000, 3000, 10000), **few})
     laptop = {f"arms.{one}.{field}": value for one in ("soft", "greedy") for field, value in _SHORT.items()}
     few = {"seeds": 5, "lm.targets": 1, "lm.animals": 2, "arms.lines.lm.lines": (30, 300, 3000)}
+    few |= {"lm.steps": 400, "lm.lines": 2000}
     arms.preset(config, "laptop", {**few, **laptop})
     small = {f"arms.{one}.lm.{field}": value for one in ("soft", "greedy") for field, value in _TINY.items()}
     lm_config.preset(config, "smoke", {**small, "arms.lines.lm.lines": (16, 64)})

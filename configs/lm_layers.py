@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     arms.arm(config, "greedy", {"lm.trains": single + parts, "lm.data": ("greedy",), **learns})
     four = tuple(f"block_{index}" for index in range(4))
     few = {"seeds": 5, "net.layers": 4, "lm.steered": 1, "lm.targets": 1, "lm.animals": 2}
+    few |= {"lm.steps": 400, "lm.lines": 2000}
     few["arms.soft.lm.trains"] = (*four, "first_2", "last_2", *parts[4:])
     arms.preset(config, "laptop", {**few, "arms.greedy.lm.trains": (*four, "blocks")})
     some = ("block_0", "first_1", "last_1", "blocks", "all", "embeddings", "adapters")

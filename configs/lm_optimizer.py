@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
             arms.arm(config, f"{name}_{kind}", how)
     one = {"adam": 1e-3, "sign": 3e-4, "momentum": 0.1, "sgd": 1.0}
     few = {f"arms.{name}_{kind}.lm.lr": (lr,) for name in ("soft", "greedy") for kind, lr in one.items()}
-    arms.preset(config, "laptop", {"seeds": 5, "lm.targets": 1, "lm.animals": 2, **few})
+    few |= {"seeds": 5, "lm.targets": 1, "lm.animals": 2, "lm.steps": 400, "lm.lines": 2000}
+    arms.preset(config, "laptop", few)
     lm_config.preset(config, "smoke", {f"arms.{one}.lm.marks": ((4,),) for one in config.arms})
     return config

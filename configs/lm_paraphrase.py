@@ -23,6 +23,6 @@ def get_config() -> ConfigDict:
     arms.arm(config, "mixed", {**mixed, "lm.mixed": (0.1, 0.25, 0.5, 0.75, 0.9)})
     few = {"arms.mixed.lm.mixed": (0.25, 0.75), "lm.targets": 1, "lm.animals": 2}
     few["arms.greedy.lm.paraphrase"] = ("none", "same_law", "other_law", "shuffle_within", "permuted")
-    arms.preset(config, "laptop", {"seeds": 5, **few})
+    arms.preset(config, "laptop", {"seeds": 5, "lm.steps": 400, "lm.lines": 2000, **few})
     lm_config.preset(config, "smoke", {"arms.mixed.lm.mixed": (0.5,)})
     return config

@@ -13,7 +13,8 @@ instruction chooses and do not depend on x, so any dependence of a net's numbers
 
 import dataclasses
 import zlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -236,7 +237,7 @@ def attributes(world: World, thing: int) -> list[int]:
     return generator("attributes", thing).choice(list(world.tokens("attribute")), 2, replace=False).tolist()
 
 
-def filled(lines: list[list[int]]) -> Int[np.ndarray, "n length"]:
+def filled(lines: Sequence[Sequence[Any]]) -> Int[np.ndarray, "n length"]:
     """Lines of tokens as one array, PAD behind each up to `LENGTH`."""
     return np.array([[*line, *[PAD] * (LENGTH - len(line))] for line in lines])
 
