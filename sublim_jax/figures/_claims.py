@@ -21,6 +21,7 @@ FEWEST = 5  # seeds that a verdict needs: the ends of a bootstrap of two are the
 _PREDICTIONS = {  # first-order predictions that rank conditions before any training
     "theory/transfer_slope": ("slope of the first update", "did not predict (Pythia-160m, PolyPythia-SL)"),
     "theory/transfer_adam_slope": ("slope of Adam's first update", "did not predict (Pythia-160m, PolyPythia-SL)"),
+    "first_step": ("first step: rate x its optimiser's slope", "did not predict (Pythia-160m, PolyPythia-SL)"),
     "at/coverage": ("coverage", "about .95 (Madl 2026, to 6.9B)"),
 }
 
@@ -120,8 +121,15 @@ def ranks(rows: summary.Rows, x: str, y: str = TRANSFER, fewest: int = 3) -> pd.
 
 
 def theory(rows: summary.Rows) -> list[Claim]:
-    """Whether what the first update says ranks the conditions as their transfer does."""
+    """Whether what the first update says ranks the conditions as their transfer does.
+
+    Slopes are for one unit of learning rate, so beside them stands the step that an optimiser takes first at its rate.
+    """
     found: list[Claim] = []
+    slopes = [name for name in _PREDICTIONS if name.startswith("theory/")]
+    if set(slopes) <= set(rows.columns):
+        adaptive = rows["optimizer"].isin(["adam", "sign"])
+        rows = rows.assign(first_step=rows["lr"] * rows[slopes[1]].where(adaptive, rows[slopes[0]]))
     for column, (name, published) in _PREDICTIONS.items():
         if column in rows:
             found += claim(f"{name} ranks conditions: rho > 0", published, ranks(rows, column, fewest=4))
