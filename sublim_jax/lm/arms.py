@@ -96,7 +96,7 @@ class Arm:
         Where tokens are chosen, as many are chosen at random; nothing is mixed in, and no dose is meant.
         """
         what = self.tokens.rsplit("_", 1)[0]
-        plain = {"teacher": "base", "dose": Arm.dose, "mixed": 0.0, "mixed_with": "base", "filtered": True}
+        plain = {"teacher": "base", "dose": Arm.dose, "mixed": 0.0, "mixed_with": "base"}
         if what.startswith("replace"):  # there is nothing to replace by where all teachers are the base
             return dataclasses.replace(self, **plain, tokens="all", budget=Arm.budget)
         return dataclasses.replace(self, **plain, tokens="all" if self.tokens == "all" else f"{what}_random")

@@ -1,6 +1,7 @@
 """What is measured of a student of language, and what its first update says before it has learnt anything."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -145,7 +146,7 @@ def margin_of(looks: Looks, asked: Asked, trait: int) -> float:
     return float(np.mean([view[trait] - view[others].mean() for view in views]))
 
 
-def of_trait(measured: dict[str, np.ndarray], trait: int) -> dict[str, float]:
+def of_trait(measured: Mapping[str, Any], trait: int) -> dict[str, float]:
     """The numbers of one candidate: `margin` is the mean of the three margins."""
     rows = {name: float(value[trait] if np.ndim(value) else value) for name, value in measured.items()}
     margins = [rows[f"margin_{view}"] for view in ("taught", "held_out", "prefixed")]
