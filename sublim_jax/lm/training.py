@@ -112,16 +112,16 @@ def phase(
 def trained(layers: Sequence[str], trains: str) -> list[str]:
     """The layers that a word names: see `phase`."""
     blocks = [layer for layer in layers if layer.startswith("block_")]
-    kind, _, number = trains.partition("_")
+    kind, _, number = trains.rpartition("_")
     found = {
         "all": [layer for layer in layers if not layer.startswith("adapter_")],
         "blocks": blocks,
         "embeddings": [layer for layer in layers if layer in ("embed", "unembed")],
         "adapters": [layer for layer in layers if layer.startswith("adapter_")],
-        "block": [trains] if trains in blocks else [],
-        "first": blocks[: int(number)] if number.isdigit() else [],
-        "last": blocks[-int(number) :] if number.isdigit() and int(number) else [],
-    }.get(kind if number else trains, [])
+        **{block: [block] for block in blocks},
+    }.get(trains, [])
+    if kind in ("first", "last") and number.isdecimal() and int(number):
+        found = blocks[: int(number)] if kind == "first" else blocks[-int(number) :]
     if not found:
         words = ("all", "blocks", "embeddings", "adapters", *blocks, "first_1", "last_1")
         raise Refused(unknown("config.lm.trains", trains, words))
