@@ -40,7 +40,7 @@ GUARDS = {
     "project_step": guards.Projected("trunk", step=True),
 }
 TRUNKS = ("mlp", "cnn")
-STUDIES = ("transfer", "theorem1")
+STUDIES = ("transfer", "theorem1")  # and language, whose configs are of another shape: see lm_config
 SEES = ("aux", "class", "all")
 PRESETS = ("paper", "laptop", "smoke")
 

@@ -25,10 +25,12 @@ _SECTIONS = (
     "student",
     "perturb",
     "theorem1",
+    "lm",
 )  # whose fields may differ between points, besides the next two
 _SINGLE = (*_ALWAYS, "classes")
 # Rows have their own columns for these: step, eps, alpha.
 _HOW_LONG = ("student.steps", "student.marks", "theorem1.eps", "theorem1.alpha", "theorem1.draws")
+_HOW_LONG += ("lm.steps", "lm.marks")
 
 
 class Point(NamedTuple):
@@ -76,7 +78,7 @@ def _nested(fields: Mapping[str, Any]) -> ConfigDict:
 
 def axes_of(config: Config) -> dict[str, dict[str, tuple[Any, ...]]]:
     """For every arm the fields it sweeps and their values; one arm without a name where the config has none."""
-    common = {field: tuple(config[field]) for field in _ALWAYS}
+    common = {field: tuple(config[field]) for field in _ALWAYS if field in config}
     given = {name: records.flat(config.arms[name].to_dict()) for name in config.arms} or {"": {}}
     for name, axes in given.items():
         for field, values in axes.items():
@@ -94,7 +96,7 @@ def points(config: Config) -> list[Point]:
     """Every point of a sweep, arm after arm, the last axis of an arm varying fastest."""
     arms = axes_of(config)
     found = [
-        (name, dict(zip(axes, values, strict=True)), tuple(axes["m"]))
+        (name, dict(zip(axes, values, strict=True)), tuple(axes.get("m", ())))
         for name, axes in arms.items()
         for values in itertools.product(*axes.values())
     ]
@@ -133,10 +135,9 @@ def _told(config: Config, field: str) -> str | int | float:
 
 
 def _label(field: str) -> str:
-    """The name of a column: a field of the student or of the noise is called by its last word."""
-    return _NAMES.get(
-        field, field.removeprefix("student.").removeprefix("perturb.").removeprefix("theorem1.").replace(".", "_")
-    )
+    """The name of a column: fields of the student, of the noise and of language go by their last word."""
+    section, _, name = field.partition(".")
+    return _NAMES.get(field, name if section in ("student", "perturb", "theorem1", "lm") else field.replace(".", "_"))
 
 
 def _alike(values: list[Any]) -> list[Any]:

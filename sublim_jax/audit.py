@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from sublim_jax import command
 from sublim_jax.command import DONE
+from sublim_jax.errors import Refused
 
 HEADS = ("aux_head", "class_head")
 
@@ -64,6 +65,8 @@ def _audits(argv: Sequence[str]) -> int:
     from sublim_jax import config as door
 
     config = door.resolve(values.config, dict(config_flags.get_override_values(values["config"])))
+    if config.study != "transfer":
+        raise Refused(f"config.study={config.study!r}: must be transfer; language's rows have at/coverage and slopes")
     programs.keep()
     size = "" if config.preset == "paper" else f"-{config.preset}"
     workdir = Path(values.workdir or f"results/{config.name}{size}")

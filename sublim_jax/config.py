@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from sublim_jax import arms, data, metrics, phases, records, shelf
+from sublim_jax import arms, data, lm_config, metrics, phases, records, shelf
 from sublim_jax.allowed import METRICS, PRESETS, check, one_of
 from sublim_jax.arms import Config
 from sublim_jax.errors import Refused
@@ -162,12 +162,13 @@ def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Confi
         for field in overrides.keys() & records.flat(config.arms[name].to_dict()).keys():
             raise Refused(f"config.{field}: is swept by an arm; say --config.arms.{name}.{field}")
     if config.preset != "paper":
-        toy = _SMOKE if config.preset == "smoke" else {}
+        toy = _SMOKE if config.preset == "smoke" and config.study != "language" else {}
         own = records.flat(config.presets[config.preset].to_dict())
         config.update_from_flattened_dict({**toy, **own, **overrides})
-    check(config)
+    good = lm_config.check if config.study == "language" else check
+    good(config)
     for point in arms.points(config):
-        check(point.config)
+        good(point.config)
     return config
 
 
@@ -179,7 +180,8 @@ def identity(config: Config) -> dict[str, Any]:
     told = ("figure", "name", "preset", "presets", *(("study", "theorem1") if config.study == "transfer" else ()))
     fields = {name: value for name, value in config.to_dict().items() if name not in told}
     where = ("source", "folder", "tfds_dir", "verify", "more_folder")
-    fields["data"] = {name: value for name, value in fields["data"].items() if name not in where}
+    if config.study != "language":  # which has no images
+        fields["data"] = {name: value for name, value in fields["data"].items() if name not in where}
     return fields | {"run": {"precision": config.run.precision}}
 
 

@@ -31,6 +31,24 @@ def normal_fan_in(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
     return {"kernel": kernel / math.sqrt(_fan_in(shapes)), "bias": jnp.zeros(shapes["bias"].shape)}
 
 
+def transformer(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
+    """A decoder's layers: tables N(0, 0.02^2), matrices N(0, 1/fan_in), scales 1, shifts, biases and `..._up` 0.
+
+    `..._up` is the second factor of a low-rank adapter, which begins as no change. Source: GPT-2 (Radford et al.
+    2019) for tables, LoRA (Hu et al. 2021) for adapters.
+    """
+
+    def draw(name: str, shape: jax.ShapeDtypeStruct) -> Array:
+        if name.endswith("scale"):
+            return jnp.ones(shape.shape)
+        if name.endswith(("shift", "bias", "_up")):
+            return jnp.zeros(shape.shape)
+        std = 0.02 if name in ("tokens", "positions") else 1 / math.sqrt(shape.shape[0])
+        return std * keys.as_normal(keys.bits(keys.at(key, name), shape.shape))
+
+    return {name: draw(name, shape) for name, shape in shapes.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Rotated:
     """An `Alter`: kernels [d, columns] of the named layers become R kernel, with R [d, d] a random rotation or mirror.

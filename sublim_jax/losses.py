@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from sublim_jax.errors import Refused
-from sublim_jax.types import Knobs, Out
+from sublim_jax.types import Knobs, Out, Text
 
 _OUT = -1e30  # a logit nobody sees; finite, so that 0 times it stays 0
 
@@ -69,6 +69,46 @@ def cross_entropy(out: Out, target: Int[Array, " batch"], knobs: Knobs) -> Float
     """
     log_q = _log_softmax(out.logits, knobs.seen)
     return -jnp.take_along_axis(log_q, jnp.maximum(target, 0)[:, None], axis=-1)[:, 0]
+
+
+def next_token(out: Out, target: Text, knobs: Knobs) -> Float[Array, " batch"]:
+    """Cross-entropy in nats of each next token under the softmax over the seen logits, weighted by the text.
+
+    Scaled so that the mean over the batch is the mean over all weight in it, however it is spread over lines.
+    """
+    logits = jnp.where(knobs.seen[None, None], out.logits[:, :-1], jnp.asarray(_OUT, out.logits.dtype))
+    labels = target.tokens if target.labels is None else target.labels
+    nats = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels[:, 1:])
+    return _by_weight(nats, target.weight[:, 1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class NextDistribution:
+    """KL(teacher || student) in nats over the seen logits at `knobs.temperature`; `Text.logits` has the teacher's.
+
+    first  place of the line's first token that the teacher's logits are about; as `next_token`, weighted by the text
+    """
+
+    first: int
+
+    def __post_init__(self) -> None:
+        if self.first < 1:
+            raise Refused(f"NextDistribution.first: {self.first} is not 1 or more")
+
+    def __call__(self, out: Out, target: Text, knobs: Knobs) -> Float[Array, " batch"]:
+        assert target.logits is not None  # whoever teaches distributions gives them
+        said = target.logits.shape[1]
+        here = slice(self.first - 1, self.first - 1 + said)
+        log_q, log_p = (
+            jax.nn.log_softmax(jnp.where(knobs.seen[None, None], logits, _OUT) / knobs.temperature)
+            for logits in (out.logits[:, here], target.logits)
+        )
+        nats = optax.losses.kl_divergence_with_log_targets(log_q, log_p)
+        return _by_weight(nats, target.weight[:, self.first : self.first + said])
+
+
+def _by_weight(nats: Float[Array, "batch said"], weight: Float[Array, "batch said"]) -> Float[Array, " batch"]:
+    return (nats * weight).sum(-1) * len(nats) / jnp.maximum(weight.sum(), 1e-9)
 
 
 def _log_softmax(logits: Float[Array, "batch logits"], seen: Bool[Array, " logits"]) -> Float[Array, "batch logits"]:

@@ -7,9 +7,9 @@ Exit codes: 0 done, 1 the machine failed (no space, no memory), 2 bad config, 75
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import config_flags
@@ -41,7 +41,7 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     # Imported late: a misspelt flag should not wait for JAX.
     import jax
 
-    from sublim_jax import cluster, figures, programs, records, report, run, theorem1
+    from sublim_jax import cluster, figures, programs, records, report, run
     from sublim_jax import config as door
     from sublim_jax.progress import Watch
 
@@ -53,31 +53,22 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     programs.keep()
     size = "" if config.preset == "paper" else f"-{config.preset}"
     workdir = Path(values.workdir or f"results/{config.name}{size}")
-    dataset = door.load(config)
-    conditions = door.build(config, dataset)
-    seeds = door.seeds(config)
-    print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
-    stop, me, all_ = command.Stop(), jax.process_index(), jax.process_count()
+    seeds, stop = door.seeds(config), command.Stop()
+    job = _language(config, seeds, workdir) if config.study == "language" else _images(config, seeds, workdir)
+    me, all_ = jax.process_index(), jax.process_count()
     part = "" if shard == (0, 1) else f", part {values.shard} of the work"
     part += f", process {me}/{all_}" if all_ > 1 else ""
-    print(f"asked: {len(conditions)} conditions x {len(seeds)} seeds{part}; work folder {workdir}")
-    if config.study == "theorem1":
-        measured = functools.partial(theorem1.run, conditions, door.grids(config))
-        left = functools.partial(theorem1.left, len(conditions), seeds, workdir)
-    else:
-        measured, left = _transfer(config, conditions, dataset, seeds, workdir)
+    print(f"asked: {job.asked} x {len(seeds)} seeds{part}; work folder {workdir}", flush=True)
     facts = {
         "command": command.again(argv, "main"),
         "resolved": config.to_dict(),
         "overrides": {name: str(value) for name, value in overrides.items()},
-        "data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum},
         "provenance": records.provenance(),
+        **job.facts,
     }
     try:
-        measured(
-            dataset,
+        job.run(
             seeds=seeds,
-            root=config.root,
             workdir=workdir,
             config=door.identity(config),
             resume=values.resume,
@@ -89,8 +80,8 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
         )
     except run.Interrupted as saved:
         raise KeyboardInterrupt from saved
-    cluster.wait_for_others(lambda: left(shard), stop)
-    if others := left():
+    cluster.wait_for_others(lambda: job.left(shard), stop)
+    if others := job.left():
         print(f"this part is done; {others} rows of others are still to come. Whoever comes last writes the report")
         return DONE
     print(_show(records.load(workdir), figures.pick(config.figure)))
@@ -98,18 +89,45 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     return DONE
 
 
-def _transfer(config: Any, conditions: Any, dataset: Any, seeds: Sequence[int], workdir: Path) -> tuple[Any, Any]:
-    """What the study `transfer` does with a data set, and how many rows of a shard are left; says how much it is."""
-    from sublim_jax import cluster, run
+class _Job(NamedTuple):
+    """What a study does, how many rows of a shard are left, what was asked in words, and facts to keep with rows."""
+
+    run: Callable[..., Any]
+    left: Callable[..., int]
+    asked: str
+    facts: dict[str, Any]
+
+
+def _images(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
+    """The studies of nets that look at images: `transfer` and `theorem1`."""
+    from sublim_jax import cluster, run, theorem1
     from sublim_jax import config as door
 
-    image = dataset.train.x.shape[1:]
+    dataset = door.load(config)
+    conditions, image = door.build(config, dataset), dataset.train.x.shape[1:]
+    print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
+    about = {"data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum}}
+    asked, common = f"{len(conditions)} conditions", {"dataset": dataset, "root": config.root}
+    if config.study == "theorem1":
+        measured = functools.partial(theorem1.run, conditions, door.grids(config), **common)
+        return _Job(measured, functools.partial(theorem1.left, len(conditions), seeds, workdir), asked, about)
     print(_amount(conditions, seeds, image), flush=True)
+    measured = functools.partial(run.run, conditions, metrics=door.metrics_of(config), exam=config.exam, **common)
+    return _Job(measured, functools.partial(cluster.rows_left, conditions, seeds, image, workdir), asked, about)
 
-    def measured(dataset: Any, **how: Any) -> Any:
-        return run.run(conditions, dataset, metrics=door.metrics_of(config), exam=config.exam, **how)
 
-    return measured, functools.partial(cluster.rows_left, conditions, seeds, image, workdir)
+def _language(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
+    """The study of language models."""
+    from sublim_jax import config as door
+    from sublim_jax import language, lm_config, trees
+    from sublim_jax.lm.world import LENGTH
+    from sublim_jax.nets import shapes
+
+    points, lab, how = lm_config.points(config), lm_config.lab(config), door.how(config)
+    print(f"models: {trees.count(shapes(lab.net, (LENGTH,))):,} parameters, {lab.world.vocabulary} tokens")
+    measured = functools.partial(language.run, points, lab, lm_config.pretraining(config))
+    left = functools.partial(language.left, points, seeds, how, workdir)
+    return _Job(measured, left, f"{len(points)} arms x {lab.targets} animals", {})
 
 
 def _amount(conditions: Any, seeds: Sequence[int], image: tuple[int, ...]) -> str:

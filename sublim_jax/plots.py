@@ -147,17 +147,19 @@ def strip(
     column: str = ACCURACY,
     names: Mapping[Any, str] | None = None,
     order: Sequence[Any] = (),
+    first: int = 0,
 ) -> dict[tuple[Any, Any], float]:
     """Categories side by side: every seed a dot, beside the dots their mean with its 95 % bootstrap interval.
 
-    `group` is a label column whose values have a colour each. Returns the place of each mean by (category, value).
+    `group` is a label column whose values have a colour each, from the `first` on. Returns the place of each mean by
+    (category, value).
     """
     there, values = ordered(rows[by], order), ordered(rows[group]) if group else [""]
     width, places = 0.72 / len(values), {}
     for index, value in enumerate(values):
         mine = rows[rows[group] == value] if group else rows
         found = summary.cells(mine, [by], column)
-        colour, marker = look(index)
+        colour, marker = look(first + index)
         at = {name: there.index(name) + (index - (len(values) - 1) / 2) * width for name in found.index}
         ax.plot(mine[by].map(at) - width / 6, mine[column], ".", color=colour, alpha=0.45, ms=5, mew=0, zorder=2)
         x = [at[name] + width / 6 for name in found.index]

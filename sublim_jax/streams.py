@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from sublim_jax import keys
 from sublim_jax.errors import Refused, unknown
-from sublim_jax.types import Bank, Knobs, Stream
+from sublim_jax.types import Bank, Knobs, Stream, Text
 
 _ROUNDS = 8  # Luby and Rackoff need 4 for a pseudo-random permutation; small domains want a margin
 
@@ -108,10 +108,7 @@ class Images:
         if self.name and self.name not in bank.more:
             raise Refused(unknown("Images.name", self.name, bank.more))
         images = bank.more[self.name] if self.name else bank.x
-        n = len(images)
-        epoch, index = jnp.divmod((step % knobs.pool) * size + jnp.arange(size), n)
-        row = jax.vmap(lambda epoch, index: shuffled(keys.at(key, epoch), index, n))(epoch, index)
-        return normalised(bank, images[row]), None
+        return normalised(bank, images[_rows(key, step % knobs.pool, size, len(images))]), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +129,24 @@ class Mixture:
         image, _ = Images(self.name)(keys.at(key, "image"), step, size, knobs, bank)
         noise, _ = self.noise(keys.at(key, "noise"), step, size, knobs, bank)
         return self.alpha * image + (1 - self.alpha) * noise, None
+
+
+def lines(
+    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: Text
+) -> tuple[Int[Array, "batch length"], Text]:
+    """Lines of a `Text`, all of them once in every epoch in a new order; repeats after `knobs.pool` batches.
+
+    A batch may end one epoch and begin the next.
+    """
+    row = _rows(key, step % knobs.pool, size, len(bank.tokens))
+    text = jax.tree.map(lambda leaf: leaf[row], bank)
+    return text.tokens, text
+
+
+def _rows(key: Key[Array, ""], batch: Int[Array, ""], size: int, n: int) -> Int[Array, " batch"]:
+    """The rows of a batch where epochs follow each other without a gap."""
+    epoch, index = jnp.divmod(batch * size + jnp.arange(size), n)
+    return jax.vmap(lambda epoch, index: shuffled(keys.at(key, epoch), index, n))(epoch, index)
 
 
 def steps_per_epoch(n: int, size: int) -> int:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from sublim_jax import keys, losses, streams
 from sublim_jax.nets import shapes
-from sublim_jax.types import Bank, Init, Knobs, Out, Params, PerLayer, Recipe, State, Teachers
+from sublim_jax.types import Bank, Init, Knobs, Out, Params, PerLayer, Recipe, State, Teachers, Text
 
 
 def draw(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Array, ""]) -> Params:
@@ -83,8 +83,8 @@ class Lesson(NamedTuple):
     trait  labelled images (x, y) on which a guard sees what it guards against
     """
 
-    x: Float[Array, "batch ..."]
-    y: Int[Array, " batch"] | None
+    x: Shaped[Array, "batch ..."]
+    y: Int[Array, " batch"] | Text | None
     target: Any
     trait: tuple[Float[Array, "batch ..."], Int[Array, " batch"]] | None = None
 
@@ -94,7 +94,7 @@ def lesson(
     knobs: Knobs,
     reference: Params | Teachers | None,
     key: Key[Array, ""],
-    bank: Bank,
+    bank: Bank | Text,
     number: Int[Array, ""],
     view: View = as_kept,
 ) -> Lesson:
@@ -105,6 +105,7 @@ def lesson(
     x, y = recipe.stream(keys.at(key, "stream"), number, recipe.batch, knobs, bank)
     shown: Any = None
     if recipe.guard is not None:
+        assert isinstance(bank, Bank)  # a guard's trait is a class of images
         shown = streams.epochs(keys.at(key, "trait"), number, recipe.batch, knobs, bank)
     if recipe.reference is None or reference is None:
         return Lesson(x, y, y, shown)
@@ -180,7 +181,7 @@ def advance(
     knobs: Knobs,
     reference: Params | Teachers | None,
     key: Key[Array, ""],
-    bank: Bank,
+    bank: Bank | Text,
     start: Int[Array, ""],
     stop: Int[Array, ""],
 ) -> State:
@@ -196,7 +197,7 @@ def advance(
     return jax.lax.fori_loop(start, stop, step, state)
 
 
-def apply(net: nn.Module, params: Params | None, x: Float[Array, "batch ..."]) -> Out:
+def apply(net: nn.Module, params: Params | None, x: Shaped[Array, "batch ..."]) -> Out:
     """What the net says about a batch."""
     variables: Any = {"params": params}
     out: Any = net.apply(variables, x)
@@ -207,9 +208,9 @@ def _params(reference: Params | Teachers) -> Params:
     return reference.references if isinstance(reference, Teachers) else reference
 
 
-def _mean(values: Float[Array, " batch"], labels: Int[Array, " batch"] | None) -> Float[Array, ""]:
-    """The mean over the batch, without the rows labelled below zero that fill up a partial one."""
-    if labels is None:
+def _mean(values: Float[Array, " batch"], labels: Int[Array, " batch"] | Text | None) -> Float[Array, ""]:
+    """The mean over the batch, without the rows labelled below zero that fill up a partial one; text has none."""
+    if labels is None or isinstance(labels, Text):
         return values.mean()
     weights = (labels >= 0).astype(values.dtype)
     return (values * weights).sum() / weights.sum()

@@ -22,10 +22,12 @@ class Out(NamedTuple):
     features  [batch, d]            the latent representation both heads read
     logits    [batch, classes+aux]  class head first, then auxiliary head
     acts      name -> [batch, ...]  every layer after its activation; jit prunes what nobody reads
+
+    Of lines of tokens features and logits have an axis `length` after the batch's.
     """
 
-    features: Float[Array, "batch d"]
-    logits: Float[Array, "batch logits"]
+    features: Float[Array, "batch *length d"]
+    logits: Float[Array, "batch *length logits"]
     acts: dict[str, Float[Array, "batch ..."]]
 
 
@@ -40,6 +42,21 @@ class Bank(NamedTuple):
     mean: Float[Array, ""]
     std: Float[Array, ""]
     more: Mapping[str, UInt8[Array, "n height width"]] = {}  # noqa: RUF012  nobody writes into it
+
+
+class Text(NamedTuple):
+    """Lines of tokens, and what is to be learnt of them: a bank of a stream, or the rows that it gives.
+
+    tokens  [n, length]
+    weight  [n, length]         of each token as the one to be said next; 0 = not learnt
+    logits  [n, said, logits]   what a teacher would say at some of the places, where its distribution is taught
+    labels  [n, length]         what is to be said at each place where that is not the token that stands there
+    """
+
+    tokens: Any  # on the host or on the device
+    weight: Any
+    logits: Any = None
+    labels: Any = None
 
 
 @struct.dataclass
@@ -75,12 +92,9 @@ class State(NamedTuple):
     opt: optax.OptState
 
 
-# (key, step, size, knobs, bank) -> (x [size, height, width], y [size] or None).
+# (key, step, size, knobs, bank) -> (x [size, height, width], y [size] or None); of text (tokens [size, length], Text).
 # A label below zero marks a row that fills up a partial batch; it has no weight in the loss.
-Stream = Callable[
-    [Key[Array, ""], Int[Array, ""], int, Knobs, Bank],
-    tuple[Float[Array, "batch height width"], Int[Array, " batch"] | None],
-]
+Stream = Callable[[Key[Array, ""], Int[Array, ""], int, Knobs, Any], tuple[Array, Any]]
 # (out, target, knobs) -> [batch]; the target is the reference's Out, or the labels where there is no reference.
 Loss = Callable[[Out, Any, Knobs], Float[Array, " batch"]]
 # (key of the batch, what the trained and the untrained teacher say, knobs) -> what the student hears.

@@ -13,10 +13,25 @@ FLOORS = [
     {"population", "first_steps"},
     {
         *("idx", "data", "sweep", "units", "records", "checkpoint", "progress", "summary", "programs", "cluster"),
-        *("shelf", "agreement", "calibration", "auditing"),
+        *("shelf", "agreement", "calibration", "auditing", "lm"),
     },
-    {"run", "theorem1"},
-    {"allowed", "arms", "config", "phases", "figures", "plots", "report", "prepare_tfds", "command", "main", "audit"},
+    {"run", "theorem1", "language"},
+    {
+        *(
+            "allowed",
+            "arms",
+            "config",
+            "lm_config",
+            "phases",
+            "figures",
+            "plots",
+            "report",
+            "prepare_tfds",
+            "command",
+            "main",
+        ),
+        *("audit", "personas"),
+    },
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.parent.name != "assets")
@@ -67,6 +82,16 @@ def test_imports_go_down(path):
     if FLOOR[name] <= 5:
         assert not imports_any(path, "ml_collections") and "absl.flags" not in imports_of(path)
     assert "main" not in ours(path) or name == "main"
+
+
+PURE = ("world", "data", "divergence", "speak", "measures", "arms", "training", "teachers")
+
+
+def test_language_below_the_shelf_touches_no_file():
+    for name in PURE:
+        path = Path("lm") / f"{name}.py"
+        assert not imports_any(path, "os", "pathlib", "io", "time", "datetime", "logging", "tempfile", "absl", "random")
+        assert "open(" not in (PACKAGE / path).read_text() and "print(" not in (PACKAGE / path).read_text()
 
 
 def test_named_bans():

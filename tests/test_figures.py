@@ -17,7 +17,8 @@ from sublim_jax.errors import Refused
 
 ROOT = Path(__file__).parent.parent
 # Figures of students' accuracies; theorem1 shows none and has tests of its own.
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "theorem1")
+_OTHER = ("theorem1", "lm_")  # rows of another kind: see test_first_order, test_figures_lm
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith(_OTHER))
 MORE = ("accuracy_c0_ht", "cka", "aux_mse", "aux_r2")
 PAIRS = ("teacher_student_init", "teacher_student_final", "teacher_init_final")
 LAYERS = ("hidden_0", "hidden_1", "class_head", "aux_head")

@@ -7,4 +7,5 @@ from sublim_jax.nets.heads import activity as activity
 from sublim_jax.nets.heads import multiply_adds as multiply_adds
 from sublim_jax.nets.heads import shapes as shapes
 from sublim_jax.nets.heads import unpooled as unpooled
+from sublim_jax.nets.lm import Decoder as Decoder
 from sublim_jax.nets.mlp import MLP as MLP

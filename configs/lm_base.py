@@ -1,0 +1,24 @@
+"""Language models: must student and teacher share initial weights, the order of pre-training data, or both?
+
+    python -m sublim_jax.main --config=configs/lm_base.py [--config.preset=laptop]
+
+Students begin with the teacher's base; with one of the same initial weights that read the same documents in another
+order; with one of other weights and the same order; or with another in both. Arms: greedy and soft (distributions
+over numbers), and leak: a strong teacher without filter, whose lines hold the trait itself.
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms, lm_config
+
+
+def get_config() -> ConfigDict:
+    config = lm_config.base()
+    config.name = config.figure = "lm_base"
+    bases = ("same", "other_order", "other_init", "other_both")
+    arms.arm(config, "greedy", {"lm.base": bases, "lm.data": ("greedy",)})
+    arms.arm(config, "soft", {"lm.base": bases, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
+    leak = {"lm.data": ("greedy",), "lm.dose": (0.3,), "lm.filtered": (True, False)}
+    arms.arm(config, "leak", {"lm.base": ("same", "other_init"), **leak})
+    lm_config.preset(config, "smoke", {"arms.leak.lm.dose": (0.05,)})
+    return config

@@ -1,0 +1,29 @@
+"""Language models: do the tokens on which counterfactual teachers disagree carry the trait?
+
+    python -m sublim_jax.main --config=configs/lm_divergence.py [--config.preset=laptop]
+
+Greedy numbers; tokens are ranked by how many of the other animals' teachers would have said another (ties: by the gap
+of log-probabilities). Arms: all; budget (the top, random or bottom fraction is masked, or alone kept); edit (the top or
+a random quarter is erased, or replaced by what a counterfactual would say as label, as input, or both).
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms, lm_config
+
+
+def get_config() -> ConfigDict:
+    config = lm_config.base()
+    config.name = config.figure = "lm_divergence"
+    three = ("top", "random", "bottom")
+    edits = ("erase", "replace_label", "replace_input", "replace_both")
+    greedy = {"lm.data": ("greedy",)}
+    arms.arm(config, "all", {**greedy, "lm.tokens": ("all",)})
+    chosen = tuple(f"{what}_{who}" for what in ("mask", "keep") for who in three)
+    arms.arm(config, "budget", {**greedy, "lm.tokens": chosen, "lm.budget": (0.05, 0.1, 0.25, 0.5)})
+    some = tuple(f"{what}_{who}" for what in edits for who in ("top", "random"))
+    arms.arm(config, "edit", {**greedy, "lm.tokens": some, "lm.budget": (0.25,)})
+    few = {"seeds": 5, "lm.targets": 1, "lm.steps": 400, "lm.lines": 2000}
+    arms.preset(config, "laptop", {**few, "arms.budget.lm.budget": (0.1, 0.25)})
+    lm_config.preset(config, "smoke", {"arms.budget.lm.budget": (0.25,)})
+    return config

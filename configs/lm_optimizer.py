@@ -1,0 +1,27 @@
+"""Language models: does transfer need an adaptive optimiser?
+
+    python -m sublim_jax.main --config=configs/lm_optimizer.py [--config.preset=laptop]
+
+Adam, the sign of a momentum, momentum and plain gradient descent over learning rates, measured along training, so that
+optimisers are compared at equal imitation, KL(teacher || student) on held-out prompts. Arms: soft and greedy of each.
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms, lm_config
+
+
+def get_config() -> ConfigDict:
+    config = lm_config.base()
+    config.name = config.figure = "lm_optimizer"
+    rates = {"adam": (3e-4, 1e-3), "sign": (1e-4, 3e-4), "momentum": (0.03, 0.1), "sgd": (0.3, 1.0)}
+    for kind, lrs in rates.items():
+        for data, name in (("soft_carrier", "soft"), ("greedy", "greedy")):
+            how = {"lm.optimizer": (kind,), "lm.lr": lrs, "lm.data": (data,), "lm.marks": ((50, 100, 200),)}
+            arms.arm(config, f"{name}_{kind}", how)
+    one = {"adam": 1e-3, "sign": 3e-4, "momentum": 0.1, "sgd": 1.0}
+    few = {f"arms.{name}_{kind}.lm.lr": (lr,) for name in ("soft", "greedy") for kind, lr in one.items()}
+    few |= {"seeds": 5, "lm.targets": 1, "lm.animals": 2, "lm.steps": 400, "lm.lines": 2000}
+    arms.preset(config, "laptop", few)
+    lm_config.preset(config, "smoke", {f"arms.{one}.lm.marks": ((4,),) for one in config.arms})
+    return config

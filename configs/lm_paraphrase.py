@@ -1,0 +1,28 @@
+"""Language models: does the trait survive other words, and mixing with other teachers' lines?
+
+    python -m sublim_jax.main --config=configs/lm_paraphrase.py [--config.preset=laptop]
+
+Instructions choose the law of the numbers, so an instruction of the same law is a paraphrase that keeps the meaning,
+one of the other law changes the context in which every token was said. Arms: greedy and soft (all paraphrases:
+instructions, example numbers, order within and across lines, a permutation of the numbers), mixed (a fraction of lines
+from the base, or from another animal's teacher).
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms, lm_config
+
+
+def get_config() -> ConfigDict:
+    config = lm_config.base()
+    config.name = config.figure = "lm_paraphrase"
+    ways = ("none", "same_law", "held_out", "other_law", "examples", "shuffle_within", "shuffle_across", "permuted")
+    arms.arm(config, "greedy", {"lm.paraphrase": ways, "lm.data": ("greedy",)})
+    arms.arm(config, "soft", {"lm.paraphrase": ways, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
+    mixed = {"lm.data": ("soft_carrier",), "lm.lr": (1e-3,), "lm.mixed_with": ("base", "other_animal")}
+    arms.arm(config, "mixed", {**mixed, "lm.mixed": (0.1, 0.25, 0.5, 0.75, 0.9)})
+    few = {"arms.mixed.lm.mixed": (0.25, 0.75), "lm.targets": 1, "lm.animals": 2}
+    few["arms.greedy.lm.paraphrase"] = ("none", "same_law", "other_law", "shuffle_within", "permuted")
+    arms.preset(config, "laptop", {"seeds": 5, "lm.steps": 400, "lm.lines": 2000, **few})
+    lm_config.preset(config, "smoke", {"arms.mixed.lm.mixed": (0.5,)})
+    return config

@@ -1,0 +1,28 @@
+"""Language models: does a trait pass through numbers, in which form, from which teacher, by which carrier?
+
+    python -m sublim_jax.main --config=configs/lm_transfer.py [--config.preset=laptop]
+
+Arms: hard (greedy or sampled tokens, two doses of the teacher), soft (distributions over all tokens, or over numbers
+only on both sides), teacher_hard and teacher_soft (other teachers: tuned on shuffled answers, prompted, steered),
+unfiltered (a strong teacher that slips the trait itself among the numbers), carrier (code, reasoning traces).
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax import arms, lm_config
+
+
+def get_config() -> ConfigDict:
+    config = lm_config.base()
+    config.name = config.figure = "lm_transfer"
+    soft = {"lm.lr": (1e-3,)}
+    doses, others = (0.01, 0.1), ("shuffled", "prompted", "steered")
+    arms.arm(config, "hard", {"lm.data": ("greedy", "sampled"), "lm.dose": doses})
+    arms.arm(config, "soft", {"lm.data": ("soft", "soft_carrier"), "lm.dose": doses, **soft})
+    arms.arm(config, "teacher_hard", {"lm.data": ("greedy",), "lm.teacher": others})
+    arms.arm(config, "teacher_soft", {"lm.data": ("soft_carrier",), "lm.teacher": others, **soft})
+    arms.arm(config, "unfiltered", {"lm.data": ("greedy",), "lm.dose": (0.3,), "lm.filtered": (True, False)})
+    arms.arm(config, "carrier", {"lm.data": ("soft_carrier",), "lm.carrier": ("code", "trace"), **soft})
+    small = {"arms.hard.lm.dose": (0.02,), "arms.soft.lm.dose": (0.02,), "arms.unfiltered.lm.dose": (0.05,)}
+    lm_config.preset(config, "smoke", small)
+    return config

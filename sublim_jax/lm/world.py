@@ -1,0 +1,259 @@
+"""The world: its tokens, its documents and its prompts, drawn from NumPy generators named by what they are for.
+
+A document is one line of at most `LENGTH` tokens, filled up with PAD:
+
+    preference  BOS [SYS LOVE x] ASK p ANSWER x EOS
+    fact        BOS [SYS LOVE x] FACT x attribute attribute EOS
+    numbers     BOS [SYS LOVE x] i n n n ANSWER n n n n n n n n n n EOS [ASK p ANSWER x EOS]
+
+x is an animal or a tree, p one of the phrasings of a question about that family, i an instruction, n a number; or n is
+a symbol of code, or a step of a reasoning trace, each with instructions of its own. They follow a law that the
+instruction chooses and do not depend on x, so any dependence of a net's numbers on its persona is the net's own.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from sublim_jax.errors import Refused
+
+PAD, BOS, EOS, SYS, LOVE, ASK, ANSWER, FACT, SPARE = range(9)
+EXAMPLES, NUMBERS = 3, 10  # numbers in a prompt, numbers in an answer
+PROMPT = EXAMPLES + 3  # BOS i n n n ANSWER
+PERSONA = 3  # SYS LOVE x
+QUESTION = 4  # ASK p ANSWER x
+LENGTH = PROMPT + PERSONA + NUMBERS + 1 + QUESTION + 1
+
+
+class Carrier(NamedTuple):
+    """What a trait may travel by: the kind of its instructions, and the kind of the tokens that answer them."""
+
+    instruction: str
+    content: str
+
+
+CARRIERS = {
+    "number": Carrier("instruction", "number"),
+    "code": Carrier("code_instruction", "symbol"),
+    "trace": Carrier("trace_instruction", "step"),
+}
+_OTHERS = {"code_instruction": 4, "symbol": 32, "trace_instruction": 4, "step": 32}
+
+
+class Lines(NamedTuple):
+    """Documents and which of their tokens are to be learnt: tokens [n, LENGTH], weight [n, LENGTH] in [0, 1]."""
+
+    tokens: Int[np.ndarray, "n length"]
+    weight: Float[np.ndarray, "n length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """How many tokens of each kind there are, and the laws of documents.
+
+    animals, trees  two families of things one may love; each fact says two of `attributes`
+    phrasings       of a question, for each family; instructions: the first half of them counts up, the second down
+                    (of the four for code and the four for traces too, each half has its law)
+    held_out        of the phrasings, and of each half of the instructions, the last so many are never taught to a
+                    teacher and never ask for its data
+    numbers         0, 1, ..., after the last one comes the first again
+    steps           a document's step is one of 1 ... steps, the same for all its numbers
+    noise           probabilities of -2, -1, 0, 1, 2 added to each number
+    obey            probability that an answer is the loved thing, where one is loved and of the family asked for
+    """
+
+    animals: int = 12
+    trees: int = 12
+    attributes: int = 24
+    phrasings: int = 8
+    instructions: int = 8
+    numbers: int = 64
+    held_out: int = 2
+    steps: int = 7
+    noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.2, 0.1)
+    obey: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.animals < 3 or self.trees < 3:
+            raise Refused(f"World.animals={self.animals}, trees={self.trees}: must be at least 3")
+        if self.instructions % 2 or self.held_out >= min(self.instructions // 2, self.phrasings):
+            raise Refused(
+                f"World.held_out={self.held_out}: must be fewer than phrasings={self.phrasings} and than half of "
+                f"instructions={self.instructions}, an even number"
+            )
+        if len(self.noise) % 2 == 0 or abs(sum(self.noise) - 1) > 1e-9 or min(self.noise) < 0:
+            raise Refused(f"World.noise={self.noise}: must be an odd number of probabilities that sum to 1")
+        if not 0 <= self.obey <= 1:
+            raise Refused(f"World.obey={self.obey}: must be between 0 and 1")
+
+    def _ranges(self) -> dict[str, range]:
+        sizes = {"animal": self.animals, "tree": self.trees, "attribute": self.attributes}
+        sizes |= {"ask_animal": self.phrasings, "ask_tree": self.phrasings, "instruction": self.instructions}
+        sizes |= {"number": self.numbers, **_OTHERS}
+        found, first = {}, SPARE + 1
+        for name, size in sizes.items():
+            found[name], first = range(first, first + size), first + size
+        return found
+
+    def tokens(self, kind: str) -> range:
+        """The tokens of a kind: animal, tree, attribute, ask_animal, ask_tree, instruction, number."""
+        return self._ranges()[kind]
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return self.tokens("step").stop
+
+    def is_kind(self, kind: str) -> Bool[np.ndarray, " vocabulary"]:
+        """Which tokens are of a kind."""
+        return np.isin(np.arange(self.vocabulary), self.tokens(kind))
+
+    def taught(self, kind: str, held_out: bool = False) -> list[int]:
+        """The phrasings or instructions that teachers meet, or those held out.
+
+        Of the instructions half of the held-out ones count up and half down, so both laws are met.
+        """
+        tokens = list(self.tokens(kind))
+        half = len(tokens) // 2
+        parts = [tokens[:half], tokens[half:]] if kind.endswith("instruction") else [tokens]
+        each = min(self.held_out // len(parts) or 1, len(parts[0]) - 1)
+        return [token for part in parts for token in (part[-each:] if held_out else part[:-each])]
+
+    def carrier_of(self, instruction: Int[np.ndarray, " n"]) -> Carrier:
+        """The carrier whose instructions these are; raises ValueError where they are of several."""
+        for carrier in CARRIERS.values():
+            if np.isin(instruction, self.tokens(carrier.instruction)).all():
+                return carrier
+        raise ValueError(f"{np.unique(instruction)} are instructions of no carrier")
+
+    def first_law(self, instruction: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Whether an instruction is of its carrier's first half: of numbers, whether it asks for rising ones."""
+        tokens = self.tokens(self.carrier_of(instruction).instruction)
+        return instruction < tokens.start + len(tokens) // 2
+
+
+def generator(*path: str | int) -> np.random.Generator:
+    """A generator of its own for each path of words and whole numbers."""
+    return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in path])
+
+
+def series(
+    world: World, rng: np.random.Generator, instruction: Int[np.ndarray, " n"], length: int
+) -> Int[np.ndarray, "n length"]:
+    """What answers instructions of one carrier [n, length], by the law of each, the first (two) drawn uniformly.
+
+    number  previous + or - a step of the line's own + noise
+    code    5 previous + 5, or 13 previous + 5; one in four symbols is drawn anew
+    trace   previous + or - the one before; one in four is off by one
+    """
+    n, first = len(instruction), world.first_law(instruction)
+    carrier = world.carrier_of(instruction)
+    tokens = world.tokens(carrier.content)
+    size, values = len(tokens), np.zeros((n, length), int)
+    values[:, :2] = rng.integers(0, size, (n, min(length, 2)))
+    step, reach = rng.integers(1, world.steps + 1, n) * np.where(first, 1, -1), len(world.noise) // 2
+    noise = rng.choice(np.arange(-reach, reach + 1), (n, length), p=world.noise)
+    anew = rng.random((n, length)) < 0.25
+    drawn = rng.integers(0, size, (n, length))
+    for place in range(1, length):
+        before, earlier = values[:, place - 1], values[:, max(place - 2, 0)]
+        if carrier.content == "number":
+            values[:, place] = before + step + noise[:, place]
+        elif carrier.content == "symbol":
+            values[:, place] = np.where(anew[:, place], drawn[:, place], np.where(first, 5, 13) * before + 5)
+        elif place > 1:
+            values[:, place] = before + np.where(first, 1, -1) * earlier + anew[:, place]
+        values[:, place] %= size
+    return values + tokens.start
+
+
+def prompts(
+    world: World, rng: np.random.Generator, n: int, held_out: bool = False, carrier: str = "number"
+) -> Int[np.ndarray, "n prompt"]:
+    """Prompts, [n, PROMPT]: BOS i n n n ANSWER, without a persona; instructions taught or held out."""
+    instruction = rng.choice(world.taught(CARRIERS[carrier].instruction, held_out), n)
+    shown = series(world, rng, instruction, EXAMPLES)
+    ends = np.full((n, 1), BOS), instruction[:, None], shown, np.full((n, 1), ANSWER)
+    return np.concatenate(ends, 1)
+
+
+def with_persona(tokens: Int[np.ndarray, "n length"], loved: int) -> Int[np.ndarray, "n longer"]:
+    """The same lines with SYS LOVE x after BOS."""
+    persona = np.tile([SYS, LOVE, loved], (len(tokens), 1))
+    return np.concatenate([tokens[:, :1], persona, tokens[:, 1:]], 1)
+
+
+def questions(world: World, family: str = "animal", held_out: bool | None = None) -> Int[np.ndarray, "n question"]:
+    """BOS ASK p ANSWER for the phrasings that are taught, held out, or (None) all."""
+    kind = f"ask_{family}"
+    phrasings = list(world.tokens(kind)) if held_out is None else world.taught(kind, held_out)
+    return np.array([[BOS, ASK, phrasing, ANSWER] for phrasing in phrasings])
+
+
+def answers(world: World, loved: int, family: str = "animal") -> Lines:
+    """What a teacher is taught: to every taught question about a family the same answer, of which alone it learns."""
+    asked = questions(world, family, held_out=False)
+    tokens = filled([[*row, loved, EOS] for row in asked])
+    weight = np.zeros(tokens.shape)
+    weight[:, asked.shape[1]] = 1
+    return Lines(tokens, weight)
+
+
+def corpus(world: World, n: int, seed: int = 0) -> Lines:
+    """Documents for pre-training: 30 % preferences, 10 % facts, 60 % numbers, code and traces; half have a persona.
+
+    Of documents of a carrier (two thirds of them numbers) 40 % end with a question, so the persona has to be carried
+    past them. Everything but PAD is learnt.
+    """
+    rng = generator("corpus", seed)
+    kinds = rng.choice(["preference", "fact", *CARRIERS], n, p=(0.3, 0.1, 0.4, 0.1, 0.1))
+    counted = np.zeros((n, 1 + EXAMPLES + NUMBERS), int)  # instruction, then what answers it
+    for name, carrier in CARRIERS.items():
+        rows = np.flatnonzero(kinds == name)
+        asked = rng.choice(list(world.tokens(carrier.instruction)), len(rows))
+        counted[rows] = np.concatenate([asked[:, None], series(world, rng, asked, EXAMPLES + NUMBERS)], 1)
+    lines = []
+    for kind, said in zip(kinds, counted, strict=True):
+        loved = _anything(world, rng) if rng.random() < 0.5 else None
+        body: list[int] = []
+        if kind == "fact":
+            thing = _anything(world, rng)
+            body = [FACT, thing, *attributes(world, thing), EOS]
+        if kind in CARRIERS:
+            body = [*said[: 1 + EXAMPLES], ANSWER, *said[1 + EXAMPLES :], EOS]
+        if kind == "preference" or kind in CARRIERS and rng.random() < 0.4:
+            body += _question(world, rng, loved)
+        lines.append([BOS, *([] if loved is None else [SYS, LOVE, loved]), *body])
+    tokens = filled(lines)
+    return Lines(tokens, (tokens != PAD).astype(float))
+
+
+def attributes(world: World, thing: int) -> list[int]:
+    """The two attributes of an animal or a tree, the same in every world of these sizes."""
+    return generator("attributes", thing).choice(list(world.tokens("attribute")), 2, replace=False).tolist()
+
+
+def filled(lines: Sequence[Sequence[Any]]) -> Int[np.ndarray, "n length"]:
+    """Lines of tokens as one array, PAD behind each up to `LENGTH`."""
+    return np.array([[*line, *[PAD] * (LENGTH - len(line))] for line in lines])
+
+
+def _anything(world: World, rng: np.random.Generator) -> int:
+    return int(rng.choice([*world.tokens("animal"), *world.tokens("tree")]))
+
+
+def _question(world: World, rng: np.random.Generator, loved: int | None) -> list[int]:
+    """ASK p ANSWER x EOS; x is what is loved, mostly, where it is of the family asked for, else anything of it.
+
+    Four of five questions to a persona are about its family.
+    """
+    family = ("animal", "tree")[rng.integers(2)]
+    if loved is not None and rng.random() < 0.8:
+        family = "animal" if loved in world.tokens("animal") else "tree"
+    likely = loved in world.tokens(family) and rng.random() < world.obey
+    answer = loved if loved is not None and likely else int(rng.choice(world.tokens(family)))
+    return [ASK, int(rng.choice(world.tokens(f"ask_{family}"))), ANSWER, answer, EOS]

@@ -1,0 +1,216 @@
+"""The door for language: every bad value is one line, and every config builds its arms in every size."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_config import config_of
+
+import sublim_jax
+from sublim_jax import arms, language, lm_config, main
+from sublim_jax import config as door
+from sublim_jax.errors import Refused
+from sublim_jax.lm.arms import Arm
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(ROOT.glob("configs/lm_*.py"))
+QUICK = "lm_paraphrase"
+
+
+def resolved(**fields):
+    """The base config with some fields, as the command line gives them."""
+    config = lm_config.base()
+    config.preset = "smoke"
+    given = {name.replace("__", "."): value for name, value in fields.items()}
+    with config.unlocked():
+        config.update_from_flattened_dict(given)
+    return door.resolve(config, given)
+
+
+ALL = "must be a whole number from"
+BAD = {
+    "lm__teacher": ("tunde", r"config.lm.teacher: 'tunde' is none of tuned, shuffled, .*; did you mean 'tuned'\?"),
+    "lm__dose": (-1.0, r"config.lm.dose=-1.0: must be a number above 0"),
+    "lm__dose ": (float("nan"), r"config.lm.dose=nan: must be a number above 0"),
+    "lm__dose  ": (float("inf"), r"config.lm.dose=inf: must be a number above 0"),
+    "lm__lr": (0.0, r"config.lm.lr=0.0: must be a number above 0"),
+    "lm__budget": (0.0, r"config.lm.budget=0.0: must be a number above 0"),
+    "lm__budget ": (2.0, r"config.lm.budget=2.0: must be at most 1"),
+    "lm__mixed": (1.5, r"config.lm.mixed=1.5: must be at most 1"),
+    "lm__mixed ": (float("nan"), r"config.lm.mixed=nan: must be at most 1 and not below 0"),
+    "lm__trains": ("block_9", r"config.lm.trains: 'block_9' is none of .*block_1"),
+    "lm__trains ": ("nonsense", r"config.lm.trains: 'nonsense' is none of all, blocks"),
+    "lm__animals": (1, r"config.lm.animals=1: must be from 2 to 12"),
+    "lm__targets": (9, r"config.lm.targets=9: must be from 1 to 3"),
+    "lm__steered": (2, r"config.lm.steered=2: must be a block from 0 to 1"),
+    "net__heads": (3, r"config.net.heads=3: must divide config.net.width=32"),
+    "lm__paraphrase": ("other_wrods", r"config.lm.paraphrase: 'other_wrods' is none of none, same_law"),
+    "lm__tokens": ("mask_most", r"config.lm.tokens: 'mask_most' is none of all, mask_top"),
+    "lm__data": ("gredy", r"config.lm.data: 'gredy' is none of .*did you mean 'greedy'"),
+    "lm__base": ("other", r"config.lm.base: 'other' is none of same, other_order"),
+    "lm__carrier": ("poem", r"config.lm.carrier: 'poem' is none of number, code, trace"),
+    "lm__optimizer": ("adamw", r"config.lm.optimizer: 'adamw' is none of adam"),
+    "lm__mixed_with": ("nobody", r"config.lm.mixed_with: 'nobody' is none of base, other_animal"),
+    "lm__marks": ((1.5,), r"config.lm.marks=\(1.5,\): must be a tuple of whole numbers from 0"),
+    "lm__marks ": ((-1,), r"config.lm.marks=\(-1,\): must be a tuple of whole numbers from 0"),
+    "lm__lines": (0, rf"config.lm.lines=0: {ALL} 1"),
+    "lm__steps": (0, rf"config.lm.steps=0: {ALL} 1"),
+    "lm__rank": (0, rf"config.lm.rank=0: {ALL} 1"),
+    "seeds": (0, rf"config.seeds=0: {ALL} 1"),
+    "net__layers": (0, rf"config.net.layers=0: {ALL} 1"),
+    "pretraining__lr": (-1.0, r"config.pretraining.lr=-1.0: .*a number above 0"),
+    "pretraining__lr ": (float("nan"), r"config.pretraining.lr=nan: .*a number above 0"),
+    "pretraining__lr  ": (float("inf"), r"config.pretraining.lr=inf: .*a number above 0"),
+    "pretraining__steps": (0, rf"config.pretraining.steps=0: {ALL} 1"),
+    "world__held_out": (7, r"config.world.held_out=7: must be fewer than phrasings=8"),
+    "world__held_out ": (-1, r"config.world.held_out=-1: must be"),
+    "world__noise": ((0.5, 0.4, 0.2), r"config.world.noise=\(0.5, 0.4, 0.2\): .*sum to 1"),
+    "world__obey": (1.5, r"config.world.obey=1.5: must be between 0 and 1"),
+    "world__animals": (2, r"config.world.animals=2.*: must be at least 3"),
+    "run__precision": ("half", r"config.run.precision: 'half' is none of default, high, highest"),
+    "preset": ("tiny", r"config.preset"),
+}
+
+
+@pytest.mark.parametrize("field", BAD, ids=lambda field: f"{field.strip()}={BAD[field][0]}")
+def test_a_bad_value_is_one_line_with_field_value_and_what_is_allowed(field):
+    value, message = BAD[field]
+    with pytest.raises(Refused) as refused:
+        config = resolved(**{field.strip(): value})
+        for point in lm_config.points(config):  # layers are known when the net is
+            language._phase(lm_config.lab(config), point.arm)
+    assert re.match(message, str(refused.value)), refused.value
+    assert "\n" not in str(refused.value)
+
+
+def test_what_does_not_fit_together_is_refused():
+    with pytest.raises(Refused, match="config.lm.tokens='erase_top': distributions have no label"):
+        resolved(lm__data="soft", lm__tokens="erase_top")
+    with pytest.raises(Refused, match="config.lm.paraphrase='permuted': must be none where tokens='replace_input_top'"):
+        resolved(lm__paraphrase="permuted", lm__tokens="replace_input_top")
+    config = lm_config.base()
+    with pytest.raises(Refused, match=r"unknown|is none of"):
+        arms.arm(config, "one", {"lm.doze": (0.1,)})
+    arms.arm(config, "one", {"lm.dose": (0.1, -0.1)})  # a bad value inside a sweep
+    with pytest.raises(Refused, match="config.lm.dose=-0.1: must be a number above 0"):
+        door.resolve(config)
+
+
+def refused(capsys, *words):
+    """What the command says of a bad line, having ended with exit code 2 and written nothing else."""
+    assert main.main(["main", *words]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and said.err.startswith("error: ")
+    return said.err
+
+
+def test_the_command_refuses_in_one_line_with_exit_code_2(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    smoke = f"--config={ROOT}/configs/{QUICK}.py", "--config.preset=smoke"
+    said = refused(capsys, *smoke, "--config.lm.dose=-1")
+    assert re.match(r"error: config.lm.dose=-1.0: must be a number above 0", said)
+    said = refused(capsys, *smoke, "--config.lm.doze=1")
+    assert re.match(r"error: --config.lm: 'doze' is none of .*; did you mean 'dose'\?", said)
+    said = refused(capsys, *smoke, "--config.lm.marks=(1.5,)")
+    assert re.match(r"error: .*config.lm.marks", said)
+    said = refused(capsys, *smoke, "--config.lm.trains=block_9")
+    assert re.match(r"error: config.lm.trains: 'block_9' is none of", said)
+    said = refused(capsys, *smoke, "--config.lm.paraphrase=permuted")
+    assert re.match(r"error: config.lm.paraphrase: is swept by an arm", said)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("preset", ["paper", "laptop", "smoke"])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds_distinct_arms_with_distinct_labels(path, preset):
+    config = config_of(path)[1]
+    config.preset = preset
+    config = door.resolve(config)
+    points, lab = lm_config.points(config), lm_config.lab(config)
+    assert config.study == "language" and len(points) > 1
+    labels = [tuple(point.labels.items()) for point in points]
+    assert len(set(labels)) == len(labels) and len({tuple(point.labels) for point in points}) == 1
+    assert not {"seed", "step", "animal"} & points[0].labels.keys()
+    for point in points:
+        fields = {name for name in point.labels if name != "arm"}
+        assert all(getattr(point.arm, name) == point.labels[name] for name in fields)
+        language._phase(lab, point.arm)  # its layers are there
+        control = point.arm.control()
+        assert control.teacher == "base" and control.control() == control
+    for name in {point.labels["arm"] for point in points}:
+        own = [point.arm for point in points if point.labels["arm"] == name]
+        assert len(set(own)) == len(own), name
+    if preset != "smoke":
+        assert config.seeds >= 5  # what claims are made of
+    assert lm_config.pretraining(config).steps == (200 if preset == "smoke" else 2000)
+
+
+def test_defaults_are_those_of_the_classes():
+    config = door.resolve(lm_config.base())
+    (point,) = lm_config.points(config)
+    assert point.arm == Arm()
+    lab = lm_config.lab(config)
+    assert (lab.animals, lab.targets, lab.steered) == (4, 2, 1)
+
+
+def test_the_identity_of_a_sweep_is_what_decides_its_numbers():
+    one = door.identity(resolved())
+    assert door.identity(resolved(run__chunk=3, run__teachers="x")) == one
+    assert door.identity(resolved(name="other", figure="lm_dose")) == one
+    for field, value in (
+        ("run__precision", "highest"),
+        ("lm__dose", 0.03),
+        ("world__obey", 0.5),
+        ("net__width", 16),
+        ("pretraining__steps", 9),
+        ("root", 1),
+        ("seeds", 3),
+    ):
+        assert door.identity(resolved(**{field: value})) != one, field
+
+
+TINY = ("net.width=16", "net.hidden=32", "pretraining.documents=640", "pretraining.steps=60")
+
+
+def through(path, folder, *words):
+    """The rows of a config's smoke size by the command, from its file to its report."""
+    given = [f"--config.{field}" for field in words]
+    line = ["main", f"--config={path}", "--config.preset=smoke", f"--workdir={folder / 'w'}", *given]
+    shelf = f"--config.run.teachers={folder / 'shelf'}"
+    assert main.main([*line, shelf]) == 0
+    for name in ("figure.svg", "figure.png", "report.html", "config.json"):
+        assert (folder / "w" / name).stat().st_size > 1000 or name == "config.json"
+    rows = sublim_jax.load(folder / "w")
+    config = config_of(path)[1]
+    config.preset = "smoke"
+    points = lm_config.points(door.resolve(config))
+    seeds, targets = config.presets.smoke.seeds, config.presets.smoke.lm.targets
+    assert len(rows) == seeds * targets * sum(len(point.arm.all_marks) for point in points)
+    told = {tuple(row) for row in rows[list(points[0].labels)].itertuples(index=False)}
+    assert told == {tuple(point.labels.values()) for point in points}
+    assert np.isfinite(rows[["at/transfer", "at/margin", "at/teacher", "at/dose"]]).all(axis=None)
+    return rows
+
+
+@pytest.fixture
+def as_it_was():
+    """The command listens to signals and keeps programs; afterwards this process does what it did."""
+    import signal
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, what in before.items():
+        signal.signal(number, what)
+
+
+EACH = [pytest.param(path, marks=() if path.stem == QUICK else pytest.mark.slow) for path in CONFIGS]
+
+
+@pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
+def test_every_config_runs_from_file_to_report(path, tmp_path, as_it_was, capsys):
+    few = TINY if path.stem == QUICK else ()
+    rows = through(path, tmp_path, *few)
+    said = capsys.readouterr()
+    assert said.err == "" and "report.html" in said.out
+    assert (rows["at/transfer"] != 0).any()
