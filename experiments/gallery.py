@@ -42,7 +42,8 @@ def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
         raise Refused(f"keep={workdir}: is not finished (status {', '.join(ended) or 'unknown'}); run it again first")
     last = facts["runs"][ended.index("done")]
     final = summary.last(rows)
-    seeds = final.groupby(summary.labels_of(final), dropna=False)["seed"].nunique()
+    labels = [name for name in summary.labels_of(final) if name != "animal"]  # of which each seed has its own
+    seeds = final.groupby(labels, dropna=False)["seed"].nunique()
     asked = last.get("resolved", {}).get("seeds", int(seeds.max()))
     if (seeds != asked).any():
         raise Refused(f"keep={workdir}: has conditions with {seeds.min()} of {asked} seeds; run it again first")
