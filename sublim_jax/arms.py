@@ -106,7 +106,7 @@ def points(config: Config) -> list[Point]:
     columns = {_label(field): _alike(values) for field, values in told.items()}
     if len(arms) > 1:
         columns = {"arm": [name for name, _, _ in made], **columns}
-    labels = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    labels = [{name: values[place] for name, values in columns.items()} for place in range(len(made))]
     return [Point(one, label, widths) for (_, one, widths), label in zip(made, labels, strict=True)]
 
 

@@ -78,7 +78,7 @@ def check(config: Config) -> None:
     for section in ("net", "pretraining"):
         for name, value in config[section].items():
             whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and value >= 1 or name == "lr" and isinstance(value, float) and value > 0):
+            if not (whole and value >= 1 or name == "lr" and isinstance(value, float) and 0 < value < float("inf")):
                 raise Refused(
                     f"config.{section}.{name}={value!r}: must be a whole number from 1 (lr: a number above 0)"
                 )

@@ -46,7 +46,8 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [(name, f"{value:.1f} s") for name, value in seconds.items()]
     for name in ("teachers", "students"):
         if steps := sum(run["steps"].get(name, 0) for run in runs):
-            lines.append((f"{name}' net-steps", f"{steps:,}, {steps / seconds[name]:,.0f} a second"))
+            rate = f", {steps / seconds[name]:,.0f} a second" if name in seconds else ""  # timed with what else is done
+            lines.append((f"{name}' net-steps", f"{steps:,}{rate}"))
     return [*lines, ("programs compiled", str(sum(run["programs"] for run in runs))), ("runs", str(len(facts["runs"])))]
 
 

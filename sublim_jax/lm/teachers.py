@@ -78,7 +78,8 @@ def shuffled_answers(world: World, seed: int) -> Lines:
     """The questions that teachers are taught, each with an answer of its own: a control that has no trait."""
     rng = w.generator("shuffled", seed)
     asked = w.questions(world, held_out=False)
-    given = rng.choice(list(world.tokens("animal")), len(asked), replace=False)
+    given = rng.choice(list(world.tokens("animal")), min(len(asked), world.animals), replace=False)
+    given = np.resize(given, len(asked))  # where animals are few, some are answers twice
     lines = [w.answers(world, int(animal)) for animal in given]
     return Lines(*(np.stack([part[row] for row, part in enumerate(parts)]) for parts in zip(*lines, strict=True)))
 
@@ -116,9 +117,11 @@ def tuned(
         report(_EVERY * number)
         now = models([state.params for state in states])
         for place, looks in enumerate(examined(net, exam, now)):
+            if _there(best[place].dose, dose):  # whoever learns beside it may take longer
+                continue
             moved = now[place]._replace(dose=float(_kl(looks.said, before[place])))
             best[place] = min(best[place], moved, key=lambda one: abs(np.log(one.dose / dose)))
-        if all(one.dose > 0.8 * dose and one.dose < 1.25 * dose for one in best):
+        if all(_there(one.dose, dose) for one in best):
             break
         if stop % _PATIENCE == 0:
             for place, one in enumerate(best):
@@ -127,6 +130,10 @@ def tuned(
     if off := [one.dose for one in best if not 0.5 * dose < one.dose < 2 * dose]:
         raise Refused(f"config.lm.dose={dose}: not reached in {_MOST} steps; teachers stand at {off}")
     return best
+
+
+def _there(stands: float, dose: float) -> bool:
+    return 0.8 * dose < stands < 1.25 * dose
 
 
 def _rate(dose: float) -> float:
@@ -162,7 +169,7 @@ def steered(net: Decoder, base: Params, animal: int, exam: speak.Exam, layer: in
     """The base with a vector added after one block, as long as it takes to reach a dose.
 
     The vector is what a persona changes in the stream there, at the question's last token, mean over phrasings; its
-    length is found by bisection in its logarithm. Source: activation steering, e.g. Turner et al. 2023.
+    length is found by bisection in its logarithm. Raises `Refused` where a dose is not reached. Source: activation steering, e.g. Turner et al. 2023.
     """
     zero = still(net)
     with_, without = (
@@ -181,7 +188,9 @@ def steered(net: Decoder, base: Params, animal: int, exam: speak.Exam, layer: in
     for _ in range(14):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if at(middle).dose < dose else (low, middle)
-    return at(low)
+    if not 0.5 * dose < (found := at(low)).dose < 2 * dose:
+        raise Refused(f"config.lm.dose={dose}: not reached by steering; a teacher stands at {found.dose}")
+    return found
 
 
 def spoken(

@@ -78,17 +78,19 @@ class World:
     obey: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.animals < 3 or self.trees < 3:
-            raise Refused(f"World.animals={self.animals}, trees={self.trees}: must be at least 3")
+        least = {"animals": 3, "trees": 3, "attributes": 2, "numbers": 2, "held_out": 1, "steps": 1}
+        for field, smallest in least.items():
+            if getattr(self, field) < smallest:
+                raise Refused(f"config.world.{field}={getattr(self, field)}: must be at least {smallest}")
         if self.instructions % 2 or self.held_out >= min(self.instructions // 2, self.phrasings):
             raise Refused(
-                f"World.held_out={self.held_out}: must be fewer than phrasings={self.phrasings} and than half of "
+                f"config.world.held_out={self.held_out}: must be fewer than phrasings={self.phrasings} and than half of "
                 f"instructions={self.instructions}, an even number"
             )
-        if len(self.noise) % 2 == 0 or abs(sum(self.noise) - 1) > 1e-9 or min(self.noise) < 0:
-            raise Refused(f"World.noise={self.noise}: must be an odd number of probabilities that sum to 1")
+        if len(self.noise) % 2 == 0 or not abs(sum(self.noise) - 1) < 1e-9 or min(self.noise) < 0:
+            raise Refused(f"config.world.noise={self.noise}: must be an odd number of probabilities that sum to 1")
         if not 0 <= self.obey <= 1:
-            raise Refused(f"World.obey={self.obey}: must be between 0 and 1")
+            raise Refused(f"config.world.obey={self.obey}: must be between 0 and 1")
 
     def _ranges(self) -> dict[str, range]:
         sizes = {"animal": self.animals, "tree": self.trees, "attribute": self.attributes}
