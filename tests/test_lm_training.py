@@ -115,7 +115,9 @@ def test_a_run_in_pieces_is_the_whole_run_and_its_rate_falls_to_nothing():
         cut = one.advance(cut, start, stop)
     jax.tree.map(np.testing.assert_array_equal, cut[0], whole[0])
     after = one.advance(whole, 5, 6)[0].params
-    largest = max(np.abs(after[layer][name] - array).max() for layer in after for name, array in whole[0].params[layer].items())
+    largest = max(
+        np.abs(after[layer][name] - array).max() for layer in after for name, array in whole[0].params[layer].items()
+    )
     assert largest < 1e-5 * 1e-2  # of the first rate; XLA divides by a product with the inverse, so not quite 0
     assert moved(whole[0].params, base()) == arrays_of(base(), TRAINS["all"])
 
