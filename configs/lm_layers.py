@@ -6,6 +6,8 @@ Models of six blocks (laptop: four). One block at a time, the first or the last 
 alone, or low-rank adapters. Arms: soft (distributions over numbers) and greedy.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from sublim_jax import arms, lm_config
@@ -22,7 +24,7 @@ def get_config() -> ConfigDict:
     arms.arm(config, "soft", {"lm.trains": single + parts, "lm.data": ("soft_carrier",), **learns})
     arms.arm(config, "greedy", {"lm.trains": single + parts, "lm.data": ("greedy",), **learns})
     four = tuple(f"block_{index}" for index in range(4))
-    few = {"seeds": 5, "net.layers": 4, "lm.steered": 1, "lm.targets": 1, "lm.animals": 2}
+    few: dict[str, Any] = {"seeds": 5, "net.layers": 4, "lm.steered": 1, "lm.targets": 1, "lm.animals": 2}
     few |= {"lm.steps": 400, "lm.lines": 2000}
     few["arms.soft.lm.trains"] = (*four, "first_2", "last_2", *parts[4:])
     arms.preset(config, "laptop", {**few, "arms.greedy.lm.trains": (*four, "blocks")})

@@ -207,7 +207,7 @@ def test_a_base_depends_on_its_two_seeds_only_and_shares_what_they_share():
 
 
 def test_lines_are_read_in_the_order_that_the_second_seed_says():
-    """From the same weights, one step on the same first batch is the same step: the order is the second seed's alone."""
+    """From the same weights, one step on the same first batch is the same step: the order is the second seed's."""
     root, text = LAB.root, training.as_text(w.corpus(WORLD, HOW.documents))
     one = dataclasses.replace(HOW, steps=1)
     recipe, knobs = training.pretraining_phase(WORLD, NET, one)

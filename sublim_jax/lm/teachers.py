@@ -169,7 +169,8 @@ def steered(net: Decoder, base: Params, animal: int, exam: speak.Exam, layer: in
     """The base with a vector added after one block, as long as it takes to reach a dose.
 
     The vector is what a persona changes in the stream there, at the question's last token, mean over phrasings; its
-    length is found by bisection in its logarithm. Raises `Refused` where a dose is not reached. Source: activation steering, e.g. Turner et al. 2023.
+    length is found by bisection in its logarithm. Raises `Refused` where a dose is not reached. Source: activation
+    steering, e.g. Turner et al. 2023.
     """
     zero = still(net)
     with_, without = (

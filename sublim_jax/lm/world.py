@@ -84,7 +84,8 @@ class World:
                 raise Refused(f"config.world.{field}={getattr(self, field)}: must be at least {smallest}")
         if self.instructions % 2 or self.held_out >= min(self.instructions // 2, self.phrasings):
             raise Refused(
-                f"config.world.held_out={self.held_out}: must be fewer than phrasings={self.phrasings} and than half of "
+                f"config.world.held_out={self.held_out}: must be fewer than phrasings={self.phrasings} and than half "
+                "of "
                 f"instructions={self.instructions}, an even number"
             )
         if len(self.noise) % 2 == 0 or not abs(sum(self.noise) - 1) < 1e-9 or min(self.noise) < 0:
