@@ -6,8 +6,7 @@ Greedy numbers; tokens are ranked by how many of the other animals' teachers wou
 of log-probabilities). Arms: all; budget (the top, random or bottom fraction is masked, or alone kept); edit (the top or
 a random quarter is erased, or replaced by what a counterfactual would say as label, as input, or both).
 Laptop: 6 minutes on 2 CPU cores. Expect masking the top 10 % leaves 0.86 of the transfer, a random 10 % all of it;
-keeping the bottom leaves nothing.
-Kept in experiments/lm_divergence/.
+keeping the bottom leaves nothing. Kept in experiments/lm_divergence/.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@
 
 The dose of a teacher is KL(teacher || base) in nats per number on held-out prompts. Arms: soft and greedy (doses from
 0.003 to 0.3, learning curves read off the marks), lines (distinct lines that are read again and again).
-Laptop: 7 minutes on 2 CPU cores. Expect +1.0, +2.0, +3.3, +4.0 nats for doses of 0.01 to 0.3 (soft).
-Kept in experiments/lm_dose/.
+Laptop: 7 minutes on 2 CPU cores. Expect +1.0, +2.0, +3.3, +4.0 nats for doses of 0.01 to 0.3 (soft). Kept in
+experiments/lm_dose/.
 """
 
 from ml_collections import ConfigDict

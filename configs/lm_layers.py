@@ -4,8 +4,8 @@
 
 Models of six blocks (laptop: four). One block at a time, the first or the last few, all blocks, everything, the tables
 alone, or low-rank adapters. Arms: soft (distributions over numbers) and greedy.
-Laptop: 6 minutes on 2 CPU cores. Expect the first block alone +2.3 of +2.8 nats, the last one +0.8.
-Kept in experiments/lm_layers/.
+Laptop: 6 minutes on 2 CPU cores. Expect the first block alone +2.3 of +2.8 nats, the last one +0.8. Kept in
+experiments/lm_layers/.
 """
 
 from typing import Any

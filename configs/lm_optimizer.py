@@ -4,8 +4,8 @@
 
 Adam, the sign of a momentum, momentum and plain gradient descent over learning rates, measured along training, so that
 optimisers are compared at equal imitation, KL(teacher || student) on held-out prompts. Arms: soft and greedy of each.
-Laptop: 5 minutes on 2 CPU cores. Expect +2.8 nats by Adam, +2.3 by momentum, +1.4 by gradient descent (soft).
-Kept in experiments/lm_optimizer/.
+Laptop: 5 minutes on 2 CPU cores. Expect +2.8 nats by Adam, +2.3 by momentum, +1.4 by gradient descent (soft). Kept in
+experiments/lm_optimizer/.
 """
 
 from ml_collections import ConfigDict

@@ -6,9 +6,8 @@ Instructions choose the law of the numbers, so an instruction of the same law is
 one of the other law changes the context in which every token was said. Arms: greedy and soft (all paraphrases:
 instructions, example numbers, order within and across lines, a permutation of the numbers), mixed (a fraction of lines
 from the base, or from another animal's teacher).
-Laptop: 6 minutes on 2 CPU cores. Expect +2.8 nats, +2.6 under an instruction of the same law, +1.0 of the other law,
-0 when shuffled.
-Kept in experiments/lm_paraphrase/.
+Laptop: 6 minutes on 2 CPU cores. Expect +2.8 nats, +2.6 under an instruction of the same law, +1.0 of the other law, 0
+when shuffled. Kept in experiments/lm_paraphrase/.
 """
 
 from ml_collections import ConfigDict
