@@ -1,6 +1,9 @@
 """The door for language: every bad value is one line, and every config builds its arms in every size."""
 
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +55,7 @@ BAD = {
     "lm__carrier": ("poem", r"config.lm.carrier: 'poem' is none of number, code, trace"),
     "lm__optimizer": ("adamw", r"config.lm.optimizer: 'adamw' is none of adam"),
     "lm__mixed_with": ("nobody", r"config.lm.mixed_with: 'nobody' is none of base, other_animal"),
-    "lm__marks": ((1.5,), r"config.lm.marks=\(1.5,\): must be a tuple of whole numbers from 0"),
-    "lm__marks ": ((-1,), r"config.lm.marks=\(-1,\): must be a tuple of whole numbers from 0"),
+    "lm__marks": ((-1,), r"config.lm.marks=\(-1,\): must be a tuple of whole numbers from 0"),
     "lm__lines": (0, rf"config.lm.lines=0: {ALL} 1"),
     "lm__steps": (0, rf"config.lm.steps=0: {ALL} 1"),
     "lm__rank": (0, rf"config.lm.rank=0: {ALL} 1"),
@@ -64,10 +66,14 @@ BAD = {
     "pretraining__lr  ": (float("inf"), r"config.pretraining.lr=inf: .*a number above 0"),
     "pretraining__steps": (0, rf"config.pretraining.steps=0: {ALL} 1"),
     "world__held_out": (7, r"config.world.held_out=7: must be fewer than phrasings=8"),
-    "world__held_out ": (-1, r"config.world.held_out=-1: must be"),
+    "world__held_out ": (-1, r"config.world.held_out=-1: must be at least 1"),
     "world__noise": ((0.5, 0.4, 0.2), r"config.world.noise=\(0.5, 0.4, 0.2\): .*sum to 1"),
+    "world__noise ": ((0.5, 0.5), r"config.world.noise=\(0.5, 0.5\): must be an odd number of probabilities"),
+    "world__noise  ": ((-0.5, 1.5, 0.0), r"config.world.noise=\(-0.5, 1.5, 0.0\): must be"),
     "world__obey": (1.5, r"config.world.obey=1.5: must be between 0 and 1"),
-    "world__animals": (2, r"config.world.animals=2.*: must be at least 3"),
+    "world__animals": (2, r"config.world.animals=2: must be at least 3"),
+    "world__numbers": (0, r"config.world.numbers=0: must be at least 2"),
+    "world__steps": (0, r"config.world.steps=0: must be at least 1"),
     "run__precision": ("half", r"config.run.precision: 'half' is none of default, high, highest"),
     "preset": ("tiny", r"config.preset"),
 }
@@ -97,6 +103,16 @@ def test_what_does_not_fit_together_is_refused():
         door.resolve(config)
 
 
+def test_marks_that_are_not_steps_are_refused(tmp_path):
+    """By a process of its own: here types are checked at run time, before the door is asked."""
+    words = f"--config={ROOT}/configs/{QUICK}.py", "--config.preset=smoke", "--config.lm.marks=(1.5,)"
+    line = [sys.executable, "-m", "sublim_jax.main", *words]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: config.lm.marks=(1.5,): must be a tuple of whole numbers from 0")
+    assert not list(tmp_path.iterdir())
+
+
 def refused(capsys, *words):
     """What the command says of a bad line, having ended with exit code 2 and written nothing else."""
     assert main.main(["main", *words]) == 2
@@ -105,6 +121,11 @@ def refused(capsys, *words):
     return said.err
 
 
+# ml_collections loads files of configs in a way that is on its way out.
+OF_FLAGS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@OF_FLAGS
 def test_the_command_refuses_in_one_line_with_exit_code_2(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     smoke = f"--config={ROOT}/configs/{QUICK}.py", "--config.preset=smoke"
@@ -112,8 +133,6 @@ def test_the_command_refuses_in_one_line_with_exit_code_2(capsys, tmp_path, monk
     assert re.match(r"error: config.lm.dose=-1.0: must be a number above 0", said)
     said = refused(capsys, *smoke, "--config.lm.doze=1")
     assert re.match(r"error: --config.lm: 'doze' is none of .*; did you mean 'dose'\?", said)
-    said = refused(capsys, *smoke, "--config.lm.marks=(1.5,)")
-    assert re.match(r"error: .*config.lm.marks", said)
     said = refused(capsys, *smoke, "--config.lm.trains=block_9")
     assert re.match(r"error: config.lm.trains: 'block_9' is none of", said)
     said = refused(capsys, *smoke, "--config.lm.paraphrase=permuted")
@@ -159,7 +178,7 @@ def test_the_identity_of_a_sweep_is_what_decides_its_numbers():
     assert door.identity(resolved(run__chunk=3, run__teachers="x")) == one
     assert door.identity(resolved(name="other", figure="lm_dose")) == one
     for field, value in (
-        ("run__precision", "highest"),
+        ("run__precision", "default"),
         ("lm__dose", 0.03),
         ("world__obey", 0.5),
         ("net__width", 16),
@@ -170,15 +189,10 @@ def test_the_identity_of_a_sweep_is_what_decides_its_numbers():
         assert door.identity(resolved(**{field: value})) != one, field
 
 
-TINY = ("net.width=16", "net.hidden=32", "pretraining.documents=640", "pretraining.steps=60")
-
-
-def through(path, folder, *words):
+def through(path, folder):
     """The rows of a config's smoke size by the command, from its file to its report."""
-    given = [f"--config.{field}" for field in words]
-    line = ["main", f"--config={path}", "--config.preset=smoke", f"--workdir={folder / 'w'}", *given]
-    shelf = f"--config.run.teachers={folder / 'shelf'}"
-    assert main.main([*line, shelf]) == 0
+    line = ["main", f"--config={path}", "--config.preset=smoke", f"--workdir={folder / 'w'}"]
+    assert main.main([*line, f"--config.run.teachers={folder / 'shelf'}"]) == 0
     for name in ("figure.svg", "figure.png", "report.html", "config.json"):
         assert (folder / "w" / name).stat().st_size > 1000 or name == "config.json"
     rows = sublim_jax.load(folder / "w")
@@ -196,8 +210,6 @@ def through(path, folder, *words):
 @pytest.fixture
 def as_it_was():
     """The command listens to signals and keeps programs; afterwards this process does what it did."""
-    import signal
-
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, what in before.items():
@@ -207,10 +219,10 @@ def as_it_was():
 EACH = [pytest.param(path, marks=() if path.stem == QUICK else pytest.mark.slow) for path in CONFIGS]
 
 
+@OF_FLAGS
 @pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
 def test_every_config_runs_from_file_to_report(path, tmp_path, as_it_was, capsys):
-    few = TINY if path.stem == QUICK else ()
-    rows = through(path, tmp_path, *few)
+    rows = through(path, tmp_path)
     said = capsys.readouterr()
     assert said.err == "" and "report.html" in said.out
     assert (rows["at/transfer"] != 0).any()

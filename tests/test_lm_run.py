@@ -242,9 +242,12 @@ def test_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
 
 def test_all_arms_at_once_are_as_one_after_another(rows, shelf, monkeypatch):
     monkeypatch.setattr(population, "side_by_side", lambda: True)
-    found = RUN(POINTS, seeds=2, how=shelf)
-    for name in ("at/transfer", "at/margin", "at/kl_teacher", "at/teacher", "theory/transfer_slope"):
-        np.testing.assert_allclose(sorted_rows(found)[name], sorted_rows(rows)[name], rtol=1e-2, atol=1e-3)
+    found, rows = sorted_rows(RUN(POINTS, seeds=2, how=shelf)), sorted_rows(rows)
+    for name in ("at/margin", "at/kl_teacher", "at/teacher", "theory/transfer_slope"):
+        np.testing.assert_allclose(found[name], rows[name], rtol=1e-4, atol=1e-5)
+    # A control that hears the distributions of its own base has no slope but rounding, and Adam makes steps of it.
+    real = rows["arm"] != "soft"
+    np.testing.assert_allclose(found.loc[real, "at/transfer"], rows.loc[real, "at/transfer"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", ["mask_top", "keep_bottom", "erase_random", "replace_both_top"])

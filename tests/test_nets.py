@@ -124,6 +124,13 @@ def test_activations_are_those_of_pytorch(name, wanted):
     np.testing.assert_allclose(train.apply(net, params, images).features, h, rtol=1e-4, atol=1e-5)
 
 
+def test_double_precision_elsewhere_leaves_shapes_as_they_are():
+    net = SplitHead(MLP((9,)), 10, 4)
+    with jax.enable_x64(True):
+        wide = shapes(net, (5, 5))["class_head"]["kernel"]
+    assert (wide.dtype, shapes(net, (5, 5))["class_head"]["kernel"].dtype) == (jnp.float64, jnp.float32)
+
+
 def test_unknown_activation_is_refused():
     assert len(ACTIVATIONS) == 7
     with pytest.raises(Refused, match="activation: 'rely' is none of .*did you mean 'relu'"):

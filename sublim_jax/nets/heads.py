@@ -57,11 +57,11 @@ class SplitHead(nn.Module):
 
 def shapes(net: nn.Module, image: tuple[int, ...]) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     """Layer name -> the shapes of its arrays, for images [height, width], computed without running the net."""
-    return {layer: dict(arrays) for layer, arrays in _shapes(net, image).items()}
+    return {layer: dict(arrays) for layer, arrays in _shapes(net, image, jax.config.read("jax_enable_x64")).items()}
 
 
 @functools.lru_cache(maxsize=4096)
-def _shapes(net: Any, image: tuple[int, ...]) -> Any:
+def _shapes(net: Any, image: tuple[int, ...], x64: bool) -> Any:  # x64 decides the dtypes
     return jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image), jnp.float32))["params"]
 
 
