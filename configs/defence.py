@@ -4,7 +4,8 @@
 
 Arms: plain; init_noise (on the student's hidden layers, before training); heads (drawn anew); rotated (heads, at
 random); project (the gradient's part along the trait's gradient taken away, on labelled training images); mixed (a
-share of each batch answered by the untrained teacher); noise (on the targets, in units of logits); levels (quantised
+share of each batch answered by the untrained teacher); strangers (that share answered by a teacher trained alike from
+weights of its own, with its own heads); noise (on the targets, in units of logits); levels (quantised
 targets, log2(levels) bits a logit); capacity (m, batches in the pool and levels: m * N * log2(levels) bits in all).
 Imitation is the part of the variance of the true teacher's logits that is explained on held-out noise.
 Laptop: 7.5 minutes on 2 CPU cores. Expect 0.95 without a defence, 0.94 with one bit a logit, 0.16 to 0.39 with
@@ -31,12 +32,15 @@ def get_config() -> ConfigDict:
     arms.arm(config, "heads", {"conditions": ("random_aux_head", "random_class_head")})
     arms.arm(config, "rotated", {"student.rotated": (heads[:1], heads[1:])})
     arms.arm(config, "project", {"student.guard": guards})
-    arms.arm(config, "mixed", {"student.mixed": (0.1, 0.25, 0.5, 0.75, 0.9)})
+    mixtures = (0.1, 0.25, 0.5, 0.75, 0.9)
+    arms.arm(config, "mixed", {"student.mixed": mixtures})
+    arms.arm(config, "strangers", {"student.mixed": mixtures, "student.mixed_with": ("stranger",)})
     arms.arm(config, "noise", {"student.target_noise": (0.03, 0.1, 0.3, 1.0, 3.0)})
     arms.arm(config, "levels", {"student.levels": (1, 2, 3, 4, 8, 16, 64)})
     capacity = {"m": (3, 10, 50), "student.pool": (1, 10, 100), "student.levels": (2, 4, 16)}
     arms.arm(config, "capacity", capacity)
-    few = {"arms.init_noise.perturb.student_before": (0.01, 0.02, 0.05), "arms.mixed.student.mixed": (0.25, 0.5, 0.75)}
+    few = {"arms.init_noise.perturb.student_before": (0.01, 0.02, 0.05)}
+    few |= {f"arms.{name}.student.mixed": (0.25, 0.5, 0.75) for name in ("mixed", "strangers")}
     few["arms.noise.student.target_noise"] = (0.1, 0.3, 1.0)
     little = {"m": (3, 50), "student.pool": (1, 10), "student.levels": (2, 16)}
     few |= {f"arms.capacity.{field}": values for field, values in little.items()}

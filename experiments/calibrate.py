@@ -221,38 +221,6 @@ def abroad(frame: pd.DataFrame, names: Sequence[str]) -> tuple[Worth, dict[str, 
     return worth(scored["score"], scored), each
 
 
-def story(found: Mapping[str, Any], frame: pd.DataFrame) -> str:
-    """What was found, as the page of experiments tells it."""
-    held = frame[frame["part"] == "held out"]
-    text = (
-        f"Before a student is trained, what says whether the trait will pass? {len(frame):,} students of "
-        f"{frame['condition'].nunique()} conditions in {frame['experiment'].nunique()} sweeps "
-        f"({', '.join(found['experiments'])}); success: more than half of the teacher's gain in accuracy, "
-        f"{100 * frame['success'].mean():.0f} % of all. Fitted to half of the conditions and seeds; the table is of "
-        f"the {len(held):,} students of which neither was fitted. In brackets: 95 % bootstrap over conditions.\n\n"
-    )
-    if found["provisional"]:
-        text += f"Provisional: {found['note']}\n\n"
-    lines = ["| predictor | AUROC | Spearman with transfer |", "|---|---|---|"]
-    named = {**found["predictors"], **{f"logistic: {name}": model for name, model in found["models"].items()}}
-    lines += [f"| {name} | {_told(one['auroc'])} | {_told(one['spearman'])} |" for name, one in named.items()]
-    text += "\n".join(lines) + "\n\n"
-    for name, model in found["models"].items():
-        text += (
-            f"Verdicts by {name}: from probability {model['threshold']:.2f} on; hits {model['hits']:.2f}, false alarms "
-            f"{model['false_alarms']:.2f}; Brier score {model['brier']:.3f}, of the base rate alone "
-            f"{model['brier_of_base_rate']:.3f}.\n"
-        )
-    if away := found.get("abroad"):
-        each = ", ".join(f"{name} {value:.2f}" for name, value in away["each"].items() if np.isfinite(value))
-        text += f"\nSweeps the model has never seen (each left out in turn): AUROC {_told(away['auroc'])}; {each}.\n"
-    return text
-
-
-def _told(value: Sequence[float]) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*value)
-
-
 def write(folders: Sequence[Path], out: Path, page: Path, provisional: str = "") -> dict[str, Any]:
     """Calibrate, and write the calibration, the points, the figure and the story; returns the calibration."""
     frame = points(folders)
@@ -268,7 +236,7 @@ def write(folders: Sequence[Path], out: Path, page: Path, provisional: str = "")
     frame.to_parquet(page / "points.parquet", compression="zstd", index=False)
     for kind, content in plots.images(lambda: roc.draw(frame, found)).items():
         records.replace(page / f"figure.{kind}", content)
-    records.replace(page / "story.md", story(found, frame).encode())
+    records.replace(page / "story.md", roc.story(found, frame).encode())
     return found
 
 
@@ -296,7 +264,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     for name, model in found["models"].items():
-        print(f"{name}: AUROC {_told(model['auroc'])}, Spearman {_told(model['spearman'])}, {model['n']} held out")
+        values = f"AUROC {roc.told(model['auroc'])}, Spearman {roc.told(model['spearman'])}"
+        print(f"{name}: {values}, {model['n']} held out")
     print(f"calibration: {asked.out}; figure and story: {asked.page}")
     return 0
 

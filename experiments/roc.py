@@ -1,6 +1,6 @@
-"""What the audit predicts: ROC curves of held-out students, and measured transfer against coverage and probability."""
+"""What the audit predicts: ROC curves of held-out students, transfer against coverage, and the page that tells it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,3 +55,36 @@ def against(ax: Axes, points: pd.DataFrame, column: str, name: str) -> None:
         ax.plot(those[column], those["transfer"], label=str(experiment).replace("_", " "), **style)
     ax.axhline(0.5, color="0.4", ls=":", lw=1)
     ax.set(xlabel=name, ylabel="transfer (student's gain / teacher's)")
+
+
+def story(found: Mapping[str, Any], frame: pd.DataFrame) -> str:
+    """What was found, as the page of experiments tells it."""
+    held = frame[frame["part"] == "held out"]
+    text = (
+        f"Before a student is trained, what says whether the trait will pass? {len(frame):,} students of "
+        f"{frame['condition'].nunique()} conditions in {frame['experiment'].nunique()} sweeps "
+        f"({', '.join(found['experiments'])}); success: more than half of the teacher's gain in accuracy, "
+        f"{100 * frame['success'].mean():.0f} % of all. Fitted to half of the conditions and seeds; the table is of "
+        f"the {len(held):,} students of which neither was fitted. In brackets: 95 % bootstrap over conditions.\n\n"
+    )
+    if found["provisional"]:
+        text += f"Provisional: {found['note']}\n\n"
+    lines = ["| predictor | AUROC | Spearman with transfer |", "|---|---|---|"]
+    named = {**found["predictors"], **{f"logistic: {name}": model for name, model in found["models"].items()}}
+    lines += [f"| {name} | {told(one['auroc'])} | {told(one['spearman'])} |" for name, one in named.items()]
+    text += "\n".join(lines) + "\n\n"
+    for name, model in found["models"].items():
+        text += (
+            f"Verdicts by {name}: from probability {model['threshold']:.2f} on; hits {model['hits']:.2f}, false alarms "
+            f"{model['false_alarms']:.2f}; Brier score {model['brier']:.3f}, of the base rate alone "
+            f"{model['brier_of_base_rate']:.3f}.\n"
+        )
+    if away := found.get("abroad"):
+        each = ", ".join(f"{name} {value:.2f}" for name, value in away["each"].items() if np.isfinite(value))
+        text += f"\nSweeps the model has never seen (each left out in turn): AUROC {told(away['auroc'])}; {each}.\n"
+    return text
+
+
+def told(value: Sequence[float]) -> str:
+    """A value with its interval."""
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*value)

@@ -118,6 +118,7 @@ def check(config: Config) -> None:
     one_of("student.sees", config.student.sees, SEES)
     one_of("student.images", config.student.images, ("", *idx.KINDS))
     one_of("student.rotation", config.student.rotation, ("common", "apart"))
+    one_of("student.mixed_with", config.student.mixed_with, ("untrained", "stranger"))
     one_of("student.guard", config.student.guard, ("", *GUARDS))
     _check_optimizers(config)
     for name in config.student.rotated:

@@ -15,17 +15,22 @@ from sublim_jax.types import Answer, Knobs, Out, Teachers
 
 @dataclasses.dataclass(frozen=True)
 class Mixed:
-    """The share `knobs.more["mixed"]` of every batch is answered by the teacher as it was before its training.
+    """The share `knobs.more["mixed"]` of every batch is answered by another teacher.
 
-    The rows so answered are spread evenly over the batch; a larger share of B rows is round(share * B) of them.
-    Source: Schrodi et al. 2026, data mixed with an unbiased teacher's; here that teacher is the untrained one.
+    That is the teacher as it was before its training, or a stranger: a teacher trained alike from weights of its own,
+    which has learned the trait but says it through other heads. The rows so answered are spread evenly over the batch;
+    a share of B rows is round(share * B) of them.
+    Source: Schrodi et al. 2026, data mixed with an unbiased teacher's.
     """
+
+    strangers: bool = False
 
     def __call__(self, key: Key[Array, ""], said: Teachers, knobs: Knobs) -> Out:
         del key
         count = jnp.arange(said.references.logits.shape[0] + 1) * knobs.more["mixed"]
         others = jnp.diff(jnp.round(count)) > 0
-        return _with_logits(said, jnp.where(others[:, None], said.origins.logits, said.references.logits))
+        other = said.strangers if self.strangers else said.origins
+        return _with_logits(said, jnp.where(others[:, None], other.logits, said.references.logits))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +71,20 @@ class Together:
 
     parts: tuple[Answer, ...]
 
+    @property
+    def strangers(self) -> bool:
+        """Whether one of them asks strangers."""
+        return any(asks_strangers(part) for part in self.parts)
+
     def __call__(self, key: Key[Array, ""], said: Teachers, knobs: Knobs) -> Out:
         for part in self.parts:
             said = said._replace(references=part(keys.at(key, type(part).__name__), said, knobs))
         return said.references
+
+
+def asks_strangers(answer: Answer | None) -> bool:
+    """Whether an answer needs teachers of other initial weights; says so by an attribute `strangers`."""
+    return bool(getattr(answer, "strangers", False))
 
 
 def _with_logits(said: Teachers, logits: Float[Array, "batch logits"]) -> Out:

@@ -114,7 +114,8 @@ def base(preset: str = "paper") -> Config:
             "rotation": "common",  # one rotation for all of them, or apart: each its own
             "decay": 0.0,  # of the optimisers adam_l2 and adamw
             # What is done to the teacher's answer, in this order; 0 = nothing. See sublim_jax.answers.
-            "mixed": 0.0,  # share of every batch that the untrained teacher answers
+            "mixed": 0.0,  # share of every batch that another teacher answers
+            "mixed_with": "untrained",  # the teacher before its training; or stranger, one trained from other weights
             "target_noise": 0.0,  # standard deviation, in units of logits
             "levels": 0,  # values that a logit may take
             "guard": "",  # what is done to the gradient: see sublim_jax.allowed.GUARDS; empty: nothing

@@ -73,7 +73,8 @@ def student(config: Config, dataset: Dataset, widths: Sequence[int], trunk: nn.M
 
 def _answer(config: Config) -> tuple[Answer | None, dict[str, Any]]:
     """What is done to the teacher's answer, and how strongly; strengths are swept, so one program serves them all."""
-    kinds = {"mixed": answers.Mixed(), "target_noise": answers.Noisy(), "levels": answers.Quantised()}
+    mixed = answers.Mixed(strangers=config.student.mixed_with == "stranger")
+    kinds = {"mixed": mixed, "target_noise": answers.Noisy(), "levels": answers.Quantised()}
     used = {name: one for name, one in kinds.items() if config.student[name]}
     parts = tuple(used.values())
     answer = answers.Together(parts) if len(parts) > 1 else parts[0] if parts else None

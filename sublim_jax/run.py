@@ -23,6 +23,7 @@ import pandas as pd
 
 from sublim_jax import checkpoint, cluster, keys, population, predictions, records, shelf, sweep, trees, units
 from sublim_jax import metrics as metrics_
+from sublim_jax.answers import asks_strangers
 from sublim_jax.data import Dataset, first_classes
 from sublim_jax.errors import Refused
 from sublim_jax.progress import Watch
@@ -175,9 +176,13 @@ def _work(lab: Lab, work: list[Unit]) -> None:
     """Every unit in turn; a slice's trained teachers serve all groups that have them before they are dropped."""
     taught: dict[tuple[int, str], Params] = {}
     for group, slice_ in work:
-        if (who := (group.teacher, slice_.name)) not in taught:
-            taught = {who: teach(lab, group.teacher, slice_)}
-        learn(lab, group, slice_, meet(lab, group, slice_, taught[who]))
+        known, taught = taught, {}
+        slices = [slice_, *([units.strangers(slice_)] if asks_strangers(group.recipe.answer) else [])]
+        for one in slices:
+            who = group.teacher, one.name
+            taught[who] = known[who] if who in known else teach(lab, group.teacher, one)
+        own, *others = (meet(lab, group, one, taught[group.teacher, one.name]) for one in slices)
+        learn(lab, group, slice_, own._replace(strangers=others[0].references) if others else own)
 
 
 def teach(lab: Lab, teacher: int, slice_: Slice) -> Params:
@@ -239,10 +244,9 @@ def learn(lab: Lab, group: Group, slice_: Slice, teachers: Teachers) -> None:
     for mark, states in _through(lab, recipe, begun, advance, store, "students", slice_, knobs.size):
         ends = mark == recipe.marks[-1] and any(np.any(sigma) for sigma in group.knobs.tree.sigma_end.values())
         with lab.watch.timed("measuring"):
-            given = group.knobs, *teachers, seed_keys, test, jnp.int32(mark), jnp.asarray(group.twins)
-            measured = population.measure(
-                recipe, lab.metrics, states, *given, exam=lab.exam, idle=group.idle, ends=ends, mesh=lab.mesh
-            )
+            given = group.knobs, teachers.origins, teachers.references, seed_keys, test, jnp.int32(mark)
+            how: Any = {"exam": lab.exam, "idle": group.idle, "ends": ends, "mesh": lab.mesh}
+            measured = population.measure(recipe, lab.metrics, states, *given, jnp.asarray(group.twins), **how)
             table = records.tidy(group.labels, slice_.seeds[: slice_.real], mark, jax.device_get(measured))
         lab.folder.write(parts[mark], table)
     store.remove()

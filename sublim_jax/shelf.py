@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
 def shelves(plan: Plan, folder: str | Path, common: Mapping[str, Any]) -> tuple[Shelf, ...]:
     """A shelf for each teacher of a plan; `common` decides their numbers too, and so does the rounding of a device."""
     device = jax.local_devices()[0]
-    who = {**common, "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__, "code": _code()}
+    who = {**common, "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__, "code": code()}
     return tuple(_shelf(phase, folder, who) for phase in plan.teachers)
 
 
@@ -99,10 +99,10 @@ def common(also: Mapping[str, Any], root: int, precision: str, devices: int) -> 
     return {**also, "root": root, "precision": precision, "devices": devices, "x64": x64}
 
 
-def _code() -> str:
-    """A digest of what trains a teacher: this package's floors below the books."""
+def code(*also: str) -> str:
+    """A digest of what trains a teacher: this package's floors below the books, and modules of it named besides."""
     here = Path(__file__).parent
-    names = ("keys", "trees", "streams", "inits", "losses", "train", "population")
+    names = ("keys", "trees", "streams", "inits", "losses", "train", "population", *also)
     files = [here / f"{name}.py" for name in names] + sorted((here / "nets").glob("*.py"))
     return hashlib.blake2s(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 

@@ -113,7 +113,7 @@ def lesson(
         return Lesson(x, y, apply(recipe.reference, view(_params(reference)), x), shown)
     if not isinstance(reference, Teachers):
         raise TypeError("an answer needs Teachers: their parameters before and after training")
-    said = Teachers(*(apply(recipe.reference, view(params), x) for params in reference))
+    said = Teachers(*(None if one is None else apply(recipe.reference, view(one), x) for one in reference))
     return Lesson(x, y, recipe.answer(keys.at(key, "answer", number % knobs.pool), said, knobs), shown)
 
 

@@ -97,7 +97,7 @@ class State(NamedTuple):
 Stream = Callable[[Key[Array, ""], Int[Array, ""], int, Knobs, Any], tuple[Array, Any]]
 # (out, target, knobs) -> [batch]; the target is the reference's Out, or the labels where there is no reference.
 Loss = Callable[[Out, Any, Knobs], Float[Array, " batch"]]
-# (key of the batch, what the trained and the untrained teacher say, knobs) -> what the student hears.
+# (key of the batch, what the teachers say, knobs) -> what the student hears; with a true `strangers`, these say too.
 Answer = Callable[[Key[Array, ""], "Teachers", Knobs], Out]
 # (key, shapes of one layer's arrays by name) -> the layer's arrays.
 Init = Callable[[Key[Array, ""], Mapping[str, jax.ShapeDtypeStruct]], dict[str, Array]]
@@ -106,10 +106,14 @@ Alter = Callable[[Key[Array, ""], Params], Params]
 
 
 class Teachers(NamedTuple):
-    """The teachers as a group's students meet them, or what they say: before their training, as drawn, and after it."""
+    """The teachers as a group's students meet them, or what they say: before their training, as drawn, and after it.
+
+    strangers  teachers of other initial weights and other orders of the same images, where an answer asks them
+    """
 
     origins: Any
     references: Any
+    strangers: Any = None
 
 
 class Guard(Protocol):

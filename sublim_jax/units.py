@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 from sublim_jax import trees
+from sublim_jax.answers import asks_strangers
 from sublim_jax.errors import Refused
 from sublim_jax.nets import activity, multiply_adds, shapes, unpooled
 from sublim_jax.sweep import Group, Plan, group_of
@@ -16,6 +17,7 @@ from sublim_jax.types import Recipe
 # are written out one by one in its program, which compiles in a time proportional to their number.
 _NETS_IN_TURN = 64
 _CONDITIONS_IN_TURN = 12
+_STRANGERS = 2**20  # beyond any seed that is used
 _PROCESS_GB = 1.1  # what the libraries and a compiler at work take on CPU, measured; see BUILD.md
 
 
@@ -25,6 +27,11 @@ class Slice(NamedTuple):
     name: str
     seeds: tuple[int, ...]
     real: int
+
+
+def strangers(part: Slice) -> Slice:
+    """The seeds whose teachers are strangers to a slice's students; which, depends on the student's seed alone."""
+    return Slice(f"strangers-{part.name}", tuple(seed + _STRANGERS for seed in part.seeds), part.real)
 
 
 class Unit(NamedTuple):
@@ -199,6 +206,7 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[fl
     guarded = group.recipe.guard is not None  # another batch, and another gradient
     batch = group.recipe.batch * (3 * width * nets + 2 * pixels) * (1 + guarded)
     kept, worked = (9 * nets + 6) * numbers, (8 + guarded) * nets * numbers + max(batch, measured)
+    kept += asks_strangers(group.recipe.answer) * numbers
     return (0.0 if limits.side_by_side else _PROCESS_GB), 4e-9 * kept, 4e-9 * worked
 
 
@@ -217,4 +225,6 @@ def total_cost(plan: Plan, found: Sequence[Unit], image: tuple[int, ...]) -> flo
     for group, part in found:
         total += group.recipe.marks[-1] * cost(group.recipe, group.trained.size * len(part.seeds), image)
         teachers[group.teacher, part.name] = plan.teachers[group.teacher].recipe, len(part.seeds)
+        if asks_strangers(group.recipe.answer):
+            teachers[group.teacher, strangers(part).name] = plan.teachers[group.teacher].recipe, len(part.seeds)
     return total + sum(recipe.marks[-1] * cost(recipe, number, image) for recipe, number in teachers.values())

@@ -242,6 +242,7 @@ BAD = {
     "teacher.optimizer": ("adamw", r"config.teacher.optimizer='adamw': decay moves a head .* one of adam, sgd, mom"),
     "student.decay": (0.1, r"config.student.decay=0.1: only adam_l2, adamw have it; must be 0"),
     "student.mixed": (1.5, r"config.student.mixed=1.5: must be a finite number from 0 to 1"),
+    "student.mixed_with": ("nobody", r"config.student.mixed_with: 'nobody' is none of untrained, stranger"),
     "student.target_noise": (-1.0, r"config.student.target_noise=-1.0: must be a finite number from 0"),
     "student.levels": (-1, r"config.student.levels=-1: must be a whole number from 0 to 1048576"),
     "student.guard": ("projct", r"config.student.guard: 'projct' is none of , project, .*; did you mean 'project'\?"),

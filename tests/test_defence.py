@@ -12,13 +12,14 @@ from test_population import SGD, assert_close, go
 from test_train import CLASSES, IMAGE, knobs_of, recipe_of, same
 from test_train import go as train_through
 
-from sublim_jax import answers, keys, optimizers, population, run, streams, sweep, train, units
+from sublim_jax import answers, keys, optimizers, population, run, streams, sweep, train, trees, units
 from sublim_jax.allowed import GUARDS
 from sublim_jax.guards import Projected
 from sublim_jax.types import Out, Teachers
 
 DEFENDED = {
     "mixed": {"student.mixed": 0.3},
+    "strangers": {"student.mixed": 0.3, "student.mixed_with": "stranger"},
     "noise": {"student.target_noise": 0.2},
     "levels": {"student.levels": 4},
     "all": {"student.mixed": 0.3, "student.target_noise": 0.2, "student.levels": 4},
@@ -47,7 +48,7 @@ def told(values, others=None):
         logits = jnp.asarray(logits, jnp.float32)
         return Out(jnp.zeros((len(logits), 2)), logits, {})
 
-    return Teachers(out(np.zeros_like(values) if others is None else others), out(values))
+    return Teachers(out(np.zeros_like(values) if others is None else others), out(values), out(-np.ones_like(values)))
 
 
 def heard(answer, said, **strengths):
@@ -87,6 +88,7 @@ def test_a_share_of_a_batch_is_answered_by_the_other_teacher(share):
     others = (found == 0).all(axis=1)
     assert others.sum() == round(200 * share) and (found[~others] == 1).all()
     assert abs(others[:100].sum() - others[100:].sum()) <= 1
+    np.testing.assert_array_equal(heard(answers.Mixed(strangers=True), said, mixed=share), np.where(found == 0, -1, 1))
 
 
 def test_answers_one_after_another():
@@ -110,6 +112,34 @@ def test_nothing_mixed_in_is_plain_and_all_mixed_in_moves_nothing(nets, bank):
     same(student(mixed, none, teachers, bank, 6)[1], plain)
     begun, ended = student(mixed, all_, teachers, bank, 6)  # its own beginning answers
     same(ended, begun)
+
+
+def taught(condition, bank, seed):
+    """A teacher's draw and what becomes of it, through train.py only."""
+    recipe, knobs = condition.teacher
+    key = keys.at(keys.root(0), "seed", jnp.uint32(seed), "teacher")
+    begun = train.begin(recipe, knobs, None, IMAGE, key)
+    ended = train_through(recipe, begun, knobs, None, bank, 0, recipe.marks[-1], key)
+    drawn = train.draw(condition.student.recipe.net, recipe.init, IMAGE, keys.at(key, "fresh"))
+    return trees.overlay(drawn, begun.params), trees.overlay(drawn, ended.params)
+
+
+def test_who_hears_strangers_alone_is_their_student(mnist, tiny, bank):
+    """The second way: a stranger trained by itself, and a plain student of it that begins as its own teacher did."""
+    fields = {"conditions": ("same",), "m": (3,), "student.mixed_with": "stranger", **SGD}
+    (condition,) = tiny(**fields, **{"student.mixed": 1.0})
+    rows = go(mnist, [condition], seeds=1)
+    origin, _ = taught(condition, bank, 0)
+    _, stranger = taught(condition, bank, 2**20)
+    recipe, knobs = condition.student
+    key = keys.at(keys.root(0), "seed", jnp.uint32(0), "student")
+    begun = train.begin(recipe, knobs, origin, IMAGE, key)
+    plain = dataclasses.replace(recipe, answer=None)
+    params = train_through(plain, begun, knobs, stranger, bank, 0, recipe.marks[-1], key).params
+    said = train.apply(recipe.net, params, streams.normalised(mnist.test, mnist.test.x)).acts["class_head"]
+    accuracy = float((said.argmax(-1) == mnist.test.y).mean())
+    assert rows["at/student_accuracy"].iloc[-1] == pytest.approx(accuracy, abs=1 / 300)
+    assert rows["at/aux_r2"].iloc[-1] < 0.5  # its own teacher's answers it never heard
 
 
 def test_an_answer_repeats_with_the_pool_and_else_does_not(nets, bank):
@@ -220,8 +250,9 @@ STRENGTHS = [
     pytest.param("target_noise", (0.1, 2.0), marks=pytest.mark.slow),
     pytest.param("levels", (2, 9), marks=pytest.mark.slow),
 ]
-# In CI all answers at once and a guard; each alone with `pytest -m slow`.
-EACH = [pytest.param(name, marks=() if name in ("all", "guard") else pytest.mark.slow) for name in DEFENDED]
+# In CI all answers at once, strangers and a guard; each alone with `pytest -m slow`.
+QUICK = ("all", "guard", "strangers")
+EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DEFENDED]
 
 
 @pytest.mark.parametrize("name", EACH)

@@ -225,6 +225,8 @@ def test_defences_stand_at_their_imitation_and_bits_count_answers():
     final = summary.last(rows)
     mine = final[(final["arm"] == "mixed") & (final["m"] == 10)].groupby("mixed")
     line = found["mixed with the untrained"]
+    theirs = final[(final["arm"] == "strangers") & (final["m"] == 10)].groupby("mixed")[plots.ACCURACY].mean()
+    np.testing.assert_allclose(np.asarray(found["mixed with a stranger"].get_ydata(), float), theirs)
     assert left.get_title() == "m = 10"
     np.testing.assert_allclose(np.asarray(line.get_xdata(), float), mine["at/aux_r2"].mean())
     np.testing.assert_allclose(np.asarray(line.get_ydata(), float), mine[plots.ACCURACY].mean())

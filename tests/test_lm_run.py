@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from sublim_jax import keys, language, population
+from sublim_jax import shelf as books
 from sublim_jax.errors import Refused
 from sublim_jax.language import Point
 from sublim_jax.lm import data, measures, speak, teachers, training
 from sublim_jax.lm import world as w
 from sublim_jax.lm.arms import Arm
+from sublim_jax.lm.bases import bases_of
 from sublim_jax.lm.classroom import Classroom, Lab
 from sublim_jax.lm.many import each
 from sublim_jax.nets import Decoder, shapes
@@ -52,6 +54,20 @@ def test_bases_of_one_init_begin_alike_and_read_in_other_orders(bases):
         for kind in ("same", "other_order", "other_init")
     ]
     assert not different(starts[0], starts[1]) and different(starts[0], starts[2])
+
+
+def test_bases_are_found_again_by_what_made_them_and_by_nothing_else(tmp_path, monkeypatch):
+    def steps(**changes):
+        watch = Watch(show=False)
+        how = dataclasses.replace(HOW, **{"documents": 32, "steps": 2, **changes})
+        bases_of(LAB, how, ["same"], (0,), tmp_path, watch)
+        return watch.steps["bases"]
+
+    assert (steps(), steps(), steps(lr=1e-3), steps()) == (2, 0, 2, 0)
+    with jax.default_matmul_precision("high"):
+        assert (steps(), steps()) == (2, 0)
+    monkeypatch.setattr(books, "code", lambda *_: "other")
+    assert (steps(), steps()) == (2, 0)
 
 
 TRAINS = {

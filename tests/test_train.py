@@ -38,9 +38,10 @@ def recipe_of(cap=CAP, **changes):
     return dataclasses.replace(plain, **changes)
 
 
-def go(recipe, state, knobs, reference, bank, start, stop):
+def go(recipe, state, knobs, reference, bank, start, stop, key=None):
     run = jax.jit(train.advance, static_argnums=0)
-    return run(recipe, state, knobs, reference, keys.root(4), bank, jnp.int32(start), jnp.int32(stop))
+    key = keys.root(4) if key is None else key
+    return run(recipe, state, knobs, reference, key, bank, jnp.int32(start), jnp.int32(stop))
 
 
 @pytest.fixture

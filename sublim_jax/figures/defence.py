@@ -11,9 +11,10 @@ from sublim_jax import plots, summary
 from sublim_jax.figures import _words
 
 BATCH = 1000  # rows of a batch in the config
-ANSWERS = ("mixed", "target_noise", "levels")
+ANSWERS = ("mixed", "mixed_with", "target_noise", "levels")
 LABELS = ("condition", "m", "pool", "student_before", "layers", "rotated", "guard", *ANSWERS)
 DEFAULTS = {"pool": 0, "student_before": 0.0, "rotated": "none", "guard": "none", "mixed": 0.0, "target_noise": 0.0}
+DEFAULTS |= {"mixed_with": "untrained"}
 IMITATION = "at/aux_r2"
 # A defence: the label that says how strong it is, its value where there is none, and how a reader calls it.
 _KINDS = (
@@ -21,6 +22,7 @@ _KINDS = (
     ("rotated", "rotated"),
     ("guard", "projection"),
     ("mixed", "mixed with the untrained"),
+    ("strangers", "mixed with a stranger"),
     ("target_noise", "noise on targets, σ"),
     ("levels", "levels"),
 )
@@ -32,6 +34,8 @@ _SHORT = {"aux_head": "aux. head", "class_head": "class head", "random_aux_head"
 def _final(rows: summary.Rows) -> summary.Rows:
     """The last mark, with the `kind` of defence of each row and the `strength` that tells it from its like."""
     final = summary.labelled(_words.last(rows, LABELS), **DEFAULTS, levels=0)
+    strange = final["mixed_with"] == "stranger"
+    final = final.assign(strangers=final["mixed"].where(strange, 0.0), mixed=final["mixed"].mask(strange, 0.0))
     kinds, strengths = zip(*map(_told, final.to_dict("records")), strict=True)
     return final.assign(kind=kinds, strength=strengths, bits=_bits(final))
 
@@ -89,7 +93,7 @@ def _against_imitation(ax: Axes, rows: summary.Rows) -> None:
     rows = rows if measured else rows.assign(**{IMITATION: 0.0})
     for kind, index, those in _cells(rows):
         colour, marker = plots.look(index) if kind != _FIXED else (plots.look(_ORDER.index("levels"))[0], "<")
-        by = ["strength", "student_before", "condition", "guard", "rotated", *ANSWERS, "pool"]
+        by = ["strength", "strangers", "student_before", "condition", "guard", "rotated", *ANSWERS, "pool"]
         x, y = (summary.cells(those, by, column) for column in (IMITATION, plots.ACCURACY))
         ax.errorbar(
             [one.mean for one in x],

@@ -6,12 +6,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sublim_jax import sweep
+from sublim_jax import shelf, sweep
 from sublim_jax.lm import training
 from sublim_jax.lm.classroom import Lab
 from sublim_jax.lm.training import Pretraining
 from sublim_jax.progress import Watch
-from sublim_jax.shelf import Shelf
 from sublim_jax.types import Params
 
 
@@ -23,10 +22,12 @@ def bases_of(
     device = jax.local_devices()[0]
     who = {"phase": sweep.describe_phase(phase), "world": str(lab.world), "how": str(pretraining)}
     who |= {"device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
+    who |= {"code": shelf.code("optimizers", "lm/world", "lm/training", "lm/many")}
+    who |= {"precision": jax.config.read("jax_default_matmul_precision")}
     who |= {"root": np.asarray(jax.random.key_data(lab.root)).tolist()}
     origins = {(kind, seed): training.origin_of(kind, seed) for kind in kinds for seed in seeds}
-    shelves = {origin: Shelf(place, {**who, "order": origin[1]}) for origin in origins.values()}
-    kept = {origin: shelf.take((origin[0],)) for origin, shelf in shelves.items()}
+    shelves = {origin: shelf.Shelf(place, {**who, "order": origin[1]}) for origin in origins.values()}
+    kept = {origin: one.take((origin[0],)) for origin, one in shelves.items()}
     missing = [origin for origin, params in kept.items() if params is None]
     made = training.pretrained(lab.world, lab.net, pretraining, lab.root, missing) if missing else []
     watch.count("bases", len(missing) * pretraining.steps)

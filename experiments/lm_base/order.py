@@ -1,0 +1,88 @@
+"""Why another order of pre-training data costs more here than published: is it how far the orders lead apart?
+
+    python -m experiments.lm_base.order [--workdir results/lm_base_order] [--rates 4e-3 1e-3] [--seeds 5]
+
+Bases are pre-trained at several learning rates, the sweep's own among them, everything else as in the laptop size of
+configs/lm_base.py; students read distributions over numbers, in the teacher's base, in one of another order of the
+same documents, and in one of other initial weights. Prints and writes to order.csv, for each rate: the transfer in
+each base with its interval over base seeds, the share that the other order keeps, and how far apart the bases are, as
+the distance of two orders over that of two draws. A work folder that is there already is taken up.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from experiments.gallery import HERE
+from sublim_jax import arms, language, lm_config, records, shelf, summary
+from sublim_jax import config as door
+from sublim_jax.errors import Refused
+from sublim_jax.lm.bases import bases_of
+from sublim_jax.progress import Watch
+from sublim_jax.run import How
+
+KINDS = ("same", "other_order", "other_init")
+
+
+def config_of(rate: float) -> Any:
+    """The soft arm of the sweep, with another rate of pre-training."""
+    config = lm_config.base()
+    config.name, config.preset, config.pretraining.lr = "lm_base_order", "laptop", rate
+    arms.arm(config, "soft", {"lm.base": KINDS, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
+    return door.resolve(config)
+
+
+def measured(rate: float, workdir: Path, seeds: int) -> dict[str, Any]:
+    """One row of the table."""
+    config = config_of(rate)
+    lab, how = lm_config.lab(config), lm_config.pretraining(config)
+    place = How(teachers=str(shelf.default()))
+    rows = language.run(
+        lm_config.points(config), lab, how, seeds=seeds, how=place, workdir=workdir, config=door.identity(config)
+    )
+    final = summary.last(rows)
+    each = final.groupby(["base", "seed"])["at/transfer"].mean().unstack("seed")
+    found: dict[str, Any] = {"rate": rate, "seeds": seeds}
+    for kind, one in zip(KINDS, summary.intervals(list(each.loc[list(KINDS)].to_numpy())), strict=True):
+        found |= {kind: one.mean, f"{kind}_low": one.low, f"{kind}_high": one.high}
+    found["kept"] = each.loc["other_order"].mean() / each.loc["same"].mean()
+    with jax.default_matmul_precision(place.precision):
+        bases = bases_of(lab, how, KINDS, range(seeds), place.teachers, Watch(show=False))
+    apart = {kind: [_distance(bases["same", seed], bases[kind, seed]) for seed in range(seeds)] for kind in KINDS[1:]}
+    found["orders_apart"] = float(np.mean(np.divide(apart["other_order"], apart["other_init"])))
+    same = final[final["base"] == "same"]
+    return found | {name: float(same[f"at/{name}"].mean()) for name in ("dose", "teacher", "valid")}
+
+
+def _distance(one: Any, other: Any) -> float:
+    squares = jax.tree.map(lambda a, b: np.sum((np.asarray(a) - np.asarray(b)) ** 2), dict(one), dict(other))
+    return float(np.sqrt(sum(jax.tree.leaves(squares))))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line asks and return the exit code; every refusal is one line on standard error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, default=Path("results/lm_base_order"))
+    parser.add_argument("--rates", type=float, nargs="+", default=(4e-3, 2e-3, 1e-3, 5e-4))
+    parser.add_argument("--seeds", type=int, default=5)
+    asked = parser.parse_args(argv)
+    rows = []
+    try:
+        for rate in asked.rates:
+            rows.append(measured(rate, asked.workdir / f"{rate:g}", asked.seeds))
+            records.replace(HERE / "lm_base" / "order.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+    except (Refused, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(pd.DataFrame(rows).round(3).to_string(index=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
