@@ -60,7 +60,8 @@ def test_bases_are_found_again_by_what_made_them_and_by_nothing_else(tmp_path, m
     def steps(**changes):
         watch = Watch(show=False)
         how = dataclasses.replace(HOW, **{"documents": 32, "steps": 2, **changes})
-        bases_of(LAB, how, ["same"], (0,), tmp_path, watch)
+        with watch.over(2.0, "bases"):
+            bases_of(LAB, how, ["same"], (0,), tmp_path, watch)
         return watch.steps["bases"]
 
     assert (steps(), steps(), steps(lr=1e-3), steps()) == (2, 0, 2, 0)

@@ -52,8 +52,8 @@ def measured(rate: float, workdir: Path, seeds: int) -> dict[str, Any]:
     for kind, one in zip(KINDS, summary.intervals(list(each.loc[list(KINDS)].to_numpy())), strict=True):
         found |= {kind: one.mean, f"{kind}_low": one.low, f"{kind}_high": one.high}
     found["kept"] = each.loc["other_order"].mean() / each.loc["same"].mean()
-    with jax.default_matmul_precision(place.precision):
-        bases = bases_of(lab, how, KINDS, range(seeds), place.teachers, Watch(show=False))
+    with jax.default_matmul_precision(place.precision), Watch(show=False).over(1.0, "bases") as watch:
+        bases = bases_of(lab, how, KINDS, range(seeds), place.teachers, watch)
     apart = {kind: [_distance(bases["same", seed], bases[kind, seed]) for seed in range(seeds)] for kind in KINDS[1:]}
     found["orders_apart"] = float(np.mean(np.divide(apart["other_order"], apart["other_init"])))
     same = final[final["base"] == "same"]

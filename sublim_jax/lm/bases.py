@@ -23,7 +23,7 @@ def bases_of(
     who = {"phase": sweep.describe_phase(phase), "world": str(lab.world), "how": str(pretraining)}
     who |= {"device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
     who |= {"code": shelf.code("optimizers", "lm/world", "lm/training", "lm/many")}
-    who |= {"precision": jax.config.read("jax_default_matmul_precision")}
+    who |= {"precision": getattr(jax.config, "jax_default_matmul_precision", None)}  # JAX declares it at run time
     who |= {"root": np.asarray(jax.random.key_data(lab.root)).tolist()}
     origins = {(kind, seed): training.origin_of(kind, seed) for kind in kinds for seed in seeds}
     shelves = {origin: shelf.Shelf(place, {**who, "order": origin[1]}) for origin in origins.values()}
