@@ -45,10 +45,10 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def doubles() -> Iterator[None]:
-    """Float64 inside, under the name that this version of JAX has for it (since 0.8 `jax.enable_x64`)."""
+def doubles(on: bool = True) -> Iterator[None]:
+    """Float64 inside (or not), under the name that this version of JAX has for it (since 0.8 `jax.enable_x64`)."""
     module = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
-    with module.enable_x64(True):
+    with module.enable_x64(on):
         yield
 
 

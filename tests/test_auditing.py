@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ import sublim_jax
 from sublim_jax import calibration
 from sublim_jax.auditing import audit
 from sublim_jax.errors import Refused
+from sublim_jax.first_steps import doubles
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_the_change_of_the_trait_loss_is_what_a_small_step_does():
 
 @pytest.mark.parametrize("x64", [False, True])
 def test_chunks_and_precision_do_not_matter(x64):
-    with jax.enable_x64(x64):
+    with doubles(x64):
         x, w, delta = (one.astype(np.float64 if x64 else np.float32) for one in draws(n=37))
         given = {"w": w * 0.5}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 3).sum()
         whole, pieces = audit(linear, *given, batch=1000), audit(linear, *given, batch=8)

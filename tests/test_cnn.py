@@ -8,6 +8,7 @@ from scipy.signal import correlate2d
 
 from sublim_jax import inits, keys, train, trees
 from sublim_jax.errors import Refused
+from sublim_jax.first_steps import doubles
 from sublim_jax.nets import ACTIVATIONS, CNN, MLP, SplitHead, cnn, multiply_adds, shapes
 from sublim_jax.nets.activations import RISING
 
@@ -118,7 +119,7 @@ def test_an_image_does_not_notice_the_blocks(n):
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
 def test_gradients_agree_with_finite_differences(activation):
     net = SMALL.clone(activation=activation)
-    with jax.enable_x64(True):
+    with doubles(True):
         params = jax.tree.map(lambda w: w.astype("float64"), params_of(net))
         x = jax.random.normal(jax.random.key(4), (23, *IMAGE), "float64")
         keyed = jax.tree.unflatten(jax.tree.structure(params), list(jax.random.split(jax.random.key(5), 6)))

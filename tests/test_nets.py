@@ -11,6 +11,7 @@ from scipy import stats
 
 from sublim_jax import inits, keys, train
 from sublim_jax.errors import Refused
+from sublim_jax.first_steps import doubles
 from sublim_jax.nets import ACTIVATIONS, MLP, SplitHead, shapes
 from sublim_jax.nets.products import product
 
@@ -126,7 +127,7 @@ def test_activations_are_those_of_pytorch(name, wanted):
 
 def test_double_precision_elsewhere_leaves_shapes_as_they_are():
     net = SplitHead(MLP((9,)), 10, 4)
-    with jax.enable_x64(True):
+    with doubles(True):
         wide = shapes(net, (5, 5))["class_head"]["kernel"]
     assert (wide.dtype, shapes(net, (5, 5))["class_head"]["kernel"].dtype) == (jnp.float64, jnp.float32)
 

@@ -1,10 +1,11 @@
 """Why another order of pre-training data costs more here than published: is it how far the orders lead apart?
 
-    python -m experiments.lm_base.order [--workdir results/lm_base_order] [--rates 4e-3 1e-3] [--seeds 5]
+    python -m experiments.lm_base.order [--workdir results/lm_base_order] [--rates 4e-3 1e-3] [--dose 0.01]
 
 Bases are pre-trained at several learning rates, the sweep's own among them, everything else as in the laptop size of
-configs/lm_base.py; students read distributions over numbers, in the teacher's base, in one of another order of the
-same documents, and in one of other initial weights. Prints and writes to order.csv, for each rate: the transfer in
+configs/lm_base.py but for the dose, which all rates must be able to reach: a base of a low rate moves far at once.
+Students read distributions over numbers, in the teacher's base, in one of another order of the same documents, and in
+one of other initial weights. Prints and writes to order.csv, for each rate: the transfer in
 each base with its interval over base seeds, the share that the other order keeps, and how far apart the bases are, as
 the distance of two orders over that of two draws. A work folder that is there already is taken up.
 """
@@ -30,17 +31,18 @@ from sublim_jax.run import How
 KINDS = ("same", "other_order", "other_init")
 
 
-def config_of(rate: float) -> Any:
+def config_of(rate: float, dose: float) -> Any:
     """The soft arm of the sweep, with another rate of pre-training."""
     config = lm_config.base()
     config.name, config.preset, config.pretraining.lr = "lm_base_order", "laptop", rate
+    config.lm.dose = dose
     arms.arm(config, "soft", {"lm.base": KINDS, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
     return door.resolve(config)
 
 
-def measured(rate: float, workdir: Path, seeds: int) -> dict[str, Any]:
+def measured(rate: float, dose: float, workdir: Path, seeds: int) -> dict[str, Any]:
     """One row of the table."""
-    config = config_of(rate)
+    config = config_of(rate, dose)
     lab, how = lm_config.lab(config), lm_config.pretraining(config)
     place = How(teachers=str(shelf.default()))
     rows = language.run(
@@ -69,13 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks and return the exit code; every refusal is one line on standard error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=Path("results/lm_base_order"))
-    parser.add_argument("--rates", type=float, nargs="+", default=(4e-3, 2e-3, 1e-3, 5e-4))
+    parser.add_argument("--rates", type=float, nargs="+", default=(4e-3, 2e-3, 1e-3))
+    parser.add_argument("--dose", type=float, default=0.01, help="KL in nats per number, of the teachers")
     parser.add_argument("--seeds", type=int, default=5)
     asked = parser.parse_args(argv)
     rows = []
     try:
         for rate in asked.rates:
-            rows.append(measured(rate, asked.workdir / f"{rate:g}", asked.seeds))
+            rows.append(measured(rate, asked.dose, asked.workdir / f"{rate:g}-{asked.dose:g}", asked.seeds))
             records.replace(HERE / "lm_base" / "order.csv", pd.DataFrame(rows).to_csv(index=False).encode())
     except (Refused, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -128,7 +128,7 @@ def tuned(
                 if one.dose < 0.8 * dose:
                     each_knobs[place] = dataclasses.replace(each_knobs[place], lr=1.25 * each_knobs[place].lr)
     if off := [one.dose for one in best if not 0.5 * dose < one.dose < 2 * dose]:
-        raise Refused(f"config.lm.dose={dose}: not reached in {_MOST} steps; teachers stand at {off}")
+        raise Refused(f"config.lm.dose={dose}: not reached in {_MOST} steps; teachers come no nearer than {off}")
     return best
 
 
