@@ -116,9 +116,7 @@ def test_a_dose_out_of_reach_is_refused(monkeypatch):
     with pytest.raises(Refused, match=r"config.lm.dose=1000.0: .*not reached"):
         teachers.steered(NET, base(), ANIMALS[0], EXAM, 1, 1000.0)
     monkeypatch.setattr(teachers, "_MOST", 4)
-    with pytest.raises(
-        Refused, match=r"config.lm.dose=5.0: not reached in 4 steps; teachers come no nearer than \[[0-9.]+"
-    ):
+    with pytest.raises(Refused, match=r"config.lm.dose=5.0: not reached in 4 steps; .* nearer than \[[0-9.]+"):
         tuned((ANIMALS[0], ANIMALS[5]), dose=5.0)
 
 
