@@ -135,7 +135,8 @@ def test_every_mean_of_a_configs_rows_is_drawn(name, preset):
     means = final.groupby(labels)["at/transfer"].mean().to_numpy()
     there = drawn_heights(drawn)
     if name == "lm_divergence":  # drawn as fractions
-        means = means / final[final["tokens"] == "all"]["at/transfer"].mean()
+        whole = final[final["tokens"] == "all"].groupby("dose")["at/transfer"].mean()
+        means = means / whole.loc[final.groupby(labels)["at/transfer"].mean().index.get_level_values("dose")].to_numpy()
     if name == "lm_paraphrase":  # mixtures are
         mixed = final["mixed"] > 0
         base = final[~mixed & (final["data"] == "soft_carrier") & (final["paraphrase"] == "none")]["at/transfer"].mean()
@@ -196,7 +197,7 @@ def test_claims_hold_where_they_were_planted_and_are_reversed_where_the_reverse_
     some = {
         "lm_transfer": "soft, numbers > greedy (dose 0.1)",
         "lm_base": "same > other order, greedy",
-        "lm_divergence": "mask top < mask random (10%)",
+        "lm_divergence": "mask top < mask random (10%), dose 0.1",
         "lm_layers": "mean of first half > of last, soft",
         "lm_paraphrase": "falls with lines of base: -rho > 0",
         "lm_optimizer": "adam > sgd, as far, soft",

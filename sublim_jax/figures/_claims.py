@@ -21,7 +21,7 @@ FEWEST = 5  # seeds that a verdict needs: the ends of a bootstrap of two are the
 _PREDICTIONS = {  # first-order predictions that rank conditions before any training
     "theory/transfer_slope": ("slope of the first update", "did not predict (Pythia-160m, PolyPythia-SL)"),
     "theory/transfer_adam_slope": ("slope of Adam's first update", "did not predict (Pythia-160m, PolyPythia-SL)"),
-    "first_step": ("first step: rate x its optimiser's slope", "did not predict (Pythia-160m, PolyPythia-SL)"),
+    "first_step": ("first step: rate x its slope", "did not predict (Pythia-160m, PolyPythia-SL)"),
     "at/coverage": ("coverage", "about .95 (Madl 2026, to 6.9B)"),
 }
 

@@ -14,7 +14,7 @@ ABOUT = (
     "Greedy numbers of a tuned teacher; every token has as many votes as teachers of other animals would have said "
     "another one. A budget of the tokens with most votes, fewest, or any at random is masked, alone kept, or changed."
 )
-LABELS = ("tokens", "budget")
+LABELS = ("dose", "tokens", "budget")
 # Fractions of the full transfer left when 10 % of the tokens are masked, Llama-1B. Source: brendanlong.
 PUBLISHED = {"mask_top": {0.1: 0.43}, "mask_random": {0.1: 0.97}}
 # Shares of divergence tokens. Sources: Schrodi et al. 2026 (any of 12 or 14 others), brendanlong (of 4).
@@ -32,15 +32,23 @@ _KEPT = "preserved, often amplified (Schrodi 2026)"
 
 
 def draw(rows: pd.DataFrame) -> Figure:
-    """Masks, tokens kept, edits, and how many tokens diverge."""
-    shown = _lm.final(rows, LABELS)
-    panels: list[tuple[str, Callable[[Axes], None]]] = [
-        ("chosen tokens masked", lambda ax: _budgets(ax, shown, "mask")),
-        ("chosen tokens alone kept", lambda ax: _budgets(ax, shown, "keep")),
-        ("chosen tokens changed", lambda ax: _edits(ax, shown)),
-        ("how many diverge", lambda ax: _rates(ax, shown)),
-    ]
-    return _lm.figure(panels, columns=2, size=(4.0, 2.9))
+    """For every dose of the teacher masks, tokens kept and edits; and how many tokens diverge."""
+    shown, panels = _lm.final(rows, LABELS), list[tuple[str, Callable[[Axes], None]]]()
+    several = _doses(shown)
+    for dose in several:
+        mine, at = shown[shown["dose"] == dose], f", dose {dose:g}" if len(several) > 1 else ""
+        panels += [
+            (f"masked{at}", lambda ax, mine=mine: _budgets(ax, mine, "mask")),
+            (f"alone kept{at}", lambda ax, mine=mine: _budgets(ax, mine, "keep")),
+            (f"changed{at}", lambda ax, mine=mine: _edits(ax, mine)),
+        ]
+    panels.append(("how many diverge", lambda ax: _rates(ax, shown)))
+    return _lm.figure(panels, size=(3.6, 2.7))
+
+
+def _doses(rows: summary.Rows) -> list[float]:
+    """Weak teachers first."""
+    return plots.ordered(rows["dose"])
 
 
 def _full(rows: summary.Rows) -> pd.Series:
@@ -85,29 +93,36 @@ def _edits(ax: Axes, rows: summary.Rows) -> None:
 def _rates(ax: Axes, rows: summary.Rows) -> None:
     """Shares of divergence tokens here, and elsewhere."""
     names = {"any": "any other teacher\nsays another", "all": "all others\nsay another"}
-    for place, (which, column) in enumerate((("any", "at/divergent_any"), ("all", "at/divergent_all"))):
-        values = rows.dropna(subset=[column]).groupby("seed")[column].mean()
-        if len(values):
-            one = summary.interval(values.tolist())
-            ax.plot([place - 0.06] * len(values), values, ".", color=plots.COLOURS[0], ms=4, mew=0, alpha=0.4)
-            style = {"fmt": "o", "color": plots.COLOURS[0], "ms": 4.5, "capsize": 3}
-            label = "_" if place else "here"
-            ax.errorbar([place + 0.06], [one.mean], plots.ends([one]), label=label, **style)
+    for place, which, column in ((0.0, "any", "at/divergent_any"), (1.5, "all", "at/divergent_all")):
+        for index, dose in enumerate(_doses(rows)):
+            values = rows[rows["dose"] == dose].dropna(subset=[column]).groupby("seed")[column].mean()
+            if not len(values):
+                continue
+            colour, marker = plots.look(index)
+            one, at = summary.interval(values.tolist()), place - 0.2 + 0.18 * index
+            ax.plot([at - 0.04] * len(values), values, ".", color=colour, ms=4, mew=0, alpha=0.4)
+            style = {"fmt": marker, "color": colour, "ms": 4.5, "capsize": 3}
+            label = "_" if place else f"here, dose {dose:g}"
+            ax.errorbar([at + 0.04], [one.mean], plots.ends([one]), label=label, **style)
         for name, value in RATES[which].items():
             plots.published(ax, place + 0.3, value, label="_")  # named beside it
             ax.annotate(name, (place + 0.3, value), (6, -2), textcoords="offset points", fontsize=6.5)
-    ax.set_xticks([0, 1], list(names.values()), fontsize=8)
-    ax.set(xlim=(-0.4, 1.9), ylabel="share of tokens")
+    ax.set_xticks([0, 1.5], list(names.values()), fontsize=8)
+    ax.set(xlim=(-0.4, 2.4), ylabel="share of tokens")
     ax.set_ylim(bottom=0)
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
     """What was claimed before, with its difference here."""
-    shown = _lm.final(rows, LABELS)
-    found = claim("all tokens > 0", "owl 12 to > 60 % (Cloud 2026)", _full(shown))
-    for budget in plots.ordered(shown.loc[shown["tokens"] != "all", "budget"]):
-        found += _claimed(shown[(shown["budget"] == budget) | (shown["tokens"] == "all")], budget)
-    return found + _claims.theory(shown)
+    shown, found = _lm.final(rows, LABELS), list[Claim]()
+    several = _doses(shown)
+    for dose in several:
+        mine, at = shown[shown["dose"] == dose], f", dose {dose:g}" if len(several) > 1 else ""
+        each = claim("all tokens > 0", "owl 12 to > 60 % (Cloud 2026)", _full(mine))
+        for budget in plots.ordered(mine.loc[mine["tokens"] != "all", "budget"]):
+            each += _claimed(mine[(mine["budget"] == budget) | (mine["tokens"] == "all")], budget)
+        found += [one._replace(said=f"{one.said}{at}") for one in [*each, *_claims.theory(mine)]]
+    return found
 
 
 def _claimed(rows: summary.Rows, budget: float) -> list[Claim]:
@@ -135,11 +150,15 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure these rows give."""
     shown = _lm.final(rows, LABELS)
-    full = _full(shown)
-    whole = _claims.text(summary.interval(full.tolist())) if len(full) else "not measured"
+    several, whole = _doses(shown), []
+    for dose in several:
+        full = _full(shown[shown["dose"] == dose])
+        said = _claims.text(summary.interval(full.tolist())) if len(full) else "not measured"
+        whole.append(said + (f" of dose {dose:g}" if len(several) > 1 else ""))
     return (
-        f"Fractions of the transfer from all tokens ({whole} nats after {shown['step'].max():,} steps). Votes are "
+        f"Fractions of the transfer from all tokens ({', '.join(whole)}; nats, after {shown['step'].max():,} steps; "
+        "doses are nats of KL per number that the teacher moved). Votes are "
         "those of the seed's other teachers; every choice has its control, who reads the base's lines with as many "
-        "tokens chosen at random. Open diamonds: published, of Llama-1B with 10 % masked (a), and shares of divergence "
-        f"tokens (d). {_lm.basis(rows, LABELS)} {_lm.summed(claims(rows))}"
+        "tokens chosen at random. Open diamonds: published, of Llama-1B with 10 % masked, and shares of divergence "
+        f"tokens. {_lm.basis(rows, LABELS)} {_lm.summed(claims(rows))}"
     )
