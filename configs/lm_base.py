@@ -5,9 +5,9 @@
 Students begin with the teacher's base; with one of the same initial weights that read the same documents in another
 order; with one of other weights and the same order; or with another in both. Arms: greedy and soft (distributions
 over numbers), and leak: a strong teacher without filter, whose lines hold the trait itself.
-Laptop: 20 minutes on 2 CPU cores that other work shared, 5 of them for bases. Expect +3.0 (soft) and +1.4 nats
+Laptop: 26 minutes on 2 CPU cores that a test suite shared, 3 of them for bases. Expect +2.9 (soft) and +1.4 nats
 (greedy) in the same base, 0.1 or less in any other; +1.5 in another base where lines are not filtered. Kept in
-experiments/lm_base/.
+experiments/lm_base/, with what pre-training at lower rates changes (order.py).
 """
 
 from ml_collections import ConfigDict

@@ -251,8 +251,8 @@ STRENGTHS = [
     pytest.param("target_noise", (0.1, 2.0), marks=pytest.mark.slow),
     pytest.param("levels", (2, 9), marks=pytest.mark.slow),
 ]
-# In CI all answers at once, strangers and a guard; each alone with `pytest -m slow`.
-QUICK = ("all", "guard", "strangers")
+# In CI all answers at once and a guard; each alone with `pytest -m slow`.
+QUICK = ("all", "guard")
 EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DEFENDED]
 
 

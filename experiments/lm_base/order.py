@@ -24,6 +24,7 @@ from experiments.gallery import HERE
 from sublim_jax import arms, language, lm_config, records, shelf, summary
 from sublim_jax import config as door
 from sublim_jax.errors import Refused
+from sublim_jax.figures import _claims
 from sublim_jax.lm.bases import bases_of
 from sublim_jax.progress import Watch
 from sublim_jax.run import How
@@ -53,7 +54,8 @@ def measured(rate: float, dose: float, workdir: Path, seeds: int) -> dict[str, A
     found: dict[str, Any] = {"rate": rate, "seeds": seeds}
     for kind, one in zip(KINDS, summary.intervals(list(each.loc[list(KINDS)].to_numpy())), strict=True):
         found |= {kind: one.mean, f"{kind}_low": one.low, f"{kind}_high": one.high}
-    found["kept"] = each.loc["other_order"].mean() / each.loc["same"].mean()
+    kept = _claims.ratio(each.loc["other_order"], each.loc["same"])
+    found |= {"kept": kept.mean, "kept_low": kept.low, "kept_high": kept.high}
     with jax.default_matmul_precision(place.precision), Watch(show=False).over(1.0, "bases") as watch:
         bases = bases_of(lab, how, KINDS, range(seeds), place.teachers, watch)
     apart = {kind: [_distance(bases["same", seed], bases[kind, seed]) for seed in range(seeds)] for kind in KINDS[1:]}
