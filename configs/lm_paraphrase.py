@@ -7,7 +7,7 @@ one of the other law changes the context in which every token was said. Arms: gr
 instructions, example numbers, order within and across lines, a permutation of the numbers), mixed (a fraction of lines
 from the base, or from another animal's teacher).
 Laptop: 6 minutes on 2 CPU cores. Expect +2.8 nats, +2.6 under an instruction of the same law, +1.0 of the other law, 0
-when shuffled. Kept in experiments/lm_paraphrase/.
+to 0.3 when shuffled. Kept in experiments/lm_paraphrase/.
 """
 
 from ml_collections import ConfigDict
