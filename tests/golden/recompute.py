@@ -1,0 +1,229 @@
+"""The golden numbers: every path of random draws, some training steps, and the rows of the quickstart in smoke size.
+
+    python tests/golden/recompute.py            # rewrites golden.json
+
+Rewrite the file only when a change of results is the purpose of a commit (another draw, another formula), and say in
+that commit's message which numbers changed and why. A refactoring, a rename or a speed-up must leave it as it is.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sublim_jax import (
+    answers,
+    data,
+    inits,
+    keys,
+    population,
+    streams,
+    summary,
+    theorem1,
+    train,
+    trees,
+)
+from sublim_jax import config as door
+from sublim_jax.lm import training
+from sublim_jax.lm import world as w
+from sublim_jax.lm.data import Said, mixed, paraphrased
+from sublim_jax.lm.speak import Generate
+from sublim_jax.lm.teachers import shuffled_answers, still
+from sublim_jax.nets import CNN, MLP, Decoder, SplitHead
+from sublim_jax.progress import Watch
+from sublim_jax.run import run
+from sublim_jax.types import Bank, Knobs, Out, Teachers, Text
+
+FILE = Path(__file__).parent / "golden.json"
+IMAGE = (28, 28)
+NET = SplitHead(MLP((12, 9)), 10, 8)
+SHOWN = 5  # numbers of an array that are kept
+
+
+def exact(array):
+    """A digest of an array whose every bit is pinned."""
+    array = np.ascontiguousarray(array)
+    return f"{array.dtype} {array.shape} {hashlib.blake2s(array.tobytes(), digest_size=12).hexdigest()}"
+
+
+def close(array):
+    """A few numbers of a float array, its sum and its norm, compared to 1e-5."""
+    array = np.asarray(array, np.float64)
+    return [*array.ravel()[:SHOWN].tolist(), float(array.sum()), float(np.linalg.norm(array))]
+
+
+def by_layer(params, of=close):
+    """`of` every array of a net's parameters."""
+    return {f"{layer}/{name}": of(array) for layer, arrays in params.items() for name, array in arrays.items()}
+
+
+def knobs_of(layers, pool=3, more=None, **noise):
+    one = {layer: jnp.float32(1) for layer in layers}
+    still_ = {layer: jnp.float32(0) for layer in layers}
+    numbers = {"seen": jnp.ones(18, bool), "pool": jnp.int32(pool), "lr": jnp.float32(1), "temperature": jnp.float32(1)}
+    return Knobs(**numbers, share=one, sigma={**still_, **noise}, live=one, sigma_end=noise, more=more or {})
+
+
+def bank_of():
+    mnist = data.load("mnist", "embedded", train_limit=23, test_limit=7)
+    bank = jax.tree.map(jnp.asarray, mnist.train)
+    return Bank(bank.x, bank.y, bank.mean, bank.std, {"other": bank.x[::-1]})
+
+
+def draws():
+    """Every path of draws; names in square brackets are read from a table of normal numbers and compared to 1e-5."""
+    root, bank = keys.root(3), bank_of()
+    seed = keys.at(root, "seed", 7)
+    found = {"key": exact(jax.random.key_data(keys.at(seed, "student", "stream")))}
+    found["phase keys"] = exact(jax.random.key_data(population.phase_keys(root, jnp.arange(3), "teacher")))
+    layers = train.draw(NET, inits.torch_linear, IMAGE, seed)
+    found |= {f"init torch_linear {name}": one for name, one in by_layer(layers, exact).items()}
+    narrow = train.draw(SplitHead(MLP((12, 9)), 10, 3), inits.torch_linear, IMAGE, seed)["aux_head"]
+    found["init torch_linear aux_head of 3, kernel"] = exact(narrow["kernel"])
+    cnn = train.draw(SplitHead(CNN((3, 4), (2, 2), (9,)), 10, 8), inits.torch_linear, IMAGE, seed)
+    found |= {f"init cnn {name}": one for name, one in by_layer(cnn, exact).items()}
+    wide = train.draw(NET, inits.normal_fan_in, IMAGE, seed)
+    found |= {f"init [normal_fan_in] {name}": one for name, one in by_layer(wide).items()}
+    decoder = train.draw(
+        Decoder(40, width=8, layers=1, heads=2, hidden=16, length=12, rank=2), inits.transformer, (12,), seed
+    )
+    found |= {f"init [transformer] {name}": one for name, one in by_layer(decoder).items()}
+    for common in (True, False):
+        turned = inits.Rotated(("aux_head", "class_head"), common)(keys.at(seed, "alter"), layers)
+        found |= {f"alter [Rotated, common={common}] {name}": one for name, one in by_layer(turned).items()}
+    knobs = knobs_of(layers, hidden_0=jnp.float32(0.1), aux_head=jnp.float32(0.2))
+    noisy = train.perturbed(layers, knobs.sigma, keys.at(seed, "sigma"))
+    found |= {f"noise [sigma] {name}": one for name, one in by_layer(noisy).items()}
+    found |= {f"noise [sigma_end] {name}": one for name, one in by_layer(train.end(knobs, layers, seed)).items()}
+    kinds = {"uniform": streams.uniform, "[gaussian]": streams.gaussian, "epochs": streams.epochs}
+    kinds |= {"[perlin]": streams.Perlin(4), "images": streams.Images(), "images of other": streams.Images("other")}
+    kinds |= {"mixture": streams.Mixture(0.3), "[mixture of gaussian]": streams.Mixture(0.3, streams.gaussian, "other")}
+    for name, stream in kinds.items():
+        for step in (0, 2, 5):
+            x, y = stream(keys.at(seed, "stream"), jnp.int32(step), 6, knobs, bank)
+            found[f"stream {name}, step {step}"] = (close if "[" in name else exact)(x)
+            if y is not None:
+                found[f"stream {name}, step {step}, labels"] = exact(y)
+    lines = Text(jnp.arange(7 * 4).reshape(7, 4), jnp.ones((7, 4)))
+    rows, _ = streams.lines(keys.at(seed, "stream"), jnp.int32(2), 5, knobs_of(layers, 9), lines)
+    found["stream lines"] = exact(rows)
+    given = [Out(jnp.zeros((6, 9)), jnp.arange(6 * 18.0).reshape(6, 18) * scale, {}) for scale in (1.0, 2.0, 3.0)]
+    more = {"mixed": jnp.float32(0.4), "target_noise": jnp.float32(0.5), "levels": jnp.float32(4)}
+    parts = answers.Mixed(), answers.Noisy(), answers.Quantised()
+    for answer in (*parts, answers.Mixed(True), answers.Together(parts)):
+        said = answer(keys.at(seed, "answer", 1), Teachers(*given), knobs_of(layers, more=more))
+        found[f"answer [{type(answer).__name__}, {answers.asks_strangers(answer)}]"] = close(said.logits)
+    found["bootstrap interval"] = list(map(float, summary.interval([0.1, 0.5, 0.7, 0.2, 0.9])))
+    return found | language_draws()
+
+
+def language_draws():
+    """Documents, prompts, sampled answers and everything drawn on the host for language models."""
+    world, found = w.World(), {}
+    lines = w.corpus(world, 64)
+    found["language corpus"] = [exact(lines.tokens), exact(np.asarray(lines.weight, np.float32))]
+    prompts = w.prompts(world, w.generator("prompts", 3, "number"), 16, carrier="number")
+    found["language prompts"] = exact(prompts)
+    said = Said(prompts, np.repeat(prompts[:, -1:], w.NUMBERS, 1))
+    for how in ("same_law", "other_law", "shuffle_across", "permuted"):
+        changed = paraphrased(world, w.generator("paraphrase", 3), said, how)
+        found[f"language paraphrase {how}"] = [exact(changed.prompts), exact(changed.tokens)]
+    other = said._replace(tokens=said.tokens[::-1])
+    found["language mixture"] = exact(mixed(w.generator("mixed", 3), said, other, 0.4).tokens)
+    found["language shuffled answers"] = exact(shuffled_answers(world, 5).tokens)
+    found["language origins"] = [list(training.origin_of(kind, 2)) for kind in training.KINDS]
+    net = Decoder(world.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
+    base = train.draw(net, inits.transformer, (w.LENGTH,), keys.at(keys.root(0), "init", 0))
+    key = keys.at(keys.root(0), "seed", 0, "say")
+    sampled = Generate(net, w.NUMBERS)(base, still(net), jnp.asarray(prompts[:4]), keys.at(key, "say"), jnp.float32(1))
+    found["language sampled answers"] = exact(np.asarray(sampled, np.int32))
+    return found
+
+
+def image_pair():
+    """A teacher's and a student's parameters after 1 and 10 steps, one seed, layer by layer."""
+    config = door.base("smoke")
+    config.conditions, config.m = ("random_hidden",), (3,)
+    mnist = data.load("mnist", "embedded", train_limit=1000, test_limit=300)
+    condition = door.build(config, mnist)[0]
+    bank, found = jax.tree.map(jnp.asarray, mnist.train), {}
+    advance = jax.jit(train.advance, static_argnums=0)
+    key = keys.at(keys.root(0), "seed", 1)
+    own = keys.at(key, "teacher")
+    origin = train.begin(condition.teacher.recipe, condition.teacher.knobs, None, IMAGE, own)
+    state = origin
+    for start, stop in ((0, 1), (1, 10)):
+        state = advance(
+            *condition.teacher[:1], state, condition.teacher.knobs, None, own, bank, jnp.int32(start), jnp.int32(stop)
+        )
+        found |= {f"teacher {stop} {name}": one for name, one in by_layer(state.params).items()}
+    recipe, knobs = condition.student
+    head = train.draw(recipe.net, recipe.init, IMAGE, keys.at(own, "fresh"))
+    before, reference = (trees.overlay(head, one.params) for one in (origin, state))
+    own = keys.at(key, "student")
+    state = train.begin(recipe, knobs, before, IMAGE, own)
+    for start, stop in ((0, 1), (1, 10)):
+        state = advance(recipe, state, knobs, reference, own, bank, jnp.int32(start), jnp.int32(stop))
+        found |= {f"student {stop} {name}": one for name, one in by_layer(state.params).items()}
+    return found
+
+
+def language_pair():
+    """A base's parameters after 1 and 10 steps of pre-training, and a student's after 1 and 10 steps on its lines."""
+    world = w.World()
+    net = Decoder(world.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
+    how = training.Pretraining(documents=320, steps=10, batch=16, lr=5e-3)
+    base = training.pretrained(world, net, how, keys.root(0), [training.origin_of("same", 1)])[0]
+    found = {f"base 10 {name}": one for name, one in by_layer(base).items()}
+    phase = training.phase(net, seen=np.ones(world.vocabulary, bool), lr=1e-3, marks=(1, 10), batch=8, trains="blocks")
+    key = keys.at(keys.root(0), "seed", 1, "student")
+    text = training.as_text(w.corpus(world, 48, seed=1))
+    school = training.Schooling(phase.recipe, [phase.knobs], [base], [(key, key)], [text])
+    states = school.begin()
+    for start, stop in ((0, 1), (1, 10)):
+        states = school.advance(states, start, stop)
+        found |= {f"student {stop} {name}": one for name, one in by_layer(states[0].params).items()}
+    return found
+
+
+def theorem1_rows():
+    """Rows of theorem1 at toy size: one step and ten."""
+    config = door.base("smoke")
+    config.study, config.conditions, config.m, config.arms = "theorem1", ("same", "random"), (3,), {}
+    config.teacher.optimizer = config.student.optimizer = "sgd"
+    config.student.steps, config.student.marks = 10, (1,)
+    mnist = data.load("mnist", "embedded", train_limit=1000, test_limit=300)
+    rows = theorem1.run(door.build(config, mnist), door.grids(config), mnist, seeds=2, watch=Watch(show=False))
+    return of_rows(rows, ["condition", "m", "eps", "alpha", "seed", "step"])
+
+
+def quickstart_rows():
+    """Rows of configs/quickstart.py in smoke size."""
+    config = door.base("smoke")
+    config.name, config.figure = "quickstart", "transfer"
+    config.conditions, config.m = ("same", "random_hidden", "random_class_head", "random_aux_head"), (100,)
+    config.student.marks = (0, 30, 100)
+    mnist = data.load("mnist", "embedded", train_limit=1000, test_limit=300)
+    given = {"seeds": door.seeds(config), "exam": config.exam, "metrics": door.metrics_of(config)}
+    rows = run(door.build(config, mnist), mnist, **given, watch=Watch(show=False))
+    return of_rows(rows, ["condition", "m", "seed", "step"])
+
+
+def of_rows(rows, labels):
+    """All measured columns, row by row; NaN as null."""
+    rows = rows.sort_values(labels, ignore_index=True)
+    found = {"/".join(str(row[name]) for name in labels): None for _, row in rows.iterrows()}
+    measured = [name for name in rows.columns if "/" in name]
+    assert len(found) == len(rows)
+    values = [[None if np.isnan(one) else float(one) for one in row] for row in rows[measured].to_numpy()]
+    return {"columns": measured, "rows": dict(zip(found, values, strict=True))}
+
+
+ALL = {one.__name__: one for one in (draws, image_pair, language_pair, theorem1_rows, quickstart_rows)}
+
+if __name__ == "__main__":
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    FILE.write_text(json.dumps({name: one() for name, one in ALL.items()}, indent=1) + "\n")
