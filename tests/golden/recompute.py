@@ -138,7 +138,9 @@ def language_draws():
     net = Decoder(world.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
     base = train.draw(net, inits.transformer, (w.LENGTH,), keys.at(keys.root(0), "init", 0))
     key = keys.at(keys.root(0), "seed", 0, "say")
-    sampled = Generate(net, w.NUMBERS)(base, still(net), jnp.asarray(prompts[:4]), keys.at(key, "say"), jnp.float32(1))
+    sampled = Generate(net, w.NUMBERS)(
+        base, jnp.asarray(still(net)), jnp.asarray(prompts[:4]), keys.at(key, "say"), jnp.float32(1)
+    )
     found["language sampled answers"] = exact(np.asarray(sampled, np.int32))
     return found
 
