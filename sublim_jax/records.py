@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import sublim_jax
 from sublim_jax.errors import Refused
 
 # config.json last: while it is there, a half removed folder still says whose rows these are.
@@ -223,8 +224,8 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of the checkout this file lies in, '+dirty' where tracked files differ; 'unknown' elsewhere."""
-    here = Path(__file__).resolve().parent
+    """The commit of the checkout that the package lies in, '+dirty' where tracked files differ; 'unknown' elsewhere."""
+    here = Path(str(sublim_jax.__file__)).resolve().parent
 
     def git(*words: str) -> str:
         return subprocess.run(("git", *words), cwd=here, capture_output=True, text=True, check=True).stdout.strip()

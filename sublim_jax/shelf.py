@@ -1,6 +1,7 @@
 """Trained teachers on disk, one file per seed, found again by all that decided their training."""
 
 import hashlib
+import importlib
 import io
 import json
 import shutil
@@ -14,10 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from sublim_jax import programs, records, sweep
+from sublim_jax import inits, keys, losses, nets, population, programs, records, streams, sweep, train, trees
 from sublim_jax.errors import Refused
 from sublim_jax.sweep import Plan
 from sublim_jax.types import Params, Phase
+
+_CODE = (keys, trees, streams, inits, losses, train, population)
 
 
 def default() -> Path:
@@ -101,9 +104,9 @@ def common(also: Mapping[str, Any], root: int, precision: str, devices: int) -> 
 
 def code(*also: str) -> str:
     """A digest of what trains a teacher: this package's floors below the books, and modules of it named besides."""
-    here = Path(__file__).parent
-    names = ("keys", "trees", "streams", "inits", "losses", "train", "population", *also)
-    files = [here / f"{name}.py" for name in names] + sorted((here / "nets").glob("*.py"))
+    modules = (*_CODE, *(importlib.import_module(name) for name in also))
+    files = [Path(str(module.__file__)) for module in modules]
+    files += sorted(Path(str(nets.__file__)).parent.glob("*.py"))
     return hashlib.blake2s(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -15,6 +15,8 @@ from sublim_jax.errors import Refused
 from sublim_jax.nets import shapes
 from sublim_jax.types import Condition, Knobs, Phase, Recipe
 
+PACKAGE = __name__.partition(".")[0]  # whose functions need no digest of their source, wherever in it they are
+
 
 class Group(NamedTuple):
     """Conditions that one XLA program trains side by side: one student Recipe, one teacher.
@@ -113,7 +115,7 @@ def _idle(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, ...]) -> tup
 
 def _ours(value: Any) -> bool:
     """Whether a function, or the class of an object, is this package's."""
-    return (getattr(value, "__module__", None) or "").split(".")[0] == __package__
+    return (getattr(value, "__module__", None) or "").split(".")[0] == PACKAGE
 
 
 def _training(knobs: Knobs, idle: tuple[str, ...]) -> Knobs:
@@ -237,7 +239,7 @@ def _recipe(recipe: Recipe) -> dict[str, object]:
 
 def _source(kind: type) -> str:
     """A digest of the source of a class from outside this package, where it can be read."""
-    if kind.__module__.split(".")[0] == __package__:
+    if kind.__module__.split(".")[0] == PACKAGE:
         return ""
     try:
         return f" {hashlib.blake2s(inspect.getsource(kind).encode(), digest_size=8).hexdigest()}"
@@ -247,7 +249,7 @@ def _source(kind: type) -> str:
 
 def _named(value: object) -> str:
     """A value as text that is the same in another process; raises `Refused` where there is none."""
-    if inspect.isfunction(value) and value.__module__.split(".")[0] != __package__:
+    if inspect.isfunction(value) and value.__module__.split(".")[0] != PACKAGE:
         code = value.__code__
         try:
             body = inspect.getsource(value)

@@ -11,9 +11,11 @@ import pytest  # noqa: E402
 
 import sublim_jax  # noqa: E402
 
-# All modules but `types`: JAX builds the pytrees defined there with axes, stacks and nothing in place of arrays.
+# All modules but that of the pytrees: JAX builds them with axes, stacks and nothing in place of arrays.
 MODULES = [module.name for module in pkgutil.walk_packages(sublim_jax.__path__, "sublim_jax.")]
-jaxtyping.install_import_hook([name for name in MODULES if name != "sublim_jax.types"], "beartype.beartype")
+PYTREES = "sublim_jax.types"
+assert PYTREES in MODULES, "the module of the pytrees has another name"
+jaxtyping.install_import_hook([name for name in MODULES if name != PYTREES], "beartype.beartype")
 
 FINISHED = pytest.StashKey[list]()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sublim_jax import shelf, sweep
-from sublim_jax.lm import training
+from sublim_jax import optimizers, shelf, sweep
+from sublim_jax.lm import many, training, world
 from sublim_jax.lm.classroom import Lab
 from sublim_jax.lm.training import Pretraining
 from sublim_jax.progress import Watch
@@ -22,7 +22,7 @@ def bases_of(
     device = jax.local_devices()[0]
     who = {"phase": sweep.describe_phase(phase), "world": str(lab.world), "how": str(pretraining)}
     who |= {"device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
-    who |= {"code": shelf.code("optimizers", "lm/world", "lm/training", "lm/many")}
+    who |= {"code": shelf.code(*(module.__name__ for module in (optimizers, world, training, many)))}
     who |= {"precision": getattr(jax.config, "jax_default_matmul_precision", None)}  # JAX declares it at run time
     who |= {"root": np.asarray(jax.random.key_data(lab.root)).tolist()}
     origins = {(kind, seed): training.origin_of(kind, seed) for kind in kinds for seed in seeds}
