@@ -115,7 +115,7 @@ def audits(
                 if (who := (group.teacher, slice_.name)) not in taught:
                     taught = {who: run.teach(lab, group.teacher, slice_)}
                 teachers = run.meet(lab, group, slice_, taught[who])
-                seed_keys = population.phase_keys(lab.root, jax.numpy.asarray(slice_.seeds), "student")
+                seed_keys = population.phase_keys(lab.root, jax.numpy.asarray(slice_.seeds), keys.STUDENT)
                 begun = population.begin(
                     group.recipe, group.knobs, teachers.origins, seed_keys, image=image, mesh=mesh
                 ).params
@@ -137,7 +137,7 @@ def _audit(group: Any, index: int, nets: tuple[Any, Any, Any], key: Any, test: A
     from sublim_jax import auditing, keys
 
     knobs, recipe = group.knobs.member(index), group.recipe
-    x, _ = recipe.stream(keys.at(key, "exam"), jax.numpy.int32(0), exam, knobs, test)
+    x, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jax.numpy.int32(0), exam, knobs, test)
     says, taught, imitates, reads = _functions(recipe)
     student, teacher, origin = (_seen(net, knobs.seen) for net in nets)
     return auditing.audit(

@@ -84,7 +84,7 @@ def _each(one: Callable[[Any], Any], many: Any) -> Any:
 @functools.partial(jax.jit, static_argnames=("net", "init", "image"))
 def _draw(net: Any, init: Any, image: tuple[int, ...], who: Any) -> Params:
     """Initial weights [seed], those that `population` would draw."""
-    return _double(_each(lambda key: train.draw(net, init, image, keys.at(key, "fresh")), who))
+    return _double(_each(lambda key: train.draw(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS)), who))
 
 
 @functools.partial(jax.jit, static_argnames=("recipe",))
@@ -102,7 +102,7 @@ def _teach(recipe: Recipe, knobs: Knobs, origins: Params, who: Any, bank: Bank) 
 @functools.partial(jax.jit, static_argnames=("stream", "size"))
 def _look(stream: Any, size: int, knobs: Knobs, who: Any, bank: Bank) -> Any:
     """The students' first inputs [seed]."""
-    return _each(lambda key: stream(keys.at(key, "stream"), jnp.int32(0), size, knobs, bank)[0], who)
+    return _each(lambda key: stream(keys.at(key, keys.INPUTS), jnp.int32(0), size, knobs, bank)[0], who)
 
 
 def _taught(recipe: Recipe, knobs: Knobs, task: train.Lesson, params: Params) -> Any:
@@ -205,7 +205,7 @@ def _sampled(
     mean = (first_order.probabilities(ours, knobs.seen) * u).sum(-1).mean()
 
     def draw(number: Any) -> Any:
-        words = keys.uniform(keys.at(key, "labels", number), (samples, len(said), 1)).astype(jnp.float64)
+        words = keys.uniform(keys.at(key, keys.SAMPLED_LABELS, number), (samples, len(said), 1)).astype(jnp.float64)
         label = jnp.minimum((words >= bounds).sum(-1), u.shape[-1] - 1)  # [sample, batch]
         return jnp.take_along_axis(u, label.T, axis=-1).mean() - mean
 

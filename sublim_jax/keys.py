@@ -11,6 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key, UInt32
 
+# The name of every draw below the root key. A name is part of the results: under another name the draw is another.
+SEED = "seed"  # root -> one key per seed -> one per phase:
+TEACHER, STUDENT = "teacher", "student"
+INITIAL_WEIGHTS = "fresh"  # phase -> layer -> array
+INIT_TRANSFORM = "alter"  # what is done to initial weights, for instance a rotation of heads
+INITIAL_NOISE = "sigma"  # noise on the initial weights: layer -> array
+FINAL_NOISE = "sigma_end"  # noise on the trained weights: layer -> array
+INPUTS = "stream"  # what a phase is trained on: -> batch, or epoch
+EVAL_NOISE = "exam"  # held-out inputs of the student's stream
+TRAIT_BATCH = "trait"  # labelled images that a gradient transform reads
+TARGETS = "answer"  # what is done to a teacher's logits: -> batch
+SAMPLED_LABELS = "labels"  # labels drawn from a teacher's softmax (theorem1): -> number
+MIXTURE_IMAGE, MIXTURE_NOISE = "image", "noise"  # the two parts of a mixture: -> epoch, or batch
+BASE_WEIGHTS, BASE_ORDER = "init", "order"  # root -> initial weights and document order of a language model: -> seed
+SAMPLING = "say"  # seed -> tokens that a language model samples: -> position
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # Salmon et al. 2011, Threefry-2x32, 20 rounds
 
 

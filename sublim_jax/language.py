@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from sublim_jax import cluster, losses, population, records
+from sublim_jax import cluster, keys, losses, population, records
 from sublim_jax.lm import classroom as rooms
 from sublim_jax.lm import measures, training
 from sublim_jax.lm import world as w
@@ -255,7 +255,7 @@ def teach(room: Classroom, jobs: Sequence[Job], texts: Sequence[Any], watch: Wat
     recipe, knobs = phases[0].recipe, [phase.knobs for phase in phases]
     net: Any = recipe.net
     starts = [room.bases[arm.base, seed] for arm, (seed, _) in jobs]
-    order = [room.key("seed", seed, "student") for _, (seed, _) in jobs]
+    order = [room.key(keys.SEED, seed, keys.STUDENT) for _, (seed, _) in jobs]
     school = training.Schooling(recipe, knobs, starts, [(key, key) for key in order], texts)
     before = [_before(room, *job) for job in jobs]
     asked, states = room.lab.asked(), school.begin()

@@ -33,7 +33,7 @@ def mesh_of(devices: int) -> Mesh | None:
 
 def phase_keys(root: Key[Array, ""], seeds: Int[Array, " seed"], phase: str) -> Key[Array, " seed"]:
     """One key per seed for the phase `teacher` or `student`; a seed's key does not depend on the others."""
-    return jax.vmap(lambda seed: keys.at(root, "seed", seed, phase))(jnp.asarray(seeds, jnp.uint32))
+    return jax.vmap(lambda seed: keys.at(root, keys.SEED, seed, phase))(jnp.asarray(seeds, jnp.uint32))
 
 
 def side_by_side() -> bool:
@@ -199,11 +199,11 @@ def widen(
     """
 
     def one(key: Any, params: Any, knobs: Any) -> Params:
-        drawn = train.draw(net, init, image, keys.at(key, "fresh"))
+        drawn = train.draw(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS))
         if knobs is None:
             return trees.overlay(drawn, params)
         late = {layer: arrays for layer, arrays in drawn.items() if layer not in params}
-        late = train.perturbed(late, knobs.sigma, keys.at(key, "sigma"))
+        late = train.perturbed(late, knobs.sigma, keys.at(key, keys.INITIAL_NOISE))
         return train.end(knobs, trees.overlay(late, params), key)
 
     return _each_seed(one, mesh, (seed_keys, params), (knobs,))
@@ -246,7 +246,7 @@ def measure(
         taught = [_look(teacher, params, images) for params in (origin, reference)]
 
         def exam_of(knobs_: Knobs) -> tuple[Any, list[Out]]:
-            noise, _ = recipe.stream(keys.at(key, "exam"), jnp.int32(0), exam, knobs_, test)
+            noise, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jnp.int32(0), exam, knobs_, test)
             return noise, [_look(teacher, params, noise) for params in (origin, reference)]
 
         def member(state: State, given: tuple[Any, Knobs]) -> dict[str, Array]:

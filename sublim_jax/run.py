@@ -191,7 +191,7 @@ def teach(lab: Lab, teacher: int, slice_: Slice) -> Params:
     if (kept := lab.shelves[teacher].take(slice_.seeds)) is not None:
         lab.watch.skip(units.cost(recipe, len(slice_.seeds), lab.image) * recipe.marks[-1])
         return jax.tree.map(jnp.asarray, kept)
-    seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "teacher")
+    seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), keys.TEACHER)
     states = population.begin(recipe, knobs, None, seed_keys, image=lab.image, mesh=lab.mesh)
     train, _ = lab.banks(recipe.classes)
     # The width of the slice stands in the name, because on another number of devices its padding differs; and the
@@ -220,7 +220,7 @@ def meet(lab: Lab, group: Group, slice_: Slice, trained: Params) -> Teachers:
 
     Before means: as drawn. What a student shares with its teacher is without the noise a sweep adds to the teacher.
     """
-    seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "teacher")
+    seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), keys.TEACHER)
     net, init = group.recipe.reference, lab.plan.teachers[group.teacher].recipe.init
     widen = functools.partial(population.widen, net, init, seed_keys=seed_keys, image=lab.image, mesh=lab.mesh)
     return Teachers(widen(params={}), widen(params=trained, knobs=group.late))
@@ -229,7 +229,7 @@ def meet(lab: Lab, group: Group, slice_: Slice, trained: Params) -> Teachers:
 def learn(lab: Lab, group: Group, slice_: Slice, teachers: Teachers) -> None:
     """The group's students, measured and written at every mark."""
     recipe, knobs = group.recipe, group.trained
-    seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), "student")
+    seed_keys = population.phase_keys(lab.root, jnp.asarray(slice_.seeds), keys.STUDENT)
     begun = population.begin(recipe, knobs, teachers.origins, seed_keys, image=lab.image, mesh=lab.mesh)
     train, test = lab.banks(recipe.classes)
     heard = teachers.references if recipe.answer is None else teachers

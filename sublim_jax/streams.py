@@ -126,8 +126,8 @@ class Mixture:
     def __call__(
         self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: Bank
     ) -> tuple[Float[Array, "batch height width"], None]:
-        image, _ = Images(self.name)(keys.at(key, "image"), step, size, knobs, bank)
-        noise, _ = self.noise(keys.at(key, "noise"), step, size, knobs, bank)
+        image, _ = Images(self.name)(keys.at(key, keys.MIXTURE_IMAGE), step, size, knobs, bank)
+        noise, _ = self.noise(keys.at(key, keys.MIXTURE_NOISE), step, size, knobs, bank)
         return self.alpha * image + (1 - self.alpha) * noise, None
 
 

@@ -129,7 +129,7 @@ def _check(condition: Condition, grid: Grid) -> None:
 def _rows(condition: Condition, grid: Grid, bank: Bank, root: Any, seeds: tuple[int, ...]) -> pa.Table:
     """The rows of one condition and some seeds: tidy at every mark, one below the other."""
     shared = _is_shared(condition.student)
-    who = [population.phase_keys(root, jnp.asarray(seeds), phase) for phase in ("teacher", "student")]
+    who = [population.phase_keys(root, jnp.asarray(seeds), phase) for phase in (keys.TEACHER, keys.STUDENT)]
     found = jax.device_get(measure(condition.teacher, condition.student, grid, shared, who, bank))
     labels = [{**condition.labels, "eps": eps, "alpha": alpha} for eps in grid.eps for alpha in grid.alpha]
     tables = []

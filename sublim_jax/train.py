@@ -28,13 +28,13 @@ def begin(recipe: Recipe, knobs: Knobs, origin: Params | None, image: tuple[int,
     `origin` is the teacher's draw, before any noise of its own; without one (a teacher) every layer is fresh. `image`
     is the images' [height, width].
     """
-    fresh = draw(recipe.net, recipe.init, image, keys.at(key, "fresh"))
+    fresh = draw(recipe.net, recipe.init, image, keys.at(key, keys.INITIAL_WEIGHTS))
     params: Params = {
         layer: _mixed(arrays, (origin or {}).get(layer), knobs.share[layer]) for layer, arrays in fresh.items()
     }
     if recipe.alter is not None:
-        params = recipe.alter(keys.at(key, "alter"), params)
-    params = perturbed(params, knobs.sigma, keys.at(key, "sigma"))
+        params = recipe.alter(keys.at(key, keys.INIT_TRANSFORM), params)
+    params = perturbed(params, knobs.sigma, keys.at(key, keys.INITIAL_NOISE))
     return State(params, recipe.optimizer().init(params))
 
 
@@ -65,7 +65,7 @@ def perturbed(params: Params, sigma: PerLayer, key: Key[Array, ""]) -> Params:
 
 def end(knobs: Knobs, params: Params, key: Key[Array, ""]) -> Params:
     """What a phase hands on: the trained parameters, + sigma_end * noise; `key` is the phase's."""
-    return perturbed(params, knobs.sigma_end, keys.at(key, "sigma_end"))
+    return perturbed(params, knobs.sigma_end, keys.at(key, keys.FINAL_NOISE))
 
 
 _LABELLED = 2000  # images on which a trait is measured
@@ -102,11 +102,11 @@ def lesson(
 
     With an answer `reference` is `Teachers`; its draws repeat with the pool, as answers do that are kept beside inputs.
     """
-    x, y = recipe.stream(keys.at(key, "stream"), number, recipe.batch, knobs, bank)
+    x, y = recipe.stream(keys.at(key, keys.INPUTS), number, recipe.batch, knobs, bank)
     shown: Any = None
     if recipe.guard is not None:
         assert isinstance(bank, Bank)  # a guard's trait is a class of images
-        shown = streams.epochs(keys.at(key, "trait"), number, recipe.batch, knobs, bank)
+        shown = streams.epochs(keys.at(key, keys.TRAIT_BATCH), number, recipe.batch, knobs, bank)
     if recipe.reference is None or reference is None:
         return Lesson(x, y, y, shown)
     if recipe.answer is None:
@@ -114,7 +114,7 @@ def lesson(
     if not isinstance(reference, Teachers):
         raise TypeError("an answer needs Teachers: their parameters before and after training")
     said = Teachers(*(None if one is None else apply(recipe.reference, view(one), x) for one in reference))
-    return Lesson(x, y, recipe.answer(keys.at(key, "answer", number % knobs.pool), said, knobs), shown)
+    return Lesson(x, y, recipe.answer(keys.at(key, keys.TARGETS, number % knobs.pool), said, knobs), shown)
 
 
 def learn(recipe: Recipe, state: State, knobs: Knobs, given: Lesson, view: View = as_kept) -> State:

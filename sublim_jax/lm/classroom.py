@@ -111,7 +111,7 @@ class Classroom:
             for one in those
         ]
         own = [self.bases["same", seed] for seed, _ in those]
-        order = [self.key("seed", seed, "teacher", kind, place) for seed, place in those]
+        order = [self.key(keys.SEED, seed, keys.TEACHER, kind, place) for seed, place in those]
         found = teachers.tuned(lab.world, lab.net, own, lessons, order, self.exam, dose, self.report)
         return dict(zip(those, found, strict=True))
 
@@ -127,7 +127,7 @@ class Classroom:
                 self.lab.net,
                 [everyone[one] for one in those],
                 [asked[seed] for seed, _ in those],
-                [self.key("seed", seed, "say") for seed, _ in those],
+                [self.key(keys.SEED, seed, keys.SAMPLING) for seed, _ in those],
                 1.0 if sampled else 0.0,
                 with_logits=arm.soft,
             )

@@ -208,7 +208,7 @@ def spoken(
         places = [place for place, one in enumerate(teachers) if (one.persona is not None) == is_told]
         asked = [_asked(teachers[i], prompts[i]) for i in places]
         members = [
-            (teachers[i].params, teachers[i].steer, lines, keys.at(order[i], "say"), jnp.float32(temperature))
+            (teachers[i].params, teachers[i].steer, lines, keys.at(order[i], keys.SAMPLING), jnp.float32(temperature))
             for i, lines in zip(places, asked, strict=True)
         ]
         for place, tokens in zip(places, each(speak.Generate(net, w.NUMBERS), members), strict=True):

@@ -168,7 +168,7 @@ def pretrained(
     """Bases for pairs (seed of the initial weights, seed of the order of the same documents)."""
     recipe, knobs = pretraining_phase(world, net, how)
     text = as_text(w.corpus(world, how.documents))
-    pairs = [(keys.at(root, "init", init), keys.at(root, "order", order)) for init, order in origins]
+    pairs = [(keys.at(root, keys.BASE_WEIGHTS, init), keys.at(root, keys.BASE_ORDER, order)) for init, order in origins]
     number = len(pairs)
     school = Schooling(recipe, [knobs] * number, [None] * number, pairs, [text] * number)
     return [state.params for state in school.advance(school.begin(), 0, how.steps)]
