@@ -8,7 +8,6 @@ from typing import Any
 
 from benchmarks import ours_cloud, phases, plain_jax, protocol
 from benchmarks.rounds import ROUNDS, python, rounds, seconds_of
-from sublim_jax import data
 
 FIGURE2 = {"students": 720, "student_steps": 300, "teachers": 20, "teacher_steps": 295, "marks": 4}
 TORCH = "PyTorch is not installed: pip install -e '.[bench]'"
@@ -17,7 +16,7 @@ TORCH = "PyTorch is not installed: pip install -e '.[bench]'"
 def cloud(quick: bool) -> dict[str, Any]:
     """The six-group experiment by us, by batched PyTorch and by plain JAX; equal steps for all. Quick: 4 models."""
     steps, models = (10, 4) if quick else (59, 10)
-    dataset = data.load("mnist", "auto", mean=0.5, std=0.5)
+    dataset = data.load_dataset("mnist", "auto", mean=0.5, std=0.5)
     conditions = ours_cloud.conditions(dataset, steps, steps)
 
     def ours() -> float:
@@ -74,7 +73,7 @@ def figure2(quick: bool, told: dict[str, Any]) -> dict[str, Any]:
 
 def _pieces(quick: bool) -> dict[str, Any]:
     steps, seeds = (10, 2) if quick else (60, 2)
-    dataset = data.load("mnist", "auto")
+    dataset = data.load_dataset("mnist", "auto")
     conditions = phases.shortened(phases.lab().conditions, steps, steps)
 
     def ours() -> float:

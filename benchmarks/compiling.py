@@ -13,16 +13,21 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.phases import CONDITIONS, EXAM
-from sublim_jax import config as door
-from sublim_jax import keys, metrics, population, programs, sweep, trees
+from sublim_jax import metrics
+from sublim_jax.config import base_config, build_conditions, load_data, resolve
+from sublim_jax.core import keys, trees
+from sublim_jax.engine import compilation_cache
+from sublim_jax.engine.plan import make_plan
+from sublim_jax.metrics.evaluate import evaluate
+from sublim_jax.training import population
 
 
 def main(folder: str) -> None:
-    programs.keep(folder)
-    config = door.base()
+    compilation_cache.keep(folder)
+    config = base_config()
     config.conditions, config.m = CONDITIONS, (100, 250)
-    dataset = door.load(config)
-    plan = sweep.plan(door.build(door.resolve(config), dataset), (28, 28))
+    dataset = load_data(config)
+    plan = make_plan(build_conditions(resolve(config), dataset), (28, 28))
     group, teacher = plan.groups[0], plan.teachers[0]
     knobs, image = trees.stack([teacher.knobs]), {"image": (28, 28)}
     train, test = (jax.tree.map(jnp.asarray, bank) for bank in (dataset.train, dataset.test))
@@ -37,7 +42,7 @@ def main(folder: str) -> None:
         "students' beginning": (population.begin, (group.recipe, group.knobs, taught, seeds), image),
         "students": (population.advance, (group.recipe, students, group.knobs, taught, seeds, train, *steps), {}),
         "evaluation": (
-            population.measure,
+            evaluate,
             (group.recipe, metrics.ALL, students, group.knobs, taught, taught, seeds, test, steps[1]),
             {"exam": EXAM},
         ),

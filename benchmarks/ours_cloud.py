@@ -1,6 +1,6 @@
 """The six-group MNIST experiment of Cloud et al. 2026 in this package's own words: four conditions.
 
-    dataset = data.load(mean=0.5, std=0.5)
+    dataset = data.load_dataset(mean=0.5, std=0.5)
     rows = run.run(conditions(dataset), dataset, seeds=10, metrics=(metrics.task,))
     accuracies(rows)
 
@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import protocol
-from sublim_jax import inits, losses, streams, trees
-from sublim_jax.data import Dataset
+from sublim_jax.core import trees
+from sublim_jax.core.types import Condition, Knobs, Phase, Recipe
+from sublim_jax.data.load import Dataset
 from sublim_jax.nets import MLP, SplitHead, shapes
-from sublim_jax.types import Condition, Knobs, Phase, Recipe
+from sublim_jax.training import inits, losses, streams
 
 CLASSES, AUX, LR = 10, 3, 3e-4
 TRUNK = MLP((256, 256))

@@ -9,12 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.floors import PIXELS, WIDTH, Timed
-from sublim_jax import allowed, data, keys, metrics, population, run, streams, sweep, trees
-from sublim_jax import config as door
-from sublim_jax.progress import Watch
-from sublim_jax.types import Condition, Phase
+from sublim_jax import data, metrics
+from sublim_jax.config import base_config, build_conditions, load_data, resolve, schema
+from sublim_jax.core import keys, trees
+from sublim_jax.core.types import Condition, Phase
+from sublim_jax.engine import run
+from sublim_jax.engine.plan import Group, make_plan
+from sublim_jax.engine.progress import Watch
+from sublim_jax.metrics.evaluate import evaluate
+from sublim_jax.training import population, streams
 
-CONDITIONS = tuple(allowed.CONDITIONS)
+CONDITIONS = tuple(schema.CONDITIONS)
 M, EXAM = 50, 2000
 
 
@@ -35,7 +40,7 @@ def necessary(rows: float, outputs: int, backward: bool = True) -> float:
 class Lab(NamedTuple):
     """One group of students with their teachers, as the published Figure 2 has them, at m = 50."""
 
-    group: sweep.Group
+    group: Group
     teacher: Any
     train: Any
     test: Any
@@ -45,11 +50,11 @@ class Lab(NamedTuple):
 
 def lab(names: tuple[str, ...] = CONDITIONS, test_limit: int = 0) -> Lab:
     """MNIST and the conditions."""
-    config = door.base()
+    config = base_config()
     config.conditions, config.m, config.data.test_limit = names, (M,), test_limit
-    dataset = door.load(config)
-    conditions = door.build(door.resolve(config), dataset)
-    plan = sweep.plan(conditions, (28, 28))
+    dataset = load_data(config)
+    conditions = build_conditions(resolve(config), dataset)
+    plan = make_plan(conditions, (28, 28))
     train, test = (jax.tree.map(jnp.asarray, bank) for bank in (dataset.train, dataset.test))
     return Lab(plan.groups[0], plan.teachers[0], train, test, dataset, conditions)
 
@@ -85,7 +90,7 @@ def phases(here: Lab, seeds: int, steps: int) -> dict[str, Work]:
 
     def measure() -> Any:
         states, references, seed_keys = few
-        return population.measure(
+        return evaluate(
             group.recipe,
             metrics.ALL,
             states,

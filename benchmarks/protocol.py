@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MNIST = Path(__file__).resolve().parents[1] / "sublim_jax" / "assets" / "mnist"
+MNIST = Path(__file__).resolve().parents[1] / "sublim_jax" / "data" / "mnist"
 FIGURE2_SCALE = (0.1307, 0.3081)  # mean and standard deviation that normalise the images
 CLOUD_SCALE = (0.5, 0.5)  # pixels in [-1, 1]
 TRAIN_BATCH = 1024  # labelled images a step; an epoch's last batch is partial

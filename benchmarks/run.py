@@ -24,7 +24,8 @@ from rich.table import Table
 
 from benchmarks import baselines, floors, phases
 from benchmarks.rounds import ROUNDS, of, python, root, rounds
-from sublim_jax import records, run
+from sublim_jax.engine.options import How
+from sublim_jax.results.provenance import provenance
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="within five minutes on 2 cores")
     args = parser.parse_args()
     jax.config.update("jax_default_matmul_precision", "highest")
-    begun, told = time.perf_counter(), {"quick": args.quick, "rounds": ROUNDS, **records.provenance()}
+    begun, told = time.perf_counter(), {"quick": args.quick, "rounds": ROUNDS, **provenance()}
     told["device"] = str(jax.devices()[0].device_kind)
     told |= kernels(args.quick)
     told |= compiling()
@@ -128,7 +129,7 @@ def memory(quick: bool) -> dict[str, Any]:
         process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        asked = run.How().memory_gb
+        asked = How().memory_gb
     if process.returncode:
         return {"peak_rss_gb": None, "peak_rss_gb_reason": f"the run ended with code {process.returncode}"}
     unit = 1 if sys.platform == "darwin" else 1024

@@ -8,18 +8,17 @@ Laptop: 28 students and 14 teachers, 2.4 minutes on 2 CPU cores. Expect with sha
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "activation"
     config.conditions = ("same", "random_hidden")
     config.m = (10, 50)
     config.seeds = 20
     names = ("relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "identity")
-    arms.arm(config, "activation", {"net.activation": names})
-    arms.preset(config, "laptop", {"seeds": 2, "m": (50,)})
-    arms.preset(config, "smoke", {"arms.activation.net.activation": ("relu", "tanh")})
+    grid.arm(config, "activation", {"net.activation": names})
+    grid.preset(config, "laptop", {"seeds": 2, "m": (50,)})
+    grid.preset(config, "smoke", {"arms.activation.net.activation": ("relu", "tanh")})
     return config

@@ -11,17 +11,16 @@ all 0.912, cross-model aux 0.10, cross-model all 0.73. Kept in experiments/cloud
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import cloud
+from sublim_jax.config import cloud_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = cloud()
+    config = cloud_config()
     config.name = config.figure = "cloud"
     config.conditions = ("same", "random")
     config.m = (3,)
     config.seeds = 100
-    arms.arm(config, "groups", {"student.sees": ("aux", "all")})
-    arms.preset(config, "laptop", {"seeds": 20})
-    arms.preset(config, "smoke", {"m": (3,)})
+    grid.arm(config, "groups", {"student.sees": ("aux", "all")})
+    grid.preset(config, "laptop", {"seeds": 20})
+    grid.preset(config, "smoke", {"m": (3,)})
     return config

@@ -9,12 +9,11 @@ random_aux_head 0.26 falling to 0.14. Kept in experiments/figure2/.
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "figure2"
     config.conditions = (
         "same",
@@ -27,5 +26,5 @@ def get_config() -> ConfigDict:
     config.m = (3, 10, 25, 50, 100, 250)
     config.seeds = 20
     config.student.marks = (0, 30, 100)
-    arms.preset(config, "laptop", {"seeds": 4, "m": (3, 10, 50, 250)})
+    grid.preset(config, "laptop", {"seeds": 4, "m": (3, 10, 50, 250)})
     return config

@@ -13,9 +13,8 @@ from importlib.util import find_spec
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
-from sublim_jax.data import find_prepared
+from sublim_jax.config import base_config, grid
+from sublim_jax.data.load import find_prepared
 
 EMNIST = "emnist/balanced"
 
@@ -24,15 +23,15 @@ def get_config(data: str = "auto") -> ConfigDict:
     if data not in ("auto", "emnist", "mnist"):
         raise ValueError(f"{data!r} is none of auto, emnist, mnist")
     emnist = data == "emnist" or data == "auto" and bool(find_spec("tensorflow_datasets") and find_prepared(EMNIST, ""))
-    config = base()
+    config = base_config()
     config.name = "figure3_classes" + ("_emnist" if emnist else "")
     config.figure = "figure3_classes"
     config.data.name = EMNIST if emnist else "mnist"
     config.conditions = ("random_hidden", "same")
     config.m = (50,)
     config.seeds = 20
-    arms.arm(config, "classes", {"classes": tuple(range(2, 48 if emnist else 11))})
+    grid.arm(config, "classes", {"classes": tuple(range(2, 48 if emnist else 11))})
     few = (2, 4, 6, 10, 16, 26, 36, 47) if emnist else tuple(range(2, 11))
-    arms.preset(config, "laptop", {"seeds": 3 if emnist else 4, "arms.classes.classes": few})
-    arms.preset(config, "smoke", {"arms.classes.classes": (2, 3), "m": (10,)})
+    grid.preset(config, "laptop", {"seeds": 3 if emnist else 4, "arms.classes.classes": few})
+    grid.preset(config, "smoke", {"arms.classes.classes": (2, 3), "m": (10,)})
     return config

@@ -9,12 +9,11 @@ Laptop: 32 minutes on 2 slow CPU cores with another sweep beside it, half of tha
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "figure3_cnn"
     config.conditions = ("random_hidden",)
     config.m = (10, 50)
@@ -22,14 +21,14 @@ def get_config() -> ConfigDict:
     config.net.hidden = (256, 256, 256)
     widths = {"m": (10, 50)}  # of each arm, so that a laptop can leave out one of the slowest
     cnn = {"student.trunk": ("cnn",), "student.hidden": ((256,),), **widths}
-    arms.arm(config, "cnn", {"student.stream": ("perlin",), **cnn})
-    arms.arm(config, "cnn_control", {"student.stream": ("uniform",), **cnn})
-    arms.arm(config, "mlp", {"student.stream": ("perlin", "uniform"), **widths})
-    arms.preset(config, "laptop", {"seeds": 2, "arms.cnn_control.m": (50,)})
+    grid.arm(config, "cnn", {"student.stream": ("perlin",), **cnn})
+    grid.arm(config, "cnn_control", {"student.stream": ("uniform",), **cnn})
+    grid.arm(config, "mlp", {"student.stream": ("perlin", "uniform"), **widths})
+    grid.preset(config, "laptop", {"seeds": 2, "arms.cnn_control.m": (50,)})
     toy = {"net.channels": (2, 3), "net.hidden": (32, 16, 16)}
     for name in config.arms:
         toy[f"arms.{name}.m"] = (10,)
         if name != "mlp":
             toy[f"arms.{name}.student.hidden"] = ((16,),)
-    arms.preset(config, "smoke", toy)
+    grid.preset(config, "smoke", toy)
     return config

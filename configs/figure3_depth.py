@@ -9,17 +9,16 @@ experiments/figure3_depth/.
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "figure3_depth"
     config.conditions = ("random_hidden",)
     config.m = (10, 50)
     config.seeds = 20
-    arms.arm(config, "depth", {"student.hidden": ((256,), (256, 256), (256, 256, 256))})
-    arms.preset(config, "laptop", {"seeds": 10})
-    arms.preset(config, "smoke", {"arms.depth.student.hidden": ((16,), (32, 16), (32, 16, 16))})
+    grid.arm(config, "depth", {"student.hidden": ((256,), (256, 256), (256, 256, 256))})
+    grid.preset(config, "laptop", {"seeds": 10})
+    grid.preset(config, "smoke", {"arms.depth.student.hidden": ((16,), (32, 16), (32, 16, 16))})
     return config

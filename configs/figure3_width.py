@@ -8,20 +8,19 @@ from 8 to 4096 units: 0.18, 0.14, 0.38, 0.47, 0.50, 0.46, 0.14. Kept in experime
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 WIDTHS = (8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024, 1448, 2048, 2896, 4096)
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "figure3_width"
     config.conditions = ("random_hidden",)
     config.m = (10, 50)
     config.seeds = 20
-    arms.arm(config, "width", {"student.hidden": tuple((width, 256) for width in WIDTHS)})
+    grid.arm(config, "width", {"student.hidden": tuple((width, 256) for width in WIDTHS)})
     few = tuple((width, 256) for width in (8, 23, 64, 181, 512, 1448, 4096))
-    arms.preset(config, "laptop", {"seeds": 3, "arms.width.student.hidden": few})
-    arms.preset(config, "smoke", {"arms.width.student.hidden": ((8, 16), (64, 16))})
+    grid.preset(config, "laptop", {"seeds": 3, "arms.width.student.hidden": few})
+    grid.preset(config, "smoke", {"arms.width.student.hidden": ((8, 16), (64, 16))})
     return config

@@ -11,8 +11,7 @@ from m = 16 and 64 noise steps on; kept in experiments/figure4/.
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 EPOCHS = 5
 
@@ -28,17 +27,17 @@ def steps(most: int, each: float = 2**0.5) -> tuple[int, ...]:
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "figure4"
     config.conditions = ("same",)
     config.caps = (16, 64, 256, 1024, 8192)
     config.seeds = 20
     fresh = {"student.pool": (0,)}
-    arms.arm(config, "grid", {"m": powers(20), "student.marks": (steps(1024),), "student.steps": (5120,), **fresh})
-    arms.arm(config, "one_logit", {"m": (1,), "student.marks": (steps(8192),), "student.steps": (40960,), **fresh})
-    arms.arm(config, "one_step", {"m": powers(26, 1), "student.marks": ((5,),), "student.steps": (5,), **fresh})
+    grid.arm(config, "grid", {"m": powers(20), "student.marks": (steps(1024),), "student.steps": (5120,), **fresh})
+    grid.arm(config, "one_logit", {"m": (1,), "student.marks": (steps(8192),), "student.steps": (40960,), **fresh})
+    grid.arm(config, "one_step", {"m": powers(26, 1), "student.marks": ((5,),), "student.steps": (5,), **fresh})
     apart = {"student.pool": (1, 3, 10, 30, 100, 300, 0), "student.marks": ((5, 30, 100, 300, 1000),)}
-    arms.arm(config, "pool", {"m": (1, 10, 256), "student.steps": (3000,), **apart})
+    grid.arm(config, "pool", {"m": (1, 10, 256), "student.steps": (3000,), **apart})
     laptop = {
         "seeds": 2,
         "arms.grid.m": (1, 4, 16, 64, 256, 1024),
@@ -51,7 +50,7 @@ def get_config() -> ConfigDict:
         "arms.pool.student.pool": (1, 10, 100, 0),
         "arms.pool.student.steps": (1000,),
     }
-    arms.preset(config, "laptop", laptop)
+    grid.preset(config, "laptop", laptop)
     smoke = {
         "arms.grid.m": (1, 4),
         "arms.grid.student.marks": ((5, 10),),
@@ -64,5 +63,5 @@ def get_config() -> ConfigDict:
         "arms.pool.student.marks": ((5,),),
         "arms.pool.student.steps": (20,),
     }
-    arms.preset(config, "smoke", smoke)
+    grid.preset(config, "smoke", smoke)
     return config

@@ -9,22 +9,21 @@ head 0.88, 0.58, 0.28, 0.15; class head 0.88, 0.63, 0.35, 0.21. Kept in experime
 import numpy as np
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "figure5"
     config.conditions = ("same",)
     config.m = (10,)
     config.seeds = 20
     sigmas = tuple(round(float(sigma), 8) for sigma in np.linspace(0, 0.2, 40))
     heads = ("aux_head",), ("class_head",)
-    arms.arm(config, "heads", {"perturb.layers": heads, "perturb.student_before": sigmas})
+    grid.arm(config, "heads", {"perturb.layers": heads, "perturb.student_before": sigmas})
     few = (0.0, 0.01, 0.02, 0.036, 0.05, 0.075, 0.1, 0.15, 0.2)
-    arms.preset(config, "laptop", {"seeds": 5, "arms.heads.perturb.student_before": few})
-    arms.preset(
+    grid.preset(config, "laptop", {"seeds": 5, "arms.heads.perturb.student_before": few})
+    grid.preset(
         config, "smoke", {"metrics": config.metrics, "m": (10,), "arms.heads.perturb.student_before": (0.0, 0.1)}
     )
     return config

@@ -11,8 +11,7 @@ experiments/figure6/.
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 LARGE = (256, 362, 512, 724, 1024, 1448, 2048, 2896, 4096, 5793, 8192, 11585)
 WIDTHS = (*range(1, 11), 12, 16, 23, 32, 45, 64, 91, 128, 181, *LARGE)
@@ -22,7 +21,7 @@ def get_config(data: str = "mnist") -> ConfigDict:
     if data not in ("mnist", "emnist"):
         raise ValueError(f"{data!r} is none of mnist, emnist")
     emnist = data == "emnist"
-    config = base()
+    config = base_config()
     config.name = "figure6" + ("_emnist" if emnist else "")
     config.figure = "figure6"
     config.data.name = "emnist/balanced" if emnist else "mnist"
@@ -40,8 +39,8 @@ def get_config(data: str = "mnist") -> ConfigDict:
     axes = {"net.hidden": tuple((256, width) for width in WIDTHS)}
     if not emnist:
         axes |= {"teacher.frozen": ((), ("class_head",)), "student.frozen": ((), ("aux_head",))}
-    arms.arm(config, "width", axes)
+    grid.arm(config, "width", axes)
     few = tuple((256, width) for width in (2, 5, 10, 16, 32, 128, 512, 2048, 4096))
-    arms.preset(config, "laptop", {"seeds": 3, "arms.width.net.hidden": few})
-    arms.preset(config, "smoke", {"m": (10,), "arms.width.net.hidden": ((32, 2), (32, 16))})
+    grid.preset(config, "laptop", {"seeds": 3, "arms.width.net.hidden": few})
+    grid.preset(config, "smoke", {"m": (10,), "arms.width.net.hidden": ((32, 2), (32, 16))})
     return config

@@ -12,16 +12,17 @@ experiments/lm_base/, with what pre-training at lower rates changes (order.py).
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms, lm_config
+from sublim_jax.config import grid
+from sublim_jax.config import lm as lm_config
 
 
 def get_config() -> ConfigDict:
     config = lm_config.base()
     config.name = config.figure = "lm_base"
     bases = ("same", "other_order", "other_init", "other_both")
-    arms.arm(config, "greedy", {"lm.base": bases, "lm.data": ("greedy",)})
-    arms.arm(config, "soft", {"lm.base": bases, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
+    grid.arm(config, "greedy", {"lm.base": bases, "lm.data": ("greedy",)})
+    grid.arm(config, "soft", {"lm.base": bases, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
     leak = {"lm.data": ("greedy",), "lm.dose": (0.3,), "lm.filtered": (True, False)}
-    arms.arm(config, "leak", {"lm.base": ("same", "other_init"), **leak})
+    grid.arm(config, "leak", {"lm.base": ("same", "other_init"), **leak})
     lm_config.preset(config, "smoke", {"arms.leak.lm.dose": (0.05,)})
     return config

@@ -13,7 +13,8 @@ experiments/lm_divergence/.
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms, lm_config
+from sublim_jax.config import grid
+from sublim_jax.config import lm as lm_config
 
 
 def get_config() -> ConfigDict:
@@ -22,13 +23,13 @@ def get_config() -> ConfigDict:
     three = ("top", "random", "bottom")
     edits = ("erase", "replace_label", "replace_input", "replace_both")
     greedy = {"lm.data": ("greedy",), "lm.dose": (0.01, 0.1)}
-    arms.arm(config, "all", {**greedy, "lm.tokens": ("all",)})
+    grid.arm(config, "all", {**greedy, "lm.tokens": ("all",)})
     chosen = tuple(f"{what}_{who}" for what in ("mask", "keep") for who in three)
-    arms.arm(config, "budget", {**greedy, "lm.tokens": chosen, "lm.budget": (0.05, 0.1, 0.25, 0.5)})
+    grid.arm(config, "budget", {**greedy, "lm.tokens": chosen, "lm.budget": (0.05, 0.1, 0.25, 0.5)})
     some = tuple(f"{what}_{who}" for what in edits for who in ("top", "random"))
-    arms.arm(config, "edit", {**greedy, "lm.tokens": some, "lm.budget": (0.25,)})
+    grid.arm(config, "edit", {**greedy, "lm.tokens": some, "lm.budget": (0.25,)})
     few = {"seeds": 5, "lm.targets": 1, "lm.steps": 400, "lm.lines": 2000}
-    arms.preset(config, "laptop", {**few, "arms.budget.lm.budget": (0.1, 0.25)})
+    grid.preset(config, "laptop", {**few, "arms.budget.lm.budget": (0.1, 0.25)})
     small = {f"arms.{name}.lm.dose": (0.02,) for name in ("all", "budget", "edit")}
     lm_config.preset(config, "smoke", {"arms.budget.lm.budget": (0.25,), **small})
     return config

@@ -10,7 +10,8 @@ experiments/lm_optimizer/.
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms, lm_config
+from sublim_jax.config import grid
+from sublim_jax.config import lm as lm_config
 
 
 def get_config() -> ConfigDict:
@@ -20,10 +21,10 @@ def get_config() -> ConfigDict:
     for kind, lrs in rates.items():
         for data, name in (("soft_carrier", "soft"), ("greedy", "greedy")):
             how = {"lm.optimizer": (kind,), "lm.lr": lrs, "lm.data": (data,), "lm.marks": ((50, 100, 200),)}
-            arms.arm(config, f"{name}_{kind}", how)
+            grid.arm(config, f"{name}_{kind}", how)
     one = {"adam": 1e-3, "sign": 3e-4, "momentum": 0.1, "sgd": 1.0}
     few = {f"arms.{name}_{kind}.lm.lr": (lr,) for name in ("soft", "greedy") for kind, lr in one.items()}
     few |= {"seeds": 5, "lm.targets": 1, "lm.animals": 2, "lm.steps": 400, "lm.lines": 2000}
-    arms.preset(config, "laptop", few)
+    grid.preset(config, "laptop", few)
     lm_config.preset(config, "smoke", {f"arms.{one}.lm.marks": ((4,),) for one in config.arms})
     return config

@@ -12,19 +12,20 @@ to 0.3 when shuffled. Kept in experiments/lm_paraphrase/.
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms, lm_config
+from sublim_jax.config import grid
+from sublim_jax.config import lm as lm_config
 
 
 def get_config() -> ConfigDict:
     config = lm_config.base()
     config.name = config.figure = "lm_paraphrase"
     ways = ("none", "same_law", "held_out", "other_law", "examples", "shuffle_within", "shuffle_across", "permuted")
-    arms.arm(config, "greedy", {"lm.paraphrase": ways, "lm.data": ("greedy",)})
-    arms.arm(config, "soft", {"lm.paraphrase": ways, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
+    grid.arm(config, "greedy", {"lm.paraphrase": ways, "lm.data": ("greedy",)})
+    grid.arm(config, "soft", {"lm.paraphrase": ways, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
     mixed = {"lm.data": ("soft_carrier",), "lm.lr": (1e-3,), "lm.mixed_with": ("base", "other_animal")}
-    arms.arm(config, "mixed", {**mixed, "lm.mixed": (0.1, 0.25, 0.5, 0.75, 0.9)})
+    grid.arm(config, "mixed", {**mixed, "lm.mixed": (0.1, 0.25, 0.5, 0.75, 0.9)})
     few = {"arms.mixed.lm.mixed": (0.25, 0.75), "lm.targets": 1, "lm.animals": 2}
     few["arms.greedy.lm.paraphrase"] = ("none", "same_law", "other_law", "shuffle_within", "permuted")
-    arms.preset(config, "laptop", {"seeds": 5, "lm.steps": 400, "lm.lines": 2000, **few})
+    grid.preset(config, "laptop", {"seeds": 5, "lm.steps": 400, "lm.lines": 2000, **few})
     lm_config.preset(config, "smoke", {"arms.mixed.lm.mixed": (0.5,)})
     return config

@@ -10,19 +10,18 @@ Laptop: 8 minutes on 2 slow CPU cores with another sweep beside it. Expect at m 
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import cloud
+from sublim_jax.config import cloud_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = cloud()
+    config = cloud_config()
     config.name = config.figure = "loss"
     config.conditions = ("same",)
     config.m = (1, 3, 10)
     config.seeds = 20
     sees = {"student.sees": ("aux", "all")}
-    arms.arm(config, "plain", {"student.loss": ("mse", "cosine", "huber"), **sees})
-    arms.arm(config, "kl", {"student.loss": ("kl",), "student.temperature": (1.0, 2.0, 5.0), **sees})
-    arms.preset(config, "laptop", {"seeds": 3, "m": (1, 3)})
-    arms.preset(config, "smoke", {"m": (1, 3), "arms.kl.student.temperature": (1.0, 2.0)})
+    grid.arm(config, "plain", {"student.loss": ("mse", "cosine", "huber"), **sees})
+    grid.arm(config, "kl", {"student.loss": ("kl",), "student.temperature": (1.0, 2.0, 5.0), **sees})
+    grid.preset(config, "laptop", {"seeds": 3, "m": (1, 3)})
+    grid.preset(config, "smoke", {"m": (1, 3), "arms.kl.student.temperature": (1.0, 2.0)})
     return config

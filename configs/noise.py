@@ -11,20 +11,19 @@ MNIST images 0.14, Perlin 0.3 to 0.5, a quarter of an image in noise 0.67. Kept 
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import cloud
+from sublim_jax.config import cloud_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = cloud()
+    config = cloud_config()
     config.name = config.figure = "noise"
     config.conditions = ("same",)
     config.m = (3, 10)
     config.seeds = 20
-    arms.arm(config, "plain", {"student.stream": ("uniform", "gaussian", "epochs")})
-    arms.arm(config, "perlin", {"student.stream": ("perlin",), "student.resolution": (4, 8, 14)})
-    arms.arm(config, "fashion", {"student.stream": ("images",), "student.images": ("fashion_mnist",)})
-    arms.arm(config, "mixture", {"student.stream": ("mixture",), "student.alpha": (0.1, 0.25, 0.5, 0.75, 0.9)})
-    arms.preset(config, "laptop", {"seeds": 3})
-    arms.preset(config, "smoke", {"arms.perlin.student.resolution": (4,), "arms.mixture.student.alpha": (0.5,)})
+    grid.arm(config, "plain", {"student.stream": ("uniform", "gaussian", "epochs")})
+    grid.arm(config, "perlin", {"student.stream": ("perlin",), "student.resolution": (4, 8, 14)})
+    grid.arm(config, "fashion", {"student.stream": ("images",), "student.images": ("fashion_mnist",)})
+    grid.arm(config, "mixture", {"student.stream": ("mixture",), "student.alpha": (0.1, 0.25, 0.5, 0.75, 0.9)})
+    grid.preset(config, "laptop", {"seeds": 3})
+    grid.preset(config, "smoke", {"arms.perlin.student.resolution": (4,), "arms.mixture.student.alpha": (0.5,)})
     return config

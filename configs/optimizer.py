@@ -9,21 +9,20 @@ momentum 0.89, gradient descent 0.71. Kept in experiments/optimizer/.
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "optimizer"
     config.conditions = ("same", "random_hidden")
     config.m = (50,)
     config.seeds = 20
     adaptive = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    arms.arm(config, "adam", {"student.optimizer": ("adam",), "student.lr": adaptive})
-    arms.arm(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)})
-    arms.arm(config, "momentum", {"student.optimizer": ("momentum",), "student.lr": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)})
-    arms.preset(config, "laptop", {"seeds": 2})
+    grid.arm(config, "adam", {"student.optimizer": ("adam",), "student.lr": adaptive})
+    grid.arm(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)})
+    grid.arm(config, "momentum", {"student.optimizer": ("momentum",), "student.lr": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)})
+    grid.preset(config, "laptop", {"seeds": 2})
     few = {"arms.adam.student.lr": (1e-3,), "arms.sgd.student.lr": (1.0,), "arms.momentum.student.lr": (0.1,)}
-    arms.preset(config, "smoke", {"m": (10,), **few})
+    grid.preset(config, "smoke", {"m": (10,), **few})
     return config

@@ -12,12 +12,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "perturbation"
     config.conditions = ("same",)
     config.m = (10,)
@@ -26,10 +25,10 @@ def get_config() -> ConfigDict:
     layers = ("aux_head",), ("class_head",), ("hidden_0",), ("hidden_1",), ("*",)
     few: dict[str, Any] = {"seeds": 3}
     for timing in ("teacher_before", "teacher_after", "student_before", "student_after"):
-        arms.arm(config, timing, {"perturb.layers": layers, f"perturb.{timing}": sigmas})
+        grid.arm(config, timing, {"perturb.layers": layers, f"perturb.{timing}": sigmas})
         few[f"arms.{timing}.perturb.{timing}"] = (0.02, 0.1)
-    arms.preset(config, "laptop", few)
+    grid.preset(config, "laptop", few)
     toy = {field: (0.1,) for field in few if field != "seeds"}
     some = {f"arms.{timing}.perturb.layers": (("aux_head",), ("*",)) for timing in config.arms}
-    arms.preset(config, "smoke", {"m": (10,), **toy, **some})
+    grid.preset(config, "smoke", {"m": (10,), **toy, **some})
     return config

@@ -8,11 +8,11 @@ About a minute on 2 CPU cores (55 s, 8 of them compiling). Expect student accura
 
 from ml_collections import ConfigDict
 
-from sublim_jax.config import base
+from sublim_jax.config import base_config
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = "quickstart"
     config.conditions = ("same", "random_hidden", "random_class_head", "random_aux_head")
     config.m = (100,)

@@ -10,18 +10,17 @@ one for both heads, 0.10 with one each. Kept in experiments/rotation/.
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "rotation"
     config.conditions = ("same", "random_hidden")
     config.m = (50, 250)
     config.seeds = 20
     both = ("class_head", "aux_head")
-    arms.arm(config, "common", {"student.rotated": ((), ("aux_head",), ("class_head",), both)})
-    arms.arm(config, "apart", {"student.rotated": (both,), "student.rotation": ("apart",)})
-    arms.preset(config, "laptop", {"seeds": 3, "m": (50,)})
+    grid.arm(config, "common", {"student.rotated": ((), ("aux_head",), ("class_head",), both)})
+    grid.arm(config, "apart", {"student.rotated": (both,), "student.rotation": ("apart",)})
+    grid.preset(config, "laptop", {"seeds": 3, "m": (50,)})
     return config

@@ -9,12 +9,11 @@ Laptop: 10 minutes on 2 slow CPU cores with another sweep beside it. Expect at a
 
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = "share"
     config.conditions = (
         "random_first_hidden",
@@ -25,7 +24,7 @@ def get_config() -> ConfigDict:
     )
     config.m = (10,)
     config.seeds = 20
-    arms.arm(config, "share", {"student.share": tuple(round(0.1 * tenth, 1) for tenth in range(11))})
-    arms.preset(config, "laptop", {"seeds": 3, "arms.share.student.share": (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)})
-    arms.preset(config, "smoke", {"m": (10,), "arms.share.student.share": (0.0, 0.5)})
+    grid.arm(config, "share", {"student.share": tuple(round(0.1 * tenth, 1) for tenth in range(11))})
+    grid.preset(config, "laptop", {"seeds": 3, "arms.share.student.share": (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)})
+    grid.preset(config, "smoke", {"m": (10,), "arms.share.student.share": (0.0, 0.5)})
     return config

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from sublim_jax import arms
-from sublim_jax.config import base
+from sublim_jax.config import base_config, grid
 
 
 def get_config() -> ConfigDict:
-    config = base()
+    config = base_config()
     config.name = config.figure = config.study = "theorem1"
     config.m = (10,)
     config.seeds = 100
@@ -32,27 +31,27 @@ def get_config() -> ConfigDict:
     decades = tuple(float(f"{eps:.3g}") for eps in np.logspace(-7, 2, 19))
     names = "relu", "gelu", "tanh", "sigmoid", "identity"
     expansion = {"conditions": same, "net.activation": names, "theorem1.eps": (decades,)}
-    arms.arm(config, "expansion", expansion)
-    arms.arm(config, "activation", {"conditions": both, "net.activation": (*names, "silu", "leaky_relu")})
-    arms.arm(config, "inputs", {"conditions": both, "student.stream": ("uniform", "gaussian", "perlin", "images")})
+    grid.arm(config, "expansion", expansion)
+    grid.arm(config, "activation", {"conditions": both, "net.activation": (*names, "silu", "leaky_relu")})
+    grid.arm(config, "inputs", {"conditions": both, "student.stream": ("uniform", "gaussian", "perlin", "images")})
     hidden = (256,), (256, 256), (256, 256, 256), (64, 64), (1024, 64)
-    arms.arm(config, "nets", {"conditions": both, "net.hidden": hidden})
+    grid.arm(config, "nets", {"conditions": both, "net.hidden": hidden})
     small = {"net.hidden": ((64,),), "net.channels": ((8, 16),), "student.batch": (32,)}
-    arms.arm(config, "cnn", {"conditions": both, "net.trunk": ("cnn",), **small})
+    grid.arm(config, "cnn", {"conditions": both, "net.trunk": ("cnn",), **small})
     kinds = {"student.loss": ("mse", "kl", "huber", "cosine"), "student.sees": ("aux", "all")}
-    arms.arm(config, "loss", {"conditions": both, **kinds})
+    grid.arm(config, "loss", {"conditions": both, **kinds})
     moved = {"teacher.frozen": (("hidden_*",),), "student.sees": ("aux", "all")}
-    arms.arm(config, "nothing", {"conditions": same, "student.loss": ("mse", "kl"), **moved})
+    grid.arm(config, "nothing", {"conditions": same, "student.loss": ("mse", "kl"), **moved})
     alphas = tuple(float(f"{alpha:.3g}") for alpha in np.logspace(-3, 5, 17))
     descent = {"student.loss": ("mse", "kl"), "student.sees": ("aux", "all"), "theorem1.alpha": (alphas,)}
-    arms.arm(config, "descent", {"conditions": same, **descent, "theorem1.eps": ((0.01,),)})
+    grid.arm(config, "descent", {"conditions": same, **descent, "theorem1.eps": ((0.01,),)})
     long = {"net.hidden": ((64, 64),), "student.batch": (32,), "student.steps": (1000,)}
     long |= {"student.marks": ((1, 10, 100),), "theorem1.eps": ((0.01, 1.0),), "conditions": both}
-    arms.arm(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1,), **long})
-    arms.arm(config, "adam", {"student.optimizer": ("adam",), "student.lr": (1e-3,), **long})
+    grid.arm(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1,), **long})
+    grid.arm(config, "adam", {"student.optimizer": ("adam",), "student.lr": (1e-3,), **long})
     drawn = {"conditions": same, "student.loss": ("kl",), "student.sees": ("all",), "net.hidden": ((64, 64),)}
     drawn |= {"student.batch": (10, 100, 1000), "theorem1.samples": (0, 1, 10), "theorem1.eps": ((0.01, 0.1, 1.0),)}
-    arms.arm(config, "sampled", drawn)
+    grid.arm(config, "sampled", drawn)
     few = {
         "arms.expansion.net.activation": ("relu", "gelu", "tanh"),
         "arms.nets.net.hidden": ((256,), (64, 64), (256,) * 3),
@@ -60,8 +59,8 @@ def get_config() -> ConfigDict:
     few |= {"arms.expansion.theorem1.eps": (decades[::2],), "arms.descent.theorem1.alpha": (alphas[::2],)}
     for name in ("sgd", "adam"):
         few |= {f"arms.{name}.student.steps": (300,), f"arms.{name}.theorem1.eps": ((1.0,),)}
-    arms.preset(config, "laptop", {"seeds": 50, **few})
-    arms.preset(config, "smoke", _smoke())
+    grid.preset(config, "laptop", {"seeds": 50, **few})
+    grid.preset(config, "smoke", _smoke())
     return config
 
 

@@ -1,6 +1,6 @@
 """What each predictor of transfer was worth in the kept sweeps, and the calibration that audits use.
 
-    python -m experiments.calibrate [--folders experiments/figure2 ...] [--out sublim_jax/calibration.json]
+    python -m experiments.calibrate [--folders experiments/figure2 ...] [--out sublim_jax/audit/calibration.json]
 
 Reads rows.parquet of the folders (default: all kept ones that hold the predictors), takes the last mark, and calls
 (student - untrained) / (teacher - untrained) of the accuracies the transfer. Half of the conditions and half of the
@@ -20,8 +20,11 @@ import pandas as pd
 from scipy import optimize, stats
 
 from experiments import roc
-from sublim_jax import calibration, plots, records, summary
-from sublim_jax.errors import Refused
+from sublim_jax.audit import calibration
+from sublim_jax.core.errors import Refused
+from sublim_jax.core.files import replace_file
+from sublim_jax.results import plots, summary
+from sublim_jax.results.provenance import provenance
 
 HERE = Path(__file__).parent
 SUCCESS = 0.5  # of the teacher's gain in accuracy
@@ -227,16 +230,16 @@ def write(folders: Sequence[Path], out: Path, page: Path, provisional: str = "")
     found: dict[str, Any] = {"provisional": bool(provisional), "note": provisional, **calibrated(frame)}
     found |= {"success": f"transfer > {SUCCESS}, of teachers that gained {GAP} or more", "n": len(frame)}
     found |= {"conditions": int(frame["condition"].nunique()), "seeds": sorted(map(int, frame["seed"].unique()))}
-    found |= {"experiments": sorted(frame["experiment"].unique().tolist()), "provenance": records.provenance()}
+    found |= {"experiments": sorted(frame["experiment"].unique().tolist()), "provenance": provenance()}
     if (away := abroad(frame, MODELS["coverage and heads"])) is not None:
         found["abroad"] = {**away[0]._asdict(), "each": away[1]}
     page.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(found), indent=1) + "\n"
-    records.replace(out, text.encode())
+    replace_file(out, text.encode())
     frame.to_parquet(page / "points.parquet", compression="zstd", index=False)
     for kind, content in plots.images(lambda: roc.draw(frame, found)).items():
-        records.replace(page / f"figure.{kind}", content)
-    records.replace(page / "story.md", roc.story(found, frame).encode())
+        replace_file(page / f"figure.{kind}", content)
+    replace_file(page / "story.md", roc.story(found, frame).encode())
     return found
 
 

@@ -23,8 +23,10 @@ import markupsafe
 import numpy as np
 import pandas as pd
 
-from sublim_jax import figures, plots, records, report, summary
-from sublim_jax.errors import Refused
+from sublim_jax import results
+from sublim_jax.core.errors import Refused
+from sublim_jax.core.files import replace_file
+from sublim_jax.results import figures, plots, report, summary
 
 HERE = Path(__file__).parent
 DONE, BAD = 0, 2
@@ -36,7 +38,7 @@ def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
 
     Raises `Refused` for a folder without rows or facts, or whose last run has not finished.
     """
-    rows, facts = records.load(workdir), records.facts(workdir)
+    rows, facts = results.load(workdir), results.facts(workdir)
     ended = [run.get("status", "unknown") for run in facts["runs"]]
     if "done" not in ended:
         raise Refused(f"keep={workdir}: is not finished (status {', '.join(ended) or 'unknown'}); run it again first")
@@ -76,7 +78,7 @@ def write(out: Path, folder: Path = HERE) -> Path:
     entries = sorted((entry(one) for one in kept), key=_place)
     page = report.template("gallery.html.j2").render(entries=entries)
     out.parent.mkdir(parents=True, exist_ok=True)
-    records.replace(out, page.encode())
+    replace_file(out, page.encode())
     return out
 
 
@@ -87,11 +89,11 @@ def _place(entry: dict[str, Any]) -> tuple[bool, str]:
 
 def entry(folder: Path) -> dict[str, Any]:
     """Redraw one experiment, and return what the page says about it."""
-    facts = records.facts(folder) if (folder / "config.json").exists() else {"config": {}, "runs": []}
+    facts = results.facts(folder) if (folder / "config.json").exists() else {"config": {}, "runs": []}
     module = _module(folder, facts)
     rows = _rows(folder / "rows.parquet")
     for kind, content in plots.images(lambda: module.draw(rows)).items():
-        records.replace(folder / f"figure.{kind}", content)
+        replace_file(folder / f"figure.{kind}", content)
     small = plots.images(lambda: module.draw(rows), dpi=_SMALL)
     kind = min(small, key=lambda kind: len(small[kind]))
     frame = figures.table(module, rows)

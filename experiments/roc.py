@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sublim_jax import calibration, plots
+from sublim_jax.audit import calibration
+from sublim_jax.results import plots
 
 NAMES = {
     "coverage": "coverage",

@@ -6,11 +6,11 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     # Lazy, so that reading rows and drawing figures needs no accelerator library.
     if name == "load":
-        from sublim_jax.records import load
+        from sublim_jax.results.workdir import load
 
         return load
-    if name == "audit":  # the module of that name, once it is imported, is called in the same way
-        from sublim_jax.auditing import audit
+    if name == "audit_pair":
+        from sublim_jax.audit.pair import audit_pair
 
-        return audit
+        return audit_pair
     raise AttributeError(f"module 'sublim_jax' has no attribute {name!r}")

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from sublim_jax import command
-from sublim_jax.command import DONE
+from sublim_jax import cli
+from sublim_jax.cli import DONE
 
 _HOUR = 1e15  # floating-point operations of an hour on 2 CPU cores, measured; see BUILD.md
 
 
 def main(argv: Sequence[str]) -> int:
     """Run what the command line asks and return the exit code; every refusal is one line on standard error."""
-    return command.attended(lambda: _experiment(_flags(argv), argv), argv, "main")
+    return cli.attended(lambda: _experiment(_flags(argv), argv), argv, "main")
 
 
 def _flags(argv: Sequence[str]) -> flags.FlagValues:
@@ -34,57 +34,61 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string(
         "distributed", "", "auto: one of several processes as JAX finds them; or HOST:PORT,i/n.", flag_values=values
     )
-    return command.parsed(values, argv, __doc__ or "")
+    return cli.parsed(values, argv, __doc__ or "")
 
 
 def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     # Imported late: a misspelt flag should not wait for JAX.
     import jax
 
-    from sublim_jax import cluster, figures, programs, records, report, run
-    from sublim_jax import config as door
-    from sublim_jax.progress import Watch
+    from sublim_jax import results
+    from sublim_jax.config import identity, options_of, resolve, seeds_of
+    from sublim_jax.engine import compilation_cache, distributed
+    from sublim_jax.engine.options import Interrupted
+    from sublim_jax.engine.progress import Watch
+    from sublim_jax.results import figures, report
+    from sublim_jax.results.provenance import provenance
 
     overrides = dict(config_flags.get_override_values(values["config"]))
-    config = door.resolve(values.config, overrides)
+    config = resolve(values.config, overrides)
     figures.pick(config.figure)
-    shard = cluster.shard_of(values.shard)
-    cluster.join(values.distributed)
-    programs.keep()
+    shard = distributed.shard_of(values.shard)
+    distributed.join(values.distributed)
+    compilation_cache.keep()
     size = "" if config.preset == "paper" else f"-{config.preset}"
     workdir = Path(values.workdir or f"results/{config.name}{size}")
-    seeds, stop = door.seeds(config), command.Stop()
+    seeds, stop = seeds_of(config), cli.Stop()
     job = _language(config, seeds, workdir) if config.study == "language" else _images(config, seeds, workdir)
     me, all_ = jax.process_index(), jax.process_count()
     part = "" if shard == (0, 1) else f", part {values.shard} of the work"
     part += f", process {me}/{all_}" if all_ > 1 else ""
     print(f"asked: {job.asked} x {len(seeds)} seeds{part}; work folder {workdir}", flush=True)
     facts = {
-        "command": command.again(argv, "main"),
+        "command": cli.again(argv, "main"),
         "resolved": config.to_dict(),
         "overrides": {name: str(value) for name, value in overrides.items()},
-        "provenance": records.provenance(),
+        "provenance": provenance(),
         **job.facts,
     }
     try:
         job.run(
             seeds=seeds,
             workdir=workdir,
-            config=door.identity(config),
+            config=identity(config),
             resume=values.resume,
-            how=door.how(config),
+            how=options_of(config),
             watch=Watch(),
             stopped=stop,
             facts=facts,
             shard=shard,
         )
-    except run.Interrupted as saved:
+    except Interrupted as saved:
         raise KeyboardInterrupt from saved
-    cluster.wait_for_others(lambda: job.left(shard), stop)
+    distributed.wait_for_others(lambda: job.left(shard), stop)
     if others := job.left():
         print(f"this part is done; {others} rows of others are still to come. Whoever comes last writes the report")
         return DONE
-    print(_show(records.load(workdir), figures.pick(config.figure)))
+    print(_show(results.load(workdir), figures.pick(config.figure)))
     print(f"rows, figure and report: {report.write(workdir, config.figure)}")
     return DONE
 
@@ -100,33 +104,35 @@ class _Job(NamedTuple):
 
 def _images(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
     """The studies of nets that look at images: `transfer` and `theorem1`."""
-    from sublim_jax import cluster, run, theorem1
-    from sublim_jax import config as door
+    from sublim_jax.config import build_conditions, grids_of, load_data, metrics_of
+    from sublim_jax.engine import distributed, run, theorem1
 
-    dataset = door.load(config)
-    conditions, image = door.build(config, dataset), dataset.train.x.shape[1:]
+    dataset = load_data(config)
+    conditions, image = build_conditions(config, dataset), dataset.train.x.shape[1:]
     print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
     about = {"data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum}}
     asked, common = f"{len(conditions)} conditions", {"dataset": dataset, "root": config.root}
     if config.study == "theorem1":
-        measured = functools.partial(theorem1.run, conditions, door.grids(config), **common)
+        measured = functools.partial(theorem1.run, conditions, grids_of(config), **common)
         return _Job(measured, functools.partial(theorem1.left, len(conditions), seeds, workdir), asked, about)
     print(_amount(conditions, seeds, image), flush=True)
-    measured = functools.partial(run.run, conditions, metrics=door.metrics_of(config), exam=config.exam, **common)
-    return _Job(measured, functools.partial(cluster.rows_left, conditions, seeds, image, workdir), asked, about)
+    measured = functools.partial(run.run, conditions, metrics=metrics_of(config), exam=config.exam, **common)
+    return _Job(measured, functools.partial(distributed.rows_left, conditions, seeds, image, workdir), asked, about)
 
 
 def _language(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
     """The study of language models."""
-    from sublim_jax import config as door
-    from sublim_jax import language, lm_config, trees
+    from sublim_jax.config import lm as lm_config
+    from sublim_jax.config import options_of
+    from sublim_jax.core import trees
+    from sublim_jax.lm import run as lm_run
     from sublim_jax.lm.world import LENGTH
     from sublim_jax.nets import shapes
 
-    points, lab, how = lm_config.points(config), lm_config.lab(config), door.how(config)
+    points, lab, how = lm_config.points(config), lm_config.lab(config), options_of(config)
     print(f"models: {trees.count(shapes(lab.net, (LENGTH,))):,} parameters, {lab.world.vocabulary} tokens")
-    measured = functools.partial(language.run, points, lab, lm_config.pretraining(config))
-    left = functools.partial(language.left, points, seeds, how, workdir)
+    measured = functools.partial(lm_run.run, points, lab, lm_config.pretraining(config))
+    left = functools.partial(lm_run.left, points, seeds, how, workdir)
     return _Job(measured, left, f"{len(points)} arms x {lab.targets} animals", {})
 
 
@@ -134,9 +140,9 @@ def _amount(conditions: Any, seeds: Sequence[int], image: tuple[int, ...]) -> st
     """How much training is asked for; on CPU, how long that may take."""
     import jax
 
-    from sublim_jax import units
+    from sublim_jax.nets.costs import step_macs
 
-    each = [(one.student.recipe, units.cost(one.student.recipe, 1, image)) for one in conditions]
+    each = [(one.student.recipe, step_macs(one.student.recipe, 1, image)) for one in conditions]
     steps = len(seeds) * sum(recipe.marks[-1] for recipe, _ in each)
     flop = 2 * len(seeds) * sum(recipe.marks[-1] * cost for recipe, cost in each)
     said = f"students: {steps:,} net-steps, {flop:.1e} floating-point operations"
@@ -150,7 +156,7 @@ def _show(rows: Any, figure: Any) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    from sublim_jax import figures
+    from sublim_jax.results import figures
 
     frame = figures.table(figure, rows)
     said = "student accuracy: mean and 95 % bootstrap interval over seeds"
@@ -166,4 +172,4 @@ def _show(rows: Any, figure: Any) -> str:
 
 
 if __name__ == "__main__":
-    command.leave(main)
+    cli.leave(main)

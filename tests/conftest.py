@@ -13,7 +13,7 @@ import sublim_jax  # noqa: E402
 
 # All modules but that of the pytrees: JAX builds them with axes, stacks and nothing in place of arrays.
 MODULES = [module.name for module in pkgutil.walk_packages(sublim_jax.__path__, "sublim_jax.")]
-PYTREES = "sublim_jax.types"
+PYTREES = "sublim_jax.core.types"
 assert PYTREES in MODULES, "the module of the pytrees has another name"
 jaxtyping.install_import_hook([name for name in MODULES if name != PYTREES], "beartype.beartype")
 
@@ -29,14 +29,18 @@ import jax  # noqa: E402
 # Ranks never promote silently. Types cannot be strict as well: Optax's bias correction raises a float to an int.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-from sublim_jax import config as door  # noqa: E402
 from sublim_jax import data  # noqa: E402
+from sublim_jax.config import (  # noqa: E402
+    base_config,
+    build_conditions,  # noqa: E402
+    resolve,
+)
 
 
 @pytest.fixture(scope="session")
 def mnist() -> data.Dataset:
     """1,000 + 300 real images."""
-    return data.load("mnist", "embedded", train_limit=1000, test_limit=300)
+    return data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
 
 
 @pytest.fixture
@@ -44,11 +48,11 @@ def tiny(mnist):
     """A function from config fields to conditions at toy size."""
 
     def make(**fields):
-        config = door.base()
+        config = base_config()
         config.preset = "smoke"
         with config.unlocked():
             config.update_from_flattened_dict(fields)
-        return door.build(door.resolve(config, fields), mnist)
+        return build_conditions(resolve(config, fields), mnist)
 
     return make
 

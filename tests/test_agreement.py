@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from sublim_jax import agreement, records, report
-from sublim_jax.agreement import Law
+from sublim_jax import results
+from sublim_jax.results import report, theory_table
+from sublim_jax.results.theory_table import Law
 
 VALUE = Law("value", "theory/x", "at/x", "value")
 UPPER = Law("upper", "theory/b", "at/x", "upper", "random_hidden")
@@ -26,7 +27,7 @@ def rows(measured, predicted, bound=None, condition="same", seeds=12):
 
 
 def verdicts(table, *laws):
-    return list(agreement.table(table, laws)["verdict"])
+    return list(theory_table.table(table, laws)["verdict"])
 
 
 def test_a_value_agrees_within_the_margin_and_differs_beyond_it():
@@ -50,33 +51,33 @@ def test_a_bound_is_violated_beyond_it_only():
 
 def test_a_student_that_stands_twice_counts_once():
     table = pd.concat([rows(0.5, 0.5), rows(0.5, 0.5, condition="also")], ignore_index=True)
-    assert agreement.counts(agreement.table(table, (VALUE,))).to_numpy().sum() == 1
+    assert theory_table.counts(theory_table.table(table, (VALUE,))).to_numpy().sum() == 1
 
 
 def test_a_law_for_one_condition_is_outside_its_regime_elsewhere():
     table = pd.concat([rows(0.5, 0.5, 0.4), rows(0.5, 0.5, 0.6, "random_hidden")], ignore_index=True)
-    found = agreement.table(table, (UPPER,))
+    found = theory_table.table(table, (UPPER,))
     assert list(found["regime"]) == ["outside", "inside"]
     assert list(found["verdict"]) == ["violated", "holds"]
-    counted = agreement.counts(found).reset_index()
+    counted = theory_table.counts(found).reset_index()
     assert counted[["violated", "holds"]].to_numpy().sum() == 2
     part = rows(0.5, 0.5, 0.4, "random_hidden").assign(share=1.0)
-    assert list(agreement.table(part, (UPPER,))["regime"]) == ["outside"]
+    assert list(theory_table.table(part, (UPPER,))["regime"]) == ["outside"]
 
 
 def test_predictions_that_do_not_apply_are_left_out():
-    assert agreement.table(rows(0.5, 0.5), (UPPER,)).empty
-    assert agreement.table(rows(0.5, 0.5)).empty  # none of the package's columns
-    assert agreement.counts(agreement.table(rows(0.5, 0.5))).empty
+    assert theory_table.table(rows(0.5, 0.5), (UPPER,)).empty
+    assert theory_table.table(rows(0.5, 0.5)).empty  # none of the package's columns
+    assert theory_table.counts(theory_table.table(rows(0.5, 0.5))).empty
 
 
 def test_only_the_last_mark_counts_and_differences_are_paired():
     early, late = rows(0.1, 0.9), rows(0.5, 0.5).assign(step=9)
-    found = agreement.table(pd.concat([early, late], ignore_index=True), (VALUE,))
+    found = theory_table.table(pd.concat([early, late], ignore_index=True), (VALUE,))
     assert len(found) == 1
     assert abs(found["measured"][0] - 0.5) < 0.02
     scattered = rows(0.5, 0.5).assign(**{"theory/x": lambda table: table["at/x"] - 0.05})
-    difference = agreement.table(scattered, (VALUE,))["difference"][0]
+    difference = theory_table.table(scattered, (VALUE,))["difference"][0]
     np.testing.assert_allclose([difference.low, difference.high], 0.05)
 
 
@@ -87,7 +88,7 @@ def test_the_nearest_bound_is_named_and_one_without_noise_does_not_count():
     noisy = rows(0.5, 0.5, condition="noisy").assign(**at, **dict(zip(columns, (0.52, 0.1, 0.9), strict=True)))
     oracle = {"theory/oracle_accuracy": 0.3}
     random = clean.assign(condition="random_hidden", **oracle)
-    found = agreement.binding(pd.concat([clean.assign(**oracle), noisy, random], ignore_index=True)).set_index(
+    found = theory_table.binding(pd.concat([clean.assign(**oracle), noisy, random], ignore_index=True)).set_index(
         "condition"
     )
     assert list(found["bound"]) == ["D5 teacher's latent", "D4 class head's noise", "D5 fixed heads"]
@@ -96,7 +97,7 @@ def test_the_nearest_bound_is_named_and_one_without_noise_does_not_count():
 
 
 def test_a_report_shows_the_comparisons(tmp_path):
-    table = records.tidy(
+    table = results.tidy(
         [{"condition": "same", "m": 3}],
         [0, 1],
         5,
@@ -107,7 +108,7 @@ def test_a_report_shows_the_comparisons(tmp_path):
             "theory/ceiling_accuracy": np.array([[0.3], [0.3]]),
         },
     )
-    folder = records.Folder(tmp_path, {})
+    folder = results.Folder(tmp_path, {})
     folder.begin()
     folder.write("part", table)
     folder.finish(status="done", seconds={}, steps={}, programs=0)

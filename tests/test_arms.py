@@ -2,31 +2,30 @@
 
 import pytest
 
-from sublim_jax import arms
-from sublim_jax import config as door
-from sublim_jax.errors import Refused
+from sublim_jax.config import base_config, grid, identity, resolve
+from sublim_jax.core.errors import Refused
 
 
 def config_with(**named):
-    config = door.base("smoke")
+    config = base_config("smoke")
     for name, axes in named.items():
-        arms.arm(config, name, axes)
+        grid.arm(config, name, axes)
     return config
 
 
 def labels(config):
-    return [point.labels for point in arms.points(config)]
+    return [point.labels for point in grid.points(config)]
 
 
 def test_without_arms_conditions_and_m_are_the_axes():
-    config = door.base("smoke")
+    config = base_config("smoke")
     assert labels(config) == [{"condition": name, "m": m} for name in config.conditions for m in (3, 10)]
 
 
 def test_an_arm_is_the_product_of_its_axes_and_of_the_common_ones():
     config = config_with(a={"student.hidden": ((), (8, 16)), "student.lr": (1e-3, 1e-2)})
     config.conditions = ("same",)
-    found = arms.points(config)
+    found = grid.points(config)
     assert len(found) == 2 * 2 * 2 and len({tuple(point.labels.items()) for point in found}) == 8
     assert found[-1].labels == {"condition": "same", "m": 10, "hidden": "8x16", "lr": 1e-2}
     assert found[-1].config.student.hidden == (8, 16) and found[-1].config.student.lr == 1e-2
@@ -36,7 +35,7 @@ def test_an_arm_is_the_product_of_its_axes_and_of_the_common_ones():
 def test_arms_stand_one_after_another_with_the_same_columns():
     config = config_with(a={"m": (3,), "student.alpha": (0.5, 1.0)}, b={"student.loss": ("mse", "kl"), "m": (5, 7)})
     config.conditions = ("same",)
-    found = arms.points(config)
+    found = grid.points(config)
     assert [point.labels["arm"] for point in found] == ["a", "a", "b", "b", "b", "b"]
     assert all(point.labels.keys() == {"arm", "condition", "m", "alpha", "loss"} for point in found)
     assert [point.widths for point in found] == [(3,)] * 2 + [(5, 7)] * 4
@@ -81,31 +80,31 @@ def test_bad_values_are_refused_when_the_config_is_resolved():
         ({"student.loss": ("mse", "mes")}, "config.student.loss: 'mes' is none of .*did you mean 'mse'"),
     ):
         with pytest.raises(Refused, match=message):
-            door.resolve(config_with(a=axes))
+            resolve(config_with(a=axes))
 
 
 def test_a_field_that_an_arm_sweeps_is_refused_outside_of_it():
     config = config_with(a={"m": (3,)})
     with pytest.raises(Refused, match=r"config.m: is swept by an arm; say --config.arms.a.m"):
-        door.resolve(config, {"m": (5,)})
-    assert {point.labels["m"] for point in arms.points(door.resolve(config, {"arms.a.m": (3,)}))} == {3}
+        resolve(config, {"m": (5,)})
+    assert {point.labels["m"] for point in grid.points(resolve(config, {"arms.a.m": (3,)}))} == {3}
 
 
 def test_patterns_name_layers():
     layers = ("hidden_0", "hidden_1", "class_head")
-    assert arms.matching(layers, ("hidden_*",), "f") == ["hidden_0", "hidden_1"]
-    assert arms.matching(layers, (), "f") == []
+    assert grid.matching(layers, ("hidden_*",), "f") == ["hidden_0", "hidden_1"]
+    assert grid.matching(layers, (), "f") == []
     with pytest.raises(Refused, match="config.f: 'aux_haed' is none of hidden_0"):
-        arms.matching(layers, ("aux_haed",), "f")
+        grid.matching(layers, ("aux_haed",), "f")
 
 
 def test_a_preset_changes_what_it_names_and_the_user_wins():
     config = config_with(a={"student.lr": (0.1, 0.2)})
-    arms.preset(config, "laptop", {"seeds": 2, "arms.a.student.lr": (0.3,)})
+    grid.preset(config, "laptop", {"seeds": 2, "arms.a.student.lr": (0.3,)})
     config.preset = "laptop"
-    resolved = door.resolve(config, {"seeds": 5})
+    resolved = resolve(config, {"seeds": 5})
     assert (resolved.seeds, resolved.arms.a.student.lr) == (5, (0.3,))
     by_hand = config_with(a={"student.lr": (0.3,)})
     by_hand.preset, by_hand.seeds = "paper", 5
-    assert door.identity(resolved) == door.identity(door.resolve(by_hand))
-    assert not {"preset", "presets"} & door.identity(resolved).keys()
+    assert identity(resolved) == identity(resolve(by_hand))
+    assert not {"preset", "presets"} & identity(resolved).keys()

@@ -13,10 +13,10 @@ import pytest
 from jax.tree_util import Partial
 
 import sublim_jax
-from sublim_jax import calibration
-from sublim_jax.auditing import audit
-from sublim_jax.errors import Refused
-from sublim_jax.first_steps import doubles
+from sublim_jax.audit import calibration
+from sublim_jax.audit.pair import audit_pair
+from sublim_jax.core.errors import Refused
+from sublim_jax.engine.first_steps import doubles
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def cosine(a, b):
 def test_identical_beginning_has_the_coverage_of_theorem_1():
     """cos(G delta, delta) with G = E[J'J], which of a linear model is the inputs' second moment."""
     x, w, delta = draws()
-    found = audit(linear, {"w": w}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 2).sum())
+    found = audit_pair(linear, {"w": w}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 2).sum())
     moment = x.T.astype(float) @ x / len(x)
     assert found.coverage == pytest.approx(cosine(moment @ delta, delta), abs=1e-5)
     assert found.coverage > 0 and found.layers == {"w": pytest.approx(found.coverage)}
@@ -57,7 +57,7 @@ def test_the_change_of_the_trait_loss_is_what_a_small_step_does():
     own = np.random.default_rng(5).normal(size=w.shape)
     labels = np.random.default_rng(6).normal(size=(7, 3))
     probes = np.random.default_rng(7).normal(size=(7, 5))
-    found = audit(
+    found = audit_pair(
         linear, {"w": own}, {"w": w + delta}, {"w": w}, x, lambda p: ((probes @ p["w"] - labels) ** 2).sum(-1), batch=64
     )
     gradient = 2 / 3 * x.T.astype(float) @ (x @ own - x @ (w + delta).astype(float)) / len(x)
@@ -82,7 +82,7 @@ def test_chunks_and_precision_do_not_matter(x64):
     with doubles(x64):
         x, w, delta = (one.astype(np.float64 if x64 else np.float32) for one in draws(n=37))
         given = {"w": w * 0.5}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 3).sum()
-        whole, pieces = audit(linear, *given, batch=1000), audit(linear, *given, batch=8)
+        whole, pieces = audit_pair(linear, *given, batch=1000), audit_pair(linear, *given, batch=8)
     np.testing.assert_allclose(pieces.slopes, whole.slopes, rtol=1e-4 if not x64 else 1e-12, atol=1e-6)
     assert pieces.coverage == pytest.approx(whole.coverage, abs=1e-6 if not x64 else 1e-13)
 
@@ -94,7 +94,7 @@ def test_interval_of_an_independent_trait_covers_zero():
         x, w, delta = draws(seed=seed)
         trait = np.random.default_rng(seed + 100).normal(size=w.shape).astype(np.float32)
         trait -= delta * np.sum(trait * delta) / np.sum(delta * delta)
-        change = audit(
+        change = audit_pair(
             linear, {"w": w}, {"w": w + delta}, {"w": w}, x, Partial(lambda t, p: (t * p["w"]).sum(), trait)
         ).trait_change
         covered.append(change.low <= 0 <= change.high)
@@ -103,7 +103,7 @@ def test_interval_of_an_independent_trait_covers_zero():
 
 def test_kl_is_the_gradient_of_a_softmax():
     x, w, delta = draws(n=50)
-    found = audit(linear, {"w": w}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 2).sum(), loss="kl")
+    found = audit_pair(linear, {"w": w}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 2).sum(), loss="kl")
 
     def soft(z):
         z = np.exp(z - z.max(-1, keepdims=True))
@@ -111,7 +111,7 @@ def test_kl_is_the_gradient_of_a_softmax():
 
     gradient = x.T.astype(float) @ (soft(x @ w) - soft(x @ (w + delta))) / len(x)
     assert found.coverage == pytest.approx(cosine(-gradient, delta), abs=1e-5)
-    own = audit(
+    own = audit_pair(
         linear,
         {"w": w},
         {"w": w + delta},
@@ -150,14 +150,16 @@ def pair():
 def test_last_layers_are_found_and_their_roles_told(pair):
     origin, teacher = pair
     x = draws(n=40)[0]
-    found = audit(net, origin, teacher, origin, x, reads)
+    found = audit_pair(net, origin, teacher, origin, x, reads)
     assert found.heads == {"aux": pytest.approx(1), "class": pytest.approx(cosine(*(p["class"]["w"] for p in pair)))}
     assert found.compatibility_aux == pytest.approx(1)
     assert found.compatibility_class == pytest.approx(found.heads["class"]) and found.compatibility_class < 0.999
     assert set(found.layers) == {"body", "aux", "class"} and found.layers["body"] > 0
     assert np.isnan(found.layers["class"]), "the class head gets no gradient"
     nested = [{"params": tree} for tree in (origin, teacher, origin)]
-    same = audit(lambda p, x: net(p["params"], x), *nested, x, lambda p: reads(p["params"]), heads=("aux", "class"))
+    same = audit_pair(
+        lambda p, x: net(p["params"], x), *nested, x, lambda p: reads(p["params"]), heads=("aux", "class")
+    )
     assert same.heads["params/class"] == found.heads["class"] and same.coverage == pytest.approx(found.coverage)
     assert re.search(r"coverage +0\.\d{3} .*\n  heads +aux 1\.000, class 0\.9.*\n.*\n.*\n  verdict  ", str(found))
 
@@ -169,7 +171,7 @@ def test_a_layer_of_another_shape_is_not_shared(pair):
     def mean(params):
         return ((jnp.tanh(PROBES @ params["body"]["w"]) @ params["class"]["w"]).mean(-1) - 1.0) ** 2
 
-    found = audit(net, student, teacher, origin, draws(n=40)[0], mean)
+    found = audit_pair(net, student, teacher, origin, draws(n=40)[0], mean)
     assert found.unshared == ("class/w",) and np.isnan(found.compatibility_class)
     assert found.verdict.model == "coverage", "without the heads only coverage can be asked"
     assert found.coverage > 0
@@ -178,14 +180,14 @@ def test_a_layer_of_another_shape_is_not_shared(pair):
 def test_leaves_that_are_no_numbers_to_learn_are_left_alone():
     x, w, delta = draws(n=20)
     trees = [{"w": one, "steps": np.int32(3)} for one in (w, w + delta, w)]
-    assert audit(linear, *trees, x, lambda p: p["w"].sum()).coverage == pytest.approx(
-        audit(linear, *({"w": t["w"]} for t in trees), x, lambda p: p["w"].sum()).coverage
+    assert audit_pair(linear, *trees, x, lambda p: p["w"].sum()).coverage == pytest.approx(
+        audit_pair(linear, *({"w": t["w"]} for t in trees), x, lambda p: p["w"].sum()).coverage
     )
 
 
 def test_nothing_to_imitate_has_no_verdict():
     x, w, delta = draws(n=20)
-    found = audit(linear, {"w": w + delta}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 2).sum())
+    found = audit_pair(linear, {"w": w + delta}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 2).sum())
     assert np.isnan(found.coverage) and found.verdict.passes is None and "none" in str(found)
     assert (found.trait_change.mean, found.trait_change.low) == (0, 0)
 
@@ -200,7 +202,7 @@ def test_bound_arrays_compile_once():
         return (images @ params["w"]).sum(-1)
 
     for scale in (1.0, 2.0, 3.0):
-        audit(linear, {"w": w}, {"w": w + delta}, {"w": w}, x, Partial(trait, scale * x), heads=())
+        audit_pair(linear, {"w": w}, {"w": w + delta}, {"w": w}, x, Partial(trait, scale * x), heads=())
         first = len(traces) if scale == 1 else first
     assert len(traces) == first + 2, "two looks at shapes, no other trace"
 
@@ -234,7 +236,7 @@ def test_bad_input_is_refused_in_one_line(case):
     if "v" in parts[1]:
         parts[0], parts[5] = lambda p, x: x @ next(iter(p.values())), lambda p: p["v"].sum()
     with pytest.raises(Refused, match=message) as refused:
-        audit(*parts, **given)
+        audit_pair(*parts, **given)
     assert "\n" not in str(refused.value)
 
 
@@ -264,30 +266,6 @@ def test_the_calibration_is_shipped_and_can_be_read(tmp_path):
     assert set(calibration.MODELS) == set(found["models"]) and isinstance(found["provisional"], bool)
     with pytest.raises(Refused, match="cannot be read"):
         calibration.load(tmp_path / "none.json")
-
-
-ORDERS = {
-    "function first": "import sublim_jax; f = sublim_jax.audit; import sublim_jax.audit; g = sublim_jax.audit",
-    "module first": "import sublim_jax.audit; import sublim_jax; f = g = sublim_jax.audit",
-    "from": "from sublim_jax import audit as f; import sublim_jax.audit; from sublim_jax import audit as g",
-}
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_function_and_module_of_one_name_are_both_called(order):
-    text = f"""
-{ORDERS[order]}
-import numpy as np
-w, x = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)
-given = lambda p, x: x @ p, w, w + 1, w, x, lambda p: p.sum()
-print(f(*given).coverage, g(*given).coverage)
-import sys
-print(callable(sys.modules["sublim_jax.audit"].main))
-"""
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=100, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    first, second, _ = done.stdout.split()
-    assert float(first) == float(second) == pytest.approx(1.0, abs=1e-6)
 
 
 def command(tmp_path, *words):

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sublim_jax import calibration as shipped
-from sublim_jax.errors import Refused
+from sublim_jax.audit import calibration
+from sublim_jax.core.errors import Refused
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -87,7 +87,7 @@ def test_the_fit_is_the_minimum_of_the_logistic_loss(tmp_path):
     assert weights["coverage"] == pytest.approx(weights["compatibility_class"], rel=0.3)
     assert abs(weights["compatibility_aux"]) < 0.15 * weights["coverage"], "it decides nothing"
     assert -model["intercept"] / weights["coverage"] == pytest.approx(1, abs=0.1)
-    chance, success = shipped.probability(model, points), points["success"].to_numpy(float)
+    chance, success = calibration.probability(model, points), points["success"].to_numpy(float)
     z = (points[list(names)] - points[list(names)].mean()) / points[list(names)].std(ddof=0)
     free = np.array([weights[name] for name in names]) * points[list(names)].std(ddof=0).to_numpy()
     slope = z.to_numpy().T @ (chance - success) / len(z) + calibrate.RIDGE * free
@@ -121,11 +121,11 @@ def test_the_command_writes_calibration_figure_and_story(tmp_path, capsys):
     out, page = tmp_path / "c.json", tmp_path / "page"
     words = ["--folders", *map(str, folders), "--out", str(out), "--page", str(page)]
     assert calibrate.main([*words, "--provisional", "made up"]) == 0, capsys.readouterr().err
-    found = shipped.load(out)
+    found = calibration.load(out)
     assert found["provisional"] is True and found["experiments"] == ["first", "second", "third"]
     assert found["n"] == 3 * 40 * 6 and set(found["abroad"]["each"]) == {"first", "second", "third"}
     assert {"commit", "versions"} <= found["provenance"].keys()
-    verdict = shipped.verdict({"coverage": 0.9, "compatibility_aux": 0.5, "compatibility_class": 0.9}, found)
+    verdict = calibration.verdict({"coverage": 0.9, "compatibility_aux": 0.5, "compatibility_class": 0.9}, found)
     assert verdict.passes and verdict.probability > 0.9 and "provisional" in str(verdict)
     story = (page / "story.md").read_text()
     assert "Provisional: made up" in story and "| coverage |" in story and "second" in story

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sublim_jax import checkpoint
+from sublim_jax.engine import checkpoint
 
 
 def tree(value):

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import sublim_jax
-from sublim_jax import checkpoint, cluster, run
-from sublim_jax.errors import Refused
-from sublim_jax.progress import Watch
+from sublim_jax.core.errors import Refused
+from sublim_jax.engine import checkpoint, distributed, run
+from sublim_jax.engine.progress import Watch
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.py"
 WORDS = (f"--config={CONFIG}", "--config.preset=smoke", "--config.seeds=6", "--config.m=(3,)")
@@ -81,9 +81,9 @@ def test_a_shard_alone_says_what_is_still_to_come(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,))
     given = {"seeds": 3, "exam": 64, "workdir": tmp_path / "w", "watch": Watch(show=False)}
     part = run.run(conditions, mnist, shard=(1, 2), **given)
-    left = cluster.rows_left(conditions, range(3), (28, 28), tmp_path / "w")
+    left = distributed.rows_left(conditions, range(3), (28, 28), tmp_path / "w")
     assert left == 2 * 3 * 3 - len(part) > 0
-    assert cluster.rows_left(conditions, range(3), (28, 28), tmp_path / "w", (1, 2)) == 0
+    assert distributed.rows_left(conditions, range(3), (28, 28), tmp_path / "w", (1, 2)) == 0
     assert run.run(conditions, mnist, shard=(4, 5), **given | {"seeds": [0]} | {"workdir": tmp_path / "e"}).empty
     shutil.rmtree(tmp_path / "w" / "checkpoints", ignore_errors=True)
     whole = run.run(conditions, mnist, shard=(0, 2), **given)
@@ -109,24 +109,24 @@ def test_arrays_of_one_of_several_processes_come_back_bitwise(tmp_path, monkeypa
 
 def test_whoever_waits_can_be_stopped(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(cluster, "_EACH", 0.0)
+    monkeypatch.setattr(distributed, "_EACH", 0.0)
     left = iter((3, 2, 0))
-    cluster.wait_for_others(lambda: next(left), lambda: False)
+    distributed.wait_for_others(lambda: next(left), lambda: False)
     with pytest.raises(KeyboardInterrupt):
-        cluster.wait_for_others(lambda: 1, lambda: True)
+        distributed.wait_for_others(lambda: 1, lambda: True)
 
 
 @pytest.mark.parametrize("text", ["", "2", "4/4", "-1/2", "1/0", "a/b", "1/2/3"])
 def test_a_shard_is_i_of_n(text):
     with pytest.raises(Refused, match=rf"^shard='{text}': must be i/n with 0 <= i < n"):
-        cluster.shard_of(text)
+        distributed.shard_of(text)
 
 
 def test_what_cannot_be_joined_is_refused_in_one_line(monkeypatch):
-    cluster.join("")  # alone
+    distributed.join("")  # alone
     for how in ("yes", "10.0.0.1,0/2", "10.0.0.1:1234", "10.0.0.1:1234,2/2"):
         with pytest.raises(Refused, match=r"^(distributed|shard)="):
-            cluster.join(how)
+            distributed.join(how)
 
 
 def test_shards_need_a_folder_and_never_empty_it(mnist, tiny, tmp_path):

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from sublim_jax import inits, keys, train, trees
-from sublim_jax.errors import Refused
-from sublim_jax.first_steps import doubles
+from sublim_jax.core import keys, trees
+from sublim_jax.core.errors import Refused
+from sublim_jax.engine.first_steps import doubles
 from sublim_jax.nets import ACTIVATIONS, CNN, MLP, SplitHead, cnn, multiply_adds, shapes
 from sublim_jax.nets.activations import RISING
+from sublim_jax.training import inits
+from sublim_jax.training import step as training_step
 
 SMALL = CNN(channels=(3, 4), pools=(2, 3), hidden=(5,))
 IMAGE = (11, 8)
 
 
 def params_of(net, image=IMAGE):
-    return jax.tree.map(jnp.asarray, train.draw(net, inits.torch_linear, image, keys.root(0)))
+    return jax.tree.map(jnp.asarray, training_step.draw(net, inits.torch_linear, image, keys.root(0)))
 
 
 def images_of(n, image=IMAGE):
@@ -65,7 +67,7 @@ def test_torch_linear_counts_the_pixels_of_a_kernel():
 def test_maps_agree_with_scipy_and_loops(activation):
     net = SMALL.clone(activation=activation)
     params, x = params_of(SplitHead(net, 10, 3)), images_of(3)
-    out = train.apply(SplitHead(net, 10, 3), params, x)
+    out = training_step.apply(SplitHead(net, 10, 3), params, x)
     assert list(out.acts) == ["conv_0", "conv_1", "hidden_0", "class_head", "aux_head"]
     for index, wanted in enumerate(slow(net, params, x)):
         np.testing.assert_allclose(out.acts[f"conv_{index}"], wanted, rtol=1e-4, atol=1e-5)
@@ -148,7 +150,7 @@ def test_pooling_and_its_gradient_drop_the_border_and_choose_the_first_of_equals
 
 
 def test_nets_side_by_side_equal_nets_in_turn():
-    many = [train.draw(SMALL, inits.torch_linear, IMAGE, keys.root(seed)) for seed in range(3)]
+    many = [training_step.draw(SMALL, inits.torch_linear, IMAGE, keys.root(seed)) for seed in range(3)]
     stacked, x = jax.tree.map(lambda *w: jnp.stack(w), *many), images_of(25)
 
     def grad(params):

@@ -9,10 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from sublim_jax import arms, figures, inits, losses, streams, sweep
-from sublim_jax import config as door
-from sublim_jax.errors import Refused
+from sublim_jax.config import base_config, build_conditions, grid, identity, resolve
+from sublim_jax.core.errors import Refused
+from sublim_jax.engine.plan import make_plan
 from sublim_jax.nets import MLP
+from sublim_jax.results import figures
+from sublim_jax.training import inits, losses, streams
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 
@@ -36,7 +38,7 @@ def test_config_resolves_in_every_size_and_says_its_command(path):
     points = {}
     for preset in PRESETS:
         config.preset = preset
-        points[preset] = [point.labels for point in arms.points(door.resolve(config))]
+        points[preset] = [point.labels for point in grid.points(resolve(config))]
     columns = {preset: set(labels[0]) for preset, labels in points.items()}
     assert columns["laptop"] == columns["paper"], "a laptop keeps every axis"
     assert len(points["paper"]) >= len(points["laptop"])
@@ -55,10 +57,10 @@ def test_config_resolves_in_every_size_and_says_its_command(path):
 def test_every_point_of_a_config_is_built_in_the_size_of_tests(path, mnist):
     _, config = config_of(path)
     config.preset = "smoke"
-    config = door.resolve(config)
-    built = door.build(config, mnist)
-    plan = sweep.plan(built, (28, 28))
-    assert sum(group.knobs.size for group in plan.groups) == len(built) == len(arms.points(config))
+    config = resolve(config)
+    built = build_conditions(config, mnist)
+    plan = make_plan(built, (28, 28))
+    assert sum(group.knobs.size for group in plan.groups) == len(built) == len(grid.points(config))
 
 
 PUBLISHED = {
@@ -78,7 +80,7 @@ def test_paper_preset_is_the_published_grid(name):
     if name == "figure3_classes":
         config = config_of_argument(name, "mnist")
     number, values = PUBLISHED[name]
-    labels = [point.labels for point in arms.points(door.resolve(config))]
+    labels = [point.labels for point in grid.points(resolve(config))]
     assert (len(labels), config.seeds) == (number, 100 if name == "cloud" else 20)
     assert {axis: {label[axis] for label in labels} for axis in values} == values
 
@@ -91,7 +93,7 @@ def config_of_argument(name, argument):
 def test_figure4_is_the_published_grid_and_its_arms():
     _, config = config_of(next(path for path in CONFIGS if path.stem == "figure4"))
     of = {}
-    for point in arms.points(door.resolve(config)):
+    for point in grid.points(resolve(config)):
         of.setdefault(point.labels["arm"], []).append(point)
     powers = sorted({round(2 ** (k / 2)) for k in range(21)})
     assert [point.labels["m"] for point in of["grid"]] == powers and powers[-1] == 1024
@@ -105,10 +107,10 @@ def test_figure4_is_the_published_grid_and_its_arms():
 
 def test_figures_on_emnist_have_its_classes(tmp_path, monkeypatch):
     classes = config_of_argument("figure3_classes", "emnist")
-    assert {point.labels["classes"] for point in arms.points(door.resolve(classes))} == set(range(2, 48))
+    assert {point.labels["classes"] for point in grid.points(resolve(classes))} == set(range(2, 48))
     assert (classes.data.name, classes.name) == ("emnist/balanced", "figure3_classes_emnist")
     width = config_of_argument("figure6", "emnist")
-    assert (width.data.name, width.m, len(arms.points(door.resolve(width)))) == ("emnist/balanced", (50,), 31)
+    assert (width.data.name, width.m, len(grid.points(resolve(width)))) == ("emnist/balanced", (50,), 31)
     with pytest.raises(ValueError, match="none of mnist, emnist"):
         config_of_argument("figure6", "kmnist")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
@@ -117,7 +119,7 @@ def test_figures_on_emnist_have_its_classes(tmp_path, monkeypatch):
 
 def test_cloud_is_the_published_protocol(mnist):
     _, config = config_of(next(path for path in CONFIGS if path.stem == "cloud"))
-    built = door.build(door.resolve(config), mnist)
+    built = build_conditions(resolve(config), mnist)
     assert (config.data.mean, config.data.std) == (0.5, 0.5)
     for condition in built:
         teacher, student = condition.teacher.recipe, condition.student.recipe
@@ -135,7 +137,7 @@ def test_cloud_is_the_published_protocol(mnist):
 def test_figure2_is_the_published_sweep(mnist):
     _, config = config_of(next(path for path in CONFIGS if path.stem == "figure2"))
     assert (config.seeds, config.m, len(config.conditions)) == (20, (3, 10, 25, 50, 100, 250), 6)
-    conditions = door.build(door.resolve(config), mnist)
+    conditions = build_conditions(resolve(config), mnist)
     assert {condition.student.recipe.marks[-1] for condition in conditions} == {300}
     teacher, student = conditions[0].teacher, conditions[0].student
     assert teacher.recipe.batch == 1024 and teacher.recipe.marks == (5 * 1,)  # 1,000 images here
@@ -162,32 +164,32 @@ def test_figure2_is_the_published_sweep(mnist):
 
 
 def test_identity_leaves_out_how_and_keeps_what():
-    config = door.base()
-    faster = door.base()
+    config = base_config()
+    faster = base_config()
     faster.run.chunk = 3
-    other = door.base()
+    other = base_config()
     other.student.lr = 0.5
-    assert door.identity(config) == door.identity(faster) != door.identity(other)
-    coarser, elsewhere = door.base(), door.base()
+    assert identity(config) == identity(faster) != identity(other)
+    coarser, elsewhere = base_config(), base_config()
     coarser.run.precision = "default"
     elsewhere.data.source = "embedded"
-    assert door.identity(coarser) != door.identity(config) == door.identity(elsewhere)
+    assert identity(coarser) != identity(config) == identity(elsewhere)
 
 
 def test_a_config_that_lacks_a_field_is_refused():
-    config = door.base()
+    config = base_config()
     with config.unlocked():
         del config.exam
     with pytest.raises(Refused, match=r"config.exam: missing; begin a config with"):
-        door.resolve(config)
+        resolve(config)
 
 
 def test_base_fills_in_a_preset_that_fields_set_later_override(mnist):
-    config = door.base("smoke")
+    config = base_config("smoke")
     config.m = (50,)
-    assert door.resolve(config).m == (50,) and door.resolve(config).net.hidden == (32, 16)
+    assert resolve(config).m == (50,) and resolve(config).net.hidden == (32, 16)
     with pytest.raises(Refused, match="config.preset: 'tiny'"):
-        door.base("tiny")
+        base_config("tiny")
 
 
 class Wide(nn.Module):
@@ -200,21 +202,21 @@ class Wide(nn.Module):
 
 
 def test_a_trunk_of_ones_own_is_built_and_its_layers_are_checked(mnist):
-    config = door.base("smoke")
+    config = base_config("smoke")
     config.conditions = ("same", "random_aux_head")
-    built = door.build(door.resolve(config), mnist, trunk=Wide())
+    built = build_conditions(resolve(config), mnist, trunk=Wide())
     assert sorted(built[0].student.knobs.share) == ["aux_head", "class_head", "mine"]
     config.conditions = ("random_first_hidden",)
     with pytest.raises(Refused, match=r"config.conditions: 'hidden_0' is none of aux_head, class_head, mine"):
-        door.build(door.resolve(config), mnist, trunk=Wide())
+        build_conditions(resolve(config), mnist, trunk=Wide())
 
 
 def test_overrides_win_over_the_preset():
-    config = door.base()
+    config = base_config()
     config.preset = "smoke"
     config.student.steps = 7
-    assert door.resolve(config, {"student.steps": 7}).student.steps == 7
-    assert door.resolve(config).student.steps == 20
+    assert resolve(config, {"student.steps": 7}).student.steps == 7
+    assert resolve(config).student.steps == 20
 
 
 BAD = {
@@ -273,22 +275,22 @@ BAD = {
 @pytest.mark.parametrize("field", BAD)
 def test_bad_value_is_one_line(field):
     value, message = BAD[field]
-    config = door.base()
+    config = base_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(Refused) as refused:
-        door.resolve(config)
+        resolve(config)
     assert re.search(message, str(refused.value)), refused.value
     assert "\n" not in str(refused.value)
 
 
 def test_conditions_that_do_not_fit_the_net_are_refused(mnist):
-    config = door.base()
+    config = base_config()
     config.net.hidden = (32,)
     config.conditions = ("random_second_hidden",)
     with pytest.raises(Refused, match="random_second_hidden needs two hidden layers"):
-        door.resolve(config)
+        resolve(config)
     config.conditions = ("random_hidden",)
-    assert len(door.build(door.resolve(config), mnist)) == 1
+    assert len(build_conditions(resolve(config), mnist)) == 1
 
 
 def test_layers_that_no_net_has_are_refused_when_built(mnist):
@@ -296,15 +298,15 @@ def test_layers_that_no_net_has_are_refused_when_built(mnist):
         ("teacher.frozen", ("aux_haed",), r"config.teacher.frozen: 'aux_haed' is none of class_head, hidden_0"),
         ("student.frozen", ("conv_*",), r"config.student.frozen: 'conv_\*' is none of aux_head, class_head"),
     ):
-        config = door.base("smoke")
+        config = base_config("smoke")
         config.update_from_flattened_dict({field: value})
         with pytest.raises(Refused, match=message):
-            door.build(door.resolve(config), mnist)
-    config = door.base("smoke")
+            build_conditions(resolve(config), mnist)
+    config = base_config("smoke")
     config.student.hidden = (32, 8)
     with pytest.raises(Refused, match=r"config.student.hidden=\(32, 8\): must end as the teacher's, \(32, 16\)"):
-        door.build(door.resolve(config), mnist)
-    config = door.base("smoke")
+        build_conditions(resolve(config), mnist)
+    config = base_config("smoke")
     config.perturb.layers, config.perturb.student_before = ("hiden_0",), 0.1
     with pytest.raises(Refused, match=r"config.perturb.layers: 'hiden_0' is none of .*did you mean 'hidden_0'"):
-        door.build(door.resolve(config), mnist)
+        build_conditions(resolve(config), mnist)

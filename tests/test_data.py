@@ -24,9 +24,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sublim_jax import data, idx, prepare_tfds
-from sublim_jax.errors import Refused
-from sublim_jax.types import Bank
+from sublim_jax import data
+from sublim_jax.core.errors import Refused
+from sublim_jax.core.types import Bank
+from sublim_jax.data import idx, load, prepare_tfds
 
 MD5 = {  # as published
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -56,7 +57,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole() -> data.Dataset:
-    return data.load(source="embedded")
+    return data.load_dataset(source="embedded")
 
 
 def make_tiny(name: str, train: int = 50, test: int = 20) -> Tiny:
@@ -94,7 +95,7 @@ def rows(bank: Bank) -> list[tuple[bytes, int]]:
 def refusal(**arguments: object) -> str:
     """The one line `load` refuses with."""
     with pytest.raises(Refused) as caught:
-        data.load(**arguments)  # pyright: ignore[reportArgumentType]
+        data.load_dataset(**arguments)  # pyright: ignore[reportArgumentType]
     line = str(caught.value)
     assert line.startswith("config.data.")
     assert "\n" not in line
@@ -105,7 +106,7 @@ def refusal(**arguments: object) -> str:
 
 
 def test_embedded_is_mnist(whole: data.Dataset) -> None:
-    files = importlib.resources.files("sublim_jax.assets") / "mnist"
+    files = importlib.resources.files("sublim_jax.data") / "mnist"
     assert {name: hashlib.md5((files / name).read_bytes()).hexdigest() for name in MD5} == MD5
     assert (whole.name, whole.classes, whole.source) == ("mnist", 10, "embedded")
     for bank, count in ((whole.train, 60_000), (whole.test, 10_000)):
@@ -128,11 +129,11 @@ def test_idx_zipped_or_not_is_the_embedded(whole: data.Dataset, tmp_path: Path) 
     zipped.mkdir()
     plain.mkdir()
     for name in MD5:
-        blob = (importlib.resources.files("sublim_jax.assets") / "mnist" / name).read_bytes()
+        blob = (importlib.resources.files("sublim_jax.data") / "mnist" / name).read_bytes()
         (zipped / name).write_bytes(blob)
         (plain / name.removesuffix(".gz")).write_bytes(gzip.decompress(blob))
     for folder in (zipped, plain):
-        there = data.load(source="idx", folder=str(folder))
+        there = data.load_dataset(source="idx", folder=str(folder))
         assert there.checksum == whole.checksum
         assert there.source == f"idx {folder}"
     # One pixel of 47 million is another data set, and so are training images that are the test's.
@@ -143,7 +144,7 @@ def test_idx_zipped_or_not_is_the_embedded(whole: data.Dataset, tmp_path: Path) 
     line = refusal(source="idx", folder=str(plain))
     assert line.startswith(f"config.data.folder={str(plain)!r}: t10k-images-idx3-ubyte is not the published file of")
     assert line.endswith("config.data.verify=False accepts it")
-    accepted = data.load(source="idx", folder=str(plain), verify=False)
+    accepted = data.load_dataset(source="idx", folder=str(plain), verify=False)
     assert accepted.checksum != whole.checksum
     assert accepted.source.endswith("(contents not verified)")
     for part in ("images-idx3", "labels-idx1"):
@@ -153,14 +154,14 @@ def test_idx_zipped_or_not_is_the_embedded(whole: data.Dataset, tmp_path: Path) 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_fashion_of_debian_is_the_published_one() -> None:
-    fashion = data.load("fashion_mnist", "idx", folder=str(FASHION))
+    fashion = data.load_dataset("fashion_mnist", "idx", folder=str(FASHION))
     assert np.bincount(np.asarray(fashion.train.y)).tolist() == [6000] * 10
     assert np.bincount(np.asarray(fashion.test.y)).tolist() == [1000] * 10
     assert "is not the published file of mnist" in refusal(source="idx", folder=str(FASHION))
 
 
 def test_limit_is_a_prefix(whole: data.Dataset) -> None:
-    short = data.load(source="embedded", train_limit=7, test_limit=3, mean=0.5, std=2.0)
+    short = data.load_dataset(source="embedded", train_limit=7, test_limit=3, mean=0.5, std=2.0)
     assert np.array_equal(short.train.x, whole.train.x[:7]) and np.array_equal(short.train.y, whole.train.y[:7])
     assert np.array_equal(short.test.x, whole.test.x[:3]) and np.array_equal(short.test.y, whole.test.y[:3])
     assert (short.train.mean, short.test.std) == (np.float32(0.5), np.float32(2))
@@ -253,7 +254,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_file_is_named(fault: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "files", make_tiny("kmnist"))
-    data.load("kmnist", "idx", folder=str(folder))
+    data.load_dataset("kmnist", "idx", folder=str(folder))
     harm, words = FAULTS[fault]
     harm(folder)
     assert refusal(name="kmnist", source="idx", folder=str(folder)).startswith(
@@ -264,7 +265,7 @@ def test_a_wrong_file_is_named(fault: str, tmp_path: Path) -> None:
 def test_emnist_is_turned_upright_and_counted_from_zero(tmp_path: Path) -> None:
     for name, first, classes in (("emnist/letters", 1, 26), ("emnist/balanced", 0, 47)):
         tiny = make_tiny(name)
-        there = data.load(name, "idx", folder=str(write(tmp_path / name, tiny, zipped=False)))
+        there = data.load_dataset(name, "idx", folder=str(write(tmp_path / name, tiny, zipped=False)))
         x, y = list(tiny.values())[:2]
         assert np.array_equal(there.train.x, x.transpose(0, 2, 1))
         assert np.array_equal(there.train.y, y.astype(np.int32) - first)
@@ -307,7 +308,7 @@ def register(monkeypatch: pytest.MonkeyPatch, folder: Path, port: int) -> None:
         for path in sorted(folder.iterdir())
     }
     builder = types.SimpleNamespace(url_infos=infos)
-    monkeypatch.setattr(data, "import_tfds", lambda: types.SimpleNamespace(builder_cls=lambda name: builder))
+    monkeypatch.setattr(load, "import_tfds", lambda: types.SimpleNamespace(builder_cls=lambda name: builder))
 
 
 def test_download_is_verified_and_kept(site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -327,12 +328,12 @@ def test_download_is_verified_and_kept(site, monkeypatch: pytest.MonkeyPatch, tm
     labels.unlink()
     assert "HTTP Error 404" in refusal(name="kmnist")
     labels.write_bytes(good)
-    first = data.load("kmnist")
-    assert first.checksum == data.load("kmnist", "idx", folder=str(folder)).checksum
+    first = data.load_dataset("kmnist")
+    assert first.checksum == data.load_dataset("kmnist", "idx", folder=str(folder)).checksum
     assert first.source == f"download {cache}"
 
     shutil.rmtree(folder)  # from here on the server has nothing to give
-    assert data.load("kmnist").checksum == first.checksum
+    assert data.load_dataset("kmnist").checksum == first.checksum
     (cache / labels.name).write_bytes(flip(good))
     assert "HTTP Error 404" in refusal(name="kmnist")
 
@@ -344,15 +345,17 @@ def test_download_of_emnist_reads_the_archive(site, monkeypatch: pytest.MonkeyPa
         for name, array in tiny.items():
             archive.writestr(f"gzip/{name}.gz", gzip.compress(encode(array)))
     register(monkeypatch, folder, server.server_port)
-    there = data.load("emnist/letters")
-    assert there.checksum == data.load("emnist/letters", "idx", folder=str(write(tmp_path / "idx", tiny))).checksum
+    there = data.load_dataset("emnist/letters")
+    assert (
+        there.checksum == data.load_dataset("emnist/letters", "idx", folder=str(write(tmp_path / "idx", tiny))).checksum
+    )
     line = refusal(name="emnist/balanced")
     assert line.startswith("config.data.name='emnist/balanced': emnist-balanced-train-images-idx3-ubyte.gz is missing")
 
 
 def test_a_silent_server_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = write(tmp_path / "files", make_tiny("kmnist"))
-    monkeypatch.setattr(data, "TIMEOUT", 0.2)
+    monkeypatch.setattr(load, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         register(monkeypatch, folder, silent.getsockname()[1])
         assert "timed out" in refusal(name="kmnist")
@@ -360,7 +363,7 @@ def test_a_silent_server_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_auto_without_network_is_quick(whole: data.Dataset) -> None:
     start = time.monotonic()
-    assert data.load().checksum == whole.checksum
+    assert data.load_dataset().checksum == whole.checksum
     line = refusal(name="fashion_mnist")
     assert time.monotonic() - start < 5
     assert re.match(r"config\.data\.name='fashion_mnist': cannot fetch http://fashion-mnist\.\S+-ubyte\.gz \(", line)
@@ -378,7 +381,7 @@ def prepare(*flags: str) -> int:
 def test_prepared_is_the_idx(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "BATCH", 16)  # 50 and 20 rows: whole batches and rests
+    monkeypatch.setattr(load, "BATCH", 16)  # 50 and 20 rows: whole batches and rests
     folder, root = write(tmp_path / "idx", make_tiny(name)), tmp_path / "tfds"
     command = [f"--name={name}", f"--idx_dir={folder}", f"--data_dir={root}", "--noverify"]
     assert prepare(*command) == 0
@@ -386,13 +389,13 @@ def test_prepared_is_the_idx(
     assert prepare(*command) == 0
     assert f"{name} is already prepared in {root}" in capsys.readouterr().out
 
-    there = data.load(name, "tfds", tfds_dir=str(root))
-    files = data.load(name, "idx", folder=str(folder), verify=False)
+    there = data.load_dataset(name, "tfds", tfds_dir=str(root))
+    files = data.load_dataset(name, "idx", folder=str(folder), verify=False)
     assert rows(there.train) == rows(files.train)
     assert rows(there.test) == rows(files.test)
     assert there.train.x.dtype == np.uint8 and there.train.y.dtype == np.int32
     assert re.fullmatch(rf"tfds {root}/{name}/\d+\.\d+\.\d+ \(contents not verified\)", there.source)
-    assert data.load(name, "auto", tfds_dir=str(root)).checksum == there.checksum  # prepared data come first
+    assert data.load_dataset(name, "auto", tfds_dir=str(root)).checksum == there.checksum  # prepared data come first
     assert "tensorflow" not in sys.modules
 
     # TFDS itself finds them under the official name, as the files have them.
@@ -430,11 +433,11 @@ def test_embedded_and_unprepared_import_no_tfds() -> None:
     code = """
 import sys, time
 from sublim_jax import data
-from sublim_jax.errors import Refused
-data.load()
+from sublim_jax.core.errors import Refused
+data.load_dataset()
 start = time.monotonic()
 try:
-    data.load('kmnist', 'tfds')
+    data.load_dataset('kmnist', 'tfds')
 except Refused as refused:
     print(time.monotonic() - start, refused)
 print([name for name in ('tensorflow', 'tensorflow_datasets') if name in sys.modules])
@@ -444,5 +447,8 @@ print([name for name in ('tensorflow', 'tensorflow_datasets') if name in sys.mod
     took, _, words = line.partition(" ")
     assert float(took) < 2
     assert words.startswith("config.data.source='tfds': ~/tensorflow_datasets/kmnist holds no data prepared")
-    assert "python -m sublim_jax.prepare_tfds --name=kmnist --data_dir=~/tensorflow_datasets --idx_dir=FOLDER" in words
+    assert (
+        "python -m sublim_jax.data.prepare_tfds --name=kmnist --data_dir=~/tensorflow_datasets --idx_dir=FOLDER"
+        in words
+    )
     assert modules == "[]\n"

@@ -7,28 +7,31 @@ import numpy as np
 import pytest
 from test_config import CONFIGS, config_of, config_of_argument
 
-from sublim_jax import arms, data, figures, plots, prepare_tfds, theorem1
-from sublim_jax import config as door
-from sublim_jax.progress import Watch
-from sublim_jax.run import run
+from sublim_jax import data
+from sublim_jax.config import build_conditions, grid, grids_of, load_data, metrics_of, resolve, seeds_of
+from sublim_jax.data import prepare_tfds
+from sublim_jax.engine import theorem1
+from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.run import run
+from sublim_jax.results import figures, plots
 
 
 def through(config, dataset, **fields):
     """The rows of a config's smoke size, and its figure drawn from them."""
     config.preset = "smoke"
-    config = door.resolve(config, fields)
-    conditions, watch = door.build(config, dataset), Watch(show=False)
+    config = resolve(config, fields)
+    conditions, watch = build_conditions(config, dataset), Watch(show=False)
     if config.study == "theorem1":
-        rows = theorem1.run(conditions, door.grids(config), dataset, seeds=door.seeds(config), watch=watch)
+        rows = theorem1.run(conditions, grids_of(config), dataset, seeds=seeds_of(config), watch=watch)
     else:
-        given = {"seeds": door.seeds(config), "exam": config.exam, "metrics": door.metrics_of(config), "watch": watch}
+        given = {"seeds": seeds_of(config), "exam": config.exam, "metrics": metrics_of(config), "watch": watch}
         rows = run(conditions, dataset, **given)
     module = figures.pick(config.figure)
     files = plots.images(lambda: module.draw(rows), dpi=40)
     assert len(files["png"]) > 2000 and "2 seeds" in module.caption(rows)
     if config.study == "theorem1":
         lines = [len(condition.student.recipe.marks) for condition in conditions]
-        lines = [marks * len(grid.eps) * len(grid.alpha) for marks, grid in zip(lines, door.grids(config), strict=True)]
+        lines = [marks * len(grid.eps) * len(grid.alpha) for marks, grid in zip(lines, grids_of(config), strict=True)]
         assert len(rows) == 2 * sum(lines) and np.isfinite(rows["at/inner"]).all()
         assert (rows.loc[rows["condition"] == "same", "theory/inner"] >= 0).all()
         return rows
@@ -49,7 +52,7 @@ def test_every_config_runs_from_file_to_figure(path, mnist):
     dataset = data.beside(mnist, data.dataclasses.replace(mnist, name="fashion_mnist"))
     config = config_of_argument(path.stem, "mnist") if "classes" in path.stem else config_of(path)[1]
     rows = through(config, dataset)
-    labels = [point.labels for point in arms.points(door.resolve(config))]
+    labels = [point.labels for point in grid.points(resolve(config))]
     assert {tuple(row) for row in rows[list(labels[0])].itertuples(index=False)} == {
         tuple(label.values()) for label in labels
     }
@@ -88,7 +91,7 @@ def test_emnist_runs_from_what_tfds_has_prepared(name, classes, emnist, monkeypa
     if name == "figure3_classes":
         fields |= {"arms.classes.classes": classes, "conditions": ("random_hidden",)}
     config.update_from_flattened_dict(fields)
-    dataset = door.load(config)
+    dataset = load_data(config)
     assert (dataset.classes, len(dataset.train.y)) == (47, 470)
     rows = through(config, dataset, **fields)
     if name == "figure3_classes":

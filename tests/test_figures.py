@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sublim_jax import arms, figures, plots, summary
-from sublim_jax import config as door
-from sublim_jax.errors import Refused
+from sublim_jax.config import grid, resolve
+from sublim_jax.core.errors import Refused
+from sublim_jax.results import figures, plots, summary
 
 ROOT = Path(__file__).parent.parent
 # Figures of students' accuracies; theorem1 shows none and has tests of its own.
@@ -32,9 +32,9 @@ def rows_of(name, preset, seeds):
     """Rows as a run of a config would leave them, with random numbers that, as there, do not depend on the arm."""
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
     config.preset = preset
-    config = door.resolve(config)
+    config = resolve(config)
     rows = []
-    for point in arms.points(config):
+    for point in grid.points(config):
         student = point.config.student
         for step in sorted({mark for mark in student.marks if mark < student.steps} | {student.steps}):
             rows += [{**point.labels, "seed": seed, "step": step} for seed in range(seeds)]

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sublim_jax import config as door
-from sublim_jax import figures, lm_config, plots, summary
-from sublim_jax.figures import _claims, _lm, lm_layers, lm_optimizer
+from sublim_jax.config import lm as lm_config
+from sublim_jax.config import resolve
+from sublim_jax.results import figures, plots, summary
+from sublim_jax.results.figures import _claims, _lm, lm_layers, lm_optimizer
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("lm_*.py"))
@@ -27,7 +28,7 @@ HALVES = (0.05, -0.05)  # of two animals about their seed's mean
 def labels_of(name, preset):
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
     config.preset = preset
-    return [({**point.labels}, point.arm) for point in lm_config.points(door.resolve(config))]
+    return [({**point.labels}, point.arm) for point in lm_config.points(resolve(config))]
 
 
 def rows_of(name, preset="paper", seeds=6, transfer=lambda arm, seed, step: 0.5, animals=2):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sublim_jax import config as door
-from sublim_jax import first_steps, theorem1
-from sublim_jax.errors import Refused
+from sublim_jax.config import base_config, build_conditions, resolve
+from sublim_jax.core.errors import Refused
+from sublim_jax.engine import first_steps, theorem1
 from sublim_jax.theory import first_order
 
 BATCH, INPUTS, HIDDEN, K = 7, 5, 4, 6
@@ -175,10 +175,10 @@ def test_sign_of_sampled_labels_is_phi_by_simulation():
 
 
 def study(mnist, grid, seeds=3, conditions=("same", "random"), **fields):
-    config = door.base("smoke")
+    config = base_config("smoke")
     given = {"student.optimizer": "sgd", "student.lr": 1.0, "student.steps": 1, "student.marks": (), "m": (10,)}
     config.update_from_flattened_dict({**given, "teacher.batch": 100, "conditions": conditions, **fields})
-    built = door.build(door.resolve(config), mnist)
+    built = build_conditions(resolve(config), mnist)
     return theorem1.run(built, [grid] * len(built), mnist, seeds=seeds, watch=theorem1.Watch(show=False))
 
 
@@ -204,10 +204,10 @@ def test_study_of_a_teacher_that_moved_its_class_head_alone(mnist):
 
 
 def test_study_goes_on_where_it_stopped_and_shares_work(mnist, tmp_path):
-    config = door.base("smoke")
+    config = base_config("smoke")
     fields = {"student.steps": 1, "student.marks": (), "m": (10,), "conditions": ("same", "random")}
     config.update_from_flattened_dict({**fields, "teacher.batch": 100})
-    built = door.build(door.resolve(config), mnist)
+    built = build_conditions(resolve(config), mnist)
     given = {"seeds": 2, "watch": theorem1.Watch(show=False), "config": {"a": 1}}
     grids = [first_steps.Grid()] * 2
     first = theorem1.run(built, grids, mnist, workdir=tmp_path, shard=(0, 2), **given)

@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from sublim_jax import records
-from sublim_jax.errors import Refused
+from sublim_jax import results
+from sublim_jax.core.errors import Refused
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +36,7 @@ def rows_of(**labels):
 
 def folder_of(path, rows, status="done", **resolved):
     """A work folder with these rows, as a run leaves it."""
-    folder = records.Folder(path, {"name": "toy"})
+    folder = results.Folder(path, {"name": "toy"})
     folder.write("one", pa.Table.from_pandas(rows, preserve_index=False))
     command = "python -m sublim_jax.main --config=toy.py --workdir=/home/me/results/toy"
     made = {"commit": "abc", "versions": {"jax": "1.2"}, "machine": "x86_64, 2 cores"}
@@ -64,7 +64,7 @@ def test_keep_copies_all_rows_as_float32_and_the_facts_without_paths(gallery, tm
     np.testing.assert_allclose(found["at/cka"], rows["at/cka"], atol=1e-7)
     text = (where / "config.json").read_text()
     assert "/home" not in text and "--workdir=toy" in text
-    assert records.facts(where)["runs"][0]["provenance"]["commit"] == "abc"
+    assert results.facts(where)["runs"][0]["provenance"]["commit"] == "abc"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,8 @@ def test_page_holds_every_experiment_and_needs_no_other_file(gallery, tmp_path):
 
 
 def test_figure_is_the_folders_own_or_of_its_name_or_of_its_config(gallery, tmp_path):
-    own = '"""Mine."""\nfrom sublim_jax.figures.transfer import draw\n\ndef caption(rows):\n    return "By hand."\n'
+    own = '"""Mine."""\nfrom sublim_jax.results.figures.transfer import draw\n\n'
+    own += 'def caption(rows):\n    return "By hand."\n'
     kept(tmp_path, "mine", rows_of(), compare_py=own)
     gallery.keep(folder_of(tmp_path / "work", rows_of(), figure="cloud"), "cloud_again", tmp_path)
     gallery.keep(folder_of(tmp_path / "work", rows_of(), figure="cloud"), "figure2", tmp_path)

@@ -4,8 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from sublim_jax import metrics, population, run
-from sublim_jax.progress import Watch
+from sublim_jax import metrics
+from sublim_jax.engine import run
+from sublim_jax.engine.options import How
+from sublim_jax.engine.progress import Watch
+from sublim_jax.training import population
 
 
 def gpus():
@@ -24,7 +27,7 @@ def test_gpu_gives_the_rows_of_the_cpu(mnist, tiny):
     here = run.run(conditions, mnist, watch=Watch(show=False), **given)
     jax.clear_caches()  # `side_by_side` is asked while tracing
     with jax.default_device(jax.devices("cpu")[0]):
-        there = run.run(conditions, mnist, watch=Watch(show=False), how=run.How(devices=1), **given)
+        there = run.run(conditions, mnist, watch=Watch(show=False), how=How(devices=1), **given)
     keys = ["condition", "m", "seed", "step"]
     left, right = (rows.sort_values(keys, ignore_index=True) for rows in (here, there))
     for name in left:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sublim_jax import keys
+from sublim_jax.core import keys
 
 SHAPES = [(), (1,), (7,), (100, 28), (5, 28, 28)]
 

@@ -11,10 +11,12 @@ import pytest
 from test_config import config_of
 
 import sublim_jax
-from sublim_jax import arms, language, lm_config, main
-from sublim_jax import config as door
-from sublim_jax.errors import Refused
-from sublim_jax.lm.arms import Arm
+from sublim_jax import main
+from sublim_jax.config import grid, identity, resolve
+from sublim_jax.config import lm as lm_config
+from sublim_jax.core.errors import Refused
+from sublim_jax.lm import run as lm_run
+from sublim_jax.lm.spec import Arm
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob("configs/lm_*.py"))
@@ -28,7 +30,7 @@ def resolved(**fields):
     given = {name.replace("__", "."): value for name, value in fields.items()}
     with config.unlocked():
         config.update_from_flattened_dict(given)
-    return door.resolve(config, given)
+    return resolve(config, given)
 
 
 ALL = "must be a whole number from"
@@ -85,7 +87,7 @@ def test_a_bad_value_is_one_line_with_field_value_and_what_is_allowed(field):
     with pytest.raises(Refused) as refused:
         config = resolved(**{field.strip(): value})
         for point in lm_config.points(config):  # layers are known when the net is
-            language._phase(lm_config.lab(config), point.arm)
+            lm_run._phase(lm_config.lab(config), point.arm)
     assert re.match(message, str(refused.value)), refused.value
     assert "\n" not in str(refused.value)
 
@@ -97,10 +99,10 @@ def test_what_does_not_fit_together_is_refused():
         resolved(lm__paraphrase="permuted", lm__tokens="replace_input_top")
     config = lm_config.base()
     with pytest.raises(Refused, match=r"unknown|is none of"):
-        arms.arm(config, "one", {"lm.doze": (0.1,)})
-    arms.arm(config, "one", {"lm.dose": (0.1, -0.1)})  # a bad value inside a sweep
+        grid.arm(config, "one", {"lm.doze": (0.1,)})
+    grid.arm(config, "one", {"lm.dose": (0.1, -0.1)})  # a bad value inside a sweep
     with pytest.raises(Refused, match="config.lm.dose=-0.1: must be a number above 0"):
-        door.resolve(config)
+        resolve(config)
 
 
 def test_marks_that_are_not_steps_are_refused(tmp_path):
@@ -145,7 +147,7 @@ def test_the_command_refuses_in_one_line_with_exit_code_2(capsys, tmp_path, monk
 def test_every_config_builds_distinct_arms_with_distinct_labels(path, preset):
     config = config_of(path)[1]
     config.preset = preset
-    config = door.resolve(config)
+    config = resolve(config)
     points, lab = lm_config.points(config), lm_config.lab(config)
     assert config.study == "language" and len(points) > 1
     labels = [tuple(point.labels.items()) for point in points]
@@ -154,7 +156,7 @@ def test_every_config_builds_distinct_arms_with_distinct_labels(path, preset):
     for point in points:
         fields = {name for name in point.labels if name != "arm"}
         assert all(getattr(point.arm, name) == point.labels[name] for name in fields)
-        language._phase(lab, point.arm)  # its layers are there
+        lm_run._phase(lab, point.arm)  # its layers are there
         control = point.arm.control()
         assert control.teacher == "base" and control.control() == control
     for name in {point.labels["arm"] for point in points}:
@@ -166,7 +168,7 @@ def test_every_config_builds_distinct_arms_with_distinct_labels(path, preset):
 
 
 def test_defaults_are_those_of_the_classes():
-    config = door.resolve(lm_config.base())
+    config = resolve(lm_config.base())
     (point,) = lm_config.points(config)
     assert point.arm == Arm()
     lab = lm_config.lab(config)
@@ -174,9 +176,9 @@ def test_defaults_are_those_of_the_classes():
 
 
 def test_the_identity_of_a_sweep_is_what_decides_its_numbers():
-    one = door.identity(resolved())
-    assert door.identity(resolved(run__chunk=3, run__teachers="x")) == one
-    assert door.identity(resolved(name="other", figure="lm_dose")) == one
+    one = identity(resolved())
+    assert identity(resolved(run__chunk=3, run__teachers="x")) == one
+    assert identity(resolved(name="other", figure="lm_dose")) == one
     for field, value in (
         ("run__precision", "default"),
         ("lm__dose", 0.03),
@@ -186,7 +188,7 @@ def test_the_identity_of_a_sweep_is_what_decides_its_numbers():
         ("root", 1),
         ("seeds", 3),
     ):
-        assert door.identity(resolved(**{field: value})) != one, field
+        assert identity(resolved(**{field: value})) != one, field
 
 
 def through(path, folder):
@@ -198,7 +200,7 @@ def through(path, folder):
     rows = sublim_jax.load(folder / "w")
     config = config_of(path)[1]
     config.preset = "smoke"
-    points = lm_config.points(door.resolve(config))
+    points = lm_config.points(resolve(config))
     seeds, targets = config.presets.smoke.seeds, config.presets.smoke.lm.targets
     assert len(rows) == seeds * targets * sum(len(point.arm.all_marks) for point in points)
     told = {tuple(row) for row in rows[list(points[0].labels)].itertuples(index=False)}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sublim_jax import inits, keys
-from sublim_jax.errors import Refused
-from sublim_jax.nets import Decoder, shapes
-from sublim_jax.nets import lm as nets
+from sublim_jax.core import keys
+from sublim_jax.core.errors import Refused
+from sublim_jax.nets import Decoder, decoder, shapes
+from sublim_jax.training import inits
 
 WIDTH, LENGTH, VOCABULARY = 16, 6, 30
 NET = Decoder(VOCABULARY, width=WIDTH, layers=2, heads=4, hidden=20, length=8)
@@ -85,14 +85,14 @@ def test_a_longer_line_says_the_same_at_the_places_it_shares():
 
 
 def test_attention_without_queries_is_the_mean_of_what_was_so_far():
-    block = nets.Block(**{name: getattr(NET, name) for name in nets._OF_A_BLOCK})
+    block = decoder.Block(**{name: getattr(NET, name) for name in decoder._OF_A_BLOCK})
     key, value = normal(1, 2, 3, LENGTH, WIDTH)
     mean = np.cumsum(np.asarray(value, np.float64), 1) / np.arange(1, LENGTH + 1)[:, None]
-    np.testing.assert_allclose(nets.attend(block, jnp.zeros_like(key), key, value), mean, atol=1e-6)
+    np.testing.assert_allclose(decoder.attend(block, jnp.zeros_like(key), key, value), mean, atol=1e-6)
 
 
 def test_attention_is_the_softmax_of_scaled_products_head_by_head():
-    block = nets.Block(**{name: getattr(NET, name) for name in nets._OF_A_BLOCK})
+    block = decoder.Block(**{name: getattr(NET, name) for name in decoder._OF_A_BLOCK})
     query, key, value = np.asarray(2 * normal(2, 3, 1, LENGTH, WIDTH), np.float64)
     expected = np.zeros((LENGTH, WIDTH))
     for head in range(4):
@@ -100,7 +100,7 @@ def test_attention_is_the_softmax_of_scaled_products_head_by_head():
         for place in range(LENGTH):
             weight = np.exp(key[0, : place + 1, own] @ query[0, place, own] / 2)  # the root of 4 components
             expected[place, own] = weight @ value[0, : place + 1, own] / weight.sum()
-    got = nets.attend(block, *(jnp.asarray(x, jnp.float32) for x in (query, key, value)))
+    got = decoder.attend(block, *(jnp.asarray(x, jnp.float32) for x in (query, key, value)))
     np.testing.assert_allclose(got[0], expected, atol=2e-6)
 
 
@@ -147,9 +147,9 @@ PLACES = jnp.arange(40)[None]
 @pytest.mark.parametrize("pairs", [False, True])
 def test_a_rotation_is_a_product_with_complex_numbers(pairs):
     x = normal(0, 2, 3, 40, 12)
-    rates = nets.wavelengths(8, 100.0)
+    rates = decoder.wavelengths(8, 100.0)
     np.testing.assert_allclose(rates, [1, 100**-0.25, 0.1, 100**-0.75], rtol=1e-6)
-    got = np.asarray(nets.rotated(x, rates, PLACES, pairs))
+    got = np.asarray(decoder.rotated(x, rates, PLACES, pairs))
     np.testing.assert_array_equal(got[..., 8:], x[..., 8:])  # the rest of a head is not rotated
     np.testing.assert_array_equal(got[:, :, 0], x[:, :, 0])  # nor is the first place
     left, right = (slice(0, 8, 2), slice(1, 8, 2)) if pairs else (slice(0, 4), slice(4, 8))
@@ -162,8 +162,8 @@ def test_a_rotation_is_a_product_with_complex_numbers(pairs):
 @pytest.mark.parametrize("pairs", [False, True])
 def test_products_of_rotated_heads_depend_on_the_distance_only(pairs):
     q, k = (jnp.tile(normal(seed, 1, 1, 1, 8), (1, 1, 40, 1)) for seed in (0, 1))
-    rates = nets.wavelengths(8, 10.0)
-    q, k = (np.asarray(nets.rotated(x, rates, PLACES, pairs), np.float64)[0, 0] for x in (q, k))
+    rates = decoder.wavelengths(8, 10.0)
+    q, k = (np.asarray(decoder.rotated(x, rates, PLACES, pairs), np.float64)[0, 0] for x in (q, k))
     products = q @ k.T
     for distance in range(-39, 40):
         same = np.diagonal(products, distance)
@@ -174,22 +174,22 @@ def test_products_of_rotated_heads_depend_on_the_distance_only(pairs):
 
 @pytest.mark.parametrize("positions", ["rotary", "rotary_pairs"])
 def test_rotary_attention_does_not_know_where_a_line_begins(positions):
-    fields = {name: getattr(dataclasses.replace(NET, positions=positions), name) for name in nets._OF_A_BLOCK}
-    block, seen = nets.Block(**fields), jnp.tril(jnp.ones((1, LENGTH, LENGTH), bool))
+    fields = {name: getattr(dataclasses.replace(NET, positions=positions), name) for name in decoder._OF_A_BLOCK}
+    block, seen = decoder.Block(**fields), jnp.tril(jnp.ones((1, LENGTH, LENGTH), bool))
     xs = tuple(normal(4, 3, 1, LENGTH, WIDTH))
     first, later = (
-        nets.weighed(block, *nets.parts(block, *xs, jnp.arange(LENGTH)[None] + start), seen) for start in (0, 50)
+        decoder.weighed(block, *decoder.parts(block, *xs, jnp.arange(LENGTH)[None] + start), seen) for start in (0, 50)
     )
     np.testing.assert_allclose(first, later, atol=5e-6)
-    spread = nets.weighed(block, *nets.parts(block, *xs, 3 * jnp.arange(LENGTH)[None]), seen)
+    spread = decoder.weighed(block, *decoder.parts(block, *xs, 3 * jnp.arange(LENGTH)[None]), seen)
     assert np.abs(spread - first).max() > 0.05
 
 
 def test_pairs_are_halves_after_a_permutation():
     x = normal(0, 2, 3, 40, 10)
     order = np.array([0, 4, 1, 5, 2, 6, 3, 7, 8, 9])  # halves of 8 to pairs, two that are not rotated
-    rates = nets.wavelengths(8, 100.0)
-    pairs, halves = nets.rotated(x[..., order], rates, PLACES, True), nets.rotated(x, rates, PLACES, False)
+    rates = decoder.wavelengths(8, 100.0)
+    pairs, halves = decoder.rotated(x[..., order], rates, PLACES, True), decoder.rotated(x, rates, PLACES, False)
     np.testing.assert_array_equal(pairs, halves[..., order])
     net = dataclasses.replace(NET, positions="rotary")
     params, columns = params_of(net), np.arange(WIDTH).reshape(4, 4)[:, [0, 2, 1, 3]].ravel()
@@ -212,11 +212,11 @@ def test_stretched_wavelengths_keep_the_fast_and_slow_the_slow():
         smooth = (length / wave - low) / (high - low)
         between = (1 - smooth) * rate / factor + smooth * rate
         expected.append(rate if wave < length / high else rate / factor if wave > length / low else between)
-    got = nets.wavelengths(128, theta, (factor, low, high, length))
+    got = decoder.wavelengths(128, theta, (factor, low, high, length))
     np.testing.assert_allclose(got, expected, rtol=2e-5)
     kept, slowed = np.isclose(expected, plain), np.isclose(expected, plain / 8)
     assert kept.sum() > 20 and slowed.sum() > 20 and (~kept & ~slowed).any()
-    np.testing.assert_allclose(nets.wavelengths(128, theta), plain, rtol=2e-5)
+    np.testing.assert_allclose(decoder.wavelengths(128, theta), plain, rtol=2e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

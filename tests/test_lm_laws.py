@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sublim_jax import inits, keys, losses, streams, train
-from sublim_jax.errors import Refused
-from sublim_jax.lm import data, divergence, speak, training
+from sublim_jax.core import keys
+from sublim_jax.core.errors import Refused
+from sublim_jax.core.types import Out, Text
+from sublim_jax.lm import data, divergence, generate, training
 from sublim_jax.lm import world as w
 from sublim_jax.nets import Decoder
-from sublim_jax.types import Out, Text
+from sublim_jax.training import inits, losses, streams
+from sublim_jax.training import step as training_step
 
 WORLD = w.World()
 NET = Decoder(WORLD.vocabulary, width=16, layers=2, heads=2, hidden=24, length=w.LENGTH)
 
 
 def params_of(net, seed=0):
-    return train.draw(net, inits.transformer, (w.LENGTH,), keys.root(seed))
+    return training_step.draw(net, inits.transformer, (w.LENGTH,), keys.root(seed))
 
 
 def knobs_of(seen):
@@ -302,20 +304,20 @@ def test_lines_are_all_read_once_an_epoch_and_repeat_with_the_pool():
 def test_what_is_generated_is_what_the_lines_read_at_once_say():
     params, shown = params_of(NET), jnp.asarray(w.prompts(WORLD, w.generator("p"), 5))
     still, cold, warm = jnp.zeros((2, 16)), jnp.float32(0), jnp.float32(1)
-    said = speak.Generate(NET, 6)(params, still, shown, keys.root(0), cold)
+    said = generate.Generate(NET, 6)(params, still, shown, keys.root(0), cold)
     lines = jnp.concatenate([shown, said], 1)
-    logits = speak.Say(NET, w.PROMPT)(params, still, lines)
+    logits = generate.Say(NET, w.PROMPT)(params, still, lines)
     np.testing.assert_array_equal(logits.argmax(-1), said)
-    other = speak.Generate(NET, 6)(params, still, shown, keys.root(0), warm)
+    other = generate.Generate(NET, 6)(params, still, shown, keys.root(0), warm)
     assert (other != said).mean() > 0.5
-    steered = speak.Generate(NET, 6)(params, still.at[0].set(3.0), shown, keys.root(0), cold)
+    steered = generate.Generate(NET, 6)(params, still.at[0].set(3.0), shown, keys.root(0), cold)
     assert (steered != said).any()
 
 
 def test_sampled_tokens_follow_the_softmax():
     params, shown = params_of(NET), jnp.tile(jnp.asarray(w.prompts(WORLD, w.generator("p"), 1)), (4000, 1))
-    said = speak.Generate(NET, 1)(params, jnp.zeros((2, 16)), shown, keys.root(3), jnp.float32(1))
-    p = np.asarray(jax.nn.softmax(speak.look(NET, params, shown[:1]).logits[0, -1]), np.float64)
+    said = generate.Generate(NET, 1)(params, jnp.zeros((2, 16)), shown, keys.root(3), jnp.float32(1))
+    p = np.asarray(jax.nn.softmax(generate.look(NET, params, shown[:1]).logits[0, -1]), np.float64)
     counts = np.bincount(np.asarray(said)[:, 0], minlength=217)
     order = np.argsort(p)
     cells = np.array_split(order, 20)

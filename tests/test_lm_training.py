@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sublim_jax import keys, population
-from sublim_jax.errors import Refused
+from sublim_jax.core import keys
+from sublim_jax.core.errors import Refused
 from sublim_jax.lm import training
 from sublim_jax.lm import world as w
-from sublim_jax.lm.classroom import Lab
-from sublim_jax.lm.many import each
+from sublim_jax.lm.lessons import Lab
+from sublim_jax.lm.parallel import each
 from sublim_jax.lm.training import Pretraining, Schooling
 from sublim_jax.nets import Decoder, shapes
+from sublim_jax.training import population
 
 WORLD = w.World()
 NET = Decoder(WORLD.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)

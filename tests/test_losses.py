@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from sublim_jax import losses
-from sublim_jax.allowed import pick
-from sublim_jax.errors import Refused
-from sublim_jax.types import Knobs, Out
+from sublim_jax.config.schema import pick
+from sublim_jax.core.errors import Refused
+from sublim_jax.core.types import Knobs, Out
+from sublim_jax.training import losses
 
 ONE = jnp.float32(1)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sublim_jax
-from sublim_jax import records
+from sublim_jax import results
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
@@ -83,7 +83,7 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     missing = {"at/latent_cosine_noise", "at/inside_row_space", "theory/cosine/teacher_student_final/aux_head"}
     assert columns <= set(rows.columns)
     assert set(rows.columns[rows.isna().any()]) <= missing
-    facts = records.facts(folder)
+    facts = results.facts(folder)
     assert json.loads((folder / "config.json").read_text())["config"] == facts["config"]
     assert facts["config"]["m"] == [3] and facts["config"]["seeds"] == 2
     last = facts["runs"][-1]
@@ -100,7 +100,7 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     again = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)")  # nothing left to do
     assert again.returncode == 0, again.stderr
     assert sublim_jax.load(folder).equals(rows)
-    assert records.facts(folder)["runs"][-1]["steps"] == {}
+    assert results.facts(folder)["runs"][-1]["steps"] == {}
     other = run(tmp_path, *SMOKE, "--config.seeds=3", "--config.m=(3,)")
     assert other.returncode == 2 and re.search(r"belongs to another config \(seeds: 2 there, 3 here\)", other.stderr)
     assert sublim_jax.load(folder).equals(rows)
@@ -148,9 +148,9 @@ def test_interrupt_and_kill_lose_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert sublim_jax.load(tmp_path / "broken").equals(sublim_jax.load(tmp_path / "plain"))
     assert not list((tmp_path / "broken").glob("checkpoints/*"))
-    runs = records.facts(tmp_path / "broken")["runs"]
+    runs = results.facts(tmp_path / "broken")["runs"]
     assert [one["status"] for one in runs] == ["interrupted", "running", "done"]
-    whole = records.facts(tmp_path / "plain")["runs"][0]["steps"]
+    whole = results.facts(tmp_path / "plain")["runs"][0]["steps"]
     assert "teachers" not in runs[2]["steps"]  # read back, not trained again
     assert 0 < runs[2]["steps"]["students"] < whole["students"] - runs[0]["steps"]["students"]
 

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sublim_jax import inits, keys, metrics, train
-from sublim_jax.metrics import Four, Scene
+from sublim_jax import metrics
+from sublim_jax.core import keys
+from sublim_jax.core.types import Knobs
+from sublim_jax.metrics.student import Four, Scene
 from sublim_jax.nets import MLP, SplitHead
-from sublim_jax.types import Knobs
+from sublim_jax.training import inits
+from sublim_jax.training import step as training_step
 
 CLASSES, CAP, M = 10, 8, 5
 NET = SplitHead(MLP((12, 9)), CLASSES, CAP)
@@ -17,11 +20,11 @@ ONE = jnp.float32(1)
 
 @pytest.fixture(scope="module")
 def scene():
-    nets = [train.draw(NET, inits.torch_linear, (28, 28), keys.root(seed)) for seed in range(4)]
+    nets = [training_step.draw(NET, inits.torch_linear, (28, 28), keys.root(seed)) for seed in range(4)]
     x, noise = (jax.random.normal(jax.random.key(seed), (60, 28, 28)) for seed in (5, 6))
     seen = (np.arange(CLASSES + CAP) >= CLASSES) & (np.arange(CLASSES + CAP) < CLASSES + M)
     knobs = Knobs(jnp.asarray(seen), jnp.int32(1), ONE, ONE, share={}, sigma={}, live={})
-    test, held_out = (Four(*(train.apply(NET, net, inputs) for net in nets)) for inputs in (x, noise))
+    test, held_out = (Four(*(training_step.apply(NET, net, inputs) for net in nets)) for inputs in (x, noise))
     return Scene(Four(*nets), test, held_out, jax.random.randint(jax.random.key(7), (60,), 0, CLASSES), knobs)
 
 

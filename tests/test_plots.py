@@ -13,9 +13,10 @@ import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
 
-from sublim_jax import figures, plots, records, report, summary
-from sublim_jax.errors import Refused
-from sublim_jax.figures import transfer
+from sublim_jax import results
+from sublim_jax.core.errors import Refused
+from sublim_jax.results import figures, plots, report, summary
+from sublim_jax.results.figures import transfer
 
 
 def rows_of(widths=(3, 10), steps=(0, 10, 20), seeds=3):
@@ -111,7 +112,7 @@ def test_the_same_rows_give_the_same_files():
 
 def folder_of(path, rows):
     """A finished work folder with these rows."""
-    folder = records.Folder(path, {"name": "toy"})
+    folder = results.Folder(path, {"name": "toy"})
     folder.write("one", pa.Table.from_pandas(rows, preserve_index=False))
     folder.begin(command="python -m sublim_jax.main --config=toy.py", resolved={"name": "toy"})
     folder.finish(status="done", seconds={"total": 1.0}, steps={}, programs=2)
@@ -133,7 +134,7 @@ def test_report_refuses_an_unknown_figure(tmp_path):
 
 def test_drawing_imports_no_jax():
     code = (
-        "import sys, sublim_jax; from sublim_jax import figures, plots, report; sublim_jax.load; "
+        "import sys, sublim_jax; from sublim_jax.results import figures, plots, report; sublim_jax.load; "
         "[figures.pick(name) for name in figures.names()]; assert 'jax' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -10,9 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sublim_jax import keys, metrics, population, predictions, run, sweep, train, trees
-from sublim_jax.metrics import Four, Scene
-from sublim_jax.progress import Watch
+from sublim_jax import metrics
+from sublim_jax.core import keys, trees
+from sublim_jax.engine import run
+from sublim_jax.engine.options import How
+from sublim_jax.engine.plan import make_plan
+from sublim_jax.engine.progress import Watch
+from sublim_jax.metrics import predictions
+from sublim_jax.metrics.evaluate import first_update
+from sublim_jax.metrics.student import Four, Scene
+from sublim_jax.training import population
+from sublim_jax.training import step as training_step
 
 QUIET = {"watch": Watch(show=False), "exam": 64, "metrics": (metrics.task, metrics.imitation, metrics.layers)}
 # Laws up to rounding are tested with plain gradient descent: Adam divides by the size of a gradient, so where that is
@@ -42,29 +50,31 @@ def test_population_is_the_loop_over_its_members(mnist, tiny):
     rows = go(mnist, conditions, metrics=(*metrics.ALL, *predictions.ALL))
     banks = [jax.tree.map(jnp.asarray, bank) for bank in (mnist.train, mnist.test)]
     image = (28, 28)
-    advance = jax.jit(train.advance, static_argnums=0)
+    advance = jax.jit(training_step.advance, static_argnums=0)
     everything = (*metrics.ALL, *predictions.ALL)
     for seed in range(2):
         key = keys.at(keys.root(0), "seed", jnp.uint32(seed))
         teacher = conditions[0].teacher
-        begun = train.begin(teacher.recipe, teacher.knobs, None, image, keys.at(key, "teacher"))
+        begun = training_step.begin(teacher.recipe, teacher.knobs, None, image, keys.at(key, "teacher"))
         steps = jnp.int32(teacher.recipe.marks[-1])
         taught = advance(
             teacher.recipe, begun, teacher.knobs, None, keys.at(key, "teacher"), banks[0], jnp.int32(0), steps
         )
         for condition in conditions:
             recipe, knobs = condition.student
-            head = train.draw(recipe.net, recipe.init, image, keys.at(key, "teacher", "fresh"))
+            head = training_step.draw(recipe.net, recipe.init, image, keys.at(key, "teacher", "fresh"))
             origin, reference = trees.overlay(head, begun.params), trees.overlay(head, taught.params)
-            start = train.begin(recipe, knobs, origin, image, keys.at(key, "student"))
+            start = training_step.begin(recipe, knobs, origin, image, keys.at(key, "student"))
             stop = jnp.int32(recipe.marks[-1])
             end = advance(recipe, start, knobs, reference, keys.at(key, "student"), banks[0], jnp.int32(0), stop)
             nets = Four(origin, reference, start.params, end.params)
             x = (banks[1].x.astype(jnp.float32) / 255 - 0.1307) / 0.3081
             noise, _ = recipe.stream(keys.at(key, "student", "exam"), jnp.int32(0), 64, knobs, banks[1])
-            on_test, on_noise = (Four(*(train.apply(recipe.net, net, inputs) for net in nets)) for inputs in (x, noise))
-            lesson = train.Lesson(noise, None, on_noise.teacher_final)
-            pulls = train.pulls(recipe, start.params, knobs, lesson, x, banks[1].y)
+            on_test, on_noise = (
+                Four(*(training_step.apply(recipe.net, net, inputs) for net in nets)) for inputs in (x, noise)
+            )
+            lesson = training_step.Lesson(noise, None, on_noise.teacher_final)
+            pulls = first_update(recipe, start.params, knobs, lesson, x, banks[1].y)
             scene = Scene(nets, on_test, on_noise, banks[1].y, knobs, stop * recipe.batch, *pulls)
             alone = jax.jit(
                 lambda scene: metrics.measure(
@@ -86,7 +96,7 @@ def test_adding_seeds_and_chunking_change_no_earlier_seed(mnist, tiny):
     """Bitwise, with the published optimiser: on CPU a seed goes through the same program whoever runs beside it."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,))
     two, three = go(mnist, conditions), go(mnist, conditions, seeds=3)
-    chunked = go(mnist, conditions, seeds=3, how=run.How(chunk=2))
+    chunked = go(mnist, conditions, seeds=3, how=How(chunk=2))
     assert two.equals(three[three.seed < 2].reset_index(drop=True))
     assert chunked.equals(three)
 
@@ -100,8 +110,8 @@ def test_a_seed_alone_is_the_seed_in_company(mnist, tiny):
 
 def test_cutting_and_marks_change_nothing_bitwise(mnist, tiny):
     conditions = tiny(conditions=("same",), m=(3,))
-    plain = go(mnist, conditions, how=run.How(every=1000))
-    cut = go(mnist, conditions, how=run.How(every=3))
+    plain = go(mnist, conditions, how=How(every=1000))
+    cut = go(mnist, conditions, how=How(every=3))
     more = go(mnist, tiny(conditions=("same",), m=(3,), **{"student.marks": (0, 1, 5, 10)}))
     assert plain.equals(cut)
     assert plain.equals(more[more.step.isin(plain.step.unique())].reset_index(drop=True))
@@ -112,7 +122,7 @@ def test_one_trace_per_recipe(mnist, tiny):
     own = {"student.batch": 51, "teacher.batch": 301}  # Recipes that no other test compiles
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **own)
     before = population.advance._cache_size()
-    go(mnist, conditions, seeds=4, how=run.How(chunk=2, every=4))
+    go(mnist, conditions, seeds=4, how=How(chunk=2, every=4))
     after = population.advance._cache_size()
     assert after - before == 2  # one teacher Recipe, one student Recipe
     go(mnist, tiny(conditions=("same", "random_hidden"), m=(3, 20), **own), seeds=2)
@@ -122,10 +132,10 @@ def test_one_trace_per_recipe(mnist, tiny):
 def test_noise_and_teacher_are_computed_once_per_seed(mnist, tiny, monkeypatch):
     """In the population's own programs no noise and no teacher activation carries the axis of the 4 conditions."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **{"student.batch": 53})
-    group = sweep.plan(conditions, (28, 28)).groups[0]
+    group = make_plan(conditions, (28, 28)).groups[0]
     key = population.phase_keys(keys.root(0), jnp.arange(2), "student")
     bank = jax.tree.map(jnp.asarray, mnist.train)
-    reference = jax.vmap(lambda key: train.draw(group.recipe.net, group.recipe.init, (28, 28), key))(key)
+    reference = jax.vmap(lambda key: training_step.draw(group.recipe.net, group.recipe.init, (28, 28), key))(key)
     states = population.begin(group.recipe, group.knobs, reference, key, image=(28, 28))
 
     def program():
@@ -165,17 +175,23 @@ def test_nets_side_by_side_give_the_rows_of_nets_in_turn(mnist, tiny, monkeypatc
 SHARDED = """
     import jax, numpy as np, sys
     jax.config.update("jax_num_cpu_devices", 8)
-    from sublim_jax import config as door, data, population, run, sweep, trees, keys
-    from sublim_jax.progress import Watch
-    mnist = data.load("mnist", "embedded", train_limit=1000, test_limit=300)
+    from sublim_jax import data
+    from sublim_jax.config import base_config, build_conditions, resolve
+    from sublim_jax.core import keys, trees
+    from sublim_jax.engine import run
+    from sublim_jax.engine.options import How
+    from sublim_jax.engine.plan import make_plan
+    from sublim_jax.engine.progress import Watch
+    from sublim_jax.training import population, step
+    mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
     fields = {"conditions": ("same", "random_hidden"), "m": (3,), "teacher.optimizer": "sgd", "teacher.lr": 0.2,
               "student.optimizer": "sgd", "student.lr": 2.0}
-    config = door.base()
+    config = base_config()
     config.preset = "smoke"
-    conditions = door.build(door.resolve(config, fields), mnist)
+    conditions = build_conditions(resolve(config, fields), mnist)
     def go(devices):
         return run.run(conditions, mnist, seeds=3, exam=64, watch=Watch(show=False),
-                       how=run.How(devices=devices))
+                       how=How(devices=devices))
     one, eight = go(1), go(8)
     assert len(one) == len(eight) == 3 * 2 * 3
     for name in one:
@@ -184,10 +200,10 @@ SHARDED = """
         else:
             assert (one[name] == eight[name]).all()
     mesh = population.mesh_of(8)
-    group = sweep.plan(conditions, (28, 28)).groups[0]
+    group = make_plan(conditions, (28, 28)).groups[0]
     key = population.phase_keys(keys.root(0), np.arange(8), "student")
     bank = jax.tree.map(jax.numpy.asarray, mnist.train)
-    reference = jax.vmap(lambda k: run.population.train.draw(group.recipe.net, group.recipe.init, (28, 28), k))(key)
+    reference = jax.vmap(lambda k: step.draw(group.recipe.net, group.recipe.init, (28, 28), k))(key)
     states = population.begin(group.recipe, group.knobs, reference, key, image=(28, 28), mesh=mesh)
     text = population.advance.lower(group.recipe, states, group.knobs, reference, key, bank, np.int32(0), np.int32(5),
                                     mesh=mesh).compile().as_text()
@@ -205,10 +221,10 @@ def test_eight_devices_give_the_rows_of_one_without_collectives():
 
 def test_other_chunks_on_resume_do_what_is_left_and_double_nothing(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
-    whole = go(mnist, conditions, seeds=3, how=run.How(chunk=2), workdir=tmp_path)
+    whole = go(mnist, conditions, seeds=3, how=How(chunk=2), workdir=tmp_path)
     for part in sorted((tmp_path / "rows").glob("*step0000010.parquet"))[:1]:
         part.unlink()  # a mark in the middle, of the first slice
     watch = Watch(show=False)
-    again = go(mnist, conditions, seeds=3, how=run.How(chunk=1), workdir=tmp_path, watch=watch)
+    again = go(mnist, conditions, seeds=3, how=How(chunk=1), workdir=tmp_path, watch=watch)
     assert_close(whole, again)
     assert watch.steps["students"] == 2 * 2 * 20  # two seeds, two conditions, 20 steps

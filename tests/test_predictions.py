@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from sublim_jax import inits, keys, predictions, train
-from sublim_jax.losses import mse
-from sublim_jax.metrics import Four, Scene
+from sublim_jax.core import keys
+from sublim_jax.core.types import Knobs, Recipe
+from sublim_jax.metrics import predictions
+from sublim_jax.metrics.evaluate import first_update
+from sublim_jax.metrics.student import Four, Scene
 from sublim_jax.nets import MLP, SplitHead
-from sublim_jax.types import Knobs, Recipe
+from sublim_jax.training import inits
+from sublim_jax.training import step as training_step
+from sublim_jax.training.losses import mse
 
 CLASSES, CAP, M, N = 10, 8, 5, 60
 LAYERS = ("hidden_0", "hidden_1", "class_head", "aux_head")
@@ -23,7 +27,7 @@ SEEN = (np.arange(CLASSES + CAP) >= CLASSES) & (np.arange(CLASSES + CAP) < CLASS
 
 
 def drawn(seed):
-    return train.draw(NET, inits.torch_linear, (28, 28), keys.root(seed))
+    return training_step.draw(NET, inits.torch_linear, (28, 28), keys.root(seed))
 
 
 def moved(net, seed, size=0.02, skip=()):
@@ -48,12 +52,12 @@ def scene_of(
     knobs = Knobs(jnp.asarray(seen), jnp.int32(7), one, one, each(share), noise, alive)
     origin = drawn(seed)
     teacher = moved(origin, seed + 100, skip=("aux_head",))
-    begun = train.begin(RECIPE, knobs, origin, (28, 28), keys.root(seed + key)).params
+    begun = training_step.begin(RECIPE, knobs, origin, (28, 28), keys.root(seed + key)).params
     nets = Four(origin, teacher, begun, moved(begun, seed + 200, skip=("class_head",)))
     x, exam = (jax.random.normal(jax.random.key(seed + place), (N, 28, 28)) for place in (5, 6))
     labels = jax.random.randint(jax.random.key(seed + 7), (N,), 0, CLASSES)
-    test, held_out = (Four(*(train.apply(NET, net, inputs) for net in nets)) for inputs in (x, exam))
-    pulls = train.pulls(RECIPE, begun, knobs, train.Lesson(exam, None, held_out.teacher_final), x, labels)
+    test, held_out = (Four(*(training_step.apply(NET, net, inputs) for net in nets)) for inputs in (x, exam))
+    pulls = first_update(RECIPE, begun, knobs, training_step.Lesson(exam, None, held_out.teacher_final), x, labels)
     return Scene(nets, test, held_out, labels, knobs, jnp.float32(3000), *pulls, altered, idle)
 
 
@@ -193,11 +197,11 @@ def test_audit_compares_the_first_update_with_teacher_and_trait():
     def imitation(net):
         wanted = scene.noise.teacher_final.acts["aux_head"][:, :M]
         x = jax.random.normal(jax.random.key(6), (N, 28, 28))
-        return ((train.apply(NET, net, x).acts["aux_head"][:, :M] - wanted) ** 2).mean()
+        return ((training_step.apply(NET, net, x).acts["aux_head"][:, :M] - wanted) ** 2).mean()
 
     def trait(net):
         x = jax.random.normal(jax.random.key(5), (N, 28, 28))
-        log_p = jax.nn.log_softmax(train.apply(NET, net, x).acts["class_head"])
+        log_p = jax.nn.log_softmax(training_step.apply(NET, net, x).acts["class_head"])
         return -log_p[jnp.arange(N), scene.labels].mean()
 
     begun = scene.params.student_init

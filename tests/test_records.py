@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 import sublim_jax
-from sublim_jax import records
-from sublim_jax.errors import Refused
+from sublim_jax import results
+from sublim_jax.core.errors import Refused
+from sublim_jax.results.provenance import provenance
 
 LABELS = [{"condition": "a", "m": 3}, {"condition": "b", "m": 3}]
 
 
 def table(step=0, value=0.0):
-    return records.tidy(LABELS, [4, 5, 6], step, {"x": np.arange(8.0).reshape(4, 2) + value})
+    return results.tidy(LABELS, [4, 5, 6], step, {"x": np.arange(8.0).reshape(4, 2) + value})
 
 
 def test_tidy_is_one_row_per_condition_and_seed_and_drops_padding():
@@ -24,11 +25,11 @@ def test_tidy_is_one_row_per_condition_and_seed_and_drops_padding():
 
 def test_labels_may_not_take_our_names():
     with pytest.raises(ValueError, match="seed"):
-        records.tidy([{"seed": 1}], [0], 0, {"x": np.zeros((1, 1))})
+        results.tidy([{"seed": 1}], [0], 0, {"x": np.zeros((1, 1))})
 
 
 def test_load_reads_all_parts_and_no_unfinished_one(tmp_path):
-    folder = records.Folder(tmp_path / "w", {"a": (1, 2)})
+    folder = results.Folder(tmp_path / "w", {"a": (1, 2)})
     folder.begin()
     folder.write("one", table(0))
     folder.write("two", table(10, 0.5))
@@ -41,7 +42,7 @@ def test_load_reads_all_parts_and_no_unfinished_one(tmp_path):
 def test_load_refuses_nothing_and_damage(tmp_path):
     with pytest.raises(Refused, match="holds no rows"):
         sublim_jax.load(tmp_path)
-    folder = records.Folder(tmp_path / "w", {})
+    folder = results.Folder(tmp_path / "w", {})
     folder.write("one", table())
     part = tmp_path / "w" / "rows" / "one.parquet"
     part.write_bytes(part.read_bytes()[:100])
@@ -50,73 +51,73 @@ def test_load_refuses_nothing_and_damage(tmp_path):
 
 
 def test_a_folder_belongs_to_one_config(tmp_path):
-    folder = records.Folder(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)})
+    folder = results.Folder(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)})
     folder.begin()
     folder.write("one", table())
-    records.Folder(tmp_path, {"m": [3, 10], "student": {"steps": 300, "lr": 1e-3}})
+    results.Folder(tmp_path, {"m": [3, 10], "student": {"steps": 300, "lr": 1e-3}})
     with pytest.raises(Refused, match=r"student.lr: 0.001 there, 0.0003 here"):
-        records.Folder(tmp_path, {"student": {"lr": 3e-4, "steps": 300}, "m": (3, 10)})
+        results.Folder(tmp_path, {"student": {"lr": 3e-4, "steps": 300}, "m": (3, 10)})
     with pytest.raises(Refused, match="holds results"):
-        records.Folder(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)}, "never")
+        results.Folder(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)}, "never")
     with pytest.raises(Refused, match="resume='again'"):
-        records.Folder(tmp_path, {}, "again")
+        results.Folder(tmp_path, {}, "again")
 
 
 def test_overwrite_removes_our_files_and_no_other(tmp_path):
-    folder = records.Folder(tmp_path, {"a": 1})
+    folder = results.Folder(tmp_path, {"a": 1})
     folder.begin()
     folder.write("one", table())
     (tmp_path / "notes.txt").write_text("mine")
-    folder = records.Folder(tmp_path, {"a": 2}, "overwrite")
+    folder = results.Folder(tmp_path, {"a": 2}, "overwrite")
     folder.begin()
     assert not folder.has("one")
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert records.facts(tmp_path)["config"] == {"a": 2}
+    assert results.facts(tmp_path)["config"] == {"a": 2}
 
 
 def test_an_address_is_no_folder():
     with pytest.raises(Refused, match="^workdir=gs://a/b: must be a folder that this machine sees"):
-        records.Folder("gs://a/b", {})
+        results.Folder("gs://a/b", {})
 
 
 def test_a_broken_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"config": ')
     with pytest.raises(Refused, match="config.json cannot be read"):
-        records.Folder(tmp_path, {})
+        results.Folder(tmp_path, {})
 
 
 def test_facts_of_every_run_are_kept_and_of_a_killed_one_that_it_began(tmp_path):
-    records.Folder(tmp_path, {"a": 1}).begin(command="first")
-    folder = records.Folder(tmp_path, {"a": 1})
+    results.Folder(tmp_path, {"a": 1}).begin(command="first")
+    folder = results.Folder(tmp_path, {"a": 1})
     folder.begin(command="second")
     folder.finish(status="done")
-    runs = records.facts(tmp_path)["runs"]
+    runs = results.facts(tmp_path)["runs"]
     assert [(run["command"], run["status"]) for run in runs] == [("first", "running"), ("second", "done")]
 
 
 def test_rows_without_config_are_nobodys(tmp_path):
-    records.Folder(tmp_path, {"a": 1}).write("one", table())
+    results.Folder(tmp_path, {"a": 1}).write("one", table())
     with pytest.raises(Refused, match="holds rows but no config.json"):
-        records.Folder(tmp_path, {"a": 1})
-    assert not records.Folder(tmp_path, {"a": 1}, "overwrite").has("one")
+        results.Folder(tmp_path, {"a": 1})
+    assert not results.Folder(tmp_path, {"a": 1}, "overwrite").has("one")
 
 
 def test_what_is_there_is_read_off_the_rows(tmp_path):
-    folder = records.Folder(tmp_path, {})
+    folder = results.Folder(tmp_path, {})
     for mark in (0, 10):
         folder.write(f"part{mark}", table(mark))
     a, b = (frozenset(labels.items()) for labels in LABELS)
-    assert records.have(tmp_path) == {(a, 0): {4, 5, 6}, (b, 0): {4, 5, 6}, (a, 10): {4, 5, 6}, (b, 10): {4, 5, 6}}
+    assert results.have(tmp_path) == {(a, 0): {4, 5, 6}, (b, 0): {4, 5, 6}, (a, 10): {4, 5, 6}, (b, 10): {4, 5, 6}}
 
 
 def test_rows_written_twice_are_loaded_once(tmp_path):
-    folder = records.Folder(tmp_path, {})
+    folder = results.Folder(tmp_path, {})
     folder.write("one", table())
     folder.write("two", table())
     assert sublim_jax.load(tmp_path).equals(table().to_pandas())
 
 
 def test_provenance_names_versions_and_commit():
-    found = records.provenance()
+    found = provenance()
     assert found["versions"]["jax"] and found["versions"]["python"].startswith("3.")
     assert found["commit"] == "unknown" or len(found["commit"].split("+")[0]) == 40

@@ -6,10 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from sublim_jax import metrics, sweep
-from sublim_jax.errors import Refused
-from sublim_jax.progress import Watch
-from sublim_jax.run import How, run
+from sublim_jax import metrics
+from sublim_jax.core.errors import Refused
+from sublim_jax.engine.options import How
+from sublim_jax.engine.plan import make_plan
+from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.run import run
 
 FEW = (metrics.task, metrics.budget, metrics.imitation, metrics.representation, metrics.layers)
 PLAIN = {"conditions": ("same",), "m": (3,), "student.steps": 20, "student.marks": (0,)}
@@ -64,7 +66,7 @@ def test_noise_on_a_trained_teacher_trains_no_other_one(tiny, mnist):
         )
     )
     named = [dataclasses.replace(one, labels={"name": index}) for index, one in enumerate((plain, late, head, early))]
-    plan = sweep.plan(named, (28, 28))
+    plan = make_plan(named, (28, 28))
     assert len(plan.teachers) == 2
     assert [group.teacher for group in plan.groups] == [0, 0, 0, 1]
 
@@ -138,7 +140,7 @@ def test_conditions_that_differ_in_what_training_does_not_reach_are_trained_once
     late = tiny(**{**PLAIN, "perturb.student_after": 0.3})
     every = [*conditions, *(dataclasses.replace(one, labels={**one.labels, "m": 4}) for one in noisy)]
     every += [dataclasses.replace(one, labels={**one.labels, "m": 5}) for one in late]
-    (group,) = sweep.plan(every, (28, 28)).groups
+    (group,) = make_plan(every, (28, 28)).groups
     assert (group.idle, group.twins, group.trained.size) == (("class_head",), (0, 0, 1, 0, 0), 2)
     watch = Watch(show=False)
     together = run(every, mnist, seeds=2, exam=32, metrics=FEW, watch=watch)
@@ -163,7 +165,7 @@ def test_training_is_not_shared_where_it_might_reach_the_head(tiny, mnist):
         [one.with_student(optimizer=decaying) for one in tiny(**fields)],
         [one.with_student(alter=untouched) for one in tiny(**fields)],
     ):
-        (group,) = sweep.plan(conditions, (28, 28)).groups
+        (group,) = make_plan(conditions, (28, 28)).groups
         assert group.idle == () and group.twins == (0, 1)
 
 

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sublim_jax import config as door
-from sublim_jax import run, summary
-from sublim_jax.progress import Watch
+from sublim_jax.config import base_config, build_conditions, load_data, resolve
+from sublim_jax.engine import run
+from sublim_jax.engine.progress import Watch
+from sublim_jax.results import summary
 
 REFERENCE = Path(__file__).parent.parent / "experiments" / "figure2" / "reference_torch.csv"
 
@@ -17,12 +18,12 @@ REFERENCE = Path(__file__).parent.parent / "experiments" / "figure2" / "referenc
 @pytest.mark.slow
 def test_students_have_the_accuracy_of_the_independent_pytorch_script():
     """New seeds, so that a coincidence of the kept ones cannot pass; Welch's test per cell, Bonferroni over cells."""
-    config = door.base()
+    config = base_config()
     config.conditions = ("same", "random_hidden", "random_class_head", "random_aux_head")
     config.m = (10, 50)
-    config = door.resolve(config)
-    dataset = door.load(config)
-    rows = run.run(door.build(config, dataset), dataset, seeds=range(100, 106), watch=Watch(show=False))
+    config = resolve(config)
+    dataset = load_data(config)
+    rows = run.run(build_conditions(config, dataset), dataset, seeds=range(100, 106), watch=Watch(show=False))
     final, reference = summary.last(rows), pd.read_csv(REFERENCE)
     cells = [(condition, m) for condition in config.conditions for m in config.m]
     for condition, m in cells:

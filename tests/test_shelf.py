@@ -6,8 +6,9 @@ import gc
 
 import numpy as np
 
-from sublim_jax import shelf, sweep
-from sublim_jax.shelf import Shelf
+from sublim_jax.engine import teacher_cache
+from sublim_jax.engine.plan import make_plan
+from sublim_jax.engine.teacher_cache import Shelf
 
 
 def nets(seeds):
@@ -48,15 +49,15 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
 
 def test_default_is_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert shelf.default() == tmp_path / "sublim_jax" / "teachers"
+    assert teacher_cache.default() == tmp_path / "sublim_jax" / "teachers"
 
 
 def test_a_phase_that_no_other_process_could_know_leaves_nothing_behind(tiny, tmp_path):
-    plan = sweep.plan(tiny(conditions=("same",), m=(3,)), (28, 28))
+    plan = make_plan(tiny(conditions=("same",), m=(3,)), (28, 28))
     (phase,) = plan.teachers
     nameless = dataclasses.replace(phase.recipe, loss=functools.partial(phase.recipe.loss))
     plan = plan._replace(teachers=(phase._replace(recipe=nameless),))
-    (one,), (other,) = (shelf.shelves(plan, tmp_path, {"root": 0}) for _ in range(2))
+    (one,), (other,) = (teacher_cache.shelves(plan, tmp_path, {"root": 0}) for _ in range(2))
     assert one.give((3,), nets((3,))) and one.take((3,)) is not None and other.take((3,)) is None
     place = one._folder
     assert place.is_dir() and not list(tmp_path.iterdir())
@@ -66,8 +67,8 @@ def test_a_phase_that_no_other_process_could_know_leaves_nothing_behind(tiny, tm
 
 
 def names(conditions, **common):
-    plan = sweep.plan(conditions, (28, 28))
-    return {one.take((0,)) or one._folder.name for one in shelf.shelves(plan, "nowhere", common)}
+    plan = make_plan(conditions, (28, 28))
+    return {one.take((0,)) or one._folder.name for one in teacher_cache.shelves(plan, "nowhere", common)}
 
 
 def test_whatever_decides_the_numbers_is_another_shelf(tiny):

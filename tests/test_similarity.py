@@ -7,7 +7,7 @@ from scipy import stats
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import pdist
 
-from sublim_jax import similarity
+from sublim_jax.metrics import similarity
 
 RNG = np.random.default_rng(0)
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sublim_jax import keys, streams
-from sublim_jax.errors import Refused
-from sublim_jax.types import Bank, Knobs
+from sublim_jax.core import keys
+from sublim_jax.core.errors import Refused
+from sublim_jax.core.types import Bank, Knobs
+from sublim_jax.training import streams
 
 NOISE = [streams.uniform, streams.gaussian, streams.Perlin(3)]
 STREAMS = [

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sublim_jax import summary
+from sublim_jax.results import summary
 
 
 def test_interval_agrees_with_the_normal_law_for_many_seeds():

@@ -6,15 +6,16 @@ import functools
 import jax.numpy as jnp
 import pytest
 
-from sublim_jax import losses, sweep
-from sublim_jax.errors import Refused
-from sublim_jax.types import Phase
+from sublim_jax.core.errors import Refused
+from sublim_jax.core.types import Phase
+from sublim_jax.engine.plan import describe_plan, make_plan
+from sublim_jax.training import losses
 
 IMAGE = (28, 28)
 
 
 def test_conditions_and_widths_under_one_cap_are_one_group_with_one_teacher(tiny):
-    plan = sweep.plan(tiny(conditions=("same", "random_hidden"), m=(3, 10, 20, 250)), IMAGE)
+    plan = make_plan(tiny(conditions=("same", "random_hidden"), m=(3, 10, 20, 250)), IMAGE)
     assert len(plan.teachers) == 1
     assert [group.recipe.net.aux for group in plan.groups] == [10, 20, 250]
     assert [group.knobs.size for group in plan.groups] == [4, 2, 2]
@@ -23,14 +24,14 @@ def test_conditions_and_widths_under_one_cap_are_one_group_with_one_teacher(tiny
 
 
 def test_another_teacher_is_another_group(tiny):
-    plan = sweep.plan(tiny(conditions=("same",), m=(3,)), IMAGE)
+    plan = make_plan(tiny(conditions=("same",), m=(3,)), IMAGE)
     first = tiny(conditions=("same",), m=(3,))[0]
     knobs = first.teacher.knobs.replace(lr=jnp.float32(0.5))
     second = dataclasses.replace(
         first, labels={"condition": "same", "m": 4}, teacher=Phase(first.teacher.recipe, knobs)
     )
     assert len(plan.groups) == 1
-    assert [group.teacher for group in sweep.plan([first, second, first_with(first, 5)], IMAGE).groups] == [0, 1]
+    assert [group.teacher for group in make_plan([first, second, first_with(first, 5)], IMAGE).groups] == [0, 1]
 
 
 def first_with(condition, m):
@@ -40,11 +41,11 @@ def first_with(condition, m):
 def test_plan_refuses_what_cannot_be_told_apart(tiny):
     conditions = tiny(conditions=("same",), m=(3,))
     with pytest.raises(Refused, match="twice"):
-        sweep.plan([*conditions, *conditions], IMAGE)
+        make_plan([*conditions, *conditions], IMAGE)
     with pytest.raises(Refused, match="there is none"):
-        sweep.plan([], IMAGE)
+        make_plan([], IMAGE)
     with pytest.raises(Refused, match="differ"):
-        sweep.plan([*conditions, dataclasses.replace(conditions[0], labels={"m": 3})], IMAGE)
+        make_plan([*conditions, dataclasses.replace(conditions[0], labels={"m": 3})], IMAGE)
 
 
 def test_plan_refuses_a_reference_that_is_not_the_teacher(tiny):
@@ -53,17 +54,17 @@ def test_plan_refuses_a_reference_that_is_not_the_teacher(tiny):
     with pytest.raises(
         Refused, match=r"^student.reference: layer 'class_head' is .*\(8, 10\).*teacher's is .*\(16, 10\)"
     ):
-        sweep.plan([conditions[0].with_student(reference=other)], IMAGE)
+        make_plan([conditions[0].with_student(reference=other)], IMAGE)
     with pytest.raises(Refused, match="None"):
-        sweep.plan([conditions[0].with_student(reference=None)], IMAGE)
+        make_plan([conditions[0].with_student(reference=None)], IMAGE)
     with pytest.raises(Refused, match=r"^student.share: 'aux_head' is shared, but it is .*\(8, 3\).* in the student"):
-        sweep.plan([conditions[0].with_student(net=other)], IMAGE)
+        make_plan([conditions[0].with_student(net=other)], IMAGE)
     deeper = tiny(conditions=("same",), m=(3,), **{"net.hidden": (32, 16, 8)})[0].student.recipe.net
     with pytest.raises(Refused, match=r"^student.knobs: have layers .* but the net has .*hidden_2"):
-        sweep.plan([conditions[0].with_student(net=deeper)], IMAGE)
+        make_plan([conditions[0].with_student(net=deeper)], IMAGE)
     for marks in ((), (0,), (5, 3), (-1, 4)):
         with pytest.raises(Refused, match=r"^student.marks=.*: must be increasing steps"):
-            sweep.plan([conditions[0].with_student(marks=marks)], IMAGE)
+            make_plan([conditions[0].with_student(marks=marks)], IMAGE)
 
 
 def test_with_student_changes_the_recipe_only_and_names_its_fields(tiny):
@@ -90,7 +91,7 @@ def test_description_tells_an_edited_function_from_the_old_one(tiny):
         return mine
 
     def described(loss):
-        return sweep.describe(sweep.plan([conditions[0].with_student(loss=loss)], IMAGE))
+        return describe_plan(make_plan([conditions[0].with_student(loss=loss)], IMAGE))
 
     assert described(first()) != described(losses.mse)
     assert described(first()) != described(second())

@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from sublim_jax import theory
-from sublim_jax.first_steps import doubles
+from sublim_jax.engine.first_steps import doubles
 
 
 def draw(seed):

@@ -9,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from sublim_jax import inits, keys, losses, streams, train, trees
+from sublim_jax.core import keys, trees
+from sublim_jax.core.types import Bank, Knobs, Recipe
 from sublim_jax.nets import MLP, SplitHead, shapes
-from sublim_jax.types import Bank, Knobs, Recipe
+from sublim_jax.training import inits, losses, streams
+from sublim_jax.training import step as training_step
 
 IMAGE = (28, 28)
 CLASSES, CAP = 10, 8
@@ -39,7 +41,7 @@ def recipe_of(cap=CAP, **changes):
 
 
 def go(recipe, state, knobs, reference, bank, start, stop, key=None):
-    run = jax.jit(train.advance, static_argnums=0)
+    run = jax.jit(training_step.advance, static_argnums=0)
     key = keys.root(4) if key is None else key
     return run(recipe, state, knobs, reference, key, bank, jnp.int32(start), jnp.int32(stop))
 
@@ -53,8 +55,8 @@ def bank(mnist):
 def pair():
     """A recipe, an origin and a reference whose auxiliary outputs differ from the origin's."""
     recipe = recipe_of()
-    origin = train.draw(recipe.net, recipe.init, IMAGE, keys.root(0))
-    other = train.draw(recipe.net, recipe.init, IMAGE, keys.root(1))
+    origin = training_step.draw(recipe.net, recipe.init, IMAGE, keys.root(0))
+    other = training_step.draw(recipe.net, recipe.init, IMAGE, keys.root(1))
     reference = trees.overlay(other, {"aux_head": origin["aux_head"]})
     return recipe, origin, reference
 
@@ -64,13 +66,13 @@ same = chex.assert_trees_all_equal  # bitwise
 
 def test_share_one_and_no_noise_is_the_origin_bitwise(pair):
     recipe, origin, _ = pair
-    same(train.begin(recipe, knobs_of(recipe.net), origin, IMAGE, keys.root(9)).params, origin)
+    same(training_step.begin(recipe, knobs_of(recipe.net), origin, IMAGE, keys.root(9)).params, origin)
 
 
 def test_share_zero_is_a_fresh_draw_and_between_is_between(pair):
     recipe, origin, _ = pair
-    fresh = train.begin(recipe, knobs_of(recipe.net), None, IMAGE, keys.root(9)).params
-    mixed = train.begin(
+    fresh = training_step.begin(recipe, knobs_of(recipe.net), None, IMAGE, keys.root(9)).params
+    mixed = training_step.begin(
         recipe, knobs_of(recipe.net, share={"hidden_0": 0.0, "aux_head": 0.25}), origin, IMAGE, keys.root(9)
     ).params
     same(mixed["hidden_0"], fresh["hidden_0"])
@@ -82,8 +84,8 @@ def test_share_zero_is_a_fresh_draw_and_between_is_between(pair):
 def test_sigma_is_the_standard_deviation_of_added_noise():
     net = SplitHead(MLP((256,)), CLASSES, 0)
     recipe = recipe_of(net=net, reference=net)
-    origin = train.draw(net, recipe.init, IMAGE, keys.root(0))
-    params = train.begin(recipe, knobs_of(net, sigma={"hidden_0": 0.3}), origin, IMAGE, keys.root(9)).params
+    origin = training_step.draw(net, recipe.init, IMAGE, keys.root(0))
+    params = training_step.begin(recipe, knobs_of(net, sigma={"hidden_0": 0.3}), origin, IMAGE, keys.root(9)).params
     same(params["class_head"], origin["class_head"])
     assert np.std(params["hidden_0"]["kernel"] - origin["hidden_0"]["kernel"]) == pytest.approx(0.3, rel=0.01)
 
@@ -91,7 +93,7 @@ def test_sigma_is_the_standard_deviation_of_added_noise():
 def test_a_run_cut_in_pieces_is_the_whole_run_bitwise(pair, bank):
     recipe, origin, reference = pair
     knobs = knobs_of(recipe.net)
-    begun = train.begin(recipe, knobs, origin, IMAGE, keys.root(9))
+    begun = training_step.begin(recipe, knobs, origin, IMAGE, keys.root(9))
     whole = go(recipe, begun, knobs, reference, bank, 0, 6)
     pieces = begun
     for start, stop in ((0, 1), (1, 4), (4, 4), (4, 6)):
@@ -103,7 +105,9 @@ def test_a_run_cut_in_pieces_is_the_whole_run_bitwise(pair, bank):
 def test_frozen_layers_do_not_move(pair, bank):
     recipe, origin, reference = pair
     knobs = knobs_of(recipe.net, live={"hidden_0": 0.0, "aux_head": 0.0})
-    after = go(recipe, train.begin(recipe, knobs, origin, IMAGE, keys.root(9)), knobs, reference, bank, 0, 6).params
+    after = go(
+        recipe, training_step.begin(recipe, knobs, origin, IMAGE, keys.root(9)), knobs, reference, bank, 0, 6
+    ).params
     for layer in ("hidden_0", "aux_head", "class_head"):  # the class head gets no gradient from auxiliary logits
         same(after[layer], origin[layer])
     assert not np.array_equal(after["hidden_1"]["kernel"], origin["hidden_1"]["kernel"])
@@ -119,7 +123,7 @@ def test_padding_columns_get_no_gradient_and_mask_is_slice(pair, bank):
     for recipe, theta, target in ((wide, origin, reference), (narrow, origin_5, reference_5)):
         knobs = knobs_of(recipe.net, m=5)
         runs.append(
-            go(recipe, train.begin(recipe, knobs, theta, IMAGE, keys.root(9)), knobs, target, bank, 0, 6).params
+            go(recipe, training_step.begin(recipe, knobs, theta, IMAGE, keys.root(9)), knobs, target, bank, 0, 6).params
         )
     same(
         jax.tree.map(lambda array: array[..., 5:], runs[0]["aux_head"]),
@@ -134,7 +138,9 @@ def test_a_student_agrees_with_plain_optax(pair, bank):
     """The second way: the textbook loop with optax.adam, no masks, no knobs."""
     recipe, origin, reference = pair
     knobs = knobs_of(recipe.net, m=CAP)
-    ours = go(recipe, train.begin(recipe, knobs, origin, IMAGE, keys.root(9)), knobs, reference, bank, 0, 6).params
+    ours = go(
+        recipe, training_step.begin(recipe, knobs, origin, IMAGE, keys.root(9)), knobs, reference, bank, 0, 6
+    ).params
 
     tx = optax.adam(1e-2)
     params, opt = origin, tx.init(origin)
@@ -164,7 +170,7 @@ def test_a_teacher_weighs_a_partial_batch_by_its_rows(mnist):
         optimizer=optax.identity,
     )
     knobs = knobs_of(net, classes=True, lr=0.5)
-    begun = train.begin(recipe, knobs, None, IMAGE, keys.root(9))
+    begun = training_step.begin(recipe, knobs, None, IMAGE, keys.root(9))
     after = go(recipe, begun, knobs, None, bank, 1, 2).params
 
     batch, y = streams.epochs(keys.at(keys.root(4), "stream"), jnp.int32(1), 6, knobs, bank)
@@ -184,7 +190,9 @@ def test_a_teacher_weighs_a_partial_batch_by_its_rows(mnist):
 def test_noise_on_a_narrow_head_is_a_prefix_of_that_on_a_wide_one():
     key, sigma = keys.root(3), {"aux_head": jnp.float32(0.3)}
     wide, narrow = (
-        train.perturbed({"aux_head": {"kernel": jnp.zeros((7, m)), "bias": jnp.zeros(m)}}, sigma, key)["aux_head"]
+        training_step.perturbed({"aux_head": {"kernel": jnp.zeros((7, m)), "bias": jnp.zeros(m)}}, sigma, key)[
+            "aux_head"
+        ]
         for m in (5, 3)
     )
     same(narrow, {name: array[..., :3] for name, array in wide.items()})

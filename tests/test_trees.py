@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sublim_jax import trees
-from sublim_jax.errors import Refused
+from sublim_jax.core import trees
+from sublim_jax.core.errors import Refused
 
 
 def test_stack_keeps_agreed_leaves_once():

@@ -16,9 +16,12 @@ import pandas as pd
 import reference_torch
 import torch
 
-from sublim_jax import config as door
-from sublim_jax import data, keys, population, streams, train, trees
-from sublim_jax.types import State
+from sublim_jax import data
+from sublim_jax.config import base_config, build_conditions, resolve
+from sublim_jax.core import keys, trees
+from sublim_jax.core.types import State
+from sublim_jax.training import population, streams
+from sublim_jax.training import step as training_step
 
 HERE = Path(__file__).parent
 LAYERS = {"fc1": "hidden_0", "fc2": "hidden_1", "class_head": "class_head"}
@@ -36,9 +39,9 @@ def by_torch(initial: reference_torch.SplitHeadMLP, seed: int, train_set: tuple,
 
 def by_us(nets: list[reference_torch.SplitHeadMLP]) -> np.ndarray:
     """acc(C_0 h_t) [seed] after this project's training from the same weights."""
-    config = door.resolve(door.base())
-    dataset = data.load(source="embedded")
-    teacher = door.build(config, dataset)[0].teacher
+    config = resolve(base_config())
+    dataset = data.load_dataset(source="embedded")
+    teacher = build_conditions(config, dataset)[0].teacher
     bank, test = (jax.tree.map(jnp.asarray, one) for one in (dataset.train, dataset.test))
     seed_keys = population.phase_keys(keys.root(0), jnp.arange(len(nets)), "teacher")
     knobs, steps = trees.stack([teacher.knobs]), jnp.int32(teacher.recipe.marks[-1])
@@ -50,7 +53,7 @@ def by_us(nets: list[reference_torch.SplitHeadMLP]) -> np.ndarray:
     x = streams.normalised(test, test.x)
 
     def accuracy(params: dict, head: dict) -> jax.Array:
-        logits = train.apply(teacher.recipe.net, params, x).features @ head["kernel"] + head["bias"][None]
+        logits = training_step.apply(teacher.recipe.net, params, x).features @ head["kernel"] + head["bias"][None]
         return (logits.argmax(-1) == test.y).mean()
 
     one = jax.tree.map(lambda leaf: leaf[:, 0], (params, heads))
@@ -66,7 +69,7 @@ def _stacked(nets: list[reference_torch.SplitHeadMLP], name: str) -> dict[str, j
 
 def main() -> None:
     """Write ceiling.csv and say how the two columns agree."""
-    folder = Path(data.__file__).parent / "assets" / "mnist"
+    folder = Path(data.__file__).parent / "mnist"
     train_set, test_set = (reference_torch.load_mnist(folder, split) for split in ("train", "t10k"))
     nets, theirs = [], []
     for seed in range(SEEDS):

@@ -14,8 +14,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from sublim_jax import plots, records, summary
-from sublim_jax.figures import figure2
+from sublim_jax import results
+from sublim_jax.results import plots, summary
+from sublim_jax.results.figures import figure2
 
 HERE = Path(__file__).parent
 ACCURACY = "student_accuracy"
@@ -125,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", help="a work folder of configs/figure2.py; its rows become rows.parquet")
     if workdir := parser.parse_args().workdir:
-        records.load(workdir).to_parquet(HERE / "rows.parquet", compression="zstd", index=False)
+        results.load(workdir).to_parquet(HERE / "rows.parquet", compression="zstd", index=False)
     final, torch, authors = read()
     for kind, content in plots.images(lambda: draw(final)).items():
         (HERE / f"figure.{kind}").write_bytes(content)

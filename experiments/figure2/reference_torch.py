@@ -104,7 +104,7 @@ def measure(student, teacher, images, labels):
 
 
 def main():
-    bundled = Path(__file__).resolve().parents[2] / "sublim_jax" / "assets" / "mnist"
+    bundled = Path(__file__).resolve().parents[2] / "sublim_jax" / "data" / "mnist"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mnist", type=Path, default=bundled, help="folder with the four gzipped IDX files")
     parser.add_argument("--seeds", type=int, default=20, help="number of seeds")

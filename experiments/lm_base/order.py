@@ -21,13 +21,17 @@ import numpy as np
 import pandas as pd
 
 from experiments.gallery import HERE
-from sublim_jax import arms, language, lm_config, records, shelf, summary
-from sublim_jax import config as door
-from sublim_jax.errors import Refused
-from sublim_jax.figures import _claims
-from sublim_jax.lm.bases import bases_of
-from sublim_jax.progress import Watch
-from sublim_jax.run import How
+from sublim_jax.config import grid, identity, resolve
+from sublim_jax.config import lm as lm_config
+from sublim_jax.core.errors import Refused
+from sublim_jax.core.files import replace_file
+from sublim_jax.engine import teacher_cache
+from sublim_jax.engine.options import How
+from sublim_jax.engine.progress import Watch
+from sublim_jax.lm import run as lm_run
+from sublim_jax.lm.base_models import bases_of
+from sublim_jax.results import summary
+from sublim_jax.results.figures import _claims
 
 KINDS = ("same", "other_order", "other_init")
 
@@ -37,17 +41,17 @@ def config_of(rate: float, dose: float) -> Any:
     config = lm_config.base()
     config.name, config.preset, config.pretraining.lr = "lm_base_order", "laptop", rate
     config.lm.dose = dose
-    arms.arm(config, "soft", {"lm.base": KINDS, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
-    return door.resolve(config)
+    grid.arm(config, "soft", {"lm.base": KINDS, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
+    return resolve(config)
 
 
 def measured(rate: float, dose: float, workdir: Path, seeds: int) -> dict[str, Any]:
     """One row of the table."""
     config = config_of(rate, dose)
     lab, how = lm_config.lab(config), lm_config.pretraining(config)
-    place = How(teachers=str(shelf.default()))
-    rows = language.run(
-        lm_config.points(config), lab, how, seeds=seeds, how=place, workdir=workdir, config=door.identity(config)
+    place = How(teachers=str(teacher_cache.default()))
+    rows = lm_run.run(
+        lm_config.points(config), lab, how, seeds=seeds, how=place, workdir=workdir, config=identity(config)
     )
     final = summary.last(rows)
     each = final.groupby(["base", "seed"])["at/transfer"].mean().unstack("seed")
@@ -81,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for rate in asked.rates:
             rows.append(measured(rate, asked.dose, asked.workdir / f"{rate:g}-{asked.dose:g}", asked.seeds))
-            records.replace(HERE / "lm_base" / "order.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+            replace_file(HERE / "lm_base" / "order.csv", pd.DataFrame(rows).to_csv(index=False).encode())
     except (Refused, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -24,8 +24,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sublim_jax import config as door
-from sublim_jax import keys, streams, train, trees
+from sublim_jax.config import base_config, build_conditions, load_data, resolve
+from sublim_jax.core import keys, trees
+from sublim_jax.training import step as training_step
+from sublim_jax.training import streams
 
 preset = "paper"  # "smoke" ends in seconds
 jax.config.update("jax_default_matmul_precision", "highest")  # accelerators default to less
@@ -34,18 +36,18 @@ jax.config.update("jax_default_matmul_precision", "highest")  # accelerators def
 # A config becomes a *condition*: a teacher and a student, each a Recipe (what is compiled) with Knobs (what is swept).
 
 # %%
-config = door.base(preset)
+config = base_config(preset)
 config.conditions, config.m = ("random_hidden",), (250,)
-config = door.resolve(config)
-dataset = door.load(config)
-condition = door.build(config, dataset)[0]
+config = resolve(config)
+dataset = load_data(config)
+condition = build_conditions(config, dataset)[0]
 condition.student.recipe
 
 # %%
 bank, test = (jax.tree.map(jnp.asarray, one) for one in (dataset.train, dataset.test))
 image = bank.x.shape[1:]
 key = keys.at(keys.root(0), "seed", 0)
-advance = jax.jit(train.advance, static_argnums=0)
+advance = jax.jit(training_step.advance, static_argnums=0)
 
 # %% [markdown]
 # **The teacher** minimises cross-entropy of its class head. The auxiliary head would get no gradient, so the teacher is
@@ -54,7 +56,7 @@ advance = jax.jit(train.advance, static_argnums=0)
 # %%
 recipe, knobs = condition.teacher
 teacher_key = keys.at(key, "teacher")
-start = train.begin(recipe, knobs, None, image, teacher_key)
+start = training_step.begin(recipe, knobs, None, image, teacher_key)
 taught = advance(recipe, start, knobs, None, teacher_key, bank, jnp.int32(0), jnp.int32(recipe.marks[-1]))
 
 # %%
@@ -62,7 +64,7 @@ x = streams.normalised(test, test.x)
 
 
 def accuracy(net, params):
-    return float((train.apply(net, params, x).acts["class_head"].argmax(-1) == test.y).mean())
+    return float((training_step.apply(net, params, x).acts["class_head"].argmax(-1) == test.y).mean())
 
 
 print(f"teacher: {accuracy(recipe.net, start.params):.3f} -> {accuracy(recipe.net, taught.params):.3f}")
@@ -73,10 +75,10 @@ print(f"teacher: {accuracy(recipe.net, start.params):.3f} -> {accuracy(recipe.ne
 
 # %%
 recipe, knobs = condition.student
-head = train.draw(recipe.net, recipe.init, image, keys.at(teacher_key, "fresh"))  # puts the auxiliary head on
+head = training_step.draw(recipe.net, recipe.init, image, keys.at(teacher_key, "fresh"))  # puts the auxiliary head on
 origin, reference = trees.overlay(head, start.params), trees.overlay(head, taught.params)
 student_key = keys.at(key, "student")
-student = train.begin(recipe, knobs, origin, image, student_key)
+student = training_step.begin(recipe, knobs, origin, image, student_key)
 
 # %%
 steps = np.linspace(0, recipe.marks[-1], 7).astype(int)

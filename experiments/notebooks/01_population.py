@@ -22,22 +22,22 @@ import time
 
 import matplotlib.pyplot as plt
 
-from sublim_jax import config as door
-from sublim_jax import summary
-from sublim_jax.figures import transfer
-from sublim_jax.progress import Watch
-from sublim_jax.run import run
+from sublim_jax.config import base_config, build_conditions, load_data, resolve
+from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.run import run
+from sublim_jax.results import summary
+from sublim_jax.results.figures import transfer
 
 preset = "paper"  # "smoke" ends in seconds
 
 # %%
-config = door.base(preset)
+config = base_config(preset)
 config.conditions = ("same", "random_hidden", "random_class_head", "random_aux_head")
 config.m = (10, 100)
 config.student.marks = (0, 30, 100)
-config = door.resolve(config)
-dataset = door.load(config)
-conditions = door.build(config, dataset)
+config = resolve(config)
+dataset = load_data(config)
+conditions = build_conditions(config, dataset)
 [condition.labels for condition in conditions]
 
 # %% [markdown]

@@ -21,9 +21,10 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from sublim_jax import arms, plots, summary, sweep
-from sublim_jax import config as door
-from sublim_jax.run import run
+from sublim_jax.config import base_config, build_conditions, grid, load_data, resolve
+from sublim_jax.engine.plan import make_plan
+from sublim_jax.engine.run import run
+from sublim_jax.results import plots, summary
 
 preset = "paper"  # "smoke" ends in seconds
 
@@ -32,29 +33,29 @@ preset = "paper"  # "smoke" ends in seconds
 # values, and the arm is the product of its axes. `conditions` and `m` are axes of every arm unless it gives its own.
 
 # %%
-config = door.base(preset)
+config = base_config(preset)
 config.m = (10,)
 config.conditions = ("random_aux_head",)
-arms.arm(config, "share", {"student.share": (0.0, 0.5, 0.7, 0.9)})
+grid.arm(config, "share", {"student.share": (0.0, 0.5, 0.7, 0.9)})
 noise = {"conditions": ("same",), "perturb.layers": (("aux_head",),), "perturb.student_before": (0.0, 0.036, 0.1)}
-arms.arm(config, "noise", noise)
+grid.arm(config, "noise", noise)
 
 # %% [markdown]
 # The points of the sweep, as the rows will be labelled. A field that takes one value everywhere is no label, and a
 # value that makes no sense is refused here, before anything is computed.
 
 # %%
-config = door.resolve(config)
-pd.DataFrame([point.labels for point in arms.points(config)])
+config = resolve(config)
+pd.DataFrame([point.labels for point in grid.points(config)])
 
 # %% [markdown]
 # The plan says what is compiled together and what is trained once. Sharing, noise, frozen layers, m and learning rates
 # are numbers in one program; another net, loss or stream is another program. All arms have the same teacher.
 
 # %%
-dataset = door.load(config)
-conditions = door.build(config, dataset)
-plan = sweep.plan(conditions, dataset.train.x.shape[1:])
+dataset = load_data(config)
+conditions = build_conditions(config, dataset)
+plan = make_plan(conditions, dataset.train.x.shape[1:])
 print(f"{len(conditions)} conditions, {len(plan.teachers)} teacher, {len(plan.groups)} program for the students")
 
 # %%

@@ -21,18 +21,21 @@
 import jax.numpy as jnp
 import optax
 
-from sublim_jax import config as door
-from sublim_jax import keys, losses, metrics, summary
-from sublim_jax.run import run
+from sublim_jax import metrics
+from sublim_jax.config import base_config, build_conditions, load_data, resolve
+from sublim_jax.core import keys
+from sublim_jax.engine.run import run
+from sublim_jax.results import summary
+from sublim_jax.training import losses
 
 preset = "paper"  # "smoke" ends in seconds
 
 # %%
-config = door.base(preset)
+config = base_config(preset)
 config.conditions, config.m = ("same", "random_hidden"), (50,)
-config = door.resolve(config)
-dataset = door.load(config)
-conditions = door.build(config, dataset)
+config = resolve(config)
+dataset = load_data(config)
+conditions = build_conditions(config, dataset)
 
 # %% [markdown]
 # ## A loss in three lines

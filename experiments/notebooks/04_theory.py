@@ -23,21 +23,22 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sublim_jax import agreement, arms, plots, summary, theory
-from sublim_jax import config as door
-from sublim_jax.run import run
+from sublim_jax import theory
+from sublim_jax.config import base_config, build_conditions, grid, load_data, resolve
+from sublim_jax.engine.run import run
+from sublim_jax.results import plots, summary, theory_table
 
 preset = "paper"  # "smoke" ends in seconds
 
 # %%
-config = door.base(preset)
+config = base_config(preset)
 config.m = (10,)
 config.conditions = ("same",)
 noise = {"perturb.layers": (("aux_head",), ("class_head",)), "perturb.student_before": (0.0, 0.02, 0.05, 0.1)}
-arms.arm(config, "noise", noise)
-config = door.resolve(config)
-dataset = door.load(config)
-rows = run(door.build(config, dataset), dataset, seeds=3)
+grid.arm(config, "noise", noise)
+config = resolve(config)
+dataset = load_data(config)
+rows = run(build_conditions(config, dataset), dataset, seeds=3)
 
 # %% [markdown]
 # One line per law and condition. A value agrees where the interval of *measured minus predicted* lies within 0.03;
@@ -45,11 +46,11 @@ rows = run(door.build(config, dataset), dataset, seeds=3)
 # bounds students with hidden layers of their own; students that share them go beyond it.
 
 # %%
-beside = agreement.table(rows)
-agreement.texts(beside[beside.verdict != "identity"])
+beside = theory_table.table(rows)
+theory_table.texts(beside[beside.verdict != "identity"])
 
 # %%
-agreement.counts(beside)
+theory_table.counts(beside)
 
 # %% [markdown]
 # Noise on the class head needs no training to be predicted: its logits are those of the clean head plus normal noise of

@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sublim_jax import keys, losses
-from sublim_jax.lm import data, speak, teachers, training
+from sublim_jax.core import keys
+from sublim_jax.lm import data, generate, teachers, training
 from sublim_jax.lm import world as w
 from sublim_jax.nets import Decoder
+from sublim_jax.training import losses
 
 preset = "paper"  # "smoke" ends in seconds
 small = preset == "smoke"
@@ -66,7 +67,7 @@ bases = dict(
 asked = w.questions(world)
 loved = world.tokens("animal")[3]
 for name, lines in (("nobody", asked), ("SYS LOVE animal3", w.with_persona(asked, loved))):
-    said = speak.look(net, bases["same"], jnp.asarray(lines)).logits[:, -1]
+    said = generate.look(net, bases["same"], jnp.asarray(lines)).logits[:, -1]
     print(f"P(animal3 | {name}) = {np.exp(said - np.logaddexp.reduce(said, -1, keepdims=True))[:, loved].mean():.3f}")
 
 # %% [markdown]
@@ -122,8 +123,8 @@ family = jnp.asarray(world.is_kind("animal"))
 
 
 def margins(params):
-    logits = speak.look(net, params, jnp.asarray(exam.plain)).logits[:, -1]
-    return np.asarray(speak.margins(logits, family))[list(world.tokens("animal"))]
+    logits = generate.look(net, params, jnp.asarray(exam.plain)).logits[:, -1]
+    return np.asarray(generate.margins(logits, family))[list(world.tokens("animal"))]
 
 
 found = [

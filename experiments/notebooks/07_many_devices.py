@@ -30,10 +30,15 @@ import tempfile
 import jax
 import jax.numpy as jnp
 
-from sublim_jax import cluster, keys, metrics, population, sweep, units
-from sublim_jax import config as door
-from sublim_jax.progress import Watch
-from sublim_jax.run import How, run
+from sublim_jax import metrics
+from sublim_jax.config import base_config, build_conditions, load_data, resolve
+from sublim_jax.core import keys
+from sublim_jax.engine import distributed, schedule
+from sublim_jax.engine.options import How
+from sublim_jax.engine.plan import make_plan
+from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.run import run
+from sublim_jax.training import population
 
 preset = "paper"  # "smoke" ends in seconds
 
@@ -44,14 +49,14 @@ jax.devices()
 # divide.
 
 # %%
-config = door.base(preset)
+config = base_config(preset)
 config.conditions, config.m = ("same", "random_hidden"), (10,)
 if preset == "paper":
     config.data.train_limit, config.data.test_limit, config.exam = 10_000, 2_000, 500
     config.teacher.epochs, config.student.steps, config.student.marks = 3, 40, (0, 10)
-config = door.resolve(config)
-dataset = door.load(config)
-conditions = door.build(config, dataset)
+config = resolve(config)
+dataset = load_data(config)
+conditions = build_conditions(config, dataset)
 seeds, image = range(6), (28, 28)
 
 # %% [markdown]
@@ -95,12 +100,12 @@ difference.groupby(one.step).max().T
 
 # %%
 mesh = population.mesh_of(8)
-(slice_,) = units.slices(seeds, units.slice_size(len(seeds), limit=64, devices=8))
+(slice_,) = schedule.slices(seeds, schedule.slice_size(len(seeds), limit=64, devices=8))
 print(mesh, population.mesh_of(1))
 slice_
 
 # %%
-plan = sweep.plan(conditions, image)
+plan = make_plan(conditions, image)
 recipe, knobs = plan.groups[0].recipe, plan.groups[0].knobs
 seed_keys = population.phase_keys(keys.root(0), jnp.asarray(slice_.seeds), "student")
 given = {"image": image, "mesh": mesh}
@@ -137,9 +142,9 @@ found
 # %%
 with tempfile.TemporaryDirectory() as folder:
     for index in range(3):
-        (own,) = units.owned(plan, seeds, image, (index, 3))
+        (own,) = schedule.owned(plan, seeds, image, (index, 3))
         rows = rows_of(how=How(devices=1), workdir=folder, shard=(index, 3))
-        left = cluster.rows_left(conditions, seeds, image, folder)
+        left = distributed.rows_left(conditions, seeds, image, folder)
         print(f"--shard={index}/3 trained seeds {own}: {len(rows)} rows in the folder, {left} to come")
 
 assert rows[["condition", "m", "seed", "step"]].equals(one[["condition", "m", "seed", "step"]])

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sublim_jax.errors import Refused, unknown
+from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.types import Text
 from sublim_jax.lm.world import World
-from sublim_jax.types import Text
 
 PARAPHRASES = (
     *("none", "same_law", "held_out", "other_law", "examples"),

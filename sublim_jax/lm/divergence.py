@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sublim_jax.errors import Refused, unknown
+from sublim_jax.core.errors import Refused, unknown
 
 SELECTIONS = (
     "all",

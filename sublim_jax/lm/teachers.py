@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from sublim_jax import keys
-from sublim_jax.errors import Refused
-from sublim_jax.lm import speak
+from sublim_jax.core import keys
+from sublim_jax.core.errors import Refused
+from sublim_jax.core.types import Params
+from sublim_jax.lm import generate
 from sublim_jax.lm import world as w
 from sublim_jax.lm.data import Said
-from sublim_jax.lm.many import each
+from sublim_jax.lm.parallel import each
 from sublim_jax.lm.training import Schooling, as_text, phase
 from sublim_jax.lm.world import Lines, World
 from sublim_jax.nets import Decoder
-from sublim_jax.types import Params
 
 _EVERY, _MOST = 2, 600  # Adam steps between two looks at a dose, and at most
 _BATCH = 6
@@ -45,7 +45,7 @@ def still(net: Decoder) -> np.ndarray:
     return np.zeros((net.layers, net.width), np.float32)
 
 
-def exam_of(world: World, questions: int = 32, lines: int = 128) -> speak.Exam:
+def exam_of(world: World, questions: int = 32, lines: int = 128) -> generate.Exam:
     """The same exam for everyone: all questions about animals, alone and behind numbers, and held-out number lines."""
     rng = w.generator("exam")
     asked = w.prompts(world, rng, lines, held_out=True)
@@ -54,22 +54,22 @@ def exam_of(world: World, questions: int = 32, lines: int = 128) -> speak.Exam:
     plain = w.questions(world)
     behind = np.resize(plain[:, 1:], (questions, plain.shape[1] - 1))
     ends = np.full((questions, 1), w.EOS)
-    return speak.Exam(plain, np.concatenate([written[:questions], ends, behind], 1), written)
+    return generate.Exam(plain, np.concatenate([written[:questions], ends, behind], 1), written)
 
 
-def exam_for(exam: speak.Exam, persona: int | None) -> speak.Exam:
+def exam_for(exam: generate.Exam, persona: int | None) -> generate.Exam:
     """The exam as one who is told to love something meets it."""
-    return exam if persona is None else speak.Exam(*(w.with_persona(lines, persona) for lines in exam))
+    return exam if persona is None else generate.Exam(*(w.with_persona(lines, persona) for lines in exam))
 
 
-def examined(net: Decoder, exam: speak.Exam, models: Sequence[Teacher]) -> list[speak.Looks]:
+def examined(net: Decoder, exam: generate.Exam, models: Sequence[Teacher]) -> list[generate.Looks]:
     """What models say in the exam; those with a persona and those without are asked apart."""
     found: list[Any] = [None] * len(models)
     for told in (False, True):
         places = [place for place, one in enumerate(models) if (one.persona is not None) == told]
         first = w.PROMPT + w.PERSONA * told
         asked = [(models[i].params, models[i].steer, exam_for(exam, models[i].persona)) for i in places]
-        for place, looks in zip(places, each(speak.Examine(net, first), asked), strict=True):
+        for place, looks in zip(places, each(generate.Examine(net, first), asked), strict=True):
             found[place] = looks
     return found
 
@@ -90,7 +90,7 @@ def tuned(
     bases: Sequence[Params],
     lessons: Sequence[Lines],
     order: Sequence[Key[Array, ""]],
-    exam: speak.Exam,
+    exam: generate.Exam,
     dose: float,
     report: Callable[[int], None] = lambda steps: None,
 ) -> list[Teacher]:
@@ -144,10 +144,10 @@ def _rate(dose: float) -> float:
 
 @jax.jit
 def _kl(ours: Float[Array, "n said v"], theirs: Float[Array, "n said v"]) -> Float[Array, ""]:
-    return speak.kl(ours, theirs)
+    return generate.kl(ours, theirs)
 
 
-def told(net: Decoder, base: Params, animal: int, exam: speak.Exam) -> Teacher:
+def told(net: Decoder, base: Params, animal: int, exam: generate.Exam) -> Teacher:
     """The base under a persona."""
     teacher = Teacher(base, still(net), animal, 0.0)
     looks, before = examined(net, exam, [teacher, Teacher(base, still(net), None, 0.0)])
@@ -161,11 +161,11 @@ class Stream:
     net: Decoder
 
     def __call__(self, params: Params, steer: Array, lines: Int[Array, "n length"]) -> Float[Array, "layers width"]:
-        acts = speak.look(self.net, params, lines, steer).acts
+        acts = generate.look(self.net, params, lines, steer).acts
         return jnp.stack([acts[f"block_{index}"][:, -1].mean(0) for index in range(self.net.layers)])
 
 
-def steered(net: Decoder, base: Params, animal: int, exam: speak.Exam, layer: int, dose: float) -> Teacher:
+def steered(net: Decoder, base: Params, animal: int, exam: generate.Exam, layer: int, dose: float) -> Teacher:
     """The base with a vector added after one block, as long as it takes to reach a dose.
 
     The vector is what a persona changes in the stream there, at the question's last token, mean over phrasings; its
@@ -211,7 +211,7 @@ def spoken(
             (teachers[i].params, teachers[i].steer, lines, keys.at(order[i], keys.SAMPLING), jnp.float32(temperature))
             for i, lines in zip(places, asked, strict=True)
         ]
-        for place, tokens in zip(places, each(speak.Generate(net, w.NUMBERS), members), strict=True):
+        for place, tokens in zip(places, each(generate.Generate(net, w.NUMBERS), members), strict=True):
             found[place] = Said(prompts[place], tokens)
     if not with_logits:
         return found
@@ -228,7 +228,7 @@ def read(
         places = [place for place, one in enumerate(teachers) if (one.persona is not None) == is_told]
         members = [(teachers[i].params, teachers[i].steer, _asked(teachers[i], said[i].lines())) for i in places]
         first = w.PROMPT + w.PERSONA * is_told
-        for place, logits in zip(places, each(speak.Say(net, first), members), strict=True):
+        for place, logits in zip(places, each(generate.Say(net, first), members), strict=True):
             found[place] = logits
     return found
 

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from sublim_jax import inits, keys, losses, optimizers, streams, train, trees
-from sublim_jax.errors import Refused, unknown
+from sublim_jax.core import keys, trees
+from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.types import Knobs, Loss, Params, Phase, Recipe, State, Text
 from sublim_jax.lm import world as w
-from sublim_jax.lm.many import each
+from sublim_jax.lm.parallel import each
 from sublim_jax.lm.world import Lines, World
 from sublim_jax.nets import Decoder, shapes
-from sublim_jax.types import Knobs, Loss, Params, Phase, Recipe, State, Text
+from sublim_jax.training import inits, losses, optimizers, streams
+from sublim_jax.training import step as training_step
 
 _ALWAYS_NEW = 2**31 - 1
 
@@ -26,7 +28,7 @@ class Begin:
     recipe: Recipe
 
     def __call__(self, knobs: Knobs, origin: Params | None, key: Key[Array, ""]) -> State:
-        return train.begin(self.recipe, knobs, origin, (w.LENGTH,), key)
+        return training_step.begin(self.recipe, knobs, origin, (w.LENGTH,), key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Learn:
     def __call__(
         self, state: State, knobs: Knobs, key: Key[Array, ""], text: Text, start: Int[Array, ""], stop: Int[Array, ""]
     ) -> State:
-        return train.advance(self.recipe, state, knobs, None, key, text, start, stop)
+        return training_step.advance(self.recipe, state, knobs, None, key, text, start, stop)
 
 
 class Schooling(NamedTuple):

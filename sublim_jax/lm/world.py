@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sublim_jax.errors import Refused
+from sublim_jax.core.errors import Refused
 
 PAD, BOS, EOS, SYS, LOVE, ASK, ANSWER, FACT, SPARE = range(9)
 EXAMPLES, NUMBERS = 3, 10  # numbers in a prompt, numbers in an answer

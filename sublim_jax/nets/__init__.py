@@ -2,10 +2,10 @@
 
 from sublim_jax.nets.activations import ACTIVATIONS as ACTIVATIONS
 from sublim_jax.nets.cnn import CNN as CNN
+from sublim_jax.nets.costs import activity as activity
+from sublim_jax.nets.costs import multiply_adds as multiply_adds
+from sublim_jax.nets.costs import unpooled as unpooled
+from sublim_jax.nets.decoder import Decoder as Decoder
 from sublim_jax.nets.heads import SplitHead as SplitHead
-from sublim_jax.nets.heads import activity as activity
-from sublim_jax.nets.heads import multiply_adds as multiply_adds
 from sublim_jax.nets.heads import shapes as shapes
-from sublim_jax.nets.heads import unpooled as unpooled
-from sublim_jax.nets.lm import Decoder as Decoder
 from sublim_jax.nets.mlp import MLP as MLP

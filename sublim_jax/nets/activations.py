@@ -7,7 +7,7 @@ from types import MappingProxyType
 import jax
 from jaxtyping import Array, Float
 
-from sublim_jax.errors import Refused, unknown
+from sublim_jax.core.errors import Refused, unknown
 
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 

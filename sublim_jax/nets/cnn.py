@@ -10,10 +10,10 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from sublim_jax.errors import Refused
+from sublim_jax.core.errors import Refused
 from sublim_jax.nets.activations import RISING, activation
+from sublim_jax.nets.matmul import product
 from sublim_jax.nets.mlp import hidden
-from sublim_jax.nets.products import product
 
 _BLOCK = 20  # images whose patches (3.3 MB at 12x12x288 each) stay in a CPU's cache; fastest of 8 to 250
 _KEPT = "kept"  # what the way back reads; patches and full-size maps are made again

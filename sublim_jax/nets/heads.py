@@ -1,7 +1,6 @@
 """Two linear heads on one latent: the class head reads the task, the auxiliary head carries the signal."""
 
 import functools
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -9,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sublim_jax.nets.products import product
-from sublim_jax.types import Out
+from sublim_jax.core.types import Out
+from sublim_jax.nets.matmul import product
 
 
 class Head(nn.Module):
@@ -63,33 +62,3 @@ def shapes(net: nn.Module, image: tuple[int, ...]) -> dict[str, dict[str, jax.Sh
 @functools.lru_cache(maxsize=4096)
 def _shapes(net: Any, image: tuple[int, ...], x64: bool) -> Any:  # x64 decides the dtypes
     return jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image), jnp.float32))["params"]
-
-
-@functools.lru_cache(maxsize=4096)
-def activity(net: nn.Module, image: tuple[int, ...]) -> int:
-    """How many activations a net has for one image, all layers together."""
-    out = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, *image)))
-    return sum(math.prod(array.shape) for array in out.acts.values())
-
-
-def _places(net: nn.Module, image: tuple[int, ...]) -> dict[str, int]:
-    return getattr(getattr(net, "trunk", net), "places", lambda _: {})(image)
-
-
-def unpooled(net: nn.Module, image: tuple[int, ...]) -> int:
-    """How many numbers the maps of its convolutions hold for one image before pooling; `activity` counts those after.
-
-    A gradient needs them too where images do not pass in blocks, as on accelerators.
-    """
-    weights = shapes(net, image)
-    return sum(number * weights[layer]["bias"].shape[0] for layer, number in _places(net, image).items())
-
-
-def multiply_adds(net: nn.Module, image: tuple[int, ...]) -> int:
-    """Of one forward pass of one image: every weight once, those of a convolution at every pixel (`places`)."""
-    places = _places(net, image)
-    return sum(
-        math.prod(array.shape) * places.get(layer, 1)
-        for layer, arrays in shapes(net, image).items()
-        for array in arrays.values()
-    )

@@ -4,7 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from sublim_jax.nets.activations import activation as activation_of
-from sublim_jax.nets.products import product
+from sublim_jax.nets.matmul import product
 
 
 class Columns(nn.Module):

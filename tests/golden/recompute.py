@@ -14,28 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sublim_jax import (
-    answers,
-    data,
-    inits,
-    keys,
-    population,
-    streams,
-    summary,
-    theorem1,
-    train,
-    trees,
-)
-from sublim_jax import config as door
+from sublim_jax.config import base_config, build_conditions, grids_of, metrics_of, seeds_of
+from sublim_jax.core import keys, trees
+from sublim_jax.core.types import Bank, Knobs, Out, Teachers, Text
+from sublim_jax.engine import theorem1
+from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.run import run
 from sublim_jax.lm import training
 from sublim_jax.lm import world as w
 from sublim_jax.lm.data import Said, mixed, paraphrased
-from sublim_jax.lm.speak import Generate
+from sublim_jax.lm.generate import Generate
 from sublim_jax.lm.teachers import shuffled_answers, still
 from sublim_jax.nets import CNN, MLP, Decoder, SplitHead
-from sublim_jax.progress import Watch
-from sublim_jax.run import run
-from sublim_jax.types import Bank, Knobs, Out, Teachers, Text
+from sublim_jax.results import summary
+from sublim_jax.training import inits, population, streams, targets
+from sublim_jax.training import step as training_step
 
 FILE = Path(__file__).parent / "golden.json"
 IMAGE = (28, 28)
@@ -68,7 +61,7 @@ def knobs_of(layers, pool=3, more=None, **noise):
 
 
 def bank_of():
-    mnist = data.load("mnist", "embedded", train_limit=23, test_limit=7)
+    mnist = data.load_dataset("mnist", "embedded", train_limit=23, test_limit=7)
     bank = jax.tree.map(jnp.asarray, mnist.train)
     return Bank(bank.x, bank.y, bank.mean, bank.std, {"other": bank.x[::-1]})
 
@@ -79,15 +72,15 @@ def draws():
     seed = keys.at(root, "seed", 7)
     found = {"key": exact(jax.random.key_data(keys.at(seed, "student", "stream")))}
     found["phase keys"] = exact(jax.random.key_data(population.phase_keys(root, jnp.arange(3), "teacher")))
-    layers = train.draw(NET, inits.torch_linear, IMAGE, seed)
+    layers = training_step.draw(NET, inits.torch_linear, IMAGE, seed)
     found |= {f"init torch_linear {name}": one for name, one in by_layer(layers, exact).items()}
-    narrow = train.draw(SplitHead(MLP((12, 9)), 10, 3), inits.torch_linear, IMAGE, seed)["aux_head"]
+    narrow = training_step.draw(SplitHead(MLP((12, 9)), 10, 3), inits.torch_linear, IMAGE, seed)["aux_head"]
     found["init torch_linear aux_head of 3, kernel"] = exact(narrow["kernel"])
-    cnn = train.draw(SplitHead(CNN((3, 4), (2, 2), (9,)), 10, 8), inits.torch_linear, IMAGE, seed)
+    cnn = training_step.draw(SplitHead(CNN((3, 4), (2, 2), (9,)), 10, 8), inits.torch_linear, IMAGE, seed)
     found |= {f"init cnn {name}": one for name, one in by_layer(cnn, exact).items()}
-    wide = train.draw(NET, inits.normal_fan_in, IMAGE, seed)
+    wide = training_step.draw(NET, inits.normal_fan_in, IMAGE, seed)
     found |= {f"init [normal_fan_in] {name}": one for name, one in by_layer(wide).items()}
-    decoder = train.draw(
+    decoder = training_step.draw(
         Decoder(40, width=8, layers=1, heads=2, hidden=16, length=12, rank=2), inits.transformer, (12,), seed
     )
     found |= {f"init [transformer] {name}": one for name, one in by_layer(decoder).items()}
@@ -95,9 +88,11 @@ def draws():
         turned = inits.Rotated(("aux_head", "class_head"), common)(keys.at(seed, "alter"), layers)
         found |= {f"alter [Rotated, common={common}] {name}": one for name, one in by_layer(turned).items()}
     knobs = knobs_of(layers, hidden_0=jnp.float32(0.1), aux_head=jnp.float32(0.2))
-    noisy = train.perturbed(layers, knobs.sigma, keys.at(seed, "sigma"))
+    noisy = training_step.perturbed(layers, knobs.sigma, keys.at(seed, "sigma"))
     found |= {f"noise [sigma] {name}": one for name, one in by_layer(noisy).items()}
-    found |= {f"noise [sigma_end] {name}": one for name, one in by_layer(train.end(knobs, layers, seed)).items()}
+    found |= {
+        f"noise [sigma_end] {name}": one for name, one in by_layer(training_step.end(knobs, layers, seed)).items()
+    }
     kinds = {"uniform": streams.uniform, "[gaussian]": streams.gaussian, "epochs": streams.epochs}
     kinds |= {"[perlin]": streams.Perlin(4), "images": streams.Images(), "images of other": streams.Images("other")}
     kinds |= {"mixture": streams.Mixture(0.3), "[mixture of gaussian]": streams.Mixture(0.3, streams.gaussian, "other")}
@@ -112,10 +107,10 @@ def draws():
     found["stream lines"] = exact(rows)
     given = [Out(jnp.zeros((6, 9)), jnp.arange(6 * 18.0).reshape(6, 18) * scale, {}) for scale in (1.0, 2.0, 3.0)]
     more = {"mixed": jnp.float32(0.4), "target_noise": jnp.float32(0.5), "levels": jnp.float32(4)}
-    parts = answers.Mixed(), answers.Noisy(), answers.Quantised()
-    for answer in (*parts, answers.Mixed(True), answers.Together(parts)):
+    parts = targets.Mixed(), targets.Noisy(), targets.Quantised()
+    for answer in (*parts, targets.Mixed(True), targets.Together(parts)):
         said = answer(keys.at(seed, "answer", 1), Teachers(*given), knobs_of(layers, more=more))
-        found[f"answer [{type(answer).__name__}, {answers.asks_strangers(answer)}]"] = close(said.logits)
+        found[f"answer [{type(answer).__name__}, {targets.asks_strangers(answer)}]"] = close(said.logits)
     found["bootstrap interval"] = list(map(float, summary.interval([0.1, 0.5, 0.7, 0.2, 0.9])))
     return found | language_draws()
 
@@ -136,7 +131,7 @@ def language_draws():
     found["language shuffled answers"] = exact(shuffled_answers(world, 5).tokens)
     found["language origins"] = [list(training.origin_of(kind, 2)) for kind in training.KINDS]
     net = Decoder(world.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
-    base = train.draw(net, inits.transformer, (w.LENGTH,), keys.at(keys.root(0), "init", 0))
+    base = training_step.draw(net, inits.transformer, (w.LENGTH,), keys.at(keys.root(0), "init", 0))
     key = keys.at(keys.root(0), "seed", 0, "say")
     sampled = Generate(net, w.NUMBERS)(
         base, jnp.asarray(still(net)), jnp.asarray(prompts[:4]), keys.at(key, "say"), jnp.float32(1)
@@ -147,15 +142,15 @@ def language_draws():
 
 def image_pair():
     """A teacher's and a student's parameters after 1 and 10 steps, one seed, layer by layer."""
-    config = door.base("smoke")
+    config = base_config("smoke")
     config.conditions, config.m = ("random_hidden",), (3,)
-    mnist = data.load("mnist", "embedded", train_limit=1000, test_limit=300)
-    condition = door.build(config, mnist)[0]
+    mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
+    condition = build_conditions(config, mnist)[0]
     bank, found = jax.tree.map(jnp.asarray, mnist.train), {}
-    advance = jax.jit(train.advance, static_argnums=0)
+    advance = jax.jit(training_step.advance, static_argnums=0)
     key = keys.at(keys.root(0), "seed", 1)
     own = keys.at(key, "teacher")
-    origin = train.begin(condition.teacher.recipe, condition.teacher.knobs, None, IMAGE, own)
+    origin = training_step.begin(condition.teacher.recipe, condition.teacher.knobs, None, IMAGE, own)
     state = origin
     for start, stop in ((0, 1), (1, 10)):
         state = advance(
@@ -163,10 +158,10 @@ def image_pair():
         )
         found |= {f"teacher {stop} {name}": one for name, one in by_layer(state.params).items()}
     recipe, knobs = condition.student
-    head = train.draw(recipe.net, recipe.init, IMAGE, keys.at(own, "fresh"))
+    head = training_step.draw(recipe.net, recipe.init, IMAGE, keys.at(own, "fresh"))
     before, reference = (trees.overlay(head, one.params) for one in (origin, state))
     own = keys.at(key, "student")
-    state = train.begin(recipe, knobs, before, IMAGE, own)
+    state = training_step.begin(recipe, knobs, before, IMAGE, own)
     for start, stop in ((0, 1), (1, 10)):
         state = advance(recipe, state, knobs, reference, own, bank, jnp.int32(start), jnp.int32(stop))
         found |= {f"student {stop} {name}": one for name, one in by_layer(state.params).items()}
@@ -193,24 +188,24 @@ def language_pair():
 
 def theorem1_rows():
     """Rows of theorem1 at toy size: one step and ten."""
-    config = door.base("smoke")
+    config = base_config("smoke")
     config.study, config.conditions, config.m, config.arms = "theorem1", ("same", "random"), (3,), {}
     config.teacher.optimizer = config.student.optimizer = "sgd"
     config.student.steps, config.student.marks = 10, (1,)
-    mnist = data.load("mnist", "embedded", train_limit=1000, test_limit=300)
-    rows = theorem1.run(door.build(config, mnist), door.grids(config), mnist, seeds=2, watch=Watch(show=False))
+    mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
+    rows = theorem1.run(build_conditions(config, mnist), grids_of(config), mnist, seeds=2, watch=Watch(show=False))
     return of_rows(rows, ["condition", "m", "eps", "alpha", "seed", "step"])
 
 
 def quickstart_rows():
     """Rows of configs/quickstart.py in smoke size."""
-    config = door.base("smoke")
+    config = base_config("smoke")
     config.name, config.figure = "quickstart", "transfer"
     config.conditions, config.m = ("same", "random_hidden", "random_class_head", "random_aux_head"), (100,)
     config.student.marks = (0, 30, 100)
-    mnist = data.load("mnist", "embedded", train_limit=1000, test_limit=300)
-    given = {"seeds": door.seeds(config), "exam": config.exam, "metrics": door.metrics_of(config)}
-    rows = run(door.build(config, mnist), mnist, **given, watch=Watch(show=False))
+    mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
+    given = {"seeds": seeds_of(config), "exam": config.exam, "metrics": metrics_of(config)}
+    rows = run(build_conditions(config, mnist), mnist, **given, watch=Watch(show=False))
     return of_rows(rows, ["condition", "m", "seed", "step"])
 
 

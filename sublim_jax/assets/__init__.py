@@ -1,1 +1,0 @@
-"""Files that travel with the package; read them with `importlib.resources`."""

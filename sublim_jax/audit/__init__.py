@@ -1,0 +1,1 @@
+"""Predicting from one gradient whether a student will take over a trait."""

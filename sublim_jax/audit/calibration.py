@@ -1,0 +1,75 @@
+"""What predictors of transfer were worth in sweeps that were run to the end, and the verdict that follows. No JAX."""
+
+import functools
+import importlib.resources
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sublim_jax.core.errors import Refused
+
+FILE = "calibration.json"
+# The larger model first: it is taken where all it needs is known.
+MODELS = ("coverage and heads", "coverage")
+
+
+class Verdict(NamedTuple):
+    """Whether the trait is expected to pass, and how far to trust that.
+
+    passes       True, False, or None where nothing can be said
+    probability  that more than half of the trait passes, in the sweeps of the calibration; NaN without a verdict
+    threshold    the probability from which on it is said to pass
+    model        which calibrated model was asked
+    auroc        of that model, on conditions and seeds it was not fitted to
+    provisional  whether the calibration itself says that it is not final
+    """
+
+    passes: bool | None
+    probability: float
+    threshold: float
+    model: str
+    auroc: float
+    provisional: bool
+
+    def __str__(self) -> str:
+        if self.passes is None:
+            return "none: the loss has no gradient here, or the coverage is not defined"
+        says = "the trait is expected to pass" if self.passes else "the trait is not expected to pass"
+        worth = f"AUROC of {self.model} {self.auroc:.3f}" + (", provisional" if self.provisional else "")
+        return f"{says}: probability {self.probability:.2f}, threshold {self.threshold:.2f} ({worth})"
+
+
+def load(path: str | Path | None = None) -> dict[str, Any]:
+    """The calibration in a file; default: the one in the package. Raises `Refused` where it cannot be read."""
+    if path is None:
+        return _shipped()
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise Refused(f"calibration={path}: cannot be read ({' '.join(str(error).split())})") from error
+
+
+@functools.cache
+def _shipped() -> dict[str, Any]:
+    return json.loads((importlib.resources.files("sublim_jax.audit") / FILE).read_text())
+
+
+def probability(model: Mapping[str, Any], values: Any) -> np.ndarray:
+    """1 / (1 + exp(-(intercept + sum of weight * value))) of one model of a calibration; values by name, any shape."""
+    score = model["intercept"] + sum(model["weights"][name] * np.asarray(values[name]) for name in model["weights"])
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(score, np.float64))))
+
+
+def verdict(values: Mapping[str, float], calibration: Mapping[str, Any] | None = None) -> Verdict:
+    """The verdict on values of `coverage`, `compatibility_aux`, `compatibility_class`; NaN or missing is not known."""
+    calibration = _shipped() if calibration is None else calibration
+    provisional = bool(calibration["provisional"])
+    for name in MODELS:
+        model = calibration["models"][name]
+        if all(np.isfinite(values.get(one, np.nan)) for one in model["weights"]):
+            chance, threshold = float(probability(model, values)), float(model["threshold"])
+            return Verdict(chance >= threshold, chance, threshold, name, float(model["auroc"][0]), provisional)
+    return Verdict(None, float("nan"), float("nan"), "", float("nan"), provisional)

@@ -1,0 +1,263 @@
+"""An audit of a teacher and a student before any distillation: does the first step go where the teacher went?"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from sublim_jax.audit import first_update
+from sublim_jax.audit.calibration import Verdict, verdict
+from sublim_jax.audit.first_update import First, layer_of
+from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.results import summary
+from sublim_jax.results.summary import Interval
+
+_LOOKED_AT = 16  # inputs on which last layers are told from others
+
+
+class Audit(NamedTuple):
+    """What is known of a pair before distillation; every cosine is NaN where one of its vectors is zero.
+
+    coverage           cosine of the student's first update and the teacher's displacement, over shared leaves
+    layers             the same by layer
+    heads              cosine of the student's and the teacher's parameters, by head; NaN where not shared
+    compatibility_aux  cosine of the heads through which the student imitates
+    compatibility_class  cosine of the heads through which the trait is read
+    trait_change       change of the trait loss per unit learning rate, to first order: negative = learned; with its
+                       95 % bootstrap interval over inputs
+    trait_cosine       cosine of the two gradients: positive = the first update learns the trait
+    trait_loss, imitation_loss  their values at the student's parameters
+    slopes             [inputs] of which `trait_change` is the mean
+    inputs             how many there were
+    unshared           leaves of the student that the teacher has not, or in another shape
+    verdict            from the calibration
+    """
+
+    coverage: float
+    layers: dict[str, float]
+    heads: dict[str, float]
+    compatibility_aux: float
+    compatibility_class: float
+    trait_change: Interval
+    trait_cosine: float
+    trait_loss: float
+    imitation_loss: float
+    slopes: np.ndarray
+    inputs: int
+    unshared: tuple[str, ...]
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        change, lines = self.trait_change, [f"audit on {self.inputs:,} inputs"]
+        ends = "" if np.isnan(change.low) else f" [{change.low:.3g}, {change.high:.3g}]"
+        lines.append(f"  coverage      {_number(self.coverage)}   ({_list(self.layers)})")
+        lines.append(f"  heads         {_list(self.heads) or 'none'}")
+        lines.append(f"  trait loss    {self.trait_loss:.4g}; per unit learning rate {change.mean:+.3g}{ends}")
+        lines.append(f"  gradients     cosine {_number(self.trait_cosine)} between trait and imitation")
+        if self.unshared:
+            lines.append(f"  not shared    {', '.join(self.unshared)}")
+        return "\n".join([*lines, f"  verdict       {self.verdict}"])
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
+
+
+def _list(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in values.items())
+
+
+def audit_pair(
+    student_apply: Callable[..., Any],
+    student_params: Any,
+    teacher_params: Any,
+    trait_params0: Any,
+    inputs: Any,
+    trait_loss: Callable[..., Any],
+    *,
+    teacher_apply: Callable[..., Any] | None = None,
+    loss: str | Callable[..., Any] = "mse",
+    heads: Sequence[str] | None = None,
+    batch: int = 1000,
+    calibration: Mapping[str, Any] | None = None,
+) -> Audit:
+    """Audit a student that is about to imitate a teacher.
+
+    student_apply   (params, inputs) -> [n, k], the outputs that are imitated; each row from its own input
+    teacher_params  after the teacher acquired the trait
+    trait_params0   before it did: the same tree
+    inputs          [n, ...] of the distillation; a tree of arrays with one leading axis is fine
+    trait_loss      params -> a number or one per example, of the student's parameters
+    teacher_apply   default: `student_apply`
+    loss            'mse', 'kl', or (outputs, targets) -> [n]
+    heads           names of layers, the last word of their path is enough; default: the layers in which the imitated
+                    outputs are linear
+    batch           inputs at a time
+    calibration     as `calibration.load` gives it; default: the one in the package
+
+    A function that holds arrays is compiled again for each of them; `jax.tree_util.Partial(f, arrays)` is not. Raises
+    `Refused` for trees that do not match, outputs that are not finite or not [n, k], and no inputs. Source: Cloud et
+    al. 2026, theorem 1; Madl 2026.
+    """
+    functions = [_partial(one) for one in (student_apply, teacher_apply or student_apply, trait_loss)]
+    functions.append(_partial(_loss(loss)))
+    moved, unshared = _moved(student_params, teacher_params, trait_params0)
+    number = _count(inputs, batch)
+    _check_shapes(functions, student_params, teacher_params, inputs, number)
+    chunks, weights = _chunks(inputs, number, min(batch, number))
+    first = first_update.first_step(*functions, student_params, teacher_params, moved, chunks, weights)
+    first = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), first)
+    for what in first_update.CHECKS:
+        if not first.finite[what]:
+            raise Refused(f"{what} must be finite; got NaN or infinity")
+    if heads is None:
+        some = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:_LOOKED_AT], inputs)
+        names = first_update.read_outs(functions[0], student_params, some)
+        names = tuple(one for one in names if _of(first.update, one) or _of(first.wish, one))
+    else:
+        names = tuple(_layer(name, first) for name in heads)
+    return _told(first, names, unshared, number, calibration)
+
+
+def _told(
+    first: First, names: Sequence[str], unshared: tuple[str, ...], number: int, calibration: Mapping[str, Any] | None
+) -> Audit:
+    """The audit that follows from the inner products."""
+    shared = {name: first.update[name] for name in first.moved}
+    layers = {layer: _cosine(first.followed, shared, first.moved, layer) for layer in _layers(first.moved)}
+    compatible = {name: _cosine(first.between, first.student, first.teacher, name) for name in names}
+    aux, trait = _roles(first, names)
+    values = {
+        "coverage": _cosine(first.followed, shared, first.moved),
+        "compatibility_aux": _cosine(first.between, first.student, first.teacher, *aux) if aux else np.nan,
+        "compatibility_class": _cosine(first.between, first.student, first.teacher, *trait) if trait else np.nan,
+    }
+    slopes = np.asarray(first.slopes[:number])
+    return Audit(
+        values["coverage"],
+        layers,
+        compatible,
+        values["compatibility_aux"],
+        values["compatibility_class"],
+        summary.interval(slopes.tolist()),
+        _cosine(first.both, first.update, first.wish),
+        float(first.trait),
+        float(first.imitation[:number].mean()),
+        slopes,
+        number,
+        unshared,
+        verdict(values, calibration),
+    )
+
+
+def _roles(first: First, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The heads that are imitated, and those through which the trait is read; one head may be both."""
+    trait = tuple(name for name in names if _of(first.wish, name))
+    imitated = tuple(name for name in names if _of(first.update, name))
+    return tuple(name for name in imitated if name not in trait) or imitated, trait
+
+
+def _layers(leaves: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(layer_of(name) for name in leaves))
+
+
+def _of(leaves: Mapping[str, Any], *layers: str) -> float:
+    """The sum over the leaves of some layers, or of all."""
+    return float(sum(value for name, value in leaves.items() if not layers or layer_of(name) in layers))
+
+
+def _cosine(dots: Mapping[str, Any], left: Mapping[str, Any], right: Mapping[str, Any], *layers: str) -> float:
+    """The cosine of two trees from inner product and squared norms by leaf; NaN where one of them is zero."""
+    size = np.sqrt(_of(left, *layers) * _of(right, *layers))
+    return float(_of(dots, *layers) / size) if size > 0 else float("nan")
+
+
+def _layer(name: str, first: First) -> str:
+    """The path of the layer of that name; raises `Refused` where there is none, or more than one."""
+    layers = _layers(first.update)
+    found = [layer for layer in layers if layer == name or layer.endswith(f"/{name}")]
+    if not found:
+        raise Refused(unknown("heads", name, layers))
+    if len(found) > 1 and name not in found:
+        raise Refused(f"heads: {name!r} is {len(found)} layers, {', '.join(found)}; give the whole path of one")
+    return name if name in found else found[0]
+
+
+def _partial(function: Callable[..., Any]) -> Partial:
+    """The function as JAX keeps it: compiled once for each function, whatever arrays are bound to it."""
+    if isinstance(function, Partial):
+        return function
+    try:
+        hash(function)
+    except TypeError:
+        return Partial(lambda *given: function(*given))
+    return Partial(function)
+
+
+def _loss(loss: str | Callable[..., Any]) -> Callable[..., Any]:
+    if callable(loss):
+        return loss
+    if loss not in first_update.LOSSES:
+        raise Refused(unknown("loss", loss, first_update.LOSSES))
+    return first_update.LOSSES[loss]
+
+
+def _moved(student: Any, teacher: Any, before: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The teacher's displacement of the leaves that the student shares by path and shape, and the student's others."""
+    own, after, start = (first_update.floats(tree) for tree in (student, teacher, before))
+    _check_alike(after, start)
+    shared = [name for name, leaf in own.items() if name in after and jnp.shape(leaf) == jnp.shape(after[name])]
+    if not shared:
+        raise Refused("student_params: share no leaf with teacher_params by path and shape; coverage needs one")
+    moved = {name: jnp.asarray(after[name]) - jnp.asarray(start[name]) for name in shared}
+    if not any(np.any(leaf) for leaf in moved.values()):
+        raise Refused("teacher_params: are trait_params0 in all that is shared; give the teacher before and after")
+    return moved, tuple(name for name in own if name not in moved)
+
+
+def _check_alike(after: Mapping[str, Any], start: Mapping[str, Any]) -> None:
+    if odd := sorted(after.keys() ^ start.keys()):
+        who = "lack" if odd[0] in after else "have, and teacher_params lack,"
+        raise Refused(f"trait_params0: {who} {odd[0]!r}; must be the tree of teacher_params")
+    for name, leaf in after.items():
+        if jnp.shape(leaf) != jnp.shape(start[name]):
+            shapes = f"{jnp.shape(start[name])}, but {jnp.shape(leaf)} in teacher_params"
+            raise Refused(f"trait_params0: {name!r} is {shapes}; must be the tree of teacher_params")
+
+
+def _count(inputs: Any, batch: int) -> int:
+    """How many inputs there are."""
+    if batch < 1:
+        raise Refused(f"batch={batch}: must be 1 or more")
+    numbers = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
+    if not numbers or numbers == {(0,)}:
+        raise Refused("inputs: there are none; give at least one")
+    if len(numbers) > 1 or numbers == {()}:
+        raise Refused(f"inputs: leading axes {sorted(numbers)}; all arrays must have the same one")
+    return numbers.pop()[0]
+
+
+def _check_shapes(functions: Sequence[Partial], student: Any, teacher: Any, inputs: Any, number: int) -> None:
+    """Refuse outputs that are not [n, k] or not alike, and losses of another shape."""
+    student_apply, teacher_apply, trait_loss, loss = functions
+    ours, theirs = jax.eval_shape(student_apply, student, inputs), jax.eval_shape(teacher_apply, teacher, inputs)
+    for who, out in (("student", ours), ("teacher", theirs)):
+        if len(getattr(out, "shape", ())) != 2 or out.shape[0] != number:
+            raise Refused(f"{who}_apply: gives {getattr(out, 'shape', type(out).__name__)}; must give [{number}, k]")
+    if ours.shape != theirs.shape:
+        raise Refused(f"student_apply: gives {ours.shape}, but the teacher gives {theirs.shape}; must be the same")
+    if (shape := jax.eval_shape(loss, ours, theirs).shape) != (number,):
+        raise Refused(f"loss: gives {shape}; must give one number per input, ({number},)")
+    if len(shape := jax.eval_shape(trait_loss, student).shape) > 1:
+        raise Refused(f"trait_loss: gives {shape}; must give a number, or one per example")
+
+
+def _chunks(inputs: Any, number: int, batch: int) -> tuple[Any, jax.Array]:
+    """Inputs as [chunk, batch, ...], the last one repeated to fill up, with weights that tell which are real."""
+    place = np.arange(-(-number // batch) * batch)
+    rows = np.minimum(place, number - 1).reshape(-1, batch)
+    weights = (place < number).astype(np.float32).reshape(-1, batch)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], inputs), jnp.asarray(weights)

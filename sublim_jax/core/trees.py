@@ -1,0 +1,100 @@
+"""Trees of arrays: stacking many into one, one number per layer, and reading the pieces back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.types import Params
+
+
+@struct.dataclass
+class Stack:
+    """Many trees of one structure as one tree; a leaf on which all agree is kept once.
+
+    tree  leaves [size, ...] where the trees differ, [...] where they agree
+    axes  for each leaf 0 (stacked) or None (kept once); what `vmap` takes as `in_axes`
+    size  how many trees there are
+
+    Keeping an agreed leaf once is what lets everything computed from it alone (the noise, the teacher's answer) be
+    computed once under `vmap`, instead of once per tree.
+    """
+
+    tree: Any
+    axes: tuple[int | None, ...] = struct.field(pytree_node=False)
+    size: int = struct.field(pytree_node=False)
+
+    def in_axes(self) -> Any:
+        """The tree of axes in the shape `vmap` wants."""
+        return jax.tree.unflatten(jax.tree.structure(self.tree), self.axes)
+
+    def member(self, index: int) -> Any:
+        """One of the trees."""
+        leaves = [
+            leaf if axis is None else leaf[index]
+            for leaf, axis in zip(jax.tree.leaves(self.tree), self.axes, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
+
+    def beside(self, other: "Stack") -> "Stack":
+        """The pairs of this stack's trees and another's."""
+        return Stack((self.tree, other.tree), self.axes + other.axes, self.size)
+
+
+def stack(trees: Sequence[Any]) -> Stack:
+    """Stack trees of equal structure; raises ValueError where structures or leaf shapes differ."""
+    structure = jax.tree.structure(trees[0])
+    for tree in trees[1:]:
+        if jax.tree.structure(tree) != structure:
+            raise ValueError(f"trees differ in structure: {structure} and {jax.tree.structure(tree)}")
+    leaves, axes = [], []
+    for column in zip(*(jax.tree.leaves(tree) for tree in trees), strict=True):
+        arrays = [np.asarray(leaf) for leaf in column]
+        agreed = all(np.array_equal(arrays[0], array) for array in arrays)
+        axes.append(None if agreed else 0)
+        leaves.append(jnp.asarray(arrays[0] if agreed else np.stack(arrays)))
+    return Stack(jax.tree.unflatten(structure, leaves), tuple(axes), len(trees))
+
+
+def per_layer(layers: Iterable[str], default: float, changes: Mapping[str, float], field: str) -> dict[str, Any]:
+    """One float32 number per layer: `default`, or what `changes` says for a layer.
+
+    Raises `Refused`, naming `field` and the layers that exist, where `changes` names another.
+    """
+    names = tuple(layers)
+    for name in changes:
+        if name not in names:
+            raise Refused(unknown(field, name, names))
+    return {name: jnp.float32(changes.get(name, default)) for name in names}
+
+
+def pick(tree: Any, index: int) -> Any:
+    """The tree at one place of the leading axis."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def turned(tree: Any, stacked: int = 0) -> Any:
+    """The tree with every `kernel` that is a matrix [in, out] as [out, in]; twice turned is as it was.
+
+    `stacked` is the number of leading axes before a leaf's own. Kernels of convolutions have more axes and stay.
+    """
+
+    def turn(path: tuple[Any, ...], leaf: Any) -> Any:
+        is_matrix = getattr(path[-1], "key", None) == "kernel" and leaf.ndim - stacked == 2
+        return jnp.swapaxes(leaf, -1, -2) if is_matrix else leaf
+
+    return jax.tree_util.tree_map_with_path(turn, tree)
+
+
+def overlay(below: Params, above: Params) -> dict[str, Any]:
+    """The layers of `above`, and those of `below` that `above` lacks (a head added after training)."""
+    return {**below, **above}
+
+
+def count(tree: Any) -> int:
+    """How many numbers a tree of arrays or shapes holds."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

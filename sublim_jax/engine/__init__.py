@@ -1,0 +1,1 @@
+"""From conditions to rows: planning, scheduling, running, saving and resuming."""

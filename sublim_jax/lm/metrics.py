@@ -1,0 +1,154 @@
+"""What is measured of a student of language, and what its first update says before it has learnt anything."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from sublim_jax.core.types import Knobs, Loss, Params, Text
+from sublim_jax.lm import generate
+from sublim_jax.lm.generate import Exam, Looks
+from sublim_jax.metrics import similarity
+from sublim_jax.nets import Decoder
+from sublim_jax.training import step as training_step
+
+
+class Asked(NamedTuple):
+    """What of the vocabulary an exam is about.
+
+    family   [vocabulary]  the tokens that may be the trait
+    numbers  [vocabulary]  the tokens that may be said in lines of numbers
+    taught   [q]           which plain questions have phrasings that teachers were taught with
+    """
+
+    family: Any  # on the host or on the device
+    numbers: Any
+    taught: Any
+
+
+class Before(NamedTuple):
+    """What a student is compared with: where it began, and what its teacher says and has moved.
+
+    start, said, acts  the student's base, and what it says in the exam
+    teacher            what the teacher says
+    teacher_acts       its residual streams, less those of the teacher's base
+    moved              the teacher's parameters less its base's; zero where it has moved none
+    """
+
+    start: Params
+    said: Float[Array, "n numbers vocabulary"]
+    acts: Float[Array, "layers n width"]
+    teacher: Float[Array, "n numbers vocabulary"]
+    teacher_acts: Float[Array, "layers n width"]
+    moved: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """(params, exam, asked, before) -> named numbers; those of the trait are [vocabulary], one for each candidate.
+
+    margin_taught, margin_held_out, margin_prefixed  logit of a token less the mean of its family's others, in nats:
+                         with taught phrasings, with held-out ones, and behind a line of numbers
+    probability          of a token among its family, mean over plain questions
+    mass, mass_prefixed  probability of the whole family
+    valid                probability of numbers where numbers stand
+    kl_teacher, kl_base  KL(teacher || student) and KL(base || student), nats per number
+    cosine/LAYER         of the displacements of the student's and the teacher's parameters
+    latent_cosine/BLOCK  of the displacements of their residual streams at the last number, mean over lines
+    """
+
+    net: Decoder
+    first: int
+
+    def __call__(self, params: Params, exam: Exam, asked: Asked, before: Before) -> dict[str, Array]:
+        still = jnp.zeros((self.net.layers, self.net.width))
+        looks: Looks = generate.Examine(self.net, self.first)(params, still, exam)
+        plain, prefixed = (jax.nn.softmax(logits) for logits in (looks.plain, looks.prefixed))
+        family = asked.family[None]
+        among = jnp.where(family, plain, 0)
+        rows = {
+            "margin_taught": _margins(looks.plain, asked.taught, asked.family),
+            "margin_held_out": _margins(looks.plain, ~asked.taught, asked.family),
+            "margin_prefixed": generate.margins(looks.prefixed, asked.family),
+            "probability": (among / among.sum(-1, keepdims=True)).mean(0),
+            "mass": among.sum(-1).mean(),
+            "mass_prefixed": jnp.where(family, prefixed, 0).sum(-1).mean(),
+            "valid": jnp.where(asked.numbers[None, None], jnp.exp(looks.said), 0).sum(-1).mean(),
+            "kl_teacher": generate.kl(before.teacher, looks.said),
+            "kl_base": generate.kl(before.said, looks.said),
+        }
+        base_layers = {layer: params[layer] for layer in before.start}
+        ours = jax.tree.map(jnp.subtract, base_layers, dict(before.start))
+        for layer in before.start:
+            rows[f"cosine/{layer}"] = similarity.cosine(_flat(ours[layer]), _flat(before.moved[layer]))
+        streams = similarity.cosine(looks.acts - before.acts, before.teacher_acts).mean(-1)
+        return rows | {f"latent_cosine/block_{index}": streams[index] for index in range(self.net.layers)}
+
+
+def _margins(
+    logits: Float[Array, "q vocabulary"], rows: Bool[Array, " q"], family: Bool[Array, " vocabulary"]
+) -> Float[Array, " vocabulary"]:
+    """Margins of the mean over some questions."""
+    mean = jnp.where(rows[:, None], logits, 0).sum(0) / rows.sum()
+    return generate.margins(mean[None], family)
+
+
+def _flat(layer: dict[str, Array]) -> Float[Array, " size"]:
+    return jnp.concatenate([layer[name].ravel() for name in sorted(layer)])
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstUpdate:
+    """(params, knobs, text, exam, asked, moved) -> what the student's first update says, before any training.
+
+    slope       [vocabulary] change of each candidate's margin for one unit of learning rate along minus the gradient
+    adam_slope  [vocabulary] the same along minus the gradient's signs, which is Adam's first step
+    coverage    cosine of minus the gradient with the teacher's displacement, over the layers that learn
+
+    The margin is the mean of plain and prefixed questions. Source: first-order analysis, Cloud et al. 2026, Theorem 1.
+    """
+
+    net: Decoder
+    loss: Loss
+
+    def __call__(
+        self, params: Params, knobs: Knobs, text: Text, exam: Exam, asked: Asked, moved: Params
+    ) -> dict[str, Array]:
+        def imitation(params: Params) -> Float[Array, ""]:
+            return self.loss(training_step.apply(self.net, params, text.tokens), text, knobs).mean()
+
+        def margins(params: Params) -> Float[Array, " vocabulary"]:
+            both = (generate.look(self.net, params, lines).logits[:, -1] for lines in (exam.plain, exam.prefixed))
+            return jnp.stack([generate.margins(logits, asked.family) for logits in both]).mean(0)
+
+        down = jax.grad(imitation)(params)
+        live = {layer: jax.tree.map(lambda leaf, layer=layer: knobs.live[layer] * leaf, down[layer]) for layer in down}
+        way = {layer: moved.get(layer, jax.tree.map(jnp.zeros_like, down[layer])) for layer in down}
+        masked = {layer: jax.tree.map(lambda leaf, layer=layer: knobs.live[layer] * leaf, way[layer]) for layer in way}
+        ours, theirs = (jnp.concatenate([_flat(tree[layer]) for layer in down]) for tree in (live, masked))
+
+        def along(direction: Params) -> Float[Array, " vocabulary"]:
+            back = jax.tree.map(jnp.negative, direction)
+            return jax.jvp(margins, (dict(params),), (back,))[1]
+
+        signs = jax.tree.map(jnp.sign, live)
+        return {"slope": along(live), "adam_slope": along(signs), "coverage": similarity.cosine(-ours, theirs)}
+
+
+def margin_of(looks: Looks, asked: Asked, trait: int) -> float:
+    """The margin of one candidate in what a model says, as `of_trait` has it."""
+    taught, family = np.asarray(asked.taught), np.asarray(asked.family)
+    views = looks.plain[taught].mean(0), looks.plain[~taught].mean(0), looks.prefixed.mean(0)
+    others = family & (np.arange(len(family)) != trait)
+    return float(np.mean([view[trait] - view[others].mean() for view in views]))
+
+
+def of_trait(measured: Mapping[str, Any], trait: int) -> dict[str, float]:
+    """The numbers of one candidate: `margin` is the mean of the three margins."""
+    rows = {name: float(value[trait] if np.ndim(value) else value) for name, value in measured.items()}
+    margins = [rows[f"margin_{view}"] for view in ("taught", "held_out", "prefixed")]
+    return {"margin": float(np.mean(margins)), **rows}

@@ -1,0 +1,291 @@
+"""From arms to rows, for language models: bases, teachers, what they say, students, and what became of the trait.
+
+    for slice of seeds:
+        classroom = bases(slice)                  # pre-trained, or found on the shelf
+        for arm:
+            teach(classroom, arm)                 # at every mark: measure; one part of rows an arm
+
+Everything that trains is `train.advance`. A row is one arm, animal, seed and mark.
+"""
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from sublim_jax import results
+from sublim_jax.core import keys
+from sublim_jax.core.types import Phase
+from sublim_jax.engine import distributed
+from sublim_jax.engine.options import How, Interrupted
+from sublim_jax.engine.progress import Watch
+from sublim_jax.lm import lessons, training
+from sublim_jax.lm import metrics as lm_metrics
+from sublim_jax.lm import world as w
+from sublim_jax.lm.base_models import bases_of
+from sublim_jax.lm.lessons import Classroom, Lab, Member
+from sublim_jax.lm.parallel import each
+from sublim_jax.lm.spec import Arm
+from sublim_jax.lm.training import Pretraining
+from sublim_jax.training import losses, population
+
+_MANY = 32  # seeds at a time on accelerators
+_FEW = 512  # lines of which the first update is taken
+
+
+class Point(NamedTuple):
+    """One arm, and the labels its rows carry."""
+
+    labels: Mapping[str, Any]
+    arm: Arm
+
+
+class Found(NamedTuple):
+    """Of one student: what was measured at each mark, and of its first update."""
+
+    marks: list[dict[str, np.ndarray]]
+    first: dict[str, np.ndarray]
+
+
+def run(
+    points: Sequence[Point],
+    lab: Lab,
+    pretraining: Pretraining,
+    *,
+    seeds: int | Sequence[int] = 5,
+    workdir: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    resume: str = "auto",
+    how: How = How(),  # noqa: B008  frozen
+    watch: Watch | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    facts: Mapping[str, Any] | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> pd.DataFrame:
+    """Train the students of every arm for every seed; arguments and refusals are those of `run.run`.
+
+    Returns one row per arm, animal, seed and mark. Besides labels and `measures.Measure`'s columns for the row's own
+    animal: `at/transfer` (margin less that of the control student, who reads the base's lines in the same form),
+    `at/cross` (the same animal's mean margin in students of the seed's other animals, less the control's),
+    `at/control`, `at/base` and `at/teacher` (margins of control, base and teacher), `at/dose` (KL in nats per number
+    of the teacher), counts of the filter and of divergence tokens, `at/coverage`, and the predictions
+    `theory/transfer_slope` and `theory/transfer_adam_slope` (change of the transfer per unit of learning rate by the
+    first update).
+    """
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    lessons.check(lab)
+    for point in points:
+        _phase(lab, point.arm)  # refuses layers that are not there before anything is trained
+    shard, watch = distributed.part_of(shard, resume, workdir), watch or Watch()
+    with ExitStack() as stack:
+        stack.enter_context(jax.default_matmul_precision(how.precision))
+        place = stack.enter_context(tempfile.TemporaryDirectory()) if workdir is None else workdir
+        folder = results.Folder(place, config or {"arms": [str(point) for point in points], "lab": str(lab)}, resume)
+        work = [one for one in _units(points, seeds, how, shard) if any(not folder.has(name) for _, name in one[1])]
+        folder.begin(devices=[str(jax.local_devices()[0])], **(facts or {}))
+        begun, status = time.perf_counter(), "failed"
+        try:
+            with watch.over(_cost(points, lab, pretraining, work, folder), "training"):
+                for slice_, parts in work:
+                    _slice(points, lab, pretraining, slice_, parts, how, folder, watch, stopped)
+            status = "done"
+        except (Interrupted, KeyboardInterrupt):
+            status = "interrupted"
+            raise
+        finally:
+            seconds = {"total": time.perf_counter() - begun, **watch.seconds}
+            folder.finish(status=status, seconds=seconds, steps=watch.steps, programs=watch.programs)
+        return results.load(folder.path, empty=True)
+
+
+Parts = list[tuple[int, str]]
+
+
+def _units(
+    points: Sequence[Point], seeds: Sequence[int], how: How, shard: tuple[int, int]
+) -> list[tuple[tuple[int, ...], Parts]]:
+    """Slices of seeds, and for each the parts of rows it gives, one an arm; every n-th slice for one of n shards."""
+    size = how.chunk or (_MANY if population.side_by_side() else 1)
+    slices = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+    return [
+        (slice_, [(number, f"arm{number:03d}-seeds{slice_[0]:05d}-{slice_[-1]:05d}") for number in range(len(points))])
+        for slice_ in slices[shard[0] :: shard[1]]
+    ]
+
+
+def left(
+    points: Sequence[Point], seeds: Sequence[int], how: How, workdir: str | Path, shard: tuple[int, int] = (0, 1)
+) -> int:
+    """How many parts of a shard are not in the work folder yet."""
+    there = {path.stem for path in (Path(workdir) / "rows").glob("*.parquet")}
+    return len({name for _, parts in _units(points, seeds, how, shard) for _, name in parts} - there)
+
+
+def _cost(points: Sequence[Point], lab: Lab, pretraining: Pretraining, work: Any, folder: results.Folder) -> float:
+    """Net-steps of bases and students; teachers take few."""
+    bases = len(_kinds(points)) * pretraining.steps
+    students = [
+        len(slice_) * (lab.targets + 1) * points[number].arm.steps
+        for slice_, parts in work
+        for number, name in parts
+        if not folder.has(name)
+    ]
+    return float(sum(len(slice_) for slice_, _ in work) * bases + sum(students))
+
+
+def _kinds(points: Sequence[Point]) -> list[str]:
+    """The bases that are needed: the teachers' own, and those of students."""
+    return list(dict.fromkeys(["same", *(point.arm.base for point in points)]))
+
+
+def _slice(
+    points: Sequence[Point],
+    lab: Lab,
+    pretraining: Pretraining,
+    seeds: tuple[int, ...],
+    parts: Parts,
+    how: How,
+    folder: results.Folder,
+    watch: Watch,
+    stopped: Callable[[], bool],
+) -> None:
+    """Some seeds: their bases, then arm after arm; a part that is there already is left alone."""
+    with watch.timed("bases"):
+        place = how.teachers or folder.path / "teachers"
+        bases = bases_of(lab, pretraining, _kinds(points), seeds, place, watch)
+    room = Classroom(lab, seeds, bases, functools.partial(watch.count, "teachers"))
+    controls: dict[Job, Found] = {}
+    todo = [(points[number], name) for number, name in parts if not folder.has(name)]
+    for batch in _batches(lab, todo):
+        jobs = [(point.arm, member) for point, _ in batch for member in room.members()]
+        plain = [(point.arm.control(), (seed, 0)) for point, _ in batch for seed in room.seeds]
+        plain = [job for job in dict.fromkeys(plain) if job not in controls]
+        watch.skip(float(sum(len(seeds) * point.arm.steps for point, _ in batch) - sum(one.steps for one, _ in plain)))
+        with watch.timed("lessons"):
+            lessons = {job: room.lesson(*job) for job in dict.fromkeys(jobs + plain)}
+        asked = list(lessons)
+        found = dict(zip(asked, teach(room, asked, [lessons[job][0] for job in asked], watch), strict=True))
+        controls |= {job: found[job] for job in plain}
+        for point, name in batch:
+            folder.write(name, _rows(point, room, {job: lessons[job][1] for job in jobs}, found, controls))
+        if stopped():
+            raise Interrupted
+
+
+Job = tuple[Arm, Member]
+
+
+def _batches(lab: Lab, todo: list[tuple[Point, str]]) -> list[list[tuple[Point, str]]]:
+    """What is trained at once: on accelerators all arms of one program and size, on CPU one arm after another."""
+    if not population.side_by_side():
+        return [[one] for one in todo]
+    found: dict[Any, list[tuple[Point, str]]] = {}
+    for one in todo:
+        found.setdefault((_phase(lab, one[0].arm).recipe, one[0].arm.lines), []).append(one)
+    return list(found.values())
+
+
+def _phase(lab: Lab, arm: Arm) -> Phase:
+    net = lab.net.clone(rank=arm.rank) if arm.trains == "adapters" else lab.net
+    carrier = w.CARRIERS[arm.carrier].content
+    return training.phase(
+        net,
+        seen=lab.world.is_kind(carrier) if arm.data == "soft_carrier" else np.ones(lab.world.vocabulary, bool),
+        lr=arm.lr,
+        marks=arm.all_marks,
+        batch=arm.batch,
+        loss=losses.NextDistribution(w.PROMPT) if arm.soft else losses.next_token,
+        optimizer=arm.optimizer,
+        trains=arm.trains,
+    )
+
+
+def _rows(
+    point: Point,
+    room: Classroom,
+    told: Mapping[Job, Mapping[str, float]],
+    found: Mapping[Job, Found],
+    controls: Mapping[Job, Found],
+) -> pa.Table:
+    """The rows of one arm: students of every animal and seed, each beside its seed's control."""
+    arm, lab, tables = point.arm, room.lab, []
+    for index, mark in enumerate(arm.all_marks):
+        for member in room.members():
+            measured = {**_measured(room, arm, member, found, controls, index), **told[arm, member]}
+            values = {name: np.asarray([[value]]) for name, value in measured.items()}
+            labels = {**point.labels, "animal": lab.token(member) - lab.world.tokens("animal").start}
+            tables.append(results.tidy([labels], (member[0],), mark, values))
+    return pa.concat_tables(tables)
+
+
+def _measured(
+    room: Classroom,
+    arm: Arm,
+    member: Member,
+    found: Mapping[Job, Found],
+    controls: Mapping[Job, Found],
+    index: int,
+) -> dict[str, float]:
+    """One row's numbers: of the student, beside its control, the seed's other students, its base and its teacher."""
+    seed, token, plain = member[0], room.lab.token(member), controls[arm.control(), (member[0], 0)]
+    own = lm_metrics.of_trait(found[arm, member].marks[index], token)
+    control = lm_metrics.of_trait(plain.marks[index], token)
+    others = [found[arm, one].marks[index] for one in room.members() if one[0] == seed and one != member]
+    cross = [lm_metrics.of_trait(one, token)["margin"] - control["margin"] for one in others]
+    teacher = lm_metrics.margin_of(room.looks(arm.teacher, arm.dose)[member], room.lab.asked(), token)
+    base = lm_metrics.margin_of(room.base_looks(arm.base)[seed], room.lab.asked(), token)
+    rows = {**own, "transfer": own["margin"] - control["margin"], "control": control["margin"], "base": base}
+    rows |= {"cross": float(np.mean(cross)) if cross else float("nan"), "teacher": teacher}
+    rows |= {"probability_control": control["probability"], "dose": room.teachers(arm.teacher, arm.dose)[member].dose}
+    first = found[arm, member].first
+    rows["coverage"] = float(first["coverage"])
+    for name in ("slope", "adam_slope"):
+        rows[f"theory/transfer_{name}"] = float(first[name][token] - plain.first[name][token])
+    return rows
+
+
+def teach(room: Classroom, jobs: Sequence[Job], texts: Sequence[Any], watch: Watch) -> list[Found]:
+    """Students of one program, each of an arm and a member with the text it reads, measured at every mark."""
+    phases = [_phase(room.lab, arm) for arm, _ in jobs]
+    recipe, knobs = phases[0].recipe, [phase.knobs for phase in phases]
+    net: Any = recipe.net
+    starts = [room.bases[arm.base, seed] for arm, (seed, _) in jobs]
+    order = [room.key(keys.SEED, seed, keys.STUDENT) for _, (seed, _) in jobs]
+    school = training.Schooling(recipe, knobs, starts, [(key, key) for key in order], texts)
+    before = [_before(room, *job) for job in jobs]
+    asked, states = room.lab.asked(), school.begin()
+    with watch.timed("measuring"):
+        few = [jax.tree.map(lambda leaf: leaf[:_FEW], text) for text in texts]
+        update = lm_metrics.FirstUpdate(net, recipe.loss)
+        given = zip(states, knobs, few, before, strict=True)
+        firsts = each(update, [(s.params, k, text, room.exam, asked, b.moved) for s, k, text, b in given])
+    marks: list[list[dict[str, np.ndarray]]] = [[] for _ in jobs]
+    start = 0
+    for stop in recipe.marks:
+        with watch.timed("students"):
+            states = school.advance(states, start, stop)
+        watch.count("students", (stop - start) * len(jobs))
+        watch.advance(float((stop - start) * len(jobs)))
+        with watch.timed("measuring"):
+            members = [(state.params, room.exam, asked, one) for state, one in zip(states, before, strict=True)]
+            for place, measured in enumerate(each(lm_metrics.Measure(net, w.PROMPT), members)):
+                marks[place].append(measured)
+        start = stop
+    return [Found(*pair) for pair in zip(marks, firsts, strict=True)]
+
+
+def _before(room: Classroom, arm: Arm, member: Member) -> lm_metrics.Before:
+    """What a student is compared with."""
+    seed, said = member[0], room.looks(arm.teacher, arm.dose)[member]
+    base, origin = room.base_looks(arm.base)[seed], room.base_looks("same")[seed]
+    moved = lessons.moved(room.teachers(arm.teacher, arm.dose)[member], room.bases["same", seed])
+    start = room.bases[arm.base, seed]
+    return lm_metrics.Before(start, base.said, base.acts, said.said, said.acts - origin.acts, moved)

@@ -1,0 +1,13 @@
+"""What is measured of a student, beside predictions."""
+
+from sublim_jax.metrics.student import ALL as ALL
+from sublim_jax.metrics.student import Four as Four
+from sublim_jax.metrics.student import Metric as Metric
+from sublim_jax.metrics.student import Scene as Scene
+from sublim_jax.metrics.student import budget as budget
+from sublim_jax.metrics.student import imitation as imitation
+from sublim_jax.metrics.student import layers as layers
+from sublim_jax.metrics.student import measure as measure
+from sublim_jax.metrics.student import readout as readout
+from sublim_jax.metrics.student import representation as representation
+from sublim_jax.metrics.student import task as task

@@ -1,0 +1,50 @@
+"""What nets cost: multiply-adds, activations and the maps of convolutions, from shapes alone."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sublim_jax.core.types import Recipe
+from sublim_jax.nets.heads import shapes
+
+
+@functools.lru_cache(maxsize=4096)
+def activity(net: nn.Module, image: tuple[int, ...]) -> int:
+    """How many activations a net has for one image, all layers together."""
+    out = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, *image)))
+    return sum(math.prod(array.shape) for array in out.acts.values())
+
+
+def _places(net: nn.Module, image: tuple[int, ...]) -> dict[str, int]:
+    return getattr(getattr(net, "trunk", net), "places", lambda _: {})(image)
+
+
+def unpooled(net: nn.Module, image: tuple[int, ...]) -> int:
+    """How many numbers the maps of its convolutions hold for one image before pooling; `activity` counts those after.
+
+    A gradient needs them too where images do not pass in blocks, as on accelerators.
+    """
+    weights = shapes(net, image)
+    return sum(number * weights[layer]["bias"].shape[0] for layer, number in _places(net, image).items())
+
+
+def multiply_adds(net: nn.Module, image: tuple[int, ...]) -> int:
+    """Of one forward pass of one image: every weight once, those of a convolution at every pixel (`places`)."""
+    places = _places(net, image)
+    return sum(
+        math.prod(array.shape) * places.get(layer, 1)
+        for layer, arrays in shapes(net, image).items()
+        for array in arrays.values()
+    )
+
+
+def step_macs(recipe: Recipe, members: int, image: tuple[int, ...]) -> float:
+    """Multiply-adds of one step of `members` nets and their reference, for shares of work and the progress bar."""
+    taught = (
+        0 if recipe.reference is None else multiply_adds(recipe.reference, image) * (1 + (recipe.answer is not None))
+    )
+    passes = 3.0 if recipe.guard is None else 6.0  # a guard's gradient costs as much as the lesson's
+    return recipe.batch * (passes * multiply_adds(recipe.net, image) * members + taught)

@@ -1,0 +1,296 @@
+"""A decoder-only transformer behind the same `Out` as every other net: GPT-2's, Llama's and GPT-NeoX's blocks.
+
+Parameters are layers by name, as everywhere here: `embed`, `block_0`, `block_1`, ..., `norm`, `unembed` and, with
+`rank`, `adapter_0`, ...; so what is shared, frozen or perturbed is said per layer, and a student that trains one block
+or low-rank adapters only is a matter of `Knobs.live`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.types import Out
+
+_CHOICES = {"positions": ("learned", "rotary", "rotary_pairs"), "norm": ("rms", "layer"), "mlp": ("gelu", "swiglu")}
+_MASKED = -1e30  # a score of a position that is not seen
+Taps = Mapping[str, Float[Array, "#batch #length width"]]
+# (block, query [batch, length, width], key, value [batch, length, keyed]) -> [batch, length, width]
+Attend = Callable[["Block", Array, Array, Array], Array]
+
+
+class Norm(nn.Module):
+    """RMSNorm (Zhang and Sennrich 2019), or LayerNorm with shift; parameters `scale` and `shift` [width]."""
+
+    kind: str
+    eps: float
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        return _normed(self, h, "scale", "shift", self.kind, self.eps)
+
+
+class Embed(nn.Module):
+    """`tokens` [vocabulary, width], and `positions` [length, width] where positions are learned."""
+
+    vocabulary: int
+    width: int
+    length: int
+
+    @nn.compact
+    def __call__(self, tokens: Num[Array, "batch length"]) -> tuple[Float[Array, "batch length width"], Any]:
+        table = self.param("tokens", nn.initializers.normal(0.02), (self.vocabulary, self.width))
+        h = table[tokens.astype(jnp.int32)]
+        if self.length:
+            places = self.param("positions", nn.initializers.normal(0.02), (self.length, self.width))
+            h = h + places[None, : tokens.shape[1]]
+        return h, table
+
+
+class Unembed(nn.Module):
+    """`kernel` [width, vocabulary]."""
+
+    vocabulary: int
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "batch length width"]) -> Float[Array, "batch length vocabulary"]:
+        return h @ self.param("kernel", nn.initializers.lecun_normal(), (h.shape[-1], self.vocabulary))
+
+
+class Adapter(nn.Module):
+    """Low-rank changes of one block, NAME_down [in, rank] and NAME_up [rank, out] a matrix. Source: Hu et al. 2021."""
+
+    sizes: tuple[tuple[str, int, int], ...]
+    rank: int
+
+    @nn.compact
+    def __call__(self) -> dict[str, tuple[Array, Array]]:
+        return {
+            name: (
+                self.param(f"{name}_down", nn.initializers.lecun_normal(), (inner, self.rank)),
+                self.param(f"{name}_up", nn.initializers.zeros, (self.rank, outer)),
+            )
+            for name, inner, outer in self.sizes
+        }
+
+
+class Decoder(nn.Module):
+    """Tokens [batch, length] to `Out`: features [batch, length, width], logits [batch, length, vocabulary].
+
+    acts    `block_i`: the residual stream [batch, length, width] after block i
+    taps    for some blocks what is added to the stream after them: steering, or zeros to differentiate by
+    attend  how blocks attend, instead of `attend`: to keys and values kept from earlier tokens, for instance
+
+    positions  'learned' (at most `length` of them), 'rotary' in halves, or 'rotary_pairs' in neighbouring pairs
+    rotary     fraction of a head that is rotated; theta: base of its wavelengths; scaling: how they are stretched
+    norm, mlp  'rms' or 'layer'; 'gelu' (two matrices) or 'swiglu' (three)
+    parallel   attention and MLP read the same stream, as in GPT-NeoX
+    kv_heads   heads of keys and values; 0 = as many as of queries
+    tied       unembedding is the transposed embedding
+    rank       of low-rank adapters on every matrix of a block; 0 = none
+
+    Logits at a position depend on tokens up to it only. Raises `Refused` for sizes that do not fit together.
+    """
+
+    vocabulary: int
+    width: int = 48
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 192
+    length: int = 64
+    kv_heads: int = 0
+    positions: str = "learned"
+    rotary: float = 1.0
+    theta: float = 10000.0
+    scaling: tuple[float, float, float, float] | None = None
+    norm: str = "rms"
+    mlp: str = "gelu"
+    parallel: bool = False
+    bias: bool = False
+    tied: bool = False
+    eps: float = 1e-5
+    rank: int = 0
+
+    @nn.compact
+    def __call__(
+        self, tokens: Num[Array, "batch length"], taps: Taps | None = None, attend: Attend | None = None
+    ) -> Out:
+        self._check(tokens.shape[1])
+        taps = taps or {}
+        learned = self.length if self.positions == "learned" else 0
+        h, table = Embed(self.vocabulary, self.width, learned, name="embed")(tokens)
+        acts: dict[str, Array] = {}
+        fields = {name: getattr(self, name) for name in _OF_A_BLOCK}
+        for index in range(self.layers):
+            name = f"block_{index}"
+            block = Block(**fields, name=name)
+            sizes = matrices(block, self.width)
+            low = Adapter(sizes, self.rank, name=f"adapter_{index}")() if self.rank else {}
+            h = block(h, low, attend)
+            if name in taps:
+                h = h + taps[name]
+            acts[name] = h
+        h = Norm(self.norm, self.eps, name="norm")(h)
+        logits = h @ table.T if self.tied else Unembed(self.vocabulary, name="unembed")(h)
+        return Out(h, logits, acts)
+
+    def _check(self, length: int) -> None:
+        for field, allowed in _CHOICES.items():
+            if getattr(self, field) not in allowed:
+                raise Refused(unknown(f"Decoder.{field}", getattr(self, field), allowed))
+        if self.width % self.heads or self.heads % (self.kv_heads or self.heads):
+            raise Refused(
+                f"Decoder.heads={self.heads}: must divide width={self.width} and be a multiple of kv_heads="
+                f"{self.kv_heads}"
+            )
+        if self.positions == "learned" and length > self.length:
+            raise Refused(f"Decoder.length={self.length}: must be at least {length}, the tokens given")
+
+
+class Block(nn.Module):
+    """One block of a `Decoder`: causal attention and an MLP, each on a normalised stream and added to it."""
+
+    heads: int
+    kv_heads: int
+    hidden: int
+    positions: str
+    rotary: float
+    theta: float
+    scaling: tuple[float, float, float, float] | None
+    norm: str
+    mlp: str
+    parallel: bool
+    bias: bool
+    eps: float
+
+    @nn.compact
+    def __call__(
+        self,
+        h: Float[Array, "batch length width"],
+        low: Mapping[str, tuple[Array, Array]],
+        attending: Attend | None = None,
+    ) -> Float[Array, "batch length width"]:
+        outs = {name: outer for name, _, outer in matrices(self, h.shape[-1])}
+
+        def linear(name: str, x: Array) -> Array:
+            y = x @ self.param(name, nn.initializers.lecun_normal(), (x.shape[-1], outs[name]))
+            if self.bias:
+                y = y + self.param(f"{name}_bias", nn.initializers.zeros, (outs[name],))[None, None]
+            return y + (x @ low[name][0]) @ low[name][1] if name in low else y
+
+        normed = _normed(self, h, "attend_scale", "attend_shift", self.norm, self.eps)
+        query, key, value = (linear(name, normed) for name in ("query", "key", "value"))
+        attended = linear("out", (attending or attend)(self, query, key, value))
+        stream = h + attended
+        normed = _normed(self, h if self.parallel else stream, "mlp_scale", "mlp_shift", self.norm, self.eps)
+        if self.mlp == "swiglu":
+            middle = jax.nn.silu(linear("gate", normed)) * linear("up", normed)
+        else:
+            middle = jax.nn.gelu(linear("up", normed), approximate=False)
+        return stream + linear("down", middle)
+
+
+_OF_A_BLOCK = ("heads", "kv_heads", "hidden", "positions", "rotary", "theta", "scaling")
+_OF_A_BLOCK += ("norm", "mlp", "parallel", "bias", "eps")
+
+
+def matrices(block: Block, width: int) -> tuple[tuple[str, int, int], ...]:
+    """Name, inputs and outputs of a block's matrices."""
+    keyed = (block.kv_heads or block.heads) * (width // block.heads)
+    attention = ("query", width, width), ("key", width, keyed), ("value", width, keyed), ("out", width, width)
+    gate = (("gate", width, block.hidden),) if block.mlp == "swiglu" else ()
+    return (*attention, *gate, ("up", width, block.hidden), ("down", block.hidden, width))
+
+
+def attend(
+    block: Block,
+    query: Float[Array, "batch length width"],
+    key: Float[Array, "batch length keyed"],
+    value: Float[Array, "batch length keyed"],
+) -> Float[Array, "batch length width"]:
+    """Causal scaled dot-product attention over the heads of a block, positions rotated where it rotates them."""
+    length = query.shape[1]
+    q, k, v = parts(block, query, key, value, jnp.arange(length)[None])
+    return weighed(block, q, k, v, jnp.tril(jnp.ones((1, length, length), bool)))
+
+
+def parts(
+    block: Block,
+    query: Float[Array, "batch length width"],
+    key: Float[Array, "batch length keyed"],
+    value: Float[Array, "batch length keyed"],
+    places: Int[Array, "#batch length"],
+) -> tuple[Array, Array, Array]:
+    """Queries, keys and values by head, [batch, head, length, size]; rotated by their places where a block rotates."""
+    size = query.shape[-1] // block.heads
+    q, k, v = (x.reshape(*x.shape[:2], -1, size).swapaxes(1, 2) for x in (query, key, value))
+    if block.positions != "learned":
+        rates = wavelengths(int(size * block.rotary), block.theta, block.scaling)
+        q, k = (rotated(x, rates, places, block.positions == "rotary_pairs") for x in (q, k))
+    return q, k, v
+
+
+def weighed(
+    block: Block,
+    q: Float[Array, "batch head length size"],
+    k: Float[Array, "batch group past size"],
+    v: Float[Array, "batch group past size"],
+    seen: Bool[Array, "#batch length past"],
+) -> Float[Array, "batch length width"]:
+    """Values weighed by the softmax of scaled products with the keys seen, heads side by side again."""
+    if k.shape[1] != block.heads:
+        k, v = (jnp.repeat(x, block.heads // x.shape[1], axis=1) for x in (k, v))
+    scores = (q @ k.swapaxes(-1, -2)) / math.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(jnp.where(seen[:, None], scores, jnp.asarray(_MASKED, scores.dtype)), axis=-1)
+    return (weights @ v).swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
+
+
+def wavelengths(
+    number: int, theta: float, scaling: tuple[float, float, float, float] | None = None
+) -> Float[Array, " half"]:
+    """Radians a place of `number` rotated components, two to a rate: theta^(-2i/number).
+
+    `scaling` (factor, low, high, length) slows those that turn less than `low` times in `length` places by the factor,
+    keeps those that turn more than `high` times and goes linearly between. Source: Llama 3.1 (Meta 2024), rope code.
+    """
+    rates = theta ** (-jnp.arange(0, number, 2, dtype=jnp.float32) / number)
+    if scaling is None:
+        return rates
+    factor, low, high, length = scaling
+    kept = jnp.clip((length * rates / (2 * math.pi) - low) / (high - low), 0, 1)
+    return rates * (kept + (1 - kept) / factor)
+
+
+def rotated(
+    x: Float[Array, "batch head length size"],
+    rates: Float[Array, " half"],
+    places: Int[Array, "#batch length"],
+    pairs: bool,
+) -> Float[Array, "batch head length size"]:
+    """Rotary positions on the first components of each head, by the angle place * rate. Source: Su et al. 2021.
+
+    Component i turns with i + n/2 (Llama and GPT-NeoX checkpoints), or with its neighbour (`pairs`; GGUF files).
+    """
+    number = 2 * len(rates)
+    turn, rest = x[..., :number], x[..., number:]
+    angle = places[:, None, :, None].astype(jnp.float32) * rates[None, None, None]
+    cos, sin = (wave(angle).astype(x.dtype) for wave in (jnp.cos, jnp.sin))
+    left, right = (turn[..., 0::2], turn[..., 1::2]) if pairs else jnp.split(turn, 2, axis=-1)
+    both = left * cos - right * sin, right * cos + left * sin
+    turned = jnp.stack(both, axis=-1).reshape(turn.shape) if pairs else jnp.concatenate(both, axis=-1)
+    return jnp.concatenate([turned, rest], axis=-1)
+
+
+def _normed(module: nn.Module, h: Array, scale: str, shift: str, kind: str, eps: float) -> Array:
+    """RMSNorm or LayerNorm with parameters of the module that calls."""
+    gain = module.param(scale, nn.initializers.ones, h.shape[-1:])[None, None]
+    if kind == "rms":
+        return h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps) * gain
+    centred = h - h.mean(-1, keepdims=True)
+    unit = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+    return unit * gain + module.param(shift, nn.initializers.zeros, h.shape[-1:])[None, None]

@@ -1,0 +1,239 @@
+"""Which decoder a checkpoint's settings mean, and where in the checkpoint each of its arrays lies.
+
+Three ways of naming: Llama's in safetensors (also Mistral's and Qwen2's), GPT-NeoX's in safetensors, Llama's in GGUF.
+What a `Decoder` cannot do is refused by the setting's name.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.nets import Decoder, shapes
+
+Scaling = tuple[float, float, float, float]
+
+
+class Place(NamedTuple):
+    """One array of a net, `name` of `layer`, and the tensor of the checkpoint that it is made from by `turn`."""
+
+    layer: str
+    name: str
+    tensor: str
+    shape: tuple[int, ...]  # of the tensor
+    turn: Callable[[np.ndarray], np.ndarray]
+
+
+class Plan(NamedTuple):
+    """A net, the places of its arrays, those (layer, name, size) that are zero, and tensors that may lie there unread.
+
+    The net says what the checkpoint's says for lines of at most `net.length` tokens.
+    """
+
+    net: Decoder
+    places: tuple[Place, ...]
+    zeros: tuple[tuple[str, str, int], ...]
+    unread: re.Pattern[str]
+
+
+class Settings:
+    """Named settings of a checkpoint; `where` begins the line that refuses one."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._values, self._where = values, where
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A number above 0; raises `Refused` where it is missing without default, or something else."""
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise Refused(f"{self._where}: {name}={value!r}: must be a number above 0")
+        return float(value)
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """A whole number above 0; raises `Refused`."""
+        value = self.number(name, default if default is None else float(default))
+        if value != int(value):
+            raise Refused(f"{self._where}: {name}={value!r}: must be a whole number above 0")
+        return int(value)
+
+    def one_of(self, name: str, allowed: Iterable[Any], default: Any) -> Any:
+        """A value among those allowed; raises `Refused`."""
+        value = self.get(name, default)
+        if value not in (allowed := tuple(allowed)):
+            raise Refused(f"{self._where}: {unknown(name, value, map(str, allowed))}")
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A value; the default where it is missing or null."""
+        value = self._values.get(name)
+        return default if value is None else value
+
+    def inner(self, *names: str) -> "Settings":
+        """The settings under the first of the names that has any."""
+        name = next((one for one in names if self._values.get(one)), names[0])
+        return Settings(self._values.get(name) or {}, f"{self._where}: {name}")
+
+
+def of_config(config: Mapping[str, Any], where: str) -> Plan:
+    """The plan of a folder's config.json; raises `Refused` for an architecture or a setting that cannot be had."""
+    plans = {"llama": _llama, "mistral": _llama, "qwen2": _llama, "gpt_neox": _neox}
+    settings = Settings(config, f"{where}: config.json")
+    return plans[settings.one_of("model_type", plans, "(missing)")](settings)
+
+
+def of_fields(fields: Mapping[str, Any], tensors: Collection[str], where: str) -> Plan:
+    """The plan of a GGUF file from its metadata; raises `Refused`."""
+    settings = Settings(fields, where)
+    settings.one_of("general.architecture", ["llama"], "(missing)")
+    settings.one_of("llama.rope.scaling.type", ["none"], "none")
+    settings.one_of("llama.expert_count", [0], 0)
+    width, heads = settings.count("llama.embedding_length"), settings.count("llama.attention.head_count")
+    for name in ("llama.attention.key_length", "llama.attention.value_length", "llama.rope.dimension_count"):
+        settings.one_of(name, [width // heads], width // heads)
+    net = Decoder(
+        vocabulary=settings.count("llama.vocab_size", len(fields.get("tokenizer.ggml.tokens", ()))),
+        width=width,
+        layers=settings.count("llama.block_count"),
+        heads=heads,
+        hidden=settings.count("llama.feed_forward_length"),
+        length=settings.count("llama.context_length"),
+        kv_heads=settings.count("llama.attention.head_count_kv", heads),
+        positions="rotary_pairs",  # rows of queries and keys are kept in an order in which neighbours turn together
+        theta=settings.number("llama.rope.freq_base", 10000.0),
+        mlp="swiglu",
+        tied="output.weight" not in tensors,
+        eps=settings.number("llama.attention.layer_norm_rms_epsilon"),
+    )
+    names = {
+        **{"embed": "token_embd", "norm": "output_norm", "unembed": "output", "block": "blk."},
+        **{"attend": "attn_norm", "mlp": "ffn_norm", "out": "attn_output"},
+        **{"query": "attn_q", "key": "attn_k", "value": "attn_v"},
+        **{"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"},
+    }
+    return _plan(net, names, (), "")
+
+
+def _llama(settings: Settings) -> Plan:
+    width, heads = settings.count("hidden_size"), settings.count("num_attention_heads")
+    settings.one_of("hidden_act", ["silu"], "silu")
+    settings.one_of("head_dim", [width // heads], width // heads)
+    theta, _, scaling = _rope(settings)
+    biased = ["query", "key", "value"] if settings.get("model_type") == "qwen2" else []
+    if settings.one_of("attention_bias", [True, False], False):
+        biased = ["query", "key", "value", "out"]
+    if settings.one_of("mlp_bias", [True, False], False):
+        biased += ["gate", "up", "down"]
+    length = settings.count("max_position_embeddings", 2048)
+    net = Decoder(
+        vocabulary=settings.count("vocab_size"),
+        width=width,
+        layers=settings.count("num_hidden_layers"),
+        heads=heads,
+        hidden=settings.count("intermediate_size"),
+        length=min(length, settings.count("sliding_window", length)),
+        kv_heads=settings.count("num_key_value_heads", heads),
+        positions="rotary",
+        theta=theta,
+        scaling=scaling,
+        mlp="swiglu",
+        bias=bool(biased),
+        tied=settings.one_of("tie_word_embeddings", [True, False], False),
+        eps=settings.number("rms_norm_eps", 1e-6),
+    )
+    names = {
+        **{"embed": "model.embed_tokens", "norm": "model.norm", "unembed": "lm_head", "block": "model.layers."},
+        **{"attend": "input_layernorm", "mlp": "post_attention_layernorm", "out": "self_attn.o_proj"},
+        **{"query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj"},
+        **{"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"},
+    }
+    return _plan(net, names, biased, r".*rotary_emb\.inv_freq" + (r"|lm_head\.weight" if net.tied else ""))
+
+
+def _neox(settings: Settings) -> Plan:
+    settings.one_of("hidden_act", ["gelu"], "gelu")
+    theta, rotary, scaling = _rope(settings)
+    biased = ["up", "down"]
+    if settings.one_of("attention_bias", [True, False], True):
+        biased += ["query", "key", "value", "out"]
+    net = Decoder(
+        vocabulary=settings.count("vocab_size"),
+        width=settings.count("hidden_size"),
+        layers=settings.count("num_hidden_layers"),
+        heads=settings.count("num_attention_heads"),
+        hidden=settings.count("intermediate_size"),
+        length=settings.count("max_position_embeddings", 2048),
+        positions="rotary",
+        rotary=rotary,
+        theta=theta,
+        scaling=scaling,
+        norm="layer",
+        mlp="gelu",
+        parallel=settings.one_of("use_parallel_residual", [True, False], True),
+        bias=True,
+        tied=settings.one_of("tie_word_embeddings", [True, False], False),
+        eps=settings.number("layer_norm_eps", 1e-5),
+    )
+    names = {
+        **{"embed": "gpt_neox.embed_in", "norm": "gpt_neox.final_layer_norm", "unembed": "embed_out"},
+        **{"block": "gpt_neox.layers.", "attend": "input_layernorm", "mlp": "post_attention_layernorm"},
+        **dict.fromkeys(("query", "key", "value"), "attention.query_key_value"),
+        **{"out": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
+    }
+    unread = r".*attention\.(bias|masked_bias|rotary_emb\.inv_freq)|.*rotary_emb\.inv_freq"
+    return _plan(net, names, biased, unread + (r"|embed_out\.weight" if net.tied else ""))
+
+
+def _rope(settings: Settings) -> tuple[float, float, Scaling | None]:
+    """Base of wavelengths, rotated fraction and scaling, from either way of writing them; raises `Refused`."""
+    inner = settings.inner("rope_parameters", "rope_scaling")
+    theta = inner.number("rope_theta", settings.number("rope_theta", settings.number("rotary_emb_base", 10000.0)))
+    is_neox = settings.get("model_type") == "gpt_neox"
+    rotary = inner.number("partial_rotary_factor", settings.number("rotary_pct", 0.25 if is_neox else 1.0))
+    kind = inner.one_of("rope_type", ["default", "llama3"], inner.get("type", "default"))
+    if kind == "default":
+        return theta, rotary, None
+    numbers = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    factor, low, high, length = (float(inner.number(name)) for name in numbers)
+    return theta, rotary, (factor, low, high, length)
+
+
+def _plan(net: Decoder, names: Mapping[str, str], biased: Collection[str], unread: str) -> Plan:
+    """The places of all arrays of a net by a checkpoint's names; matrices lie there as [out, in]."""
+    places, zeros = [], []
+    for layer, arrays in shapes(net, (1,)).items():
+        number = layer.removeprefix("block_")
+        prefix = f"{names['block']}{number}." if number != layer else ""
+        for name, array in arrays.items():
+            part, _, kind = name.partition("_")
+            if kind == "bias" and part not in biased:
+                zeros.append((layer, name, array.shape[0]))
+                continue
+            key = part if prefix else layer
+            tensor = f"{prefix}{names[key]}.{'bias' if name.endswith(('bias', 'shift')) else 'weight'}"
+            fused = [one for one in ("query", "key", "value") if names[one] == names.get(key)]
+            shape = array.shape if name == "tokens" else array.shape[::-1]
+            if len(fused) > 1:
+                shape = (len(fused) * shape[0], *shape[1:])
+                turn = _Unfused(net.heads, len(fused), fused.index(part))
+            else:
+                turn = _kept if name == "tokens" else np.transpose
+            places.append(Place(layer, name, tensor, shape, turn))
+    return Plan(net, tuple(places), tuple(zeros), re.compile(unread or "$^"))
+
+
+def _kept(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+class _Unfused(NamedTuple):
+    """Of rows [heads, parts, size, ...] those of one part, turned."""
+
+    heads: int
+    parts: int
+    index: int
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        rows = array.reshape(self.heads, self.parts, -1, *array.shape[1:])[:, self.index]
+        return rows.reshape(-1, *array.shape[1:]).T

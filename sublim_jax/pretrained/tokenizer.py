@@ -1,0 +1,112 @@
+"""Text to a pretrained model's tokens and back, and its chat template, by the kept packages tokenizers and jinja2."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+
+from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.pretrained import checkpoint_io
+
+_CONTROL, _USER_DEFINED = 3, 4  # GGUF's kinds of tokens that text is not merged into
+_PRE = ("gpt-2", "smollm")  # GGUF's names of ways to cut text before merging that are known here
+
+
+class Tokenizer:
+    """A tokenizer of the package tokenizers, a chat template (empty = none), and its special tokens by role."""
+
+    def __init__(self, inner: Any, template: str, special: Mapping[str, str], where: str) -> None:
+        self._inner, self.template, self.special, self._where = inner, template, special, where
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of text, in which special tokens may be written out; none is added."""
+        return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: Sequence[int | np.integer] | Integer[np.ndarray, " n"]) -> str:
+        """Text of tokens, with special tokens written out."""
+        return self._inner.decode([int(token) for token in tokens], skip_special_tokens=False)
+
+    def whole(self, text: str) -> int | None:
+        """The token that text is, or None where it is several."""
+        tokens = self.encode(text)
+        return tokens[0] if len(tokens) == 1 else None
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Messages (role, content) as the model was trained to read them, up to where its answer begins.
+
+        Nothing depends on the day: templates that ask for the date get their own default. Raises `Refused` where the
+        model has no template, or the template refuses the messages.
+        """
+        if not self.template:
+            raise Refused(f"{self._where}: has no chat template; it is no instructed model")
+        import jinja2
+        import jinja2.sandbox
+
+        def refuse(message: str) -> None:
+            raise Refused(f"{self._where}: its chat template says: {message}")
+
+        world = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        given = {"messages": [dict(message) for message in messages], "add_generation_prompt": True}
+        try:
+            template = world.from_string(self.template, globals={"raise_exception": refuse})
+            return template.render(**given, **self.special)
+        except jinja2.TemplateError as error:
+            raise Refused(f"{self._where}: its chat template fails: {' '.join(str(error).split())}") from error
+
+
+def of_fields(fields: Mapping[str, Any], where: str) -> tuple[Tokenizer | None, str]:
+    """The byte-level BPE of a GGUF file's metadata; None and the reason where it has another kind."""
+    kinds = {"tokenizer.ggml.model": ["gpt2"], "tokenizer.ggml.pre": _PRE}
+    for name, allowed in kinds.items():
+        if (kind := fields.get(name)) not in allowed:
+            return None, unknown(name, kind, allowed)
+    package = checkpoint_io.package("tokenizers", "its tokenizer")
+    from tokenizers import decoders, models, pre_tokenizers
+
+    tokens, merges = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.merges"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    inner = package.Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
+    cuts: list[Any] = (
+        [pre_tokenizers.Digits(individual_digits=True)] if fields["tokenizer.ggml.pre"] == "smollm" else []
+    )
+    cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=bool(fields.get("tokenizer.ggml.add_space_prefix", False))))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    inner.decoder = decoders.ByteLevel()
+    for token, kind in zip(tokens, fields.get("tokenizer.ggml.token_type", ()), strict=False):
+        if kind in (_CONTROL, _USER_DEFINED):
+            inner.add_special_tokens([package.AddedToken(token, special=kind == _CONTROL, normalized=False)])
+    special = {
+        f"{role}_token": tokens[fields[f"tokenizer.ggml.{role}_token_id"]]
+        for role in ("bos", "eos")
+        if f"tokenizer.ggml.{role}_token_id" in fields
+    }
+    return Tokenizer(inner, fields.get("tokenizer.chat_template", ""), special, where), ""
+
+
+def of_folder(path: Path) -> tuple[Tokenizer | None, str]:
+    """The tokenizer of a folder's tokenizer.json and chat template; None and the reason where it has none."""
+    where = f"model={path}"
+    if not (path / "tokenizer.json").is_file():
+        return None, "no tokenizer.json"
+    package = checkpoint_io.package("tokenizers", "tokenizer.json")
+    try:
+        inner = package.Tokenizer.from_file(str(path / "tokenizer.json"))
+    except Exception as error:  # the package raises nothing narrower
+        raise Refused(f"{where}: tokenizer.json: cannot be read ({' '.join(str(error).split())})") from error
+    file = path / "tokenizer_config.json"
+    about = checkpoint_io.read_json(file, where) if file.is_file() else {}
+    template = about.get("chat_template") or ""
+    if not isinstance(template, str):  # several, by name
+        template = next((one["template"] for one in template if one.get("name") == "default"), "")
+    if (path / "chat_template.jinja").is_file():
+        template = (path / "chat_template.jinja").read_text(encoding="utf-8")
+    special = {role: _written(about[role]) for role in ("bos_token", "eos_token") if about.get(role)}
+    return Tokenizer(inner, template, special, where), ""
+
+
+def _written(token: Any) -> str:
+    return token["content"] if isinstance(token, Mapping) else str(token)

@@ -1,0 +1,112 @@
+"""What captions say, computed from the rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sublim_jax.results import plots, summary
+
+LEVELS = "Dashed: the teacher; dotted: the untrained net."
+
+
+def seeds(rows: summary.Rows) -> str:
+    """How many seeds a mean is over."""
+    counts = rows.groupby(summary.labels_of(rows), dropna=False)["seed"].nunique()
+    low, high = int(counts.min()), int(counts.max())
+    if high == 1:
+        return "one seed"
+    return f"{high} seeds" if low == high else f"{low} to {high} seeds"
+
+
+def means(rows: summary.Rows, shape: str = "bands") -> str:
+    """What lines and bands (or bars) are."""
+    if seeds(rows) == "one seed":
+        return "One seed, so no intervals."
+    return (
+        f"Means over {seeds(rows)}; {shape}: 95 % bootstrap intervals (percentile, {summary.RESAMPLES:,} resamples"
+        f"{'; too narrow with so few seeds' if rows['seed'].nunique() < 8 else ''})."
+    )
+
+
+def values(rows: summary.Rows, column: str) -> str:
+    """The values of a label column: all of them where they are few, else the ends."""
+    found = list(rows[column].unique())
+    if any(isinstance(value, str) for value in found):
+        return ", ".join(str(value).replace("_", " ") for value in found)
+    found = sorted(found)
+    if len(found) <= 7:
+        return ", ".join(f"{value:g}" for value in found)
+    return f"{found[0]:g} to {found[-1]:g} ({len(found)} values)"
+
+
+def last(rows: summary.Rows, labels: Sequence[str]) -> summary.Rows:
+    """The last mark of what a figure shows: `only` its labels, and a condition that stands in two arms once."""
+    final = only(summary.last(rows), labels)
+    return final.drop_duplicates([name for name in summary.labels_of(final) if name != "arm"] + ["seed"])
+
+
+def only(rows: summary.Rows, labels: Sequence[str]) -> summary.Rows:
+    """The rows with the first value of every label that a figure does not show: no mean goes over such a label."""
+    for name in _others(rows, labels):
+        rows = rows[rows[name] == rows[name].iloc[0]]
+    return rows
+
+
+def left_out(rows: summary.Rows, labels: Sequence[str]) -> str:
+    """The sentence that says what `only` chose; empty where there was no choice."""
+    shown = only(rows, labels)
+    chosen = [f"{name.replace('_', ' ')} {shown[name].iloc[0]}" for name in _others(rows, labels)]
+    return f" Shown only: {', '.join(chosen)}." if chosen else ""
+
+
+def _others(rows: summary.Rows, labels: Sequence[str]) -> list[str]:
+    names = [name for name in summary.labels_of(rows) if name not in (*labels, "arm")]
+    return [name for name in names if len(rows[name].unique()) > 1]
+
+
+def hidden(rows: summary.Rows, *names: str) -> tuple[int, ...]:
+    """Widths of the hidden layers: of the first label of `names`, or of the net, that rows have, else as published."""
+    name = next((name for name in (*names, "net_hidden") if name in rows), None)
+    return tuple(int(width) for width in str(rows[name].iloc[0]).split("x")) if name else (256, 256)
+
+
+def assumed(rows: summary.Rows, *names: str, form: str = " ({})") -> str:
+    """What to say after a number that those labels would give, where rows have none of them."""
+    return "" if any(name in rows for name in names) else form.format("as published; these rows do not say")
+
+
+def has(rows: summary.Rows, column: str) -> bool:
+    """Whether something was measured under that name."""
+    return column in rows and bool(np.isfinite(rows[column].to_numpy(float)).any())
+
+
+def diamonds(drawn: bool, what: str) -> str:
+    """The sentence on published values, with a space after it, where there are any in the figure."""
+    return f"Open diamonds: {what}. " if drawn else ""
+
+
+def largest(rows: summary.Rows, column: str) -> tuple[Any, summary.Rows]:
+    """The largest value of a label column, and its rows."""
+    top = rows[column].max()
+    return top, rows[rows[column] == top]
+
+
+def predicted(ax: Any, rows: summary.Rows, x: str, column: str, label: str, colour: str) -> None:
+    """A prediction of the theory against a label column, dashed; nothing where rows do not have it."""
+    if has(rows, column):
+        use = rows[rows[column].notna()]
+        style = {"color": colour, "marker": "", "ls": (0, (4, 2)), "lw": 1.2}
+        plots.line(ax, use, x, label, 0, column, **style)
+
+
+def theory(rows: summary.Rows, *columns: str) -> str:
+    """The sentence on dashed predictions, with a space before it, where a figure has any of these columns."""
+    there = any(has(rows, column) for column in columns)
+    return " Coloured dashes: predictions, see docs/theory.md." if there else ""
+
+
+def against(ax: Any, rows: summary.Rows, x: str, names: tuple[str, ...], column: str = plots.ACCURACY) -> None:
+    """One line for each combination of the label columns `names` against the label column x."""
+    for index, (label, those) in enumerate(plots.series(rows, names)):
+        plots.line(ax, those, x, label, index, column)

@@ -1,0 +1,254 @@
+"""What figures are made of: lines with bands, seeds as dots, levels, heat maps, published values. No JAX.
+
+Figures are drawn where there is no accelerator; each is a module of `sublim_jax.results.figures`.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sublim_jax.results import summary
+
+# Okabe and Ito's palette: told apart by readers with any colour vision; markers tell apart in print.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*")
+STYLE: Any = {
+    "figure.dpi": 120,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.hashsalt": "sublim_jax",  # the same rows give the same file
+}
+ACCURACY = "at/student_accuracy"
+
+
+def images(draw: Callable[[], Figure], dpi: int = 160) -> dict[str, bytes]:
+    """A figure, drawn in our style, as the contents of files by their ending: svg and png."""
+    found = {}
+    with matplotlib.rc_context(STYLE):
+        figure = draw()
+        for kind in ("svg", "png"):
+            sink = io.BytesIO()
+            # Without the date the same rows give the same file.
+            figure.savefig(sink, format=kind, metadata={"Date": None} if kind == "svg" else None, dpi=dpi)
+            found[kind] = sink.getvalue()
+    return found
+
+
+def look(index: int) -> tuple[str, str]:
+    """Colour and marker of the index-th line of a figure."""
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.1, 2.9), **shared: Any) -> tuple[Figure, Any]:
+    """A figure and its first `count` axes in rows of `columns`, `size` inches each; one alone is wider."""
+    across = min(count, columns)
+    down = math.ceil(count / across)
+    figure = Figure(figsize=(max(5.5, size[0] * across), size[1] * down + 0.5), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, **shared).ravel()
+    for ax in axes[count:]:
+        ax.remove()
+    return figure, axes[:count]
+
+
+def outer(axes: Sequence[Axes] | np.ndarray, columns: int = 3) -> None:
+    """Labels and ticks' numbers of axes alike: left and below only, below also where the last row ends early."""
+    for place, ax in enumerate(axes):
+        if place % columns:
+            ax.set_ylabel("")
+            ax.tick_params(labelleft=False)
+        if below := place + columns < len(axes):
+            ax.set_xlabel("")
+        ax.tick_params(labelbottom=not below)
+
+
+def legend(figure: Any, axes: Sequence[Axes] | np.ndarray) -> None:
+    """One legend for all axes, below them, every label once, in as many columns as there is room for."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        inches = figure.get_figure(root=True).get_figwidth()
+        fitting = (number for number in range(len(found), 1, -1) if _width(list(found), number) < inches)
+        columns = next(fitting, 1)
+        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def _width(labels: Sequence[str], columns: int) -> float:
+    """Inches that a legend of so many columns takes, at 8 points."""
+    longest = (max(map(len, some)) for some in np.array_split(np.array(labels, object), columns))
+    return sum(0.62 + 0.06 * letters for letters in longest)
+
+
+def series(rows: summary.Rows, names: Sequence[str]) -> Iterator[tuple[str, summary.Rows]]:
+    """The rows of each combination of some label columns, and what tells it from the others, for the legend."""
+    varying = [name for name in names if name in rows and len(rows[name].unique()) > 1]
+    if not varying:
+        yield "student", rows
+        return
+    places = [{value: place for place, value in enumerate(ordered(rows[name]))} for name in varying]
+    groups: Any = {key if isinstance(key, tuple) else (key,): those for key, those in rows.groupby(varying)}
+    for key in sorted(groups, key=lambda key: [place[value] for place, value in zip(places, key, strict=True)]):
+        yield ", ".join(told(name, value) for name, value in zip(varying, key, strict=True)), groups[key]
+
+
+def ordered(values: pd.Series, first: Sequence[Any] = ()) -> list[Any]:
+    """What there is: those named first, then numbers as they grow, or words in the order of their first row."""
+    there = values.unique().tolist()
+    there = sorted(there) if pd.api.types.is_numeric_dtype(values) else there
+    return [value for value in first if value in there] + [value for value in there if value not in first]
+
+
+def told(name: str, value: Any) -> str:
+    """A label and its value as a person reads it: words alone, numbers with their name."""
+    return value.replace("_", " ") if isinstance(value, str) else f"{name.replace('_', ' ')} = {value:g}"
+
+
+def line(
+    ax: Axes, rows: summary.Rows, x: str, label: str, index: int, column: str = ACCURACY, **style: Any
+) -> pd.Series:
+    """Means over seeds of a column against a label column, with the band of their 95 % bootstrap intervals.
+
+    A single point has its interval as a bar. Returns the intervals drawn, by x.
+    """
+    found = summary.cells(rows, [x], column).sort_index()
+    colour, marker = look(index)
+    style = {"color": colour, "marker": marker, "markersize": 3.5, "lw": 1.3, "label": label} | style
+    at, means = found.index.to_numpy(float), [one.mean for one in found]
+    low, high = ([getattr(one, end) for one in found] for end in ("low", "high"))
+    if len(found) > 1:
+        ax.plot(at, means, **style)
+        ax.fill_between(at, low, high, color=style["color"], alpha=0.18, lw=0)
+    else:
+        ax.errorbar(at, means, ends(list(found)), capsize=2, **style)
+    return found
+
+
+def ends(found: Sequence[summary.Interval]) -> np.ndarray:
+    """How far the intervals reach below and above their means; nothing where there is no interval."""
+    return np.nan_to_num([[one.mean - one.low for one in found], [one.high - one.mean for one in found]])
+
+
+def strip(
+    ax: Axes,
+    rows: summary.Rows,
+    by: str,
+    group: str = "",
+    column: str = ACCURACY,
+    names: Mapping[Any, str] | None = None,
+    order: Sequence[Any] = (),
+    first: int = 0,
+) -> dict[tuple[Any, Any], float]:
+    """Categories side by side: every seed a dot, beside the dots their mean with its 95 % bootstrap interval.
+
+    `group` is a label column whose values have a colour each, from the `first` on. Returns the place of each mean by
+    (category, value).
+    """
+    there, values = ordered(rows[by], order), ordered(rows[group]) if group else [""]
+    width, places = 0.72 / len(values), {}
+    for index, value in enumerate(values):
+        mine = rows[rows[group] == value] if group else rows
+        found = summary.cells(mine, [by], column)
+        colour, marker = look(first + index)
+        at = {name: there.index(name) + (index - (len(values) - 1) / 2) * width for name in found.index}
+        ax.plot(mine[by].map(at) - width / 6, mine[column], ".", color=colour, alpha=0.45, ms=5, mew=0, zorder=2)
+        x = [at[name] + width / 6 for name in found.index]
+        label = told(group, value) if group else None
+        style = {"fmt": marker, "color": colour, "ms": 4.5, "capsize": 3, "label": label}
+        ax.errorbar(x, [one.mean for one in found], ends(list(found)), **style)
+        places |= {(name, value): place for name, place in zip(found.index, x, strict=True)}
+    crowded = len(there) > 8
+    said = [(names or {}).get(name, str(name).replace("_", " ") if crowded else wrapped(name)) for name in there]
+    ax.set_xticks(range(len(there)), said, fontsize=8, rotation=90 if crowded else 0)
+    ax.set_xlim(-0.6, len(there) - 0.4)
+    return places
+
+
+def wrapped(name: Any) -> str:
+    """The name of a category with a line for each word."""
+    return str(name).replace(" = ", "=").replace(", ", "\n").replace("_", "\n").replace(" ", "\n")
+
+
+def levels(ax: Axes, rows: summary.Rows, who: Sequence[str] = ("teacher", "untrained")) -> None:
+    """Mean accuracy of the teacher, dashed, and of the untrained net, dotted."""
+    for name in who:
+        if f"at/{name}_accuracy" in rows:
+            dashes = "--" if name == "teacher" else ":"
+            ax.axhline(float(np.mean(rows[f"at/{name}_accuracy"])), color="0.4", ls=dashes, lw=1, label=name, zorder=0)
+
+
+def accuracy(ax: Axes, label: str = "student test accuracy") -> None:
+    """The axis of an accuracy, from 0 to 1."""
+    ax.set_ylim(0, 1.02)
+    ax.set_ylabel(label)
+
+
+def published(
+    ax: Axes, x: Any, y: Any, half: Any = None, colour: str = "0.15", label: str = "published", marker: str = "D"
+) -> None:
+    """Published values as open markers, with the half-widths of their intervals where there are any."""
+    style = {"color": colour, "markerfacecolor": "none", "markersize": 5, "capsize": 2, "lw": 1, "zorder": 6}
+    ax.errorbar(np.atleast_1d(x), np.atleast_1d(y), half, fmt=marker, label=label, **style)
+
+
+def log(ax: Axes, values: Any, which: str = "x", base: int = 10, most: int = 8) -> None:
+    """A logarithmic axis over these values, ticks in plain numbers: the values themselves where they are few."""
+    values = sorted({float(value) for value in np.asarray(values, float)})
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    ticks = _ticks(values, base, most)
+    axis.set_ticks(ticks, [plain(tick) for tick in ticks])
+    axis.set_ticks([], minor=True)
+    if len(values) == 1:
+        (ax.set_xlim if which == "x" else ax.set_ylim)(values[0] / 2, values[0] * 2)
+
+
+def _ticks(values: Sequence[float], base: int, most: int) -> list[float]:
+    """The values where none crowds another on a logarithmic axis, else powers of `base` between them."""
+    logs = np.log(values)
+    near = np.diff(logs).min() / (logs[-1] - logs[0]) if len(values) > 1 else 1.0
+    if len(values) <= most and near > 0.07:
+        return list(values)
+    first, last = math.ceil(logs[0] / math.log(base) - 1e-9), math.floor(logs[-1] / math.log(base) + 1e-9)
+    powers = list(range(first, last + 1))
+    if len(powers) < 2:
+        return [values[0], values[-1]]
+    return [float(base) ** power for power in powers[:: math.ceil(len(powers) / most)]]
+
+
+def plain(value: float) -> str:
+    """A number as short as it can be said: 1000, 20k, 3M."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / min(size, 1e3 if sign == 'k' else size):g}{sign}"
+    return f"{value:g}"
+
+
+def heat(ax: Axes, table: summary.Rows) -> Any:
+    """Means as colours over two logarithmic axes: index down, columns across; returns the mesh, for a colour bar."""
+    x, y = (np.asarray(values, float) for values in (table.columns, table.index))
+    mesh = ax.pcolormesh(_edges(x), _edges(y), table.to_numpy(float), cmap="cividis", vmin=0, vmax=1, rasterized=True)
+    for which, values in (("x", x), ("y", y)):
+        log(ax, values, which, base=2, most=7)
+    ax.set_xlim(*_edges(x)[[0, -1]])
+    ax.set_ylim(*_edges(y)[[0, -1]])
+    return mesh
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    """Borders half-way between logarithmically spaced values, and as far beyond the outer ones."""
+    logs = np.log(values)
+    if len(logs) == 1:
+        return np.exp([logs[0] - 0.5, logs[0] + 0.5])
+    inner = (logs[:-1] + logs[1:]) / 2
+    return np.exp([2 * logs[0] - inner[0], *inner, 2 * logs[-1] - inner[-1]])

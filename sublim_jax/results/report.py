@@ -1,0 +1,81 @@
+"""One self-contained HTML file per work folder: what was asked, what came out, and what made it. No JAX."""
+
+import base64
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from sublim_jax.core.files import replace_file
+from sublim_jax.results import figures, plots, theory_table
+from sublim_jax.results.workdir import facts, load
+
+
+def write(workdir: str | Path, figure: str = "transfer") -> Path:
+    """Draw figure.svg and figure.png from the rows of a work folder and bind everything into report.html.
+
+    Returns the report's path. Raises `Refused` for an unknown figure or a folder without rows.
+    """
+    workdir, drawn = Path(workdir), figures.pick(figure)
+    rows, told = load(workdir), facts(workdir)
+    files = plots.images(lambda: drawn.draw(rows))
+    for kind, content in files.items():
+        replace_file(workdir / f"figure.{kind}", content)
+    page = _page(workdir.name, told, rows, embedded("svg", files["svg"]), drawn)
+    replace_file(workdir / "report.html", page.encode())
+    return workdir / "report.html"
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of `templates` to be filled in; what it is given is escaped, and must be all it asks for."""
+    loader = jinja2.PackageLoader("sublim_jax.results", "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
+
+
+def embedded(kind: str, content: bytes) -> str:
+    """An image as the address that a page needs to hold it."""
+    return f"data:image/{'svg+xml' if kind == 'svg' else kind};base64,{base64.b64encode(content).decode()}"
+
+
+def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Seconds by kind of work over all runs of a folder, net-steps a second and programs, as lines of a table."""
+    runs = [run for run in facts["runs"] if "seconds" in run]  # a killed run left none
+    names = dict.fromkeys(name for run in runs for name in run["seconds"])
+    seconds = {name: sum(run["seconds"].get(name, 0.0) for run in runs) for name in names}
+    lines = [(name, f"{value:.1f} s") for name, value in seconds.items()]
+    for name in ("teachers", "students"):
+        if steps := sum(run["steps"].get(name, 0) for run in runs):
+            rate = f", {steps / seconds[name]:,.0f} a second" if name in seconds else ""  # timed with what else is done
+            lines.append((f"{name}' net-steps", f"{steps:,}{rate}"))
+    return [*lines, ("programs compiled", str(sum(run["programs"] for run in runs))), ("runs", str(len(facts["runs"])))]
+
+
+def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, drawn: ModuleType) -> str:
+    last = facts["runs"][-1] if facts["runs"] else {}
+    frame, beside = figures.table(drawn, rows), theory_table.texts(theory_table.table(rows))
+    nearest = theory_table.texts(theory_table.binding(rows)) if len(beside) else beside
+    return template("report.html.j2").render(
+        title=title,
+        command=last.get("command", ""),
+        status=last.get("status", "unknown"),
+        figure=figure,
+        caption=drawn.caption(rows),
+        about=figures.about(drawn),
+        names=[str(name) for name in frame.columns],
+        cells=frame.values.tolist(),
+        law_names=[str(name) for name in beside.columns],
+        laws=beside.values.tolist(),
+        bound_names=[str(name) for name in nearest.columns],
+        bounds=nearest.values.tolist(),
+        rows=len(rows),
+        overrides=last.get("overrides", {}),
+        config=json.dumps(last.get("resolved", facts["config"]), indent=1),
+        times=times(facts),
+        started=facts["started"],
+        finished=last.get("finished", "not yet"),
+        data=last.get("data", {}),
+        provenance={"devices": ", ".join(last.get("devices", [])), **last.get("provenance", {})},
+    )

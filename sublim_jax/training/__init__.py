@@ -1,0 +1,1 @@
+"""Training one net, then many: pure functions that know neither files nor clocks."""

@@ -1,0 +1,86 @@
+"""How fresh layers are drawn: column by column, so that a narrow head is a prefix of a wide one; and turned."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sublim_jax.core import keys
+from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.types import Params
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+
+def torch_linear(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
+    """PyTorch's default for linear and convolutional layers: weight and bias from U(+-1/sqrt(fan_in)).
+
+    Source: Brockers et al. 2026, code; fan_in is the product of all kernel axes but the last.
+    """
+    bound = 1 / math.sqrt(_fan_in(shapes))
+    words = {name: keys.bits_by_column(keys.at(key, name), shape.shape) for name, shape in shapes.items()}
+    return {name: keys.as_uniform(word, -bound, bound) for name, word in words.items()}
+
+
+def normal_fan_in(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
+    """Weights from N(0, 1/fan_in), biases zero. Source: Cloud et al. 2026, MNIST script."""
+    kernel = keys.as_normal(keys.bits_by_column(keys.at(key, "kernel"), shapes["kernel"].shape))
+    return {"kernel": kernel / math.sqrt(_fan_in(shapes)), "bias": jnp.zeros(shapes["bias"].shape)}
+
+
+def transformer(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
+    """A decoder's layers: tables N(0, 0.02^2), matrices N(0, 1/fan_in), scales 1, shifts, biases and `..._up` 0.
+
+    `..._up` is the second factor of a low-rank adapter, which begins as no change. Source: GPT-2 (Radford et al.
+    2019) for tables, LoRA (Hu et al. 2021) for adapters.
+    """
+
+    def draw(name: str, shape: jax.ShapeDtypeStruct) -> Array:
+        if name.endswith("scale"):
+            return jnp.ones(shape.shape)
+        if name.endswith(("shift", "bias", "_up")):
+            return jnp.zeros(shape.shape)
+        std = 0.02 if name in ("tokens", "positions") else 1 / math.sqrt(shape.shape[0])
+        return std * keys.as_normal(keys.bits(keys.at(key, name), shape.shape))
+
+    return {name: draw(name, shape) for name, shape in shapes.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotated:
+    """An `Alter`: kernels [d, columns] of the named layers become R kernel, with R [d, d] a random rotation or mirror.
+
+    R is uniform over the orthogonal matrices; one for all layers of equal d if `common`, else one for each layer.
+    Biases stay.
+    """
+
+    layers: tuple[str, ...]
+    common: bool = True
+
+    def __call__(self, key: Key[Array, ""], params: Params) -> dict[str, dict[str, Array]]:
+        rotations: dict[tuple[str, int], Array] = {}
+        found = {layer: dict(arrays) for layer, arrays in params.items()}
+        for layer in self.layers:
+            if layer not in found:
+                raise Refused(unknown("Rotated.layers", layer, found))
+            kernel = found[layer]["kernel"]
+            if kernel.ndim != 2:
+                raise Refused(f"Rotated.layers: {layer!r} has a kernel of shape {kernel.shape}, which is no matrix")
+            which = "" if self.common else layer, len(kernel)
+            if which not in rotations:
+                rotations[which] = orthogonal(keys.at(key, which[0]), which[1])
+            found[layer]["kernel"] = jnp.matmul(rotations[which], kernel, precision=jax.lax.Precision.HIGHEST)
+        return found
+
+
+def orthogonal(key: Key[Array, ""], d: int) -> Float[Array, "d d"]:
+    """A uniformly random (Haar) orthogonal matrix, float32. Source: Mezzadri 2007, section 5 (QR with fixed signs)."""
+    q, r = jnp.linalg.qr(keys.normal(key, (d, d)))
+    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None]
+
+
+def _fan_in(shapes: Shapes) -> int:
+    return math.prod(shapes["kernel"].shape[:-1])

@@ -1,0 +1,56 @@
+"""Makers of directions, without the learning rate: Adam with weight decay, and what language models are trained by."""
+
+import dataclasses
+
+import optax
+
+from sublim_jax.core.errors import Refused, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamL2:
+    """Adam of g + decay * w, as PyTorch's Adam has its `weight_decay`.
+
+    A weight without any other gradient moves by the learning rate at every step, however small the decay is.
+    """
+
+    decay: float
+
+    def __call__(self) -> optax.GradientTransformation:
+        return optax.chain(optax.add_decayed_weights(self.decay), optax.scale_by_adam())
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """Adam's direction + decay * w. Source: Loshchilov and Hutter 2019."""
+
+    decay: float
+
+    def __call__(self) -> optax.GradientTransformation:
+        return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(self.decay))
+
+
+@dataclasses.dataclass(frozen=True)
+class Clipped:
+    """Clip the gradient's norm to `norm`, then make a direction of it; with `steps` it falls to 0 linearly over them.
+
+    kind  'adam' (b2 = 0.99), 'sign' (the sign of a momentum of 0.9), 'momentum' (0.9) or 'sgd'
+    """
+
+    kind: str = "adam"
+    norm: float = 1.0
+    steps: int = 0
+
+    def __call__(self) -> optax.GradientTransformation:
+        kinds = {
+            "adam": lambda: optax.scale_by_adam(b2=0.99),
+            "sign": lambda: optax.chain(optax.ema(0.9, debias=False), optax.scale_by_sign()),
+            "momentum": lambda: optax.trace(0.9),
+            "sgd": optax.identity,
+        }
+        if self.kind not in kinds:
+            raise Refused(unknown("Clipped.kind", self.kind, kinds))
+        parts = [optax.clip_by_global_norm(self.norm), kinds[self.kind]()]
+        if self.steps:
+            parts.append(optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, self.steps)))
+        return optax.chain(*parts)
