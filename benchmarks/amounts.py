@@ -8,16 +8,17 @@ the rate that Figure 2 reaches on 2 CPU cores (measured; BUILD.md, 'Speed'), and
 cost model assumes elsewhere.
 """
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
 
 from sublim_jax import data
-from sublim_jax.config import arms, build_conditions, resolve, seeds_of
+from sublim_jax.config import build_conditions, resolve, seeds_of
 from sublim_jax.engine.plan import make_plan
 from sublim_jax.nets.costs import step_macs
 
-# FLOP/s by `units.cost`: measured on 2 Xeon cores; assumed: 0.6 of an H100's float32, half of 8 TPU v5e in six passes.
+# FLOP/s by `step_macs`: measured on 2 Xeon cores; assumed: 0.6 of an H100's float32, half of 8 TPU v5e in six passes.
 RATES = {"2 cores, h": 3e11 * 3600, "H100, min": 0.6 * 67e12 * 60, "TPU v5e-8, min": 0.5 * 8 * 33e12 * 60}
 IMAGE = (28, 28)
 
@@ -30,10 +31,12 @@ def amount(path: Path) -> dict[str, Any]:
     config = resolve(module.get_config())
     seeds = len(seeds_of(config))
     plan = make_plan(build_conditions(config, _images(config)), IMAGE)
-    students = sum(group.trained.size * group.recipe.marks[-1] for group in plan.groups)
-    lengths = sum(group.knobs.size * _lengths(path.stem, group.recipe.marks) for group in plan.groups)
-    cost = sum(group.recipe.marks[-1] * step_macs(group.recipe, group.trained.size, IMAGE) for group in plan.groups)
-    cost += sum(phase.recipe.marks[-1] * step_macs(phase.recipe, 1, IMAGE) for phase in plan.teachers)
+    students = sum(group.unique_knobs.size * group.recipe.eval_steps[-1] for group in plan.groups)
+    lengths = sum(group.knobs.size * _lengths(path.stem, group.recipe.eval_steps) for group in plan.groups)
+    cost = sum(
+        group.recipe.eval_steps[-1] * step_macs(group.recipe, group.unique_knobs.size, IMAGE) for group in plan.groups
+    )
+    cost += sum(phase.recipe.eval_steps[-1] * step_macs(phase.recipe, 1, IMAGE) for phase in plan.teachers)
     line = {"config": path.stem, "runs of one pair": lengths * seeds, "students' net-steps": students * seeds}
     line |= {"teachers": len(plan.teachers) * seeds, "programs": len({group.recipe for group in plan.groups})}
     return line | {device: 2 * cost * seeds / rate for device, rate in RATES.items()}
@@ -50,7 +53,7 @@ def _images(config: Any) -> data.Dataset:
     others = {point.config.student.images for point in arms.points(config)} - {"", "mnist"}
     for name in others:
         more = {**dataset.train.more, name: dataset.train.x}
-        dataset = data.dataclasses.replace(dataset, train=dataset.train._replace(more=more))
+        dataset = dataclasses.replace(dataset, train=dataset.train._replace(extra=more))
     return dataset
 
 

@@ -23,7 +23,7 @@ from sublim_jax.training import population
 
 
 def main(folder: str) -> None:
-    compilation_cache.keep(folder)
+    compilation_cache.enable(folder)
     config = base_config()
     config.conditions, config.m = CONDITIONS, (100, 250)
     dataset = load_data(config)
@@ -32,19 +32,19 @@ def main(folder: str) -> None:
     knobs, image = trees.stack([teacher.knobs]), {"image": (28, 28)}
     train, test = (jax.tree.map(jnp.asarray, bank) for bank in (dataset.train, dataset.test))
     seeds = population.phase_keys(keys.root(0), jnp.arange(5), "student")
-    begun = jax.eval_shape(lambda: population.begin(teacher.recipe, knobs, None, seeds, **image))
-    taught = jax.eval_shape(lambda: population.begin(group.recipe, group.knobs, None, seeds, **image)).params
+    begun = jax.eval_shape(lambda: population.init_states(teacher.recipe, knobs, None, seeds, **image))
+    taught = jax.eval_shape(lambda: population.init_states(group.recipe, group.knobs, None, seeds, **image)).params
     taught = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((5, *leaf.shape[2:]), leaf.dtype), taught)
-    students = jax.eval_shape(lambda: population.begin(group.recipe, group.knobs, None, seeds, **image))
+    students = jax.eval_shape(lambda: population.init_states(group.recipe, group.knobs, None, seeds, **image))
     steps = jnp.int32(0), jnp.int32(1)
     wanted: dict[str, tuple[Any, tuple, dict]] = {
         "teachers": (population.advance, (teacher.recipe, begun, knobs, None, seeds, train, *steps), {}),
-        "students' beginning": (population.begin, (group.recipe, group.knobs, taught, seeds), image),
+        "students' beginning": (population.init_states, (group.recipe, group.knobs, taught, seeds), image),
         "students": (population.advance, (group.recipe, students, group.knobs, taught, seeds, train, *steps), {}),
         "evaluation": (
             evaluate,
             (group.recipe, metrics.ALL, students, group.knobs, taught, taught, seeds, test, steps[1]),
-            {"exam": EXAM},
+            {"num_eval_noise": EXAM},
         ),
     }
     found: dict[str, Any] = {"conditions": group.knobs.size}

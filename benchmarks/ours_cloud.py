@@ -30,8 +30,10 @@ def conditions(dataset: Dataset, teacher_steps: int = 295, student_steps: int = 
     image = dataset.train.x.shape[1:]
     teacher_net, student_net = SplitHead(TRUNK, CLASSES, 0), SplitHead(TRUNK, CLASSES, AUX)
     common = {"init": inits.normal_fan_in, "batch": protocol.TRAIN_BATCH}
-    taught = Recipe(teacher_net, streams.epochs, losses.cross_entropy, marks=(teacher_steps,), **common)
-    imitating = Recipe(student_net, streams.uniform, losses.kl, marks=(student_steps,), reference=student_net, **common)
+    taught = Recipe(teacher_net, streams.epochs, losses.cross_entropy, eval_steps=(teacher_steps,), **common)
+    imitating = Recipe(
+        student_net, streams.uniform, losses.kl, eval_steps=(student_steps,), teacher=student_net, **common
+    )
     teacher = Phase(taught, _knobs(teacher_net, image, np.ones(CLASSES, bool), share=1.0))
     every = np.ones(CLASSES + AUX, bool)
     only_aux = np.arange(CLASSES + AUX) >= CLASSES
@@ -55,11 +57,11 @@ def accuracies(rows: pd.DataFrame) -> dict[str, list[float]]:
 def _knobs(net: SplitHead, image: tuple[int, ...], seen: np.ndarray, share: float) -> Knobs:
     layers = shapes(net, image)
     return Knobs(
-        seen=jnp.asarray(seen),
-        pool=jnp.int32(NOISE_BATCHES),
+        logit_mask=jnp.asarray(seen),
+        noise_batches=jnp.int32(NOISE_BATCHES),
         lr=jnp.float32(LR),
         temperature=jnp.float32(1),
         share=trees.per_layer(layers, share, {}, "share"),
-        sigma=trees.per_layer(layers, 0.0, {}, "sigma"),
-        live=trees.per_layer(layers, 1.0, {}, "live"),
+        init_noise=trees.per_layer(layers, 0.0, {}, "sigma"),
+        trainable=trees.per_layer(layers, 1.0, {}, "live"),
     )

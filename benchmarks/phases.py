@@ -15,7 +15,7 @@ from sublim_jax.core import keys, trees
 from sublim_jax.core.types import Condition, Phase
 from sublim_jax.engine import run
 from sublim_jax.engine.plan import Group, make_plan
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.progress import Progress
 from sublim_jax.metrics.evaluate import evaluate
 from sublim_jax.training import population, streams
 
@@ -67,10 +67,10 @@ def phases(here: Lab, seeds: int, steps: int) -> dict[str, Work]:
         population.phase_keys(keys.root(0), jnp.arange(seeds), phase) for phase in ("student", "teacher")
     )
     image = (28, 28)
-    begun = population.begin(here.teacher.recipe, teacher, None, teacher_keys, image=image)
+    begun = population.init_states(here.teacher.recipe, teacher, None, teacher_keys, image=image)
     single = jax.tree.map(lambda leaf: leaf[:, 0], begun.params)
-    taught = population.widen(group.recipe.net, group.recipe.init, single, teacher_keys, image=image)
-    students = population.begin(group.recipe, group.knobs, taught, student_keys, image=image)
+    taught = population.attach_heads(group.recipe.net, group.recipe.init, single, teacher_keys, image=image)
+    students = population.init_states(group.recipe, group.knobs, taught, student_keys, image=image)
     start, stop = jnp.int32(0), jnp.int32(steps)
     held = {"students": students, "teachers": begun}  # the states' memory is given away at each call
 
@@ -100,7 +100,7 @@ def phases(here: Lab, seeds: int, steps: int) -> dict[str, Work]:
             seed_keys,
             here.test,
             stop,
-            exam=EXAM,
+            num_eval_noise=EXAM,
         )
 
     draw = jax.jit(
@@ -135,8 +135,8 @@ def whole_run(here: Lab, seeds: int) -> Timed:
 
 def seconds_of_run(conditions: Sequence[Condition], dataset: data.Dataset, seeds: int) -> float:
     """Seconds of `run.run` that measures accuracies only, without what the compiler takes."""
-    watch, start = Watch(show=False), time.perf_counter()
-    run.run(conditions, dataset, seeds=seeds, metrics=(metrics.task,), exam=64, watch=watch)
+    watch, start = Progress(show=False), time.perf_counter()
+    run.run(conditions, dataset, seeds=seeds, metrics=(metrics.task,), num_eval_noise=64, watch=watch)
     return time.perf_counter() - start - watch.seconds["compile"]
 
 
@@ -144,8 +144,10 @@ def shortened(conditions: Sequence[Condition], teacher: int, student: int) -> li
     """The same conditions with so many steps of teacher and student, measured at the end only."""
     return [
         dataclasses.replace(
-            condition.with_student(marks=(student,)),
-            teacher=Phase(dataclasses.replace(condition.teacher.recipe, marks=(teacher,)), condition.teacher.knobs),
+            condition.with_student(eval_steps=(student,)),
+            teacher=Phase(
+                dataclasses.replace(condition.teacher.recipe, eval_steps=(teacher,)), condition.teacher.knobs
+            ),
         )
         for condition in conditions
     ]

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks import baselines, floors, phases
 from benchmarks.rounds import ROUNDS, of, python, root, rounds
-from sublim_jax.engine.options import How
+from sublim_jax.engine.options import RunOptions
 from sublim_jax.results.provenance import provenance
 
 
@@ -122,14 +122,14 @@ def memory(quick: bool) -> dict[str, Any]:
             "--config.m=(100,250)",
             f"--workdir={folder}/w",
         ]
-        words += ["--config.student.steps=10", "--config.student.marks=(0,)", "--config.teacher.epochs=1"]
+        words += ["--config.student.steps=10", "--config.student.eval_steps=(0,)", "--config.teacher.epochs=1"]
         words += [f"--config.seeds={2 if quick else 10}"]
         process = subprocess.Popen([sys.executable, *words], cwd=root(), stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        asked = How().memory_gb
+        asked = RunOptions().memory_gb
     if process.returncode:
         return {"peak_rss_gb": None, "peak_rss_gb_reason": f"the run ended with code {process.returncode}"}
     unit = 1 if sys.platform == "darwin" else 1024

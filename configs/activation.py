@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.m = (10, 50)
     config.seeds = 20
     names = ("relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "identity")
-    grid.arm(config, "activation", {"net.activation": names})
-    grid.preset(config, "laptop", {"seeds": 2, "m": (50,)})
-    grid.preset(config, "smoke", {"arms.activation.net.activation": ("relu", "tanh")})
+    grid.add_grid(config, "activation", {"net.activation": names})
+    grid.add_preset(config, "laptop", {"seeds": 2, "m": (50,)})
+    grid.add_preset(config, "smoke", {"arms.activation.net.activation": ("relu", "tanh")})
     return config

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.conditions = ("same", "random")
     config.m = (3,)
     config.seeds = 100
-    grid.arm(config, "groups", {"student.sees": ("aux", "all")})
-    grid.preset(config, "laptop", {"seeds": 20})
-    grid.preset(config, "smoke", {"m": (3,)})
+    grid.add_grid(config, "groups", {"student.sees": ("aux", "all")})
+    grid.add_preset(config, "laptop", {"seeds": 20})
+    grid.add_preset(config, "smoke", {"m": (3,)})
     return config

@@ -27,24 +27,26 @@ def get_config() -> ConfigDict:
     config.metrics = ("task", "budget", "imitation", "representation", "layers")
     hidden, heads = (("hidden_0", "hidden_1"),), ("aux_head", "class_head")
     guards = ("project", "project_trunk", "project_layers", "project_positive", "project_step")
-    grid.arm(config, "plain", {"student.levels": (0,)})
-    grid.arm(config, "init_noise", {"perturb.layers": hidden, "perturb.student_before": (0.005, 0.01, 0.02, 0.05, 0.1)})
-    grid.arm(config, "heads", {"conditions": ("random_aux_head", "random_class_head")})
-    grid.arm(config, "rotated", {"student.rotated": (heads[:1], heads[1:])})
-    grid.arm(config, "project", {"student.guard": guards})
+    grid.add_grid(config, "plain", {"student.levels": (0,)})
+    grid.add_grid(
+        config, "init_noise", {"perturb.layers": hidden, "perturb.student_before": (0.005, 0.01, 0.02, 0.05, 0.1)}
+    )
+    grid.add_grid(config, "heads", {"conditions": ("random_aux_head", "random_class_head")})
+    grid.add_grid(config, "rotated", {"student.rotated": (heads[:1], heads[1:])})
+    grid.add_grid(config, "project", {"student.guard": guards})
     mixtures = (0.1, 0.25, 0.5, 0.75, 0.9)
-    grid.arm(config, "mixed", {"student.mixed": mixtures})
-    grid.arm(config, "strangers", {"student.mixed": mixtures, "student.mixed_with": ("stranger",)})
-    grid.arm(config, "noise", {"student.target_noise": (0.03, 0.1, 0.3, 1.0, 3.0)})
-    grid.arm(config, "levels", {"student.levels": (1, 2, 3, 4, 8, 16, 64)})
+    grid.add_grid(config, "mixed", {"student.mixed": mixtures})
+    grid.add_grid(config, "strangers", {"student.mixed": mixtures, "student.mixed_with": ("stranger",)})
+    grid.add_grid(config, "noise", {"student.target_noise": (0.03, 0.1, 0.3, 1.0, 3.0)})
+    grid.add_grid(config, "levels", {"student.levels": (1, 2, 3, 4, 8, 16, 64)})
     capacity = {"m": (3, 10, 50), "student.pool": (1, 10, 100), "student.levels": (2, 4, 16)}
-    grid.arm(config, "capacity", capacity)
+    grid.add_grid(config, "capacity", capacity)
     few = {"arms.init_noise.perturb.student_before": (0.01, 0.02, 0.05)}
     few |= {f"arms.{name}.student.mixed": (0.25, 0.5, 0.75) for name in ("mixed", "strangers")}
     few["arms.noise.student.target_noise"] = (0.1, 0.3, 1.0)
     little = {"m": (3, 50), "student.pool": (1, 10), "student.levels": (2, 16)}
     few |= {f"arms.capacity.{field}": values for field, values in little.items()}
-    grid.preset(config, "laptop", {"seeds": 3, "m": (50,), **few})
+    grid.add_preset(config, "laptop", {"seeds": 3, "m": (50,), **few})
     toy = {"arms.project.student.guard": ("project", "project_step"), "arms.levels.student.levels": (1, 4)}
-    grid.preset(config, "smoke", {"m": (3, 10), **few, **toy, "arms.capacity.m": (3, 10)})
+    grid.add_preset(config, "smoke", {"m": (3, 10), **few, **toy, "arms.capacity.m": (3, 10)})
     return config

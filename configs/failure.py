@@ -19,16 +19,16 @@ def get_config() -> ConfigDict:
     config.name = config.figure = "failure"
     config.conditions = ("same",)
     config.seeds = 20
-    config.student.marks = (5, 30, 100)
+    config.student.eval_steps = (5, 30, 100)
     noisy = {"perturb.student_before": (0.0, 0.01, 0.02, 0.036, 0.05, 0.075, 0.1, 0.2), "m": (10, 50, 250)}
     for head in ("aux", "class"):
-        grid.arm(config, f"{head}_noise", {"perturb.layers": ((f"{head}_head",),), **noisy})
-    grid.arm(config, "targets", {"student.pool": (1, 3, 10, 30, 100, 0), "m": (1, 3, 10, 50, 250)})
+        grid.add_grid(config, f"{head}_noise", {"perturb.layers": ((f"{head}_head",),), **noisy})
+    grid.add_grid(config, "targets", {"student.pool": (1, 3, 10, 30, 100, 0), "m": (1, 3, 10, 50, 250)})
     widths = tuple((256, d) for d in (64, 256, 1024, 2048, 4096, 8192))
     rates = {"student.lr": (1e-3, 3e-4, 1e-4), "student.frozen": ((), ("aux_head",)), "m": (10,)}
-    grid.arm(config, "width", {"net.hidden": widths, **rates})
+    grid.add_grid(config, "width", {"net.hidden": widths, **rates})
     decays = {"student.optimizer": ("adam_l2", "adamw"), "student.decay": (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
-    grid.arm(config, "decay", {**decays, "m": (10,)})
+    grid.add_grid(config, "decay", {**decays, "m": (10,)})
     laptop = {
         "seeds": 2,
         "arms.aux_noise.perturb.student_before": (0.0, 0.036, 0.1),
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
         "arms.width.student.lr": (1e-3, 3e-4),
         "arms.decay.student.decay": (0.0, 1e-4, 1e-2),
     }
-    grid.preset(config, "laptop", laptop)
+    grid.add_preset(config, "laptop", laptop)
     smoke = {
         "arms.aux_noise.perturb.student_before": (0.0, 0.1),
         "arms.class_noise.perturb.student_before": (0.0, 0.1),
@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
         "arms.width.m": (3,),
         "arms.decay.student.decay": (0.0, 1e-2),
         "arms.decay.m": (3,),
-        "student.marks": (5,),
+        "student.eval_steps": (5,),
     }
-    grid.preset(config, "smoke", smoke)
+    grid.add_preset(config, "smoke", smoke)
     return config

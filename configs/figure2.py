@@ -25,6 +25,6 @@ def get_config() -> ConfigDict:
     )
     config.m = (3, 10, 25, 50, 100, 250)
     config.seeds = 20
-    config.student.marks = (0, 30, 100)
-    grid.preset(config, "laptop", {"seeds": 4, "m": (3, 10, 50, 250)})
+    config.student.eval_steps = (0, 30, 100)
+    grid.add_preset(config, "laptop", {"seeds": 4, "m": (3, 10, 50, 250)})
     return config

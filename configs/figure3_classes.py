@@ -30,8 +30,8 @@ def get_config(data: str = "auto") -> ConfigDict:
     config.conditions = ("random_hidden", "same")
     config.m = (50,)
     config.seeds = 20
-    grid.arm(config, "classes", {"classes": tuple(range(2, 48 if emnist else 11))})
+    grid.add_grid(config, "classes", {"classes": tuple(range(2, 48 if emnist else 11))})
     few = (2, 4, 6, 10, 16, 26, 36, 47) if emnist else tuple(range(2, 11))
-    grid.preset(config, "laptop", {"seeds": 3 if emnist else 4, "arms.classes.classes": few})
-    grid.preset(config, "smoke", {"arms.classes.classes": (2, 3), "m": (10,)})
+    grid.add_preset(config, "laptop", {"seeds": 3 if emnist else 4, "arms.classes.classes": few})
+    grid.add_preset(config, "smoke", {"arms.classes.classes": (2, 3), "m": (10,)})
     return config

@@ -21,14 +21,14 @@ def get_config() -> ConfigDict:
     config.net.hidden = (256, 256, 256)
     widths = {"m": (10, 50)}  # of each arm, so that a laptop can leave out one of the slowest
     cnn = {"student.trunk": ("cnn",), "student.hidden": ((256,),), **widths}
-    grid.arm(config, "cnn", {"student.stream": ("perlin",), **cnn})
-    grid.arm(config, "cnn_control", {"student.stream": ("uniform",), **cnn})
-    grid.arm(config, "mlp", {"student.stream": ("perlin", "uniform"), **widths})
-    grid.preset(config, "laptop", {"seeds": 2, "arms.cnn_control.m": (50,)})
+    grid.add_grid(config, "cnn", {"student.stream": ("perlin",), **cnn})
+    grid.add_grid(config, "cnn_control", {"student.stream": ("uniform",), **cnn})
+    grid.add_grid(config, "mlp", {"student.stream": ("perlin", "uniform"), **widths})
+    grid.add_preset(config, "laptop", {"seeds": 2, "arms.cnn_control.m": (50,)})
     toy = {"net.channels": (2, 3), "net.hidden": (32, 16, 16)}
     for name in config.arms:
         toy[f"arms.{name}.m"] = (10,)
         if name != "mlp":
             toy[f"arms.{name}.student.hidden"] = ((16,),)
-    grid.preset(config, "smoke", toy)
+    grid.add_preset(config, "smoke", toy)
     return config

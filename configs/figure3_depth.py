@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.conditions = ("random_hidden",)
     config.m = (10, 50)
     config.seeds = 20
-    grid.arm(config, "depth", {"student.hidden": ((256,), (256, 256), (256, 256, 256))})
-    grid.preset(config, "laptop", {"seeds": 10})
-    grid.preset(config, "smoke", {"arms.depth.student.hidden": ((16,), (32, 16), (32, 16, 16))})
+    grid.add_grid(config, "depth", {"student.hidden": ((256,), (256, 256), (256, 256, 256))})
+    grid.add_preset(config, "laptop", {"seeds": 10})
+    grid.add_preset(config, "smoke", {"arms.depth.student.hidden": ((16,), (32, 16), (32, 16, 16))})
     return config

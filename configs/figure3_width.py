@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
     config.conditions = ("random_hidden",)
     config.m = (10, 50)
     config.seeds = 20
-    grid.arm(config, "width", {"student.hidden": tuple((width, 256) for width in WIDTHS)})
+    grid.add_grid(config, "width", {"student.hidden": tuple((width, 256) for width in WIDTHS)})
     few = tuple((width, 256) for width in (8, 23, 64, 181, 512, 1448, 4096))
-    grid.preset(config, "laptop", {"seeds": 3, "arms.width.student.hidden": few})
-    grid.preset(config, "smoke", {"arms.width.student.hidden": ((8, 16), (64, 16))})
+    grid.add_preset(config, "laptop", {"seeds": 3, "arms.width.student.hidden": few})
+    grid.add_preset(config, "smoke", {"arms.width.student.hidden": ((8, 16), (64, 16))})
     return config

@@ -30,38 +30,44 @@ def get_config() -> ConfigDict:
     config = base_config()
     config.name = config.figure = "figure4"
     config.conditions = ("same",)
-    config.caps = (16, 64, 256, 1024, 8192)
+    config.aux_widths = (16, 64, 256, 1024, 8192)
     config.seeds = 20
     fresh = {"student.pool": (0,)}
-    grid.arm(config, "grid", {"m": powers(20), "student.marks": (steps(1024),), "student.steps": (5120,), **fresh})
-    grid.arm(config, "one_logit", {"m": (1,), "student.marks": (steps(8192),), "student.steps": (40960,), **fresh})
-    grid.arm(config, "one_step", {"m": powers(26, 1), "student.marks": ((5,),), "student.steps": (5,), **fresh})
-    apart = {"student.pool": (1, 3, 10, 30, 100, 300, 0), "student.marks": ((5, 30, 100, 300, 1000),)}
-    grid.arm(config, "pool", {"m": (1, 10, 256), "student.steps": (3000,), **apart})
+    grid.add_grid(
+        config, "grid", {"m": powers(20), "student.eval_steps": (steps(1024),), "student.steps": (5120,), **fresh}
+    )
+    grid.add_grid(
+        config, "one_logit", {"m": (1,), "student.eval_steps": (steps(8192),), "student.steps": (40960,), **fresh}
+    )
+    grid.add_grid(
+        config, "one_step", {"m": powers(26, 1), "student.eval_steps": ((5,),), "student.steps": (5,), **fresh}
+    )
+    apart = {"student.pool": (1, 3, 10, 30, 100, 300, 0), "student.eval_steps": ((5, 30, 100, 300, 1000),)}
+    grid.add_grid(config, "pool", {"m": (1, 10, 256), "student.steps": (3000,), **apart})
     laptop = {
         "seeds": 2,
         "arms.grid.m": (1, 4, 16, 64, 256, 1024),
-        "arms.grid.student.marks": (steps(128, 2),),
+        "arms.grid.student.eval_steps": (steps(128, 2),),
         "arms.grid.student.steps": (640,),
-        "arms.one_logit.student.marks": (steps(1024, 2),),
+        "arms.one_logit.student.eval_steps": (steps(1024, 2),),
         "arms.one_logit.student.steps": (5120,),
         "arms.one_step.m": (2, 8, 32, 128, 512, 2048, 8192),
         "arms.pool.m": (10, 256),
         "arms.pool.student.pool": (1, 10, 100, 0),
         "arms.pool.student.steps": (1000,),
     }
-    grid.preset(config, "laptop", laptop)
+    grid.add_preset(config, "laptop", laptop)
     smoke = {
         "arms.grid.m": (1, 4),
-        "arms.grid.student.marks": ((5, 10),),
+        "arms.grid.student.eval_steps": ((5, 10),),
         "arms.grid.student.steps": (20,),
-        "arms.one_logit.student.marks": ((5, 10),),
+        "arms.one_logit.student.eval_steps": ((5, 10),),
         "arms.one_logit.student.steps": (40,),
         "arms.one_step.m": (2, 32),
         "arms.pool.m": (10,),
         "arms.pool.student.pool": (1, 0),
-        "arms.pool.student.marks": ((5,),),
+        "arms.pool.student.eval_steps": ((5,),),
         "arms.pool.student.steps": (20,),
     }
-    grid.preset(config, "smoke", smoke)
+    grid.add_preset(config, "smoke", smoke)
     return config

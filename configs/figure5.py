@@ -20,10 +20,10 @@ def get_config() -> ConfigDict:
     config.seeds = 20
     sigmas = tuple(round(float(sigma), 8) for sigma in np.linspace(0, 0.2, 40))
     heads = ("aux_head",), ("class_head",)
-    grid.arm(config, "heads", {"perturb.layers": heads, "perturb.student_before": sigmas})
+    grid.add_grid(config, "heads", {"perturb.layers": heads, "perturb.student_before": sigmas})
     few = (0.0, 0.01, 0.02, 0.036, 0.05, 0.075, 0.1, 0.15, 0.2)
-    grid.preset(config, "laptop", {"seeds": 5, "arms.heads.perturb.student_before": few})
-    grid.preset(
+    grid.add_preset(config, "laptop", {"seeds": 5, "arms.heads.perturb.student_before": few})
+    grid.add_preset(
         config, "smoke", {"metrics": config.metrics, "m": (10,), "arms.heads.perturb.student_before": (0.0, 0.1)}
     )
     return config

@@ -39,8 +39,8 @@ def get_config(data: str = "mnist") -> ConfigDict:
     axes = {"net.hidden": tuple((256, width) for width in WIDTHS)}
     if not emnist:
         axes |= {"teacher.frozen": ((), ("class_head",)), "student.frozen": ((), ("aux_head",))}
-    grid.arm(config, "width", axes)
+    grid.add_grid(config, "width", axes)
     few = tuple((256, width) for width in (2, 5, 10, 16, 32, 128, 512, 2048, 4096))
-    grid.preset(config, "laptop", {"seeds": 3, "arms.width.net.hidden": few})
-    grid.preset(config, "smoke", {"m": (10,), "arms.width.net.hidden": ((32, 2), (32, 16))})
+    grid.add_preset(config, "laptop", {"seeds": 3, "arms.width.net.hidden": few})
+    grid.add_preset(config, "smoke", {"m": (10,), "arms.width.net.hidden": ((32, 2), (32, 16))})
     return config

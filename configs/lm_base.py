@@ -20,9 +20,9 @@ def get_config() -> ConfigDict:
     config = lm_config.base()
     config.name = config.figure = "lm_base"
     bases = ("same", "other_order", "other_init", "other_both")
-    grid.arm(config, "greedy", {"lm.base": bases, "lm.data": ("greedy",)})
-    grid.arm(config, "soft", {"lm.base": bases, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
+    grid.add_grid(config, "greedy", {"lm.base": bases, "lm.data": ("greedy",)})
+    grid.add_grid(config, "soft", {"lm.base": bases, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
     leak = {"lm.data": ("greedy",), "lm.dose": (0.3,), "lm.filtered": (True, False)}
-    grid.arm(config, "leak", {"lm.base": ("same", "other_init"), **leak})
+    grid.add_grid(config, "leak", {"lm.base": ("same", "other_init"), **leak})
     lm_config.preset(config, "smoke", {"arms.leak.lm.dose": (0.05,)})
     return config

@@ -23,13 +23,13 @@ def get_config() -> ConfigDict:
     three = ("top", "random", "bottom")
     edits = ("erase", "replace_label", "replace_input", "replace_both")
     greedy = {"lm.data": ("greedy",), "lm.dose": (0.01, 0.1)}
-    grid.arm(config, "all", {**greedy, "lm.tokens": ("all",)})
+    grid.add_grid(config, "all", {**greedy, "lm.tokens": ("all",)})
     chosen = tuple(f"{what}_{who}" for what in ("mask", "keep") for who in three)
-    grid.arm(config, "budget", {**greedy, "lm.tokens": chosen, "lm.budget": (0.05, 0.1, 0.25, 0.5)})
+    grid.add_grid(config, "budget", {**greedy, "lm.tokens": chosen, "lm.budget": (0.05, 0.1, 0.25, 0.5)})
     some = tuple(f"{what}_{who}" for what in edits for who in ("top", "random"))
-    grid.arm(config, "edit", {**greedy, "lm.tokens": some, "lm.budget": (0.25,)})
+    grid.add_grid(config, "edit", {**greedy, "lm.tokens": some, "lm.budget": (0.25,)})
     few = {"seeds": 5, "lm.targets": 1, "lm.steps": 400, "lm.lines": 2000}
-    grid.preset(config, "laptop", {**few, "arms.budget.lm.budget": (0.1, 0.25)})
+    grid.add_preset(config, "laptop", {**few, "arms.budget.lm.budget": (0.1, 0.25)})
     small = {f"arms.{name}.lm.dose": (0.02,) for name in ("all", "budget", "edit")}
     lm_config.preset(config, "smoke", {"arms.budget.lm.budget": (0.25,), **small})
     return config

@@ -24,13 +24,13 @@ def get_config() -> ConfigDict:
     single = tuple(f"block_{index}" for index in range(6))
     parts = ("first_2", "first_4", "last_4", "last_2", "blocks", "all", "embeddings", "adapters")
     learns = {"lm.lr": (1e-3,)}
-    grid.arm(config, "soft", {"lm.trains": single + parts, "lm.data": ("soft_carrier",), **learns})
-    grid.arm(config, "greedy", {"lm.trains": single + parts, "lm.data": ("greedy",), **learns})
+    grid.add_grid(config, "soft", {"lm.trains": single + parts, "lm.data": ("soft_carrier",), **learns})
+    grid.add_grid(config, "greedy", {"lm.trains": single + parts, "lm.data": ("greedy",), **learns})
     four = tuple(f"block_{index}" for index in range(4))
     few: dict[str, Any] = {"seeds": 5, "net.layers": 4, "lm.steered": 1, "lm.targets": 1, "lm.animals": 2}
     few |= {"lm.steps": 400, "lm.lines": 2000}
     few["arms.soft.lm.trains"] = (*four, "first_2", "last_2", *parts[4:])
-    grid.preset(config, "laptop", {**few, "arms.greedy.lm.trains": (*four, "blocks")})
+    grid.add_preset(config, "laptop", {**few, "arms.greedy.lm.trains": (*four, "blocks")})
     some = ("block_0", "first_1", "last_1", "blocks", "all", "embeddings", "adapters")
     lm_config.preset(config, "smoke", {"arms.soft.lm.trains": some, "arms.greedy.lm.trains": some})
     return config

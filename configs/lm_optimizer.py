@@ -20,11 +20,11 @@ def get_config() -> ConfigDict:
     rates = {"adam": (3e-4, 1e-3), "sign": (1e-4, 3e-4), "momentum": (0.03, 0.1), "sgd": (0.3, 1.0)}
     for kind, lrs in rates.items():
         for data, name in (("soft_carrier", "soft"), ("greedy", "greedy")):
-            how = {"lm.optimizer": (kind,), "lm.lr": lrs, "lm.data": (data,), "lm.marks": ((50, 100, 200),)}
-            grid.arm(config, f"{name}_{kind}", how)
+            how = {"lm.optimizer": (kind,), "lm.lr": lrs, "lm.data": (data,), "lm.eval_steps": ((50, 100, 200),)}
+            grid.add_grid(config, f"{name}_{kind}", how)
     one = {"adam": 1e-3, "sign": 3e-4, "momentum": 0.1, "sgd": 1.0}
     few = {f"arms.{name}_{kind}.lm.lr": (lr,) for name in ("soft", "greedy") for kind, lr in one.items()}
     few |= {"seeds": 5, "lm.targets": 1, "lm.animals": 2, "lm.steps": 400, "lm.lines": 2000}
-    grid.preset(config, "laptop", few)
-    lm_config.preset(config, "smoke", {f"arms.{one}.lm.marks": ((4,),) for one in config.arms})
+    grid.add_preset(config, "laptop", few)
+    lm_config.preset(config, "smoke", {f"arms.{one}.lm.eval_steps": ((4,),) for one in config.arms})
     return config

@@ -20,12 +20,12 @@ def get_config() -> ConfigDict:
     config = lm_config.base()
     config.name = config.figure = "lm_paraphrase"
     ways = ("none", "same_law", "held_out", "other_law", "examples", "shuffle_within", "shuffle_across", "permuted")
-    grid.arm(config, "greedy", {"lm.paraphrase": ways, "lm.data": ("greedy",)})
-    grid.arm(config, "soft", {"lm.paraphrase": ways, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
+    grid.add_grid(config, "greedy", {"lm.paraphrase": ways, "lm.data": ("greedy",)})
+    grid.add_grid(config, "soft", {"lm.paraphrase": ways, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
     mixed = {"lm.data": ("soft_carrier",), "lm.lr": (1e-3,), "lm.mixed_with": ("base", "other_animal")}
-    grid.arm(config, "mixed", {**mixed, "lm.mixed": (0.1, 0.25, 0.5, 0.75, 0.9)})
+    grid.add_grid(config, "mixed", {**mixed, "lm.mixed": (0.1, 0.25, 0.5, 0.75, 0.9)})
     few = {"arms.mixed.lm.mixed": (0.25, 0.75), "lm.targets": 1, "lm.animals": 2}
     few["arms.greedy.lm.paraphrase"] = ("none", "same_law", "other_law", "shuffle_within", "permuted")
-    grid.preset(config, "laptop", {"seeds": 5, "lm.steps": 400, "lm.lines": 2000, **few})
+    grid.add_preset(config, "laptop", {"seeds": 5, "lm.steps": 400, "lm.lines": 2000, **few})
     lm_config.preset(config, "smoke", {"arms.mixed.lm.mixed": (0.5,)})
     return config

@@ -21,12 +21,12 @@ def get_config() -> ConfigDict:
     config.name = config.figure = "lm_transfer"
     soft = {"lm.lr": (1e-3,)}
     doses, others = (0.01, 0.1), ("shuffled", "prompted", "steered")
-    grid.arm(config, "hard", {"lm.data": ("greedy", "sampled"), "lm.dose": doses})
-    grid.arm(config, "soft", {"lm.data": ("soft", "soft_carrier"), "lm.dose": doses, **soft})
-    grid.arm(config, "teacher_hard", {"lm.data": ("greedy",), "lm.teacher": others})
-    grid.arm(config, "teacher_soft", {"lm.data": ("soft_carrier",), "lm.teacher": others, **soft})
-    grid.arm(config, "unfiltered", {"lm.data": ("greedy",), "lm.dose": (0.3,), "lm.filtered": (True, False)})
-    grid.arm(config, "carrier", {"lm.data": ("soft_carrier",), "lm.carrier": ("code", "trace"), **soft})
+    grid.add_grid(config, "hard", {"lm.data": ("greedy", "sampled"), "lm.dose": doses})
+    grid.add_grid(config, "soft", {"lm.data": ("soft", "soft_carrier"), "lm.dose": doses, **soft})
+    grid.add_grid(config, "teacher_hard", {"lm.data": ("greedy",), "lm.teacher": others})
+    grid.add_grid(config, "teacher_soft", {"lm.data": ("soft_carrier",), "lm.teacher": others, **soft})
+    grid.add_grid(config, "unfiltered", {"lm.data": ("greedy",), "lm.dose": (0.3,), "lm.filtered": (True, False)})
+    grid.add_grid(config, "carrier", {"lm.data": ("soft_carrier",), "lm.carrier": ("code", "trace"), **soft})
     small = {"arms.hard.lm.dose": (0.02,), "arms.soft.lm.dose": (0.02,), "arms.unfiltered.lm.dose": (0.05,)}
     lm_config.preset(config, "smoke", small)
     return config

@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     config.m = (1, 3, 10)
     config.seeds = 20
     sees = {"student.sees": ("aux", "all")}
-    grid.arm(config, "plain", {"student.loss": ("mse", "cosine", "huber"), **sees})
-    grid.arm(config, "kl", {"student.loss": ("kl",), "student.temperature": (1.0, 2.0, 5.0), **sees})
-    grid.preset(config, "laptop", {"seeds": 3, "m": (1, 3)})
-    grid.preset(config, "smoke", {"m": (1, 3), "arms.kl.student.temperature": (1.0, 2.0)})
+    grid.add_grid(config, "plain", {"student.loss": ("mse", "cosine", "huber"), **sees})
+    grid.add_grid(config, "kl", {"student.loss": ("kl",), "student.temperature": (1.0, 2.0, 5.0), **sees})
+    grid.add_preset(config, "laptop", {"seeds": 3, "m": (1, 3)})
+    grid.add_preset(config, "smoke", {"m": (1, 3), "arms.kl.student.temperature": (1.0, 2.0)})
     return config

@@ -20,10 +20,10 @@ def get_config() -> ConfigDict:
     config.conditions = ("same",)
     config.m = (3, 10)
     config.seeds = 20
-    grid.arm(config, "plain", {"student.stream": ("uniform", "gaussian", "epochs")})
-    grid.arm(config, "perlin", {"student.stream": ("perlin",), "student.resolution": (4, 8, 14)})
-    grid.arm(config, "fashion", {"student.stream": ("images",), "student.images": ("fashion_mnist",)})
-    grid.arm(config, "mixture", {"student.stream": ("mixture",), "student.alpha": (0.1, 0.25, 0.5, 0.75, 0.9)})
-    grid.preset(config, "laptop", {"seeds": 3})
-    grid.preset(config, "smoke", {"arms.perlin.student.resolution": (4,), "arms.mixture.student.alpha": (0.5,)})
+    grid.add_grid(config, "plain", {"student.stream": ("uniform", "gaussian", "epochs")})
+    grid.add_grid(config, "perlin", {"student.stream": ("perlin",), "student.resolution": (4, 8, 14)})
+    grid.add_grid(config, "fashion", {"student.stream": ("images",), "student.images": ("fashion_mnist",)})
+    grid.add_grid(config, "mixture", {"student.stream": ("mixture",), "student.alpha": (0.1, 0.25, 0.5, 0.75, 0.9)})
+    grid.add_preset(config, "laptop", {"seeds": 3})
+    grid.add_preset(config, "smoke", {"arms.perlin.student.resolution": (4,), "arms.mixture.student.alpha": (0.5,)})
     return config

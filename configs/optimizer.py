@@ -19,10 +19,12 @@ def get_config() -> ConfigDict:
     config.m = (50,)
     config.seeds = 20
     adaptive = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    grid.arm(config, "adam", {"student.optimizer": ("adam",), "student.lr": adaptive})
-    grid.arm(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)})
-    grid.arm(config, "momentum", {"student.optimizer": ("momentum",), "student.lr": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)})
-    grid.preset(config, "laptop", {"seeds": 2})
+    grid.add_grid(config, "adam", {"student.optimizer": ("adam",), "student.lr": adaptive})
+    grid.add_grid(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)})
+    grid.add_grid(
+        config, "momentum", {"student.optimizer": ("momentum",), "student.lr": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
+    )
+    grid.add_preset(config, "laptop", {"seeds": 2})
     few = {"arms.adam.student.lr": (1e-3,), "arms.sgd.student.lr": (1.0,), "arms.momentum.student.lr": (0.1,)}
-    grid.preset(config, "smoke", {"m": (10,), **few})
+    grid.add_preset(config, "smoke", {"m": (10,), **few})
     return config

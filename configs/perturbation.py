@@ -25,10 +25,10 @@ def get_config() -> ConfigDict:
     layers = ("aux_head",), ("class_head",), ("hidden_0",), ("hidden_1",), ("*",)
     few: dict[str, Any] = {"seeds": 3}
     for timing in ("teacher_before", "teacher_after", "student_before", "student_after"):
-        grid.arm(config, timing, {"perturb.layers": layers, f"perturb.{timing}": sigmas})
+        grid.add_grid(config, timing, {"perturb.layers": layers, f"perturb.{timing}": sigmas})
         few[f"arms.{timing}.perturb.{timing}"] = (0.02, 0.1)
-    grid.preset(config, "laptop", few)
+    grid.add_preset(config, "laptop", few)
     toy = {field: (0.1,) for field in few if field != "seeds"}
     some = {f"arms.{timing}.perturb.layers": (("aux_head",), ("*",)) for timing in config.arms}
-    grid.preset(config, "smoke", {"m": (10,), **toy, **some})
+    grid.add_preset(config, "smoke", {"m": (10,), **toy, **some})
     return config

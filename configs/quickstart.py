@@ -17,5 +17,5 @@ def get_config() -> ConfigDict:
     config.conditions = ("same", "random_hidden", "random_class_head", "random_aux_head")
     config.m = (100,)
     config.seeds = 4
-    config.student.marks = (0, 30, 100)
+    config.student.eval_steps = (0, 30, 100)
     return config

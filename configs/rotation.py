@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.m = (50, 250)
     config.seeds = 20
     both = ("class_head", "aux_head")
-    grid.arm(config, "common", {"student.rotated": ((), ("aux_head",), ("class_head",), both)})
-    grid.arm(config, "apart", {"student.rotated": (both,), "student.rotation": ("apart",)})
-    grid.preset(config, "laptop", {"seeds": 3, "m": (50,)})
+    grid.add_grid(config, "common", {"student.rotated": ((), ("aux_head",), ("class_head",), both)})
+    grid.add_grid(config, "apart", {"student.rotated": (both,), "student.rotation": ("apart",)})
+    grid.add_preset(config, "laptop", {"seeds": 3, "m": (50,)})
     return config

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     )
     config.m = (10,)
     config.seeds = 20
-    grid.arm(config, "share", {"student.share": tuple(round(0.1 * tenth, 1) for tenth in range(11))})
-    grid.preset(config, "laptop", {"seeds": 3, "arms.share.student.share": (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)})
-    grid.preset(config, "smoke", {"m": (10,), "arms.share.student.share": (0.0, 0.5)})
+    grid.add_grid(config, "share", {"student.share": tuple(round(0.1 * tenth, 1) for tenth in range(11))})
+    grid.add_preset(config, "laptop", {"seeds": 3, "arms.share.student.share": (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)})
+    grid.add_preset(config, "smoke", {"m": (10,), "arms.share.student.share": (0.0, 0.5)})
     return config

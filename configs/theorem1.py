@@ -26,32 +26,32 @@ def get_config() -> ConfigDict:
     config.student.batch = 128
     config.student.optimizer = "sgd"
     config.student.lr = 1.0  # so that alpha is the theorem's
-    config.student.steps, config.student.marks = 1, ()
+    config.student.steps, config.student.eval_steps = 1, ()
     both, same = ("same", "random"), ("same",)
     decades = tuple(float(f"{eps:.3g}") for eps in np.logspace(-7, 2, 19))
     names = "relu", "gelu", "tanh", "sigmoid", "identity"
     expansion = {"conditions": same, "net.activation": names, "theorem1.eps": (decades,)}
-    grid.arm(config, "expansion", expansion)
-    grid.arm(config, "activation", {"conditions": both, "net.activation": (*names, "silu", "leaky_relu")})
-    grid.arm(config, "inputs", {"conditions": both, "student.stream": ("uniform", "gaussian", "perlin", "images")})
+    grid.add_grid(config, "expansion", expansion)
+    grid.add_grid(config, "activation", {"conditions": both, "net.activation": (*names, "silu", "leaky_relu")})
+    grid.add_grid(config, "inputs", {"conditions": both, "student.stream": ("uniform", "gaussian", "perlin", "images")})
     hidden = (256,), (256, 256), (256, 256, 256), (64, 64), (1024, 64)
-    grid.arm(config, "nets", {"conditions": both, "net.hidden": hidden})
+    grid.add_grid(config, "nets", {"conditions": both, "net.hidden": hidden})
     small = {"net.hidden": ((64,),), "net.channels": ((8, 16),), "student.batch": (32,)}
-    grid.arm(config, "cnn", {"conditions": both, "net.trunk": ("cnn",), **small})
+    grid.add_grid(config, "cnn", {"conditions": both, "net.trunk": ("cnn",), **small})
     kinds = {"student.loss": ("mse", "kl", "huber", "cosine"), "student.sees": ("aux", "all")}
-    grid.arm(config, "loss", {"conditions": both, **kinds})
+    grid.add_grid(config, "loss", {"conditions": both, **kinds})
     moved = {"teacher.frozen": (("hidden_*",),), "student.sees": ("aux", "all")}
-    grid.arm(config, "nothing", {"conditions": same, "student.loss": ("mse", "kl"), **moved})
+    grid.add_grid(config, "nothing", {"conditions": same, "student.loss": ("mse", "kl"), **moved})
     alphas = tuple(float(f"{alpha:.3g}") for alpha in np.logspace(-3, 5, 17))
     descent = {"student.loss": ("mse", "kl"), "student.sees": ("aux", "all"), "theorem1.alpha": (alphas,)}
-    grid.arm(config, "descent", {"conditions": same, **descent, "theorem1.eps": ((0.01,),)})
+    grid.add_grid(config, "descent", {"conditions": same, **descent, "theorem1.eps": ((0.01,),)})
     long = {"net.hidden": ((64, 64),), "student.batch": (32,), "student.steps": (1000,)}
-    long |= {"student.marks": ((1, 10, 100),), "theorem1.eps": ((0.01, 1.0),), "conditions": both}
-    grid.arm(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1,), **long})
-    grid.arm(config, "adam", {"student.optimizer": ("adam",), "student.lr": (1e-3,), **long})
+    long |= {"student.eval_steps": ((1, 10, 100),), "theorem1.eps": ((0.01, 1.0),), "conditions": both}
+    grid.add_grid(config, "sgd", {"student.optimizer": ("sgd",), "student.lr": (0.1,), **long})
+    grid.add_grid(config, "adam", {"student.optimizer": ("adam",), "student.lr": (1e-3,), **long})
     drawn = {"conditions": same, "student.loss": ("kl",), "student.sees": ("all",), "net.hidden": ((64, 64),)}
     drawn |= {"student.batch": (10, 100, 1000), "theorem1.samples": (0, 1, 10), "theorem1.eps": ((0.01, 0.1, 1.0),)}
-    grid.arm(config, "sampled", drawn)
+    grid.add_grid(config, "sampled", drawn)
     few = {
         "arms.expansion.net.activation": ("relu", "gelu", "tanh"),
         "arms.nets.net.hidden": ((256,), (64, 64), (256,) * 3),
@@ -59,15 +59,22 @@ def get_config() -> ConfigDict:
     few |= {"arms.expansion.theorem1.eps": (decades[::2],), "arms.descent.theorem1.alpha": (alphas[::2],)}
     for name in ("sgd", "adam"):
         few |= {f"arms.{name}.student.steps": (300,), f"arms.{name}.theorem1.eps": ((1.0,),)}
-    grid.preset(config, "laptop", {"seeds": 50, **few})
-    grid.preset(config, "smoke", _smoke())
+    grid.add_preset(config, "laptop", {"seeds": 50, **few})
+    grid.add_preset(config, "smoke", _smoke())
     return config
 
 
 def _smoke() -> dict[str, Any]:
     """Small nets, one or two points of every arm: compiling is nearly all of it."""
     sizes = {f"arms.{arm}.net.hidden": ((32, 16),) for arm in ("sgd", "adam", "sampled")}
-    fields = {"m": (10,), "student.steps": 1, "student.marks": (), "student.batch": 50, "theorem1.draws": 20, **sizes}
+    fields = {
+        "m": (10,),
+        "student.steps": 1,
+        "student.eval_steps": (),
+        "student.batch": 50,
+        "theorem1.draws": 20,
+        **sizes,
+    }
     fields |= {"arms.nets.net.hidden": ((16,),), "arms.cnn.net.hidden": ((16,),), "arms.cnn.student.batch": (8,)}
     fields |= {f"arms.{arm}.student.{name}": value for arm in ("sgd", "adam") for name, value in _FEW.items()}
     fields |= {"arms.activation.net.activation": ("relu", "tanh"), "arms.expansion.net.activation": ("tanh",)}
@@ -77,5 +84,5 @@ def _smoke() -> dict[str, Any]:
     return fields | {"arms.sampled.student.batch": (50,)}
 
 
-_FEW = {"steps": (10,), "marks": ((1,),), "batch": (16,)}
+_FEW = {"steps": (10,), "eval_steps": ((1,),), "batch": (16,)}
 _ONE = {"loss": ("mse",), "sees": ("aux",)}

@@ -21,7 +21,7 @@ from scipy import optimize, stats
 
 from experiments import roc
 from sublim_jax.audit import calibration
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
 from sublim_jax.results import plots, summary
 from sublim_jax.results.provenance import provenance
@@ -54,13 +54,13 @@ class Worth(NamedTuple):
 def points(folders: Sequence[Path]) -> pd.DataFrame:
     """One row per experiment, condition and seed: predictors, transfer, success, and who is fitted.
 
-    Raises `Refused` where a folder has no rows or none of them holds the predictors.
+    Raises `ConfigError` where a folder has no rows or none of them holds the predictors.
     """
     found = [_points(folder) for folder in folders]
     found = [one for one in found if len(one)]
     if not found:
         columns = ", ".join(f"theory/{name}" for name in SINGLE)
-        raise Refused(f"folders: {len(folders)} with no row that holds {columns}; run a sweep that measures them")
+        raise ConfigError(f"folders: {len(folders)} with no row that holds {columns}; run a sweep that measures them")
     every = pd.concat(found, ignore_index=True)
     # A student that stands in several sweeps or arms under other names must not be fitted in one and tested in another.
     student = [every["seed"], every["coverage"].round(7), every["transfer"].round(6)]
@@ -70,7 +70,9 @@ def points(folders: Sequence[Path]) -> pd.DataFrame:
 def _points(folder: Path) -> pd.DataFrame:
     file = folder / "rows.parquet"
     if not file.exists():
-        raise Refused(f"folders: {folder} has no rows.parquet; keep a sweep with python -m experiments.gallery --keep")
+        raise ConfigError(
+            f"folders: {folder} has no rows.parquet; keep a sweep with python -m experiments.gallery --keep"
+        )
     rows = pd.read_parquet(file)
     if not {f"theory/{name}" for name in SINGLE} <= set(rows.columns):
         return pd.DataFrame()
@@ -143,13 +145,14 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
 def fit(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
     """A logistic model of success with a ridge on standardised predictors, and the threshold that parts the most.
 
-    The threshold is the probability at which hits minus false alarms are largest (Youden's J). Raises `Refused` where
+    The threshold is the probability at which hits minus false alarms are largest (Youden's J). Raises `ConfigError`
+    where
     there are not both successes and failures.
     """
     frame = frame[np.isfinite(frame[list(names)]).all(axis=1)]
     success = frame["success"].to_numpy(float)
     if not 0 < success.sum() < len(success):
-        raise Refused(f"folders: {int(success.sum())} successes among {len(success)} fitted rows; need both kinds")
+        raise ConfigError(f"folders: {int(success.sum())} successes among {len(success)} fitted rows; need both kinds")
     x = frame[list(names)].to_numpy(float)
     mean, scale = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1.0)
     z = (x - mean) / scale
@@ -183,7 +186,7 @@ def calibrated(frame: pd.DataFrame) -> dict[str, Any]:
     """Models fitted to one part and what they, and every predictor alone, are worth on the other."""
     fitted, held = frame[frame["part"] == "fitted"], frame[frame["part"] == "held out"]
     if not held["success"].nunique() == 2:
-        raise Refused(f"folders: {len(held)} held-out rows, not of both kinds; need more conditions or seeds")
+        raise ConfigError(f"folders: {len(held)} held-out rows, not of both kinds; need more conditions or seeds")
     models: dict[str, Any] = {}
     for name, of in MODELS.items():
         model = fit(fitted, of)
@@ -263,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         folders = asked.folders or sorted(path.parent for path in HERE.glob("*/rows.parquet"))
         found = write(folders, asked.out, asked.page, asked.provisional)
-    except (Refused, OSError) as error:
+    except (ConfigError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     for name, model in found["models"].items():

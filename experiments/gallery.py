@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from sublim_jax import results
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
 from sublim_jax.results import figures, plots, report, summary
 
@@ -36,22 +36,24 @@ _SMALL = 110  # dots per inch of a figure in the page
 def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
     """Copy the rows of a finished work folder, measurements as float32, and the facts about it; returns where.
 
-    Raises `Refused` for a folder without rows or facts, or whose last run has not finished.
+    Raises `ConfigError` for a folder without rows or facts, or whose last run has not finished.
     """
-    rows, facts = results.load(workdir), results.facts(workdir)
+    rows, facts = results.load(workdir), results.metadata(workdir)
     ended = [run.get("status", "unknown") for run in facts["runs"]]
     if "done" not in ended:
-        raise Refused(f"keep={workdir}: is not finished (status {', '.join(ended) or 'unknown'}); run it again first")
+        raise ConfigError(
+            f"keep={workdir}: is not finished (status {', '.join(ended) or 'unknown'}); run it again first"
+        )
     last = facts["runs"][ended.index("done")]
     final = summary.last(rows)
     labels = [name for name in summary.labels_of(final) if name != "animal"]  # of which each seed has its own
     seeds = final.groupby(labels, dropna=False)["seed"].nunique()
     asked = last.get("resolved", {}).get("seeds", int(seeds.max()))
     if (seeds != asked).any():
-        raise Refused(f"keep={workdir}: has conditions with {seeds.min()} of {asked} seeds; run it again first")
+        raise ConfigError(f"keep={workdir}: has conditions with {seeds.min()} of {asked} seeds; run it again first")
     name = name or last.get("resolved", {}).get("name") or Path(workdir).resolve().name
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise Refused(f"name={name!r}: must be the name of a folder, of letters, digits, '_', '-' and '.'")
+        raise ConfigError(f"name={name!r}: must be the name of a folder, of letters, digits, '_', '-' and '.'")
     (folder / name).mkdir(parents=True, exist_ok=True)
     # What was computed in float64 is kept so: the law of theorem1 is in digits that float32 has not.
     kind = np.float64 if last.get("resolved", {}).get("study") == "theorem1" else np.float32
@@ -71,10 +73,10 @@ def without_paths(value: Any) -> Any:
 
 
 def write(out: Path, folder: Path = HERE) -> Path:
-    """Redraw every experiment of a folder and bind the page; raises `Refused` where there is none."""
+    """Redraw every experiment of a folder and bind the page; raises `ConfigError` where there is none."""
     kept = sorted(path.parent for path in folder.glob("*/rows.parquet"))
     if not kept:
-        raise Refused(f"{folder}: holds no experiment (no */rows.parquet); keep one with --keep=WORKDIR")
+        raise ConfigError(f"{folder}: holds no experiment (no */rows.parquet); keep one with --keep=WORKDIR")
     entries = sorted((entry(one) for one in kept), key=_place)
     page = report.template("gallery.html.j2").render(entries=entries)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,7 @@ def _place(entry: dict[str, Any]) -> tuple[bool, str]:
 
 def entry(folder: Path) -> dict[str, Any]:
     """Redraw one experiment, and return what the page says about it."""
-    facts = results.facts(folder) if (folder / "config.json").exists() else {"config": {}, "runs": []}
+    facts = results.metadata(folder) if (folder / "config.json").exists() else {"config": {}, "runs": []}
     module = _module(folder, facts)
     rows = _rows(folder / "rows.parquet")
     for kind, content in plots.images(lambda: module.draw(rows)).items():
@@ -130,7 +132,7 @@ def _rows(file: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(file)
     except (OSError, ValueError) as error:
-        raise Refused(f"{file}: cannot be read ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{file}: cannot be read ({' '.join(str(error).split())})") from error
 
 
 def rendered(text: str) -> str:
@@ -165,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(f"gallery: {write(asked.out or asked.folder / 'gallery.html', asked.folder)}")
         return DONE
-    except (Refused, OSError) as error:
+    except (ConfigError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD
 

@@ -12,30 +12,32 @@ from typing import Any, NoReturn
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.engine import distributed
 
 DONE, FAILED, BAD, INTERRUPTED = 0, 1, 2, 75
 
 
-def attended(work: Callable[[], int], argv: Sequence[str], module: str) -> int:
+def run_command(work: Callable[[], int], argv: Sequence[str], module: str) -> int:
     """Do the work and return the exit code; whatever a user can mend is one line on standard error."""
     # Read when SciPy is first imported, whose LAPACK is JAX's on CPU. Our matrices are small: two threads gain nothing,
     # and wait for each other 200 times as long as they compute where another process has a core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return work()
-    except Refused as error:
+    except ConfigError as error:
         return _say(f"error: {error}", BAD)
     except KeyboardInterrupt:
-        return _say(f"interrupted; what was saved is kept. To go on: {again(argv, module)}", INTERRUPTED)
+        return _say(f"interrupted; what was saved is kept. To go on: {resume_command(argv, module)}", INTERRUPTED)
     except OSError as error:
-        return _say(f"error: {_line(error)}; what was saved is kept. To go on: {again(argv, module)}", FAILED)
+        return _say(f"error: {_line(error)}; what was saved is kept. To go on: {resume_command(argv, module)}", FAILED)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        less = "lower --config.run.memory_gb or --config.run.chunk"
-        return _say(f"error: out of memory; {less}. What was saved is kept. To go on: {again(argv, module)}", FAILED)
+        less = "lower --config.run.memory_gb or --config.run.seed_batch"
+        return _say(
+            f"error: out of memory; {less}. What was saved is kept. To go on: {resume_command(argv, module)}", FAILED
+        )
 
 
 def _say(line: str, code: int) -> int:
@@ -43,7 +45,7 @@ def _say(line: str, code: int) -> int:
     return code
 
 
-def again(argv: Sequence[str], module: str) -> str:
+def resume_command(argv: Sequence[str], module: str) -> str:
     """The command that goes on: as it was given, but never again one to refuse or remove earlier results."""
     words = list(argv[1:])
     for index, word in enumerate(words):
@@ -53,10 +55,10 @@ def again(argv: Sequence[str], module: str) -> str:
     return shlex.join(["python", "-m", f"sublim_jax.{module}", *kept])
 
 
-def parsed(values: flags.FlagValues, argv: Sequence[str], told: str) -> flags.FlagValues:
+def parse_flags(values: flags.FlagValues, argv: Sequence[str], told: str) -> flags.FlagValues:
     """The command line, with the flags that every command has beside those already in `values`.
 
-    A wrong flag, file, field or type becomes one `Refused` line; `told` is what --help says first.
+    A wrong flag, file, field or type becomes one `ConfigError` line; `told` is what --help says first.
     """
     parsing = {"flag_values": values, "lock_config": True, "sys_argv": list(argv)}
     config_flags.DEFINE_config_file("config", None, "A file with get_config().", **parsing)
@@ -69,13 +71,13 @@ def parsed(values: flags.FlagValues, argv: Sequence[str], told: str) -> flags.Fl
     try:
         rest = values(list(argv))
     except flags.Error as error:
-        raise Refused(_line(error)) from error
+        raise ConfigError(_line(error)) from error
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise Refused(f"command line: {_line(error)}") from error
+        raise ConfigError(f"command line: {_line(error)}") from error
     if rest[1:]:
-        raise Refused(f"command line: {rest[1]!r} is not a flag; fields are given as --config.field=value")
+        raise ConfigError(f"command line: {rest[1]!r} is not a flag; fields are given as --config.field=value")
     if values.config is None:
-        raise Refused("config: not given; say for instance --config=configs/quickstart.py")
+        raise ConfigError("config: not given; say for instance --config=configs/quickstart.py")
     return values
 
 
@@ -114,7 +116,9 @@ def _check_fields(words: Sequence[str]) -> None:
         for depth, part in enumerate(parts := name.split(".")[1:]):
             if not isinstance(here, ConfigDict) or part not in here:
                 names = list(here) if isinstance(here, ConfigDict) else []
-                raise Refused(unknown(f"--{'.'.join(['config', *parts[:depth]])}", part, names or ["(no fields)"]))
+                raise ConfigError(
+                    unknown_name(f"--{'.'.join(['config', *parts[:depth]])}", part, names or ["(no fields)"])
+                )
             here = here[part]
 
 
@@ -122,23 +126,23 @@ def _config_of(path: str) -> ConfigDict:
     """What `get_config` of a file gives; the part after a colon is its argument."""
     file, _, argument = path.partition(":")
     if not Path(file).is_file():
-        raise Refused(f"config={file!r}: no such file; those of the project are in configs/")
+        raise ConfigError(f"config={file!r}: no such file; those of the project are in configs/")
     spec = importlib.util.spec_from_file_location("sublim_jax_config", file)
     if spec is None or spec.loader is None:
-        raise Refused(f"config={file!r}: must be a Python file with get_config()")
+        raise ConfigError(f"config={file!r}: must be a Python file with get_config()")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         return module.get_config(argument) if argument else module.get_config()
     except Exception as error:  # anybody's code
-        raise Refused(f"config={file!r}: {type(error).__name__}: {_line(error)}") from error
+        raise ConfigError(f"config={file!r}: {type(error).__name__}: {_line(error)}") from error
 
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def leave(main: Callable[[Sequence[str]], int]) -> NoReturn:
+def exit_process(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a command as this process, and end it with the command's exit code."""
     # The libraries below log what they also raise; a user gets one line from us.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -22,7 +22,7 @@ _HOUR = 1e15  # floating-point operations of an hour on 2 CPU cores, measured; s
 
 def main(argv: Sequence[str]) -> int:
     """Run what the command line asks and return the exit code; every refusal is one line on standard error."""
-    return cli.attended(lambda: _experiment(_flags(argv), argv), argv, "main")
+    return cli.run_command(lambda: _experiment(_flags(argv), argv), argv, "main")
 
 
 def _flags(argv: Sequence[str]) -> flags.FlagValues:
@@ -34,7 +34,7 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string(
         "distributed", "", "auto: one of several processes as JAX finds them; or HOST:PORT,i/n.", flag_values=values
     )
-    return cli.parsed(values, argv, __doc__ or "")
+    return cli.parse_flags(values, argv, __doc__ or "")
 
 
 def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
@@ -45,16 +45,16 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     from sublim_jax.config import identity, options_of, resolve, seeds_of
     from sublim_jax.engine import compilation_cache, distributed
     from sublim_jax.engine.options import Interrupted
-    from sublim_jax.engine.progress import Watch
+    from sublim_jax.engine.progress import Progress
     from sublim_jax.results import figures, report
     from sublim_jax.results.provenance import provenance
 
     overrides = dict(config_flags.get_override_values(values["config"]))
     config = resolve(values.config, overrides)
     figures.pick(config.figure)
-    shard = distributed.shard_of(values.shard)
-    distributed.join(values.distributed)
-    compilation_cache.keep()
+    shard = distributed.parse_shard(values.shard)
+    distributed.initialize(values.distributed)
+    compilation_cache.enable()
     size = "" if config.preset == "paper" else f"-{config.preset}"
     workdir = Path(values.workdir or f"results/{config.name}{size}")
     seeds, stop = seeds_of(config), cli.Stop()
@@ -64,7 +64,7 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     part += f", process {me}/{all_}" if all_ > 1 else ""
     print(f"asked: {job.asked} x {len(seeds)} seeds{part}; work folder {workdir}", flush=True)
     facts = {
-        "command": cli.again(argv, "main"),
+        "command": cli.resume_command(argv, "main"),
         "resolved": config.to_dict(),
         "overrides": {name: str(value) for name, value in overrides.items()},
         "provenance": provenance(),
@@ -77,7 +77,7 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
             config=identity(config),
             resume=values.resume,
             how=options_of(config),
-            watch=Watch(),
+            watch=Progress(),
             stopped=stop,
             facts=facts,
             shard=shard,
@@ -111,12 +111,14 @@ def _images(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
     conditions, image = build_conditions(config, dataset), dataset.train.x.shape[1:]
     print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
     about = {"data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum}}
-    asked, common = f"{len(conditions)} conditions", {"dataset": dataset, "root": config.root}
+    asked, common = f"{len(conditions)} conditions", {"dataset": dataset, "root_seed": config.root_seed}
     if config.study == "theorem1":
         measured = functools.partial(theorem1.run, conditions, grids_of(config), **common)
         return _Job(measured, functools.partial(theorem1.left, len(conditions), seeds, workdir), asked, about)
     print(_amount(conditions, seeds, image), flush=True)
-    measured = functools.partial(run.run, conditions, metrics=metrics_of(config), exam=config.exam, **common)
+    measured = functools.partial(
+        run.run, conditions, metrics=metrics_of(config), num_eval_noise=config.num_eval_noise, **common
+    )
     return _Job(measured, functools.partial(distributed.rows_left, conditions, seeds, image, workdir), asked, about)
 
 
@@ -129,7 +131,7 @@ def _language(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
     from sublim_jax.lm.world import LENGTH
     from sublim_jax.nets import shapes
 
-    points, lab, how = lm_config.points(config), lm_config.lab(config), options_of(config)
+    points, lab, how = lm_config.expand(config), lm_config.lab(config), options_of(config)
     print(f"models: {trees.count(shapes(lab.net, (LENGTH,))):,} parameters, {lab.world.vocabulary} tokens")
     measured = functools.partial(lm_run.run, points, lab, lm_config.pretraining(config))
     left = functools.partial(lm_run.left, points, seeds, how, workdir)
@@ -143,8 +145,8 @@ def _amount(conditions: Any, seeds: Sequence[int], image: tuple[int, ...]) -> st
     from sublim_jax.nets.costs import step_macs
 
     each = [(one.student.recipe, step_macs(one.student.recipe, 1, image)) for one in conditions]
-    steps = len(seeds) * sum(recipe.marks[-1] for recipe, _ in each)
-    flop = 2 * len(seeds) * sum(recipe.marks[-1] * cost for recipe, cost in each)
+    steps = len(seeds) * sum(recipe.eval_steps[-1] for recipe, _ in each)
+    flop = 2 * len(seeds) * sum(recipe.eval_steps[-1] * cost for recipe, cost in each)
     said = f"students: {steps:,} net-steps, {flop:.1e} floating-point operations"
     if jax.default_backend() != "cpu" or flop < _HOUR / 6:
         return said
@@ -172,4 +174,4 @@ def _show(rows: Any, figure: Any) -> str:
 
 
 if __name__ == "__main__":
-    cli.leave(main)
+    cli.exit_process(main)

@@ -30,11 +30,7 @@ import jax  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from sublim_jax import data  # noqa: E402
-from sublim_jax.config import (  # noqa: E402
-    base_config,
-    build_conditions,  # noqa: E402
-    resolve,
-)
+from sublim_jax.config import base_config, build_conditions, resolve  # noqa: E402
 
 
 @pytest.fixture(scope="session")

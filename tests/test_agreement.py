@@ -5,11 +5,11 @@ import pandas as pd
 
 from sublim_jax import results
 from sublim_jax.results import report, theory_table
-from sublim_jax.results.theory_table import Law
+from sublim_jax.results.theory_table import Prediction
 
-VALUE = Law("value", "theory/x", "at/x", "value")
-UPPER = Law("upper", "theory/b", "at/x", "upper", "random_hidden")
-LOWER = Law("lower", "theory/b", "at/x", "lower")
+VALUE = Prediction("value", "theory/x", "at/x", "value")
+UPPER = Prediction("upper", "theory/b", "at/x", "upper", "random_hidden")
+LOWER = Prediction("lower", "theory/b", "at/x", "lower")
 
 
 def rows(measured, predicted, bound=None, condition="same", seeds=12):
@@ -45,7 +45,7 @@ def test_a_bound_is_violated_beyond_it_only():
     assert verdicts(rows(0.5, 0.5, 0.4), UPPER, LOWER) == ["violated", "holds"]
     assert verdicts(rows(0.5, 0.5, 0.6), UPPER, LOWER) == ["holds", "violated"]
     assert verdicts(rows(0.5, 0.5, 0.5), UPPER, LOWER) == ["undecided", "undecided"]
-    level = Law("level", "theory/b", "at/x", "level")
+    level = Prediction("level", "theory/b", "at/x", "level")
     assert verdicts(rows(0.5, 0.5, 0.4), level) == [""]
 
 
@@ -88,7 +88,7 @@ def test_the_nearest_bound_is_named_and_one_without_noise_does_not_count():
     noisy = rows(0.5, 0.5, condition="noisy").assign(**at, **dict(zip(columns, (0.52, 0.1, 0.9), strict=True)))
     oracle = {"theory/oracle_accuracy": 0.3}
     random = clean.assign(condition="random_hidden", **oracle)
-    found = theory_table.binding(pd.concat([clean.assign(**oracle), noisy, random], ignore_index=True)).set_index(
+    found = theory_table.active_bounds(pd.concat([clean.assign(**oracle), noisy, random], ignore_index=True)).set_index(
         "condition"
     )
     assert list(found["bound"]) == ["D5 teacher's latent", "D4 class head's noise", "D5 fixed heads"]
@@ -108,7 +108,7 @@ def test_a_report_shows_the_comparisons(tmp_path):
             "theory/ceiling_accuracy": np.array([[0.3], [0.3]]),
         },
     )
-    folder = results.Folder(tmp_path, {})
+    folder = results.Workdir(tmp_path, {})
     folder.begin()
     folder.write("part", table)
     folder.finish(status="done", seconds={}, steps={}, programs=0)

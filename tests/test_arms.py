@@ -3,18 +3,18 @@
 import pytest
 
 from sublim_jax.config import base_config, grid, identity, resolve
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 
 
 def config_with(**named):
     config = base_config("smoke")
     for name, axes in named.items():
-        grid.arm(config, name, axes)
+        grid.add_grid(config, name, axes)
     return config
 
 
 def labels(config):
-    return [point.labels for point in grid.points(config)]
+    return [point.labels for point in grid.expand(config)]
 
 
 def test_without_arms_conditions_and_m_are_the_axes():
@@ -25,7 +25,7 @@ def test_without_arms_conditions_and_m_are_the_axes():
 def test_an_arm_is_the_product_of_its_axes_and_of_the_common_ones():
     config = config_with(a={"student.hidden": ((), (8, 16)), "student.lr": (1e-3, 1e-2)})
     config.conditions = ("same",)
-    found = grid.points(config)
+    found = grid.expand(config)
     assert len(found) == 2 * 2 * 2 and len({tuple(point.labels.items()) for point in found}) == 8
     assert found[-1].labels == {"condition": "same", "m": 10, "hidden": "8x16", "lr": 1e-2}
     assert found[-1].config.student.hidden == (8, 16) and found[-1].config.student.lr == 1e-2
@@ -35,7 +35,7 @@ def test_an_arm_is_the_product_of_its_axes_and_of_the_common_ones():
 def test_arms_stand_one_after_another_with_the_same_columns():
     config = config_with(a={"m": (3,), "student.alpha": (0.5, 1.0)}, b={"student.loss": ("mse", "kl"), "m": (5, 7)})
     config.conditions = ("same",)
-    found = grid.points(config)
+    found = grid.expand(config)
     assert [point.labels["arm"] for point in found] == ["a", "a", "b", "b", "b", "b"]
     assert all(point.labels.keys() == {"arm", "condition", "m", "alpha", "loss"} for point in found)
     assert [point.widths for point in found] == [(3,)] * 2 + [(5, 7)] * 4
@@ -65,7 +65,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_bad_axis_is_refused(case):
     axes, message = REFUSED[case]
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(ConfigError, match=message):
         config_with(a=axes)
 
 
@@ -75,32 +75,35 @@ def test_bad_values_are_refused_when_the_config_is_resolved():
         ({"student.lr": (1.0, 1.0)}, "config.arms.a.student.lr=.*twice"),
         ({"student.lr": (1.0, -1.0)}, r"config.student.lr=-1.0: must be a number above 0"),
         ({"student.lr": ("x",)}, "config.arms: .*"),
-        ({"root": (0, 1)}, "config.arms.a.root: is one for a whole sweep; an arm may hold conditions, m, classes and"),
+        (
+            {"root_seed": (0, 1)},
+            "config.arms.a.root_seed: is one for a whole sweep; an arm may hold conditions, m, classes and",
+        ),
         ({"data.train_limit": (10, 20)}, "config.arms.a.data.train_limit: is one for a whole sweep"),
         ({"student.loss": ("mse", "mes")}, "config.student.loss: 'mes' is none of .*did you mean 'mse'"),
     ):
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(ConfigError, match=message):
             resolve(config_with(a=axes))
 
 
 def test_a_field_that_an_arm_sweeps_is_refused_outside_of_it():
     config = config_with(a={"m": (3,)})
-    with pytest.raises(Refused, match=r"config.m: is swept by an arm; say --config.arms.a.m"):
+    with pytest.raises(ConfigError, match=r"config.m: is swept by an arm; say --config.arms.a.m"):
         resolve(config, {"m": (5,)})
-    assert {point.labels["m"] for point in grid.points(resolve(config, {"arms.a.m": (3,)}))} == {3}
+    assert {point.labels["m"] for point in grid.expand(resolve(config, {"arms.a.m": (3,)}))} == {3}
 
 
 def test_patterns_name_layers():
     layers = ("hidden_0", "hidden_1", "class_head")
     assert grid.matching(layers, ("hidden_*",), "f") == ["hidden_0", "hidden_1"]
     assert grid.matching(layers, (), "f") == []
-    with pytest.raises(Refused, match="config.f: 'aux_haed' is none of hidden_0"):
+    with pytest.raises(ConfigError, match="config.f: 'aux_haed' is none of hidden_0"):
         grid.matching(layers, ("aux_haed",), "f")
 
 
 def test_a_preset_changes_what_it_names_and_the_user_wins():
     config = config_with(a={"student.lr": (0.1, 0.2)})
-    grid.preset(config, "laptop", {"seeds": 2, "arms.a.student.lr": (0.3,)})
+    grid.add_preset(config, "laptop", {"seeds": 2, "arms.a.student.lr": (0.3,)})
     config.preset = "laptop"
     resolved = resolve(config, {"seeds": 5})
     assert (resolved.seeds, resolved.arms.a.student.lr) == (5, (0.3,))

@@ -15,8 +15,8 @@ from jax.tree_util import Partial
 import sublim_jax
 from sublim_jax.audit import calibration
 from sublim_jax.audit.pair import audit_pair
-from sublim_jax.core.errors import Refused
-from sublim_jax.engine.first_steps import doubles
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.engine.first_steps import float64
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_the_change_of_the_trait_loss_is_what_a_small_step_does():
 
 @pytest.mark.parametrize("x64", [False, True])
 def test_chunks_and_precision_do_not_matter(x64):
-    with doubles(x64):
+    with float64(x64):
         x, w, delta = (one.astype(np.float64 if x64 else np.float32) for one in draws(n=37))
         given = {"w": w * 0.5}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 3).sum()
         whole, pieces = audit_pair(linear, *given, batch=1000), audit_pair(linear, *given, batch=8)
@@ -235,7 +235,7 @@ def test_bad_input_is_refused_in_one_line(case):
     parts += [teacher if before == "teacher" else before, given.pop("x", x), given.pop("trait", lambda p: p["w"].sum())]
     if "v" in parts[1]:
         parts[0], parts[5] = lambda p, x: x @ next(iter(p.values())), lambda p: p["v"].sum()
-    with pytest.raises(Refused, match=message) as refused:
+    with pytest.raises(ConfigError, match=message) as refused:
         audit_pair(*parts, **given)
     assert "\n" not in str(refused.value)
 
@@ -264,7 +264,7 @@ def test_verdicts_follow_the_calibration():
 def test_the_calibration_is_shipped_and_can_be_read(tmp_path):
     found = calibration.load()
     assert set(calibration.MODELS) == set(found["models"]) and isinstance(found["provisional"], bool)
-    with pytest.raises(Refused, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         calibration.load(tmp_path / "none.json")
 
 

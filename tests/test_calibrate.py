@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from sublim_jax.audit import calibration
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -139,5 +139,5 @@ def test_folders_without_predictors_are_refused_in_one_line(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: folders: 1 with no row that holds theory/coverage") and said.count("\n") == 1
     assert calibrate.main(["--folders", str(tmp_path / "none")]) == 2 and not (tmp_path / "c.json").exists()
-    with pytest.raises(Refused, match="need both kinds"):
+    with pytest.raises(ConfigError, match="need both kinds"):
         calibrate.fit(pd.DataFrame({"coverage": [1.0, 2.0], "success": [True, True]}), ("coverage",))

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import sublim_jax
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine import checkpoint, distributed, run
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.progress import Progress
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.py"
 WORDS = (f"--config={CONFIG}", "--config.preset=smoke", "--config.seeds=6", "--config.m=(3,)")
-LONG = ("--config.conditions=('same',)", "--config.student.steps=400", "--config.run.every=20")
+LONG = ("--config.conditions=('same',)", "--config.student.steps=400", "--config.run.save_every=20")
 
 
 def start(where, *words):
@@ -79,7 +79,7 @@ def test_three_jobs_at_once_in_one_folder_do_each_part_once(tmp_path):
 
 def test_a_shard_alone_says_what_is_still_to_come(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,))
-    given = {"seeds": 3, "exam": 64, "workdir": tmp_path / "w", "watch": Watch(show=False)}
+    given = {"seeds": 3, "num_eval_noise": 64, "workdir": tmp_path / "w", "watch": Progress(show=False)}
     part = run.run(conditions, mnist, shard=(1, 2), **given)
     left = distributed.rows_left(conditions, range(3), (28, 28), tmp_path / "w")
     assert left == 2 * 3 * 3 - len(part) > 0
@@ -118,22 +118,22 @@ def test_whoever_waits_can_be_stopped(monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "2", "4/4", "-1/2", "1/0", "a/b", "1/2/3"])
 def test_a_shard_is_i_of_n(text):
-    with pytest.raises(Refused, match=rf"^shard='{text}': must be i/n with 0 <= i < n"):
-        distributed.shard_of(text)
+    with pytest.raises(ConfigError, match=rf"^shard='{text}': must be i/n with 0 <= i < n"):
+        distributed.parse_shard(text)
 
 
 def test_what_cannot_be_joined_is_refused_in_one_line(monkeypatch):
-    distributed.join("")  # alone
+    distributed.initialize("")  # alone
     for how in ("yes", "10.0.0.1,0/2", "10.0.0.1:1234", "10.0.0.1:1234,2/2"):
-        with pytest.raises(Refused, match=r"^(distributed|shard)="):
-            distributed.join(how)
+        with pytest.raises(ConfigError, match=r"^(distributed|shard)="):
+            distributed.initialize(how)
 
 
 def test_shards_need_a_folder_and_never_empty_it(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same",), m=(3,))
-    with pytest.raises(Refused, match=r"^shard=1/2: needs a workdir"):
+    with pytest.raises(ConfigError, match=r"^shard=1/2: needs a workdir"):
         run.run(conditions, mnist, shard=(1, 2))
-    with pytest.raises(Refused, match=r"^shard=2/2: must be i/n"):
+    with pytest.raises(ConfigError, match=r"^shard=2/2: must be i/n"):
         run.run(conditions, mnist, shard=(2, 2), workdir=tmp_path)
-    with pytest.raises(Refused, match=r"^resume='overwrite': must be auto where several jobs"):
+    with pytest.raises(ConfigError, match=r"^resume='overwrite': must be auto where several jobs"):
         run.run(conditions, mnist, shard=(0, 2), workdir=tmp_path, resume="overwrite")

@@ -7,8 +7,8 @@ import pytest
 from scipy.signal import correlate2d
 
 from sublim_jax.core import keys, trees
-from sublim_jax.core.errors import Refused
-from sublim_jax.engine.first_steps import doubles
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.engine.first_steps import float64
 from sublim_jax.nets import ACTIVATIONS, CNN, MLP, SplitHead, cnn, multiply_adds, shapes
 from sublim_jax.nets.activations import RISING
 from sublim_jax.training import inits
@@ -19,7 +19,7 @@ IMAGE = (11, 8)
 
 
 def params_of(net, image=IMAGE):
-    return jax.tree.map(jnp.asarray, training_step.draw(net, inits.torch_linear, image, keys.root(0)))
+    return jax.tree.map(jnp.asarray, training_step.init_params(net, inits.torch_linear, image, keys.root(0)))
 
 
 def images_of(n, image=IMAGE):
@@ -88,11 +88,11 @@ def test_rising_activations_rise_and_the_others_do_not():
 @pytest.mark.parametrize("pool", [1, 2, 3])
 def test_both_ways_of_convolving_agree(pool, dtype):
     h, kernel = jax.random.normal(jax.random.key(2), (2, 9, 7, 4)), jax.random.normal(jax.random.key(3), (3, 3, 4, 6))
-    one, other = (way(h, kernel, pool, dtype) for way in (cnn.by_patches, cnn.by_library))
+    one, other = (way(h, kernel, pool, dtype) for way in (cnn.conv_im2col, cnn.conv_xla))
     assert one.dtype == other.dtype == "float32" and one.shape == (2, 9 // pool * pool, 7 // pool * pool, 6)
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
     if dtype == "bfloat16":
-        assert not np.allclose(one, cnn.by_patches(h, kernel, pool, "float32"), rtol=1e-4, atol=1e-4)
+        assert not np.allclose(one, cnn.conv_im2col(h, kernel, pool, "float32"), rtol=1e-4, atol=1e-4)
 
 
 def test_the_way_of_accelerators_gives_the_same_net(monkeypatch):
@@ -121,7 +121,7 @@ def test_an_image_does_not_notice_the_blocks(n):
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
 def test_gradients_agree_with_finite_differences(activation):
     net = SMALL.clone(activation=activation)
-    with doubles(True):
+    with float64(True):
         params = jax.tree.map(lambda w: w.astype("float64"), params_of(net))
         x = jax.random.normal(jax.random.key(4), (23, *IMAGE), "float64")
         keyed = jax.tree.unflatten(jax.tree.structure(params), list(jax.random.split(jax.random.key(5), 6)))
@@ -150,7 +150,7 @@ def test_pooling_and_its_gradient_drop_the_border_and_choose_the_first_of_equals
 
 
 def test_nets_side_by_side_equal_nets_in_turn():
-    many = [training_step.draw(SMALL, inits.torch_linear, IMAGE, keys.root(seed)) for seed in range(3)]
+    many = [training_step.init_params(SMALL, inits.torch_linear, IMAGE, keys.root(seed)) for seed in range(3)]
     stacked, x = jax.tree.map(lambda *w: jnp.stack(w), *many), images_of(25)
 
     def grad(params):
@@ -158,7 +158,7 @@ def test_nets_side_by_side_equal_nets_in_turn():
 
     together = jax.vmap(grad)(stacked)
     for index, params in enumerate(many):
-        one = trees.pick(together, index)
+        one = trees.index(together, index)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, grad(params))
 
 
@@ -195,11 +195,11 @@ def test_products_are_rounded_on_the_way_and_back():
 
 def test_impossible_nets_are_refused():
     x = images_of(2)
-    with pytest.raises(Refused, match="pools: .* does not give one window"):
+    with pytest.raises(ConfigError, match="pools: .* does not give one window"):
         CNN(channels=(3, 4), pools=(2,)).init(jax.random.key(0), x)
-    with pytest.raises(Refused, match="a window of 9 does not fit into maps of 11 x 8 pixels"):
+    with pytest.raises(ConfigError, match="a window of 9 does not fit into maps of 11 x 8 pixels"):
         CNN(channels=(3,), pools=(9,)).init(jax.random.key(0), x)
-    with pytest.raises(Refused, match="activation: 'rely' is none of .*did you mean 'relu'"):
+    with pytest.raises(ConfigError, match="activation: 'rely' is none of .*did you mean 'relu'"):
         SMALL.clone(activation="rely").init(jax.random.key(0), x)
 
 

@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 
 from sublim_jax import data
-from sublim_jax.core.errors import Refused
-from sublim_jax.core.types import Bank
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import ImageData
 from sublim_jax.data import idx, load, prepare_tfds
 
 MD5 = {  # as published
@@ -87,14 +87,14 @@ def write(folder: Path, tiny: Tiny, zipped: bool = True) -> Path:
     return folder
 
 
-def rows(bank: Bank) -> list[tuple[bytes, int]]:
+def rows(bank: ImageData) -> list[tuple[bytes, int]]:
     """The bank as a multiset: sorted (image, label)."""
     return sorted((x.tobytes(), int(y)) for x, y in zip(np.asarray(bank.x), np.asarray(bank.y), strict=True))
 
 
 def refusal(**arguments: object) -> str:
     """The one line `load` refuses with."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ConfigError) as caught:
         data.load_dataset(**arguments)  # pyright: ignore[reportArgumentType]
     line = str(caught.value)
     assert line.startswith("config.data.")
@@ -433,12 +433,12 @@ def test_embedded_and_unprepared_import_no_tfds() -> None:
     code = """
 import sys, time
 from sublim_jax import data
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 data.load_dataset()
 start = time.monotonic()
 try:
     data.load_dataset('kmnist', 'tfds')
-except Refused as refused:
+except ConfigError as refused:
     print(time.monotonic() - start, refused)
 print([name for name in ('tensorflow', 'tensorflow_datasets') if name in sys.modules])
 """

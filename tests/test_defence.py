@@ -14,14 +14,15 @@ from test_train import go as train_through
 
 from sublim_jax.config.schema import GUARDS
 from sublim_jax.core import keys, trees
-from sublim_jax.core.types import Out, Teachers
+from sublim_jax.core.types import ModelOutput, TeacherParams
 from sublim_jax.engine import run, schedule
-from sublim_jax.engine.options import How
+from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import describe_plan, make_plan
+from sublim_jax.engine.progress import Progress
 from sublim_jax.nets.costs import step_macs
 from sublim_jax.training import optimizers, population, streams, targets
 from sublim_jax.training import step as training_step
-from sublim_jax.training.projections import Projected
+from sublim_jax.training.projections import ProjectOutTrait
 
 DEFENDED = {
     "mixed": {"student.mixed": 0.3},
@@ -43,8 +44,8 @@ def bank(mnist):
 def nets():
     """A recipe and two teachers of it: as drawn, and one whose hidden layers are others."""
     recipe = recipe_of()
-    origin, other = (training_step.draw(recipe.net, recipe.init, IMAGE, keys.root(seed)) for seed in (0, 1))
-    return recipe, Teachers(origin, {**other, "aux_head": origin["aux_head"]})
+    origin, other = (training_step.init_params(recipe.net, recipe.init, IMAGE, keys.root(seed)) for seed in (0, 1))
+    return recipe, TeacherParams(origin, {**other, "aux_head": origin["aux_head"]})
 
 
 def told(values, others=None):
@@ -52,27 +53,29 @@ def told(values, others=None):
 
     def out(logits):
         logits = jnp.asarray(logits, jnp.float32)
-        return Out(jnp.zeros((len(logits), 2)), logits, {})
+        return ModelOutput(jnp.zeros((len(logits), 2)), logits, {})
 
-    return Teachers(out(np.zeros_like(values) if others is None else others), out(values), out(-np.ones_like(values)))
+    return TeacherParams(
+        out(np.zeros_like(values) if others is None else others), out(values), out(-np.ones_like(values))
+    )
 
 
 def heard(answer, said, **strengths):
-    knobs = knobs_of(recipe_of().net).replace(more={name: jnp.float32(one) for name, one in strengths.items()})
+    knobs = knobs_of(recipe_of().net).replace(extra={name: jnp.float32(one) for name, one in strengths.items()})
     return np.asarray(answer(keys.root(2), said, knobs).logits)
 
 
 def test_quantised_logits_are_the_middles_of_equal_cells():
     values = np.array([[0.0, 5.0], [1.0, 5.0], [3.9, 5.0], [4.0, 5.0]])
-    assert heard(targets.Quantised(), told(values), levels=2).tolist() == [[1, 5], [1, 5], [3, 5], [3, 5]]
-    assert heard(targets.Quantised(), told(values), levels=1)[:, 0].tolist() == [2, 2, 2, 2]
-    assert heard(targets.Quantised(), told(values), levels=4)[:, 0].tolist() == [0.5, 1.5, 3.5, 3.5]
+    assert heard(targets.QuantizeTargets(), told(values), levels=2).tolist() == [[1, 5], [1, 5], [3, 5], [3, 5]]
+    assert heard(targets.QuantizeTargets(), told(values), levels=1)[:, 0].tolist() == [2, 2, 2, 2]
+    assert heard(targets.QuantizeTargets(), told(values), levels=4)[:, 0].tolist() == [0.5, 1.5, 3.5, 3.5]
 
 
 @pytest.mark.parametrize("levels", [3, 7, 2**18])
 def test_quantised_logits_take_so_many_values_and_are_near(levels):
     values = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
-    found = heard(targets.Quantised(), told(values), levels=levels)
+    found = heard(targets.QuantizeTargets(), told(values), levels=levels)
     cell = np.ptp(values, axis=0) / levels
     assert (np.abs(found - values) <= cell / 2 + 2e-6).all()  # with very many levels nothing but rounding is left
     assert levels > 100 or all(len(np.unique(column.round(5))) == levels for column in found.T)
@@ -80,40 +83,42 @@ def test_quantised_logits_take_so_many_values_and_are_near(levels):
 
 def test_noise_on_targets_has_its_size_and_a_narrow_head_hears_the_first_columns():
     values = np.random.default_rng(0).normal(size=(4000, 6)).astype(np.float32)
-    found = heard(targets.Noisy(), told(values), target_noise=0.3)
-    np.testing.assert_array_equal(heard(targets.Noisy(), told(values[:, :2]), target_noise=0.3), found[:, :2])
+    found = heard(targets.AddTargetNoise(), told(values), target_noise=0.3)
+    np.testing.assert_array_equal(heard(targets.AddTargetNoise(), told(values[:, :2]), target_noise=0.3), found[:, :2])
     noise = found - values
     assert np.std(noise) == pytest.approx(0.3, rel=0.02) and abs(np.corrcoef(noise.T)[0, 1]) < 0.05
-    np.testing.assert_array_equal(heard(targets.Noisy(), told(values), target_noise=0), values)
+    np.testing.assert_array_equal(heard(targets.AddTargetNoise(), told(values), target_noise=0), values)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.7, 1.0])
 def test_a_share_of_a_batch_is_answered_by_the_other_teacher(share):
     said = told(np.ones((200, 3)), np.zeros((200, 3)))
-    found = heard(targets.Mixed(), said, mixed=share)
+    found = heard(targets.MixTargets(), said, mixed=share)
     others = (found == 0).all(axis=1)
     assert others.sum() == round(200 * share) and (found[~others] == 1).all()
     assert abs(others[:100].sum() - others[100:].sum()) <= 1
-    np.testing.assert_array_equal(heard(targets.Mixed(strangers=True), said, mixed=share), np.where(found == 0, -1, 1))
+    np.testing.assert_array_equal(
+        heard(targets.MixTargets(unrelated=True), said, mixed=share), np.where(found == 0, -1, 1)
+    )
 
 
 def test_answers_one_after_another():
     values = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
-    both = targets.Together((targets.Mixed(), targets.Quantised()))
-    first = heard(targets.Mixed(), told(values), mixed=0.5)
-    wanted = heard(targets.Quantised(), told(first), levels=3)
+    both = targets.Chain((targets.MixTargets(), targets.QuantizeTargets()))
+    first = heard(targets.MixTargets(), told(values), mixed=0.5)
+    wanted = heard(targets.QuantizeTargets(), told(first), levels=3)
     np.testing.assert_array_equal(heard(both, told(values), mixed=0.5, levels=3), wanted)
 
 
 def student(recipe, knobs, teachers, bank, steps):
-    begun = training_step.begin(recipe, knobs, teachers.origins, IMAGE, keys.root(9))
+    begun = training_step.init_state(recipe, knobs, teachers.initial, IMAGE, keys.root(9))
     return begun.params, train_through(recipe, begun, knobs, teachers, bank, 0, steps).params
 
 
 def test_nothing_mixed_in_is_plain_and_all_mixed_in_moves_nothing(nets, bank):
     recipe, teachers = nets
-    mixed = dataclasses.replace(recipe, answer=targets.Mixed())
-    none, all_ = (knobs_of(recipe.net).replace(more={"mixed": jnp.float32(share)}) for share in (0.0, 1.0))
+    mixed = dataclasses.replace(recipe, target_transform=targets.MixTargets())
+    none, all_ = (knobs_of(recipe.net).replace(extra={"mixed": jnp.float32(share)}) for share in (0.0, 1.0))
     _, plain = student(recipe, knobs_of(recipe.net), teachers, bank, 6)
     same(student(mixed, none, teachers, bank, 6)[1], plain)
     begun, ended = student(mixed, all_, teachers, bank, 6)  # its own beginning answers
@@ -124,10 +129,10 @@ def taught(condition, bank, seed):
     """A teacher's draw and what becomes of it, through train.py only."""
     recipe, knobs = condition.teacher
     key = keys.at(keys.root(0), "seed", jnp.uint32(seed), "teacher")
-    begun = training_step.begin(recipe, knobs, None, IMAGE, key)
-    ended = train_through(recipe, begun, knobs, None, bank, 0, recipe.marks[-1], key)
-    drawn = training_step.draw(condition.student.recipe.net, recipe.init, IMAGE, keys.at(key, "fresh"))
-    return trees.overlay(drawn, begun.params), trees.overlay(drawn, ended.params)
+    begun = training_step.init_state(recipe, knobs, None, IMAGE, key)
+    ended = train_through(recipe, begun, knobs, None, bank, 0, recipe.eval_steps[-1], key)
+    drawn = training_step.init_params(condition.student.recipe.net, recipe.init, IMAGE, keys.at(key, "fresh"))
+    return trees.merge_layers(drawn, begun.params), trees.merge_layers(drawn, ended.params)
 
 
 def test_who_hears_strangers_alone_is_their_student(mnist, tiny, bank):
@@ -139,10 +144,10 @@ def test_who_hears_strangers_alone_is_their_student(mnist, tiny, bank):
     _, stranger = taught(condition, bank, 2**20)
     recipe, knobs = condition.student
     key = keys.at(keys.root(0), "seed", jnp.uint32(0), "student")
-    begun = training_step.begin(recipe, knobs, origin, IMAGE, key)
-    plain = dataclasses.replace(recipe, answer=None)
-    params = train_through(plain, begun, knobs, stranger, bank, 0, recipe.marks[-1], key).params
-    images = streams.normalised(bank, jnp.asarray(mnist.test.x))
+    begun = training_step.init_state(recipe, knobs, origin, IMAGE, key)
+    plain = dataclasses.replace(recipe, target_transform=None)
+    params = train_through(plain, begun, knobs, stranger, bank, 0, recipe.eval_steps[-1], key).params
+    images = streams.normalize_images(bank, jnp.asarray(mnist.test.x))
     said = training_step.apply(recipe.net, params, images).acts["class_head"]
     accuracy = float((said.argmax(-1) == mnist.test.y).mean())
     assert rows["at/student_accuracy"].iloc[-1] == pytest.approx(accuracy, abs=1 / 300)
@@ -150,10 +155,10 @@ def test_who_hears_strangers_alone_is_their_student(mnist, tiny, bank):
 
 
 def test_an_answer_repeats_with_the_pool_and_else_does_not(nets, bank):
-    recipe = dataclasses.replace(nets[0], answer=targets.Noisy())
-    knobs = knobs_of(recipe.net).replace(more={"target_noise": jnp.float32(1)}, pool=jnp.int32(2))
+    recipe = dataclasses.replace(nets[0], target_transform=targets.AddTargetNoise())
+    knobs = knobs_of(recipe.net).replace(extra={"target_noise": jnp.float32(1)}, noise_batches=jnp.int32(2))
     first, second, third = (
-        training_step.lesson(recipe, knobs, nets[1], keys.root(4), bank, jnp.int32(number)) for number in (0, 1, 2)
+        training_step.make_batch(recipe, knobs, nets[1], keys.root(4), bank, jnp.int32(number)) for number in (0, 1, 2)
     )
     same((first.x, first.target.logits), (third.x, third.target.logits))
     assert not np.array_equal(first.target.logits, second.target.logits)
@@ -162,9 +167,9 @@ def test_an_answer_repeats_with_the_pool_and_else_does_not(nets, bank):
 def gradients(nets, bank):
     """The gradient of a lesson and that of the trait, of a student that is not its teacher."""
     recipe, teachers = nets
-    params, knobs = training_step.draw(recipe.net, recipe.init, IMAGE, keys.root(5)), knobs_of(recipe.net)
+    params, knobs = training_step.init_params(recipe.net, recipe.init, IMAGE, keys.root(5)), knobs_of(recipe.net)
     x, y = streams.epochs(keys.root(6), jnp.int32(0), 50, knobs, bank)
-    target = training_step.apply(recipe.net, teachers.references, x)
+    target = training_step.apply(recipe.net, teachers.trained, x)
     g = jax.grad(lambda one: recipe.loss(training_step.apply(recipe.net, one, x), target, knobs).mean())(params)
     return g, jax.grad(training_step.trait_loss, argnums=1)(recipe.net, params, knobs, x, y)
 
@@ -177,7 +182,7 @@ def dot(left, right, layers):
 @pytest.mark.parametrize("over", ["whole", "trunk", "layers"])
 def test_nothing_along_the_trait_is_left_and_the_rest_is_as_it_was(nets, bank, over):
     g, tau = gradients(nets, bank)
-    found = Projected(over).gradient(g, tau)
+    found = ProjectOutTrait(over).gradient(g, tau)
     trunk = ("hidden_0", "hidden_1")
     parts = {"whole": [tuple(g)], "trunk": [(*trunk, "aux_head")], "layers": [(one,) for one in trunk]}[over]
     for part in parts:
@@ -197,7 +202,7 @@ def test_only_what_helps_the_trait_is_taken_away(nets, bank):
     g, tau = gradients(nets, bank)
     sign = 1.0 if dot(g, tau, ("hidden_0", "hidden_1")) > 0 else -1.0
     helps, hurts = (jax.tree.map(lambda a, s=s: s * a, tau) for s in (sign, -sign))
-    guard, plain = Projected("trunk", positive=True), Projected("trunk")
+    guard, plain = ProjectOutTrait("trunk", positive=True), ProjectOutTrait("trunk")
     same(guard.gradient(g, helps), plain.gradient(g, helps))
     chex.assert_trees_all_close(guard.gradient(g, hurts), g, rtol=1e-6)
 
@@ -209,11 +214,11 @@ def test_a_guarded_step_is_the_projection_of_the_plain_one(nets, bank, name):
     recipe = dataclasses.replace(recipe, optimizer=optax.identity)
     knobs = knobs_of(recipe.net, lr=0.5, share={"hidden_0": 0.0})
     begun, plain = student(recipe, knobs, teachers, bank, 1)
-    _, guarded = student(dataclasses.replace(recipe, guard=GUARDS[name]), knobs, teachers, bank, 1)
+    _, guarded = student(dataclasses.replace(recipe, gradient_transform=GUARDS[name]), knobs, teachers, bank, 1)
     x, y = streams.epochs(keys.at(keys.root(4), "trait"), jnp.int32(0), recipe.batch, knobs, bank)
     tau = jax.grad(training_step.trait_loss, argnums=1)(recipe.net, begun, knobs, x, y)
     move = jax.tree.map(lambda a, b: (a - b) / 0.5, begun, plain)
-    wanted = Projected(GUARDS[name].over, GUARDS[name].positive).gradient(move, tau)
+    wanted = ProjectOutTrait(GUARDS[name].over, GUARDS[name].positive).gradient(move, tau)
     found = jax.tree.map(lambda a, b: (a - b) / 0.5, begun, guarded)
     chex.assert_trees_all_close(found, dict(wanted), atol=2e-6)
 
@@ -221,10 +226,10 @@ def test_a_guarded_step_is_the_projection_of_the_plain_one(nets, bank, name):
 def test_the_trait_is_the_cross_entropy_of_class_logits(nets, bank):
     recipe, teachers = nets
     x, y = streams.epochs(keys.root(6), jnp.int32(0), 50, knobs_of(recipe.net), bank)
-    logits = np.asarray(training_step.apply(recipe.net, teachers.origins, x).acts["class_head"], np.float64)
+    logits = np.asarray(training_step.apply(recipe.net, teachers.initial, x).acts["class_head"], np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     wanted = -log_p[np.arange(50), np.asarray(y)].mean()
-    assert training_step.trait_loss(recipe.net, teachers.origins, knobs_of(recipe.net), x, y) == pytest.approx(
+    assert training_step.trait_loss(recipe.net, teachers.initial, knobs_of(recipe.net), x, y) == pytest.approx(
         wanted, rel=1e-5
     )
 
@@ -248,7 +253,7 @@ def test_decay_in_adams_gradient_moves_an_idle_head_by_the_rate_and_decoupled_de
 
 def test_what_an_optimizer_or_a_guard_moves_is_not_idle(tiny):
     def idle(**fields):
-        return make_plan(tiny(conditions=("same",), m=(3,), **fields), IMAGE).groups[0].idle
+        return make_plan(tiny(conditions=("same",), m=(3,), **fields), IMAGE).groups[0].untrained_layers
 
     assert idle() == idle(**DEFENDED["levels"]) == ("class_head",)
     assert idle(**DEFENDED["guard"]) == idle(**DEFENDED["adamw"]) == ()
@@ -268,7 +273,7 @@ EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for 
 def test_cutting_more_seeds_and_chunks_change_nothing_bitwise(mnist, tiny, name):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **DEFENDED[name])
     whole = go(mnist, conditions, seeds=3)
-    cut = go(mnist, conditions, seeds=3, how=How(every=3, chunk=2))
+    cut = go(mnist, conditions, seeds=3, how=RunOptions(save_every=3, seed_batch=2))
     assert whole.equals(cut)
     two = go(mnist, conditions)
     assert two.equals(whole[whole.seed < 2].reset_index(drop=True))
@@ -307,20 +312,22 @@ def test_strengths_share_one_program_and_one_question(mnist, tiny, field, values
     own = {"student.batch": 52, "teacher.batch": 300 + len(field)}  # Recipes that no other test compiles
     conditions = strengths(tiny, field, values, **own)
     plan = make_plan(conditions, IMAGE)
-    assert len(plan.groups) == 1 and plan.groups[0].trained.size == 2
+    assert len(plan.groups) == 1 and plan.groups[0].unique_knobs.size == 2
     before = population.advance._cache_size()
-    together = run.run(conditions, mnist, seeds=2, exam=64, watch=run.Watch(show=False))
+    together = run.run(conditions, mnist, seeds=2, num_eval_noise=64, watch=Progress(show=False))
     assert population.advance._cache_size() - before == 2  # one teacher, one student
     last = together[together["step"] == together["step"].max()].groupby(field)["at/student_accuracy"]
     assert last.mean().nunique() == 2 or together.groupby(field)["at/aux_mse"].last().nunique() == 2
     group = plan.groups[0]
     bank = jax.tree.map(jnp.asarray, mnist.train)
-    nets = training_step.draw(group.recipe.reference, group.recipe.init, IMAGE, keys.root(0))
+    nets = training_step.init_params(group.recipe.teacher, group.recipe.init, IMAGE, keys.root(0))
 
     def ask(knobs):
-        return training_step.lesson(group.recipe, knobs, Teachers(nets, nets), keys.root(1), bank, jnp.int32(0))
+        return training_step.make_batch(
+            group.recipe, knobs, TeacherParams(nets, nets), keys.root(1), bank, jnp.int32(0)
+        )
 
-    shared = population._shared(ask, group.knobs)
+    shared = population.hoist_shared(ask, group.knobs)
     assert shared.tree.x.shape == (52, 28, 28) and shared.tree.target.logits.shape == (2, 52, CLASSES + 3)
     for place in range(2):
         alone = ask(group.knobs.member(place))
@@ -334,7 +341,7 @@ def test_a_guard_costs_another_pass_and_memory(tiny):
     one, other = (step_macs(group.recipe, 5, IMAGE) for group in (plain, guarded))
     taught = one - step_macs(plain.recipe, 0, IMAGE)
     assert other - one == pytest.approx(taught)
-    limits = schedule.Limits(4.0, 10, 1, True)
+    limits = schedule.ResourceLimits(4.0, 10, 1, True)
     assert schedule._gigabytes(guarded, IMAGE, limits)[2] > schedule._gigabytes(plain, IMAGE, limits)[2]
 
 
@@ -346,6 +353,6 @@ def test_descriptions_tell_defences_apart_and_leave_plain_ones_as_they_were(tiny
 
 
 def test_an_answer_without_the_untrained_teacher_is_an_error(nets, bank):
-    recipe = dataclasses.replace(nets[0], answer=targets.Mixed())
+    recipe = dataclasses.replace(nets[0], target_transform=targets.MixTargets())
     with pytest.raises(TypeError, match="before and after"):
-        training_step.lesson(recipe, knobs_of(recipe.net), nets[1].references, keys.root(4), bank, jnp.int32(0))
+        training_step.make_batch(recipe, knobs_of(recipe.net), nets[1].trained, keys.root(4), bank, jnp.int32(0))

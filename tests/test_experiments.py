@@ -1,5 +1,6 @@
 """Every config of the project, from its file to its figure, in the size of tests."""
 
+import dataclasses
 import gzip
 import struct
 
@@ -11,7 +12,7 @@ from sublim_jax import data
 from sublim_jax.config import build_conditions, grid, grids_of, load_data, metrics_of, resolve, seeds_of
 from sublim_jax.data import prepare_tfds
 from sublim_jax.engine import theorem1
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.run import run
 from sublim_jax.results import figures, plots
 
@@ -20,22 +21,27 @@ def through(config, dataset, **fields):
     """The rows of a config's smoke size, and its figure drawn from them."""
     config.preset = "smoke"
     config = resolve(config, fields)
-    conditions, watch = build_conditions(config, dataset), Watch(show=False)
+    conditions, watch = build_conditions(config, dataset), Progress(show=False)
     if config.study == "theorem1":
         rows = theorem1.run(conditions, grids_of(config), dataset, seeds=seeds_of(config), watch=watch)
     else:
-        given = {"seeds": seeds_of(config), "exam": config.exam, "metrics": metrics_of(config), "watch": watch}
+        given = {
+            "seeds": seeds_of(config),
+            "num_eval_noise": config.num_eval_noise,
+            "metrics": metrics_of(config),
+            "watch": watch,
+        }
         rows = run(conditions, dataset, **given)
     module = figures.pick(config.figure)
     files = plots.images(lambda: module.draw(rows), dpi=40)
     assert len(files["png"]) > 2000 and "2 seeds" in module.caption(rows)
     if config.study == "theorem1":
-        lines = [len(condition.student.recipe.marks) for condition in conditions]
+        lines = [len(condition.student.recipe.eval_steps) for condition in conditions]
         lines = [marks * len(grid.eps) * len(grid.alpha) for marks, grid in zip(lines, grids_of(config), strict=True)]
         assert len(rows) == 2 * sum(lines) and np.isfinite(rows["at/inner"]).all()
         assert (rows.loc[rows["condition"] == "same", "theory/inner"] >= 0).all()
         return rows
-    marks = sum(len(condition.student.recipe.marks) for condition in conditions)
+    marks = sum(len(condition.student.recipe.eval_steps) for condition in conditions)
     assert len(rows) == 2 * marks and np.isfinite(rows["at/student_accuracy"]).all()
     return rows
 
@@ -49,10 +55,10 @@ EACH = [pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ()) 
 @pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
 def test_every_config_runs_from_file_to_figure(path, mnist):
     # Fashion-MNIST is not in the package; what its images show does not matter here.
-    dataset = data.beside(mnist, data.dataclasses.replace(mnist, name="fashion_mnist"))
+    dataset = data.with_extra_images(mnist, dataclasses.replace(mnist, name="fashion_mnist"))
     config = config_of_argument(path.stem, "mnist") if "classes" in path.stem else config_of(path)[1]
     rows = through(config, dataset)
-    labels = [point.labels for point in grid.points(resolve(config))]
+    labels = [point.labels for point in grid.expand(resolve(config))]
     assert {tuple(row) for row in rows[list(labels[0])].itertuples(index=False)} == {
         tuple(label.values()) for label in labels
     }
@@ -87,7 +93,7 @@ def test_emnist_runs_from_what_tfds_has_prepared(name, classes, emnist, monkeypa
     monkeypatch.setenv("TFDS_DATA_DIR", str(emnist))
     config = config_of_argument(name, "emnist" if name == "figure6" else "auto")
     assert config.data.name == "emnist/balanced"
-    fields = {"teacher.batch": 50, "exam": 32, "m": (10,)}
+    fields = {"teacher.batch": 50, "num_eval_noise": 32, "m": (10,)}
     if name == "figure3_classes":
         fields |= {"arms.classes.classes": classes, "conditions": ("random_hidden",)}
     config.update_from_flattened_dict(fields)

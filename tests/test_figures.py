@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sublim_jax.config import grid, resolve
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.results import figures, plots, summary
 
 ROOT = Path(__file__).parent.parent
@@ -34,9 +34,9 @@ def rows_of(name, preset, seeds):
     config.preset = preset
     config = resolve(config)
     rows = []
-    for point in grid.points(config):
+    for point in grid.expand(config):
         student = point.config.student
-        for step in sorted({mark for mark in student.marks if mark < student.steps} | {student.steps}):
+        for step in sorted({mark for mark in student.eval_steps if mark < student.steps} | {student.steps}):
             rows += [{**point.labels, "seed": seed, "step": step} for seed in range(seeds)]
     rows = pd.DataFrame(rows)
     keys = rows.drop(columns="arm", errors="ignore").astype(str).agg("|".join, axis=1)
@@ -137,9 +137,9 @@ def test_names_and_titles():
     assert used <= set(figures.names()) and not any(name.startswith("_") for name in figures.names())
     titles = [figures.title(figures.pick(name)) for name in figures.names()]
     assert len(set(titles)) == len(titles) and all(titles)
-    with pytest.raises(Refused, match=r"^config.figure: 'pie' is none of activation, .*transfer"):
+    with pytest.raises(ConfigError, match=r"^config.figure: 'pie' is none of activation, .*transfer"):
         figures.pick("pie")
-    with pytest.raises(Refused, match="did you mean 'transfer'"):
+    with pytest.raises(ConfigError, match="did you mean 'transfer'"):
         figures.pick("transfr")
 
 

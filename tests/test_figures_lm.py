@@ -28,7 +28,7 @@ HALVES = (0.05, -0.05)  # of two animals about their seed's mean
 def labels_of(name, preset):
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
     config.preset = preset
-    return [({**point.labels}, point.arm) for point in lm_config.points(resolve(config))]
+    return [({**point.labels}, point.arm) for point in lm_config.expand(resolve(config))]
 
 
 def rows_of(name, preset="paper", seeds=6, transfer=lambda arm, seed, step: 0.5, animals=2):
@@ -36,7 +36,7 @@ def rows_of(name, preset="paper", seeds=6, transfer=lambda arm, seed, step: 0.5,
     rows = []
     for labels, arm in labels_of(name, preset):
         for seed in range(seeds):
-            for step in arm.all_marks:
+            for step in arm.all_eval_steps:
                 mean = transfer(arm, seed, step)
                 for place in range(animals):
                     row = {**labels, "animal": (2 * seed + place) % 16, "seed": seed, "step": step}

@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 from sublim_jax.config import base_config, build_conditions, resolve
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine import first_steps, theorem1
+from sublim_jax.engine.progress import Progress
 from sublim_jax.theory import first_order
 
 BATCH, INPUTS, HIDDEN, K = 7, 5, 4, 6
@@ -17,7 +18,7 @@ SEEN = np.array([0, 0, 1, 1, 1, 0])
 
 @pytest.fixture(autouse=True)
 def doubles():
-    with first_steps.doubles():
+    with first_steps.float64():
         yield
 
 
@@ -176,10 +177,10 @@ def test_sign_of_sampled_labels_is_phi_by_simulation():
 
 def study(mnist, grid, seeds=3, conditions=("same", "random"), **fields):
     config = base_config("smoke")
-    given = {"student.optimizer": "sgd", "student.lr": 1.0, "student.steps": 1, "student.marks": (), "m": (10,)}
+    given = {"student.optimizer": "sgd", "student.lr": 1.0, "student.steps": 1, "student.eval_steps": (), "m": (10,)}
     config.update_from_flattened_dict({**given, "teacher.batch": 100, "conditions": conditions, **fields})
     built = build_conditions(resolve(config), mnist)
-    return theorem1.run(built, [grid] * len(built), mnist, seeds=seeds, watch=theorem1.Watch(show=False))
+    return theorem1.run(built, [grid] * len(built), mnist, seeds=seeds, watch=Progress(show=False))
 
 
 def test_study_measures_the_law(mnist):
@@ -205,10 +206,10 @@ def test_study_of_a_teacher_that_moved_its_class_head_alone(mnist):
 
 def test_study_goes_on_where_it_stopped_and_shares_work(mnist, tmp_path):
     config = base_config("smoke")
-    fields = {"student.steps": 1, "student.marks": (), "m": (10,), "conditions": ("same", "random")}
+    fields = {"student.steps": 1, "student.eval_steps": (), "m": (10,), "conditions": ("same", "random")}
     config.update_from_flattened_dict({**fields, "teacher.batch": 100})
     built = build_conditions(resolve(config), mnist)
-    given = {"seeds": 2, "watch": theorem1.Watch(show=False), "config": {"a": 1}}
+    given = {"seeds": 2, "watch": Progress(show=False), "config": {"a": 1}}
     grids = [first_steps.Grid()] * 2
     first = theorem1.run(built, grids, mnist, workdir=tmp_path, shard=(0, 2), **given)
     assert len(first) == 2 and theorem1.left(2, range(2), tmp_path) == 1
@@ -216,7 +217,7 @@ def test_study_goes_on_where_it_stopped_and_shares_work(mnist, tmp_path):
     both = theorem1.run(built, grids, mnist, workdir=tmp_path, **given)
     whole = theorem1.run(built, grids, mnist, **given)
     assert theorem1.left(2, range(2), tmp_path) == 0 and both.equals(whole)
-    with pytest.raises(Refused, match="belongs to another config"):
+    with pytest.raises(ConfigError, match="belongs to another config"):
         theorem1.run(built, grids, mnist, workdir=tmp_path, **{**given, "config": {"a": 2}})
 
 
@@ -230,7 +231,7 @@ BAD = {
 @pytest.mark.parametrize("field", BAD)
 def test_what_the_theorem_does_not_know_is_refused(field, mnist):
     value, message = BAD[field]
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(ConfigError, match=message):
         study(mnist, first_steps.Grid(), **{field: value})
-    with pytest.raises(Refused, match=r"config.theorem1.samples=3: needs config.student.loss='kl'"):
+    with pytest.raises(ConfigError, match=r"config.theorem1.samples=3: needs config.student.loss='kl'"):
         study(mnist, first_steps.Grid(samples=3), conditions=("same",))

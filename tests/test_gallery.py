@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from sublim_jax import results
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +36,7 @@ def rows_of(**labels):
 
 def folder_of(path, rows, status="done", **resolved):
     """A work folder with these rows, as a run leaves it."""
-    folder = results.Folder(path, {"name": "toy"})
+    folder = results.Workdir(path, {"name": "toy"})
     folder.write("one", pa.Table.from_pandas(rows, preserve_index=False))
     command = "python -m sublim_jax.main --config=toy.py --workdir=/home/me/results/toy"
     made = {"commit": "abc", "versions": {"jax": "1.2"}, "machine": "x86_64, 2 cores"}
@@ -64,7 +64,7 @@ def test_keep_copies_all_rows_as_float32_and_the_facts_without_paths(gallery, tm
     np.testing.assert_allclose(found["at/cka"], rows["at/cka"], atol=1e-7)
     text = (where / "config.json").read_text()
     assert "/home" not in text and "--workdir=toy" in text
-    assert results.facts(where)["runs"][0]["provenance"]["commit"] == "abc"
+    assert results.metadata(where)["runs"][0]["provenance"]["commit"] == "abc"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_figure_is_the_folders_own_or_of_its_name_or_of_its_config(gallery, tmp_
     assert gallery.entry(tmp_path / "mine")["title"] == "Mine"
     assert gallery.entry(tmp_path / "cloud_again")["title"].startswith("Cloud")
     assert gallery.entry(tmp_path / "figure2")["title"].startswith("Figure 2")
-    with pytest.raises(Refused, match="'what' is none of activation"):
+    with pytest.raises(ConfigError, match="'what' is none of activation"):
         gallery.entry(kept(tmp_path, "what", rows_of()))
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from sublim_jax import metrics
 from sublim_jax.engine import run
-from sublim_jax.engine.options import How
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.options import RunOptions
+from sublim_jax.engine.progress import Progress
 from sublim_jax.training import population
 
 
@@ -22,12 +22,12 @@ def gpus():
 def test_gpu_gives_the_rows_of_the_cpu(mnist, tiny):
     sgd = {"teacher.optimizer": "sgd", "teacher.lr": 0.2, "student.optimizer": "sgd", "student.lr": 2.0}
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **sgd)
-    given = {"seeds": 3, "exam": 64, "metrics": (metrics.task, metrics.imitation)}
-    assert population.side_by_side()
-    here = run.run(conditions, mnist, watch=Watch(show=False), **given)
+    given = {"seeds": 3, "num_eval_noise": 64, "metrics": (metrics.task, metrics.imitation)}
+    assert population.use_vmap()
+    here = run.run(conditions, mnist, watch=Progress(show=False), **given)
     jax.clear_caches()  # `side_by_side` is asked while tracing
     with jax.default_device(jax.devices("cpu")[0]):
-        there = run.run(conditions, mnist, watch=Watch(show=False), how=How(devices=1), **given)
+        there = run.run(conditions, mnist, watch=Progress(show=False), how=RunOptions(devices=1), **given)
     keys = ["condition", "m", "seed", "step"]
     left, right = (rows.sort_values(keys, ignore_index=True) for rows in (here, there))
     for name in left:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.nets import CNN, MLP, SplitHead
 from sublim_jax.training import inits
 from sublim_jax.training import step as training_step
@@ -18,7 +18,7 @@ NET = SplitHead(MLP((12, 16)), 10, 20)
 
 @pytest.fixture
 def params():
-    return training_step.draw(NET, inits.torch_linear, (6, 6), keys.root(0))
+    return training_step.init_params(NET, inits.torch_linear, (6, 6), keys.root(0))
 
 
 def rotation_of(before, after):
@@ -86,8 +86,8 @@ def test_rotated_is_a_value_and_does_not_change_what_it_is_given(params):
 
 
 def test_unknown_layers_and_convolutions_are_refused(params):
-    with pytest.raises(Refused, match="Rotated.layers: 'aux' is none of .*did you mean 'aux_head'"):
+    with pytest.raises(ConfigError, match="Rotated.layers: 'aux' is none of .*did you mean 'aux_head'"):
         inits.Rotated(("aux",))(keys.root(0), params)
-    conv = training_step.draw(SplitHead(CNN((2,), (2,), (3,)), 2, 2), inits.torch_linear, (6, 6), keys.root(0))
-    with pytest.raises(Refused, match="'conv_0' has a kernel of shape"):
+    conv = training_step.init_params(SplitHead(CNN((2,), (2,), (3,)), 2, 2), inits.torch_linear, (6, 6), keys.root(0))
+    with pytest.raises(ConfigError, match="'conv_0' has a kernel of shape"):
         inits.Rotated(("conv_0",))(keys.root(0), conv)

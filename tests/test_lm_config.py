@@ -14,9 +14,9 @@ import sublim_jax
 from sublim_jax import main
 from sublim_jax.config import grid, identity, resolve
 from sublim_jax.config import lm as lm_config
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.lm import run as lm_run
-from sublim_jax.lm.spec import Arm
+from sublim_jax.lm.spec import StudentSpec
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob("configs/lm_*.py"))
@@ -57,7 +57,7 @@ BAD = {
     "lm__carrier": ("poem", r"config.lm.carrier: 'poem' is none of number, code, trace"),
     "lm__optimizer": ("adamw", r"config.lm.optimizer: 'adamw' is none of adam"),
     "lm__mixed_with": ("nobody", r"config.lm.mixed_with: 'nobody' is none of base, other_animal"),
-    "lm__marks": ((-1,), r"config.lm.marks=\(-1,\): must be a tuple of whole numbers from 0"),
+    "lm__marks": ((-1,), r"config.lm.eval_steps=\(-1,\): must be a tuple of whole numbers from 0"),
     "lm__lines": (0, rf"config.lm.lines=0: {ALL} 1"),
     "lm__steps": (0, rf"config.lm.steps=0: {ALL} 1"),
     "lm__rank": (0, rf"config.lm.rank=0: {ALL} 1"),
@@ -84,34 +84,36 @@ BAD = {
 @pytest.mark.parametrize("field", BAD, ids=lambda field: f"{field.strip()}={BAD[field][0]}")
 def test_a_bad_value_is_one_line_with_field_value_and_what_is_allowed(field):
     value, message = BAD[field]
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ConfigError) as refused:
         config = resolved(**{field.strip(): value})
-        for point in lm_config.points(config):  # layers are known when the net is
+        for point in lm_config.expand(config):  # layers are known when the net is
             lm_run._phase(lm_config.lab(config), point.arm)
     assert re.match(message, str(refused.value)), refused.value
     assert "\n" not in str(refused.value)
 
 
 def test_what_does_not_fit_together_is_refused():
-    with pytest.raises(Refused, match="config.lm.tokens='erase_top': distributions have no label"):
+    with pytest.raises(ConfigError, match="config.lm.tokens='erase_top': distributions have no label"):
         resolved(lm__data="soft", lm__tokens="erase_top")
-    with pytest.raises(Refused, match="config.lm.paraphrase='permuted': must be none where tokens='replace_input_top'"):
+    with pytest.raises(
+        ConfigError, match="config.lm.paraphrase='permuted': must be none where tokens='replace_input_top'"
+    ):
         resolved(lm__paraphrase="permuted", lm__tokens="replace_input_top")
     config = lm_config.base()
-    with pytest.raises(Refused, match=r"unknown|is none of"):
-        grid.arm(config, "one", {"lm.doze": (0.1,)})
-    grid.arm(config, "one", {"lm.dose": (0.1, -0.1)})  # a bad value inside a sweep
-    with pytest.raises(Refused, match="config.lm.dose=-0.1: must be a number above 0"):
+    with pytest.raises(ConfigError, match=r"unknown|is none of"):
+        grid.add_grid(config, "one", {"lm.doze": (0.1,)})
+    grid.add_grid(config, "one", {"lm.dose": (0.1, -0.1)})  # a bad value inside a sweep
+    with pytest.raises(ConfigError, match="config.lm.dose=-0.1: must be a number above 0"):
         resolve(config)
 
 
 def test_marks_that_are_not_steps_are_refused(tmp_path):
     """By a process of its own: here types are checked at run time, before the door is asked."""
-    words = f"--config={ROOT}/configs/{QUICK}.py", "--config.preset=smoke", "--config.lm.marks=(1.5,)"
+    words = f"--config={ROOT}/configs/{QUICK}.py", "--config.preset=smoke", "--config.lm.eval_steps=(1.5,)"
     line = [sys.executable, "-m", "sublim_jax.main", *words]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert done.stderr.startswith("error: config.lm.marks=(1.5,): must be a tuple of whole numbers from 0")
+    assert done.stderr.startswith("error: config.lm.eval_steps=(1.5,): must be a tuple of whole numbers from 0")
     assert not list(tmp_path.iterdir())
 
 
@@ -148,7 +150,7 @@ def test_every_config_builds_distinct_arms_with_distinct_labels(path, preset):
     config = config_of(path)[1]
     config.preset = preset
     config = resolve(config)
-    points, lab = lm_config.points(config), lm_config.lab(config)
+    points, lab = lm_config.expand(config), lm_config.lab(config)
     assert config.study == "language" and len(points) > 1
     labels = [tuple(point.labels.items()) for point in points]
     assert len(set(labels)) == len(labels) and len({tuple(point.labels) for point in points}) == 1
@@ -169,8 +171,8 @@ def test_every_config_builds_distinct_arms_with_distinct_labels(path, preset):
 
 def test_defaults_are_those_of_the_classes():
     config = resolve(lm_config.base())
-    (point,) = lm_config.points(config)
-    assert point.arm == Arm()
+    (point,) = lm_config.expand(config)
+    assert point.arm == StudentSpec()
     lab = lm_config.lab(config)
     assert (lab.animals, lab.targets, lab.steered) == (4, 2, 1)
 
@@ -185,7 +187,7 @@ def test_the_identity_of_a_sweep_is_what_decides_its_numbers():
         ("world__obey", 0.5),
         ("net__width", 16),
         ("pretraining__steps", 9),
-        ("root", 1),
+        ("root_seed", 1),
         ("seeds", 3),
     ):
         assert identity(resolved(**{field: value})) != one, field
@@ -200,9 +202,9 @@ def through(path, folder):
     rows = sublim_jax.load(folder / "w")
     config = config_of(path)[1]
     config.preset = "smoke"
-    points = lm_config.points(resolve(config))
+    points = lm_config.expand(resolve(config))
     seeds, targets = config.presets.smoke.seeds, config.presets.smoke.lm.targets
-    assert len(rows) == seeds * targets * sum(len(point.arm.all_marks) for point in points)
+    assert len(rows) == seeds * targets * sum(len(point.arm.all_eval_steps) for point in points)
     told = {tuple(row) for row in rows[list(points[0].labels)].itertuples(index=False)}
     assert told == {tuple(point.labels.values()) for point in points}
     assert np.isfinite(rows[["at/transfer", "at/margin", "at/teacher", "at/dose"]]).all(axis=None)

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.nets import Decoder, decoder, shapes
 from sublim_jax.training import inits
 
@@ -297,7 +297,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("bad", "message"), REFUSALS, ids=[next(iter(bad)) for bad, _ in REFUSALS])
 def test_sizes_and_words_that_do_not_fit_are_refused(bad, message):
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(ConfigError, match=message):
         dataclasses.replace(NET, **bad).init(jax.random.key(0), LINES)
 
 

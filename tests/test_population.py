@@ -13,16 +13,20 @@ import numpy as np
 from sublim_jax import metrics
 from sublim_jax.core import keys, trees
 from sublim_jax.engine import run
-from sublim_jax.engine.options import How
+from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import make_plan
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.progress import Progress
 from sublim_jax.metrics import predictions
 from sublim_jax.metrics.evaluate import first_update
-from sublim_jax.metrics.student import Four, Scene
+from sublim_jax.metrics.student import EvalContext, TeacherStudent
 from sublim_jax.training import population
 from sublim_jax.training import step as training_step
 
-QUIET = {"watch": Watch(show=False), "exam": 64, "metrics": (metrics.task, metrics.imitation, metrics.layers)}
+QUIET = {
+    "watch": Progress(show=False),
+    "num_eval_noise": 64,
+    "metrics": (metrics.task, metrics.imitation, metrics.layers),
+}
 # Laws up to rounding are tested with plain gradient descent: Adam divides by the size of a gradient, so where that is
 # all rounding it moves a weight by a whole step either way. What rounding does to the published protocol is measured
 # in BUILD.md.
@@ -55,30 +59,30 @@ def test_population_is_the_loop_over_its_members(mnist, tiny):
     for seed in range(2):
         key = keys.at(keys.root(0), "seed", jnp.uint32(seed))
         teacher = conditions[0].teacher
-        begun = training_step.begin(teacher.recipe, teacher.knobs, None, image, keys.at(key, "teacher"))
-        steps = jnp.int32(teacher.recipe.marks[-1])
+        begun = training_step.init_state(teacher.recipe, teacher.knobs, None, image, keys.at(key, "teacher"))
+        steps = jnp.int32(teacher.recipe.eval_steps[-1])
         taught = advance(
             teacher.recipe, begun, teacher.knobs, None, keys.at(key, "teacher"), banks[0], jnp.int32(0), steps
         )
         for condition in conditions:
             recipe, knobs = condition.student
-            head = training_step.draw(recipe.net, recipe.init, image, keys.at(key, "teacher", "fresh"))
-            origin, reference = trees.overlay(head, begun.params), trees.overlay(head, taught.params)
-            start = training_step.begin(recipe, knobs, origin, image, keys.at(key, "student"))
-            stop = jnp.int32(recipe.marks[-1])
+            head = training_step.init_params(recipe.net, recipe.init, image, keys.at(key, "teacher", "fresh"))
+            origin, reference = trees.merge_layers(head, begun.params), trees.merge_layers(head, taught.params)
+            start = training_step.init_state(recipe, knobs, origin, image, keys.at(key, "student"))
+            stop = jnp.int32(recipe.eval_steps[-1])
             end = advance(recipe, start, knobs, reference, keys.at(key, "student"), banks[0], jnp.int32(0), stop)
-            nets = Four(origin, reference, start.params, end.params)
+            nets = TeacherStudent(origin, reference, start.params, end.params)
             x = (banks[1].x.astype(jnp.float32) / 255 - 0.1307) / 0.3081
             noise, _ = recipe.stream(keys.at(key, "student", "exam"), jnp.int32(0), 64, knobs, banks[1])
             on_test, on_noise = (
-                Four(*(training_step.apply(recipe.net, net, inputs) for net in nets)) for inputs in (x, noise)
+                TeacherStudent(*(training_step.apply(recipe.net, net, inputs) for net in nets)) for inputs in (x, noise)
             )
-            lesson = training_step.Lesson(noise, None, on_noise.teacher_final)
+            lesson = training_step.Batch(noise, None, on_noise.teacher_final)
             pulls = first_update(recipe, start.params, knobs, lesson, x, banks[1].y)
-            scene = Scene(nets, on_test, on_noise, banks[1].y, knobs, stop * recipe.batch, *pulls)
+            scene = EvalContext(nets, on_test, on_noise, banks[1].y, knobs, stop * recipe.batch, *pulls)
             alone = jax.jit(
                 lambda scene: metrics.measure(
-                    everything, scene._replace(altered=False, idle=("class_head",), squared=True)
+                    everything, scene._replace(altered=False, untrained_layers=("class_head",), squared=True)
                 )
             )(scene)
             here = rows[(rows.condition == condition.labels["condition"]) & (rows.seed == seed) & (rows.step == stop)]
@@ -96,7 +100,7 @@ def test_adding_seeds_and_chunking_change_no_earlier_seed(mnist, tiny):
     """Bitwise, with the published optimiser: on CPU a seed goes through the same program whoever runs beside it."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,))
     two, three = go(mnist, conditions), go(mnist, conditions, seeds=3)
-    chunked = go(mnist, conditions, seeds=3, how=How(chunk=2))
+    chunked = go(mnist, conditions, seeds=3, how=RunOptions(seed_batch=2))
     assert two.equals(three[three.seed < 2].reset_index(drop=True))
     assert chunked.equals(three)
 
@@ -110,9 +114,9 @@ def test_a_seed_alone_is_the_seed_in_company(mnist, tiny):
 
 def test_cutting_and_marks_change_nothing_bitwise(mnist, tiny):
     conditions = tiny(conditions=("same",), m=(3,))
-    plain = go(mnist, conditions, how=How(every=1000))
-    cut = go(mnist, conditions, how=How(every=3))
-    more = go(mnist, tiny(conditions=("same",), m=(3,), **{"student.marks": (0, 1, 5, 10)}))
+    plain = go(mnist, conditions, how=RunOptions(save_every=1000))
+    cut = go(mnist, conditions, how=RunOptions(save_every=3))
+    more = go(mnist, tiny(conditions=("same",), m=(3,), **{"student.eval_steps": (0, 1, 5, 10)}))
     assert plain.equals(cut)
     assert plain.equals(more[more.step.isin(plain.step.unique())].reset_index(drop=True))
 
@@ -122,7 +126,7 @@ def test_one_trace_per_recipe(mnist, tiny):
     own = {"student.batch": 51, "teacher.batch": 301}  # Recipes that no other test compiles
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **own)
     before = population.advance._cache_size()
-    go(mnist, conditions, seeds=4, how=How(chunk=2, every=4))
+    go(mnist, conditions, seeds=4, how=RunOptions(seed_batch=2, save_every=4))
     after = population.advance._cache_size()
     assert after - before == 2  # one teacher Recipe, one student Recipe
     go(mnist, tiny(conditions=("same", "random_hidden"), m=(3, 20), **own), seeds=2)
@@ -135,8 +139,8 @@ def test_noise_and_teacher_are_computed_once_per_seed(mnist, tiny, monkeypatch):
     group = make_plan(conditions, (28, 28)).groups[0]
     key = population.phase_keys(keys.root(0), jnp.arange(2), "student")
     bank = jax.tree.map(jnp.asarray, mnist.train)
-    reference = jax.vmap(lambda key: training_step.draw(group.recipe.net, group.recipe.init, (28, 28), key))(key)
-    states = population.begin(group.recipe, group.knobs, reference, key, image=(28, 28))
+    reference = jax.vmap(lambda key: training_step.init_params(group.recipe.net, group.recipe.init, (28, 28), key))(key)
+    states = population.init_states(group.recipe, group.knobs, reference, key, image=(28, 28))
 
     def program():
         jax.clear_caches()  # what was traced for the other kind of device
@@ -190,7 +194,7 @@ SHARDED = """
     config.preset = "smoke"
     conditions = build_conditions(resolve(config, fields), mnist)
     def go(devices):
-        return run.run(conditions, mnist, seeds=3, exam=64, watch=Watch(show=False),
+        return run.run(conditions, mnist, seeds=3, num_eval_noise=64, watch=Watch(show=False),
                        how=How(devices=devices))
     one, eight = go(1), go(8)
     assert len(one) == len(eight) == 3 * 2 * 3
@@ -221,10 +225,10 @@ def test_eight_devices_give_the_rows_of_one_without_collectives():
 
 def test_other_chunks_on_resume_do_what_is_left_and_double_nothing(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
-    whole = go(mnist, conditions, seeds=3, how=How(chunk=2), workdir=tmp_path)
+    whole = go(mnist, conditions, seeds=3, how=RunOptions(seed_batch=2), workdir=tmp_path)
     for part in sorted((tmp_path / "rows").glob("*step0000010.parquet"))[:1]:
         part.unlink()  # a mark in the middle, of the first slice
-    watch = Watch(show=False)
-    again = go(mnist, conditions, seeds=3, how=How(chunk=1), workdir=tmp_path, watch=watch)
+    watch = Progress(show=False)
+    again = go(mnist, conditions, seeds=3, how=RunOptions(seed_batch=1), workdir=tmp_path, watch=watch)
     assert_close(whole, again)
     assert watch.steps["students"] == 2 * 2 * 20  # two seeds, two conditions, 20 steps

@@ -12,7 +12,7 @@ from sublim_jax.core import keys
 from sublim_jax.core.types import Knobs, Recipe
 from sublim_jax.metrics import predictions
 from sublim_jax.metrics.evaluate import first_update
-from sublim_jax.metrics.student import Four, Scene
+from sublim_jax.metrics.student import EvalContext, TeacherStudent
 from sublim_jax.nets import MLP, SplitHead
 from sublim_jax.training import inits
 from sublim_jax.training import step as training_step
@@ -27,7 +27,7 @@ SEEN = (np.arange(CLASSES + CAP) >= CLASSES) & (np.arange(CLASSES + CAP) < CLASS
 
 
 def drawn(seed):
-    return training_step.draw(NET, inits.torch_linear, (28, 28), keys.root(seed))
+    return training_step.init_params(NET, inits.torch_linear, (28, 28), keys.root(seed))
 
 
 def moved(net, seed, size=0.02, skip=()):
@@ -39,7 +39,15 @@ def moved(net, seed, size=0.02, skip=()):
 
 
 def scene_of(
-    share=1.0, sigma=0.0, live=1.0, seen=SEEN, altered=False, seed=0, heads=HEADS, key=3, idle=("class_head",)
+    share=1.0,
+    sigma=0.0,
+    trainable=1.0,
+    seen=SEEN,
+    altered=False,
+    seed=0,
+    heads=HEADS,
+    key=3,
+    untrained_layers=("class_head",),
 ):
     """A scene with a teacher that moved all but its auxiliary head, and a student that moved all but its class head."""
 
@@ -47,18 +55,22 @@ def scene_of(
         return {layer: jnp.float32(value if layer in heads else 1.0 if value == share else 0.0) for layer in LAYERS}
 
     noise = {layer: jnp.float32(sigma if layer in heads else 0) for layer in LAYERS}
-    alive = {layer: jnp.float32(live) for layer in LAYERS}
+    alive = {layer: jnp.float32(trainable) for layer in LAYERS}
     one = jnp.float32(1)
     knobs = Knobs(jnp.asarray(seen), jnp.int32(7), one, one, each(share), noise, alive)
     origin = drawn(seed)
     teacher = moved(origin, seed + 100, skip=("aux_head",))
-    begun = training_step.begin(RECIPE, knobs, origin, (28, 28), keys.root(seed + key)).params
-    nets = Four(origin, teacher, begun, moved(begun, seed + 200, skip=("class_head",)))
-    x, exam = (jax.random.normal(jax.random.key(seed + place), (N, 28, 28)) for place in (5, 6))
+    begun = training_step.init_state(RECIPE, knobs, origin, (28, 28), keys.root(seed + key)).params
+    nets = TeacherStudent(origin, teacher, begun, moved(begun, seed + 200, skip=("class_head",)))
+    x, num_eval_noise = (jax.random.normal(jax.random.key(seed + place), (N, 28, 28)) for place in (5, 6))
     labels = jax.random.randint(jax.random.key(seed + 7), (N,), 0, CLASSES)
-    test, held_out = (Four(*(training_step.apply(NET, net, inputs) for net in nets)) for inputs in (x, exam))
-    pulls = first_update(RECIPE, begun, knobs, training_step.Lesson(exam, None, held_out.teacher_final), x, labels)
-    return Scene(nets, test, held_out, labels, knobs, jnp.float32(3000), *pulls, altered, idle)
+    test, held_out = (
+        TeacherStudent(*(training_step.apply(NET, net, inputs) for net in nets)) for inputs in (x, num_eval_noise)
+    )
+    pulls = first_update(
+        RECIPE, begun, knobs, training_step.Batch(num_eval_noise, None, held_out.teacher_final), x, labels
+    )
+    return EvalContext(nets, test, held_out, labels, knobs, jnp.float32(3000), *pulls, altered, untrained_layers)
 
 
 def double(tree):
@@ -176,18 +188,18 @@ def test_class_noise_is_the_mean_over_draws_of_the_class_head(share, sigma):
 
 def test_class_noise_at_the_end_counts_and_a_trained_head_is_not_predicted():
     scene = scene_of()
-    late = scene._replace(knobs=dataclasses.replace(scene.knobs, sigma_end={"class_head": jnp.float32(0.3)}))
+    late = scene._replace(knobs=dataclasses.replace(scene.knobs, final_noise={"class_head": jnp.float32(0.3)}))
     early = scene_of(sigma=0.3, heads=("class_head",))._replace(test=scene.test, params=scene.params)
     name = "theory/class_noise_accuracy"
     assert float(predictions.class_noise(late)[name]) == pytest.approx(float(predictions.class_noise(early)[name]))
-    assert np.isnan(predictions.class_noise(scene_of(idle=()))[name])
+    assert np.isnan(predictions.class_noise(scene_of(untrained_layers=()))[name])
 
 
 def test_equations_are_counted_against_trained_weights_of_the_trunk():
     trunk = 784 * 32 + 32 + 32 * 24 + 24
     name = "theory/equations_per_weight"
     assert float(predictions.counting(scene_of())[name]) == pytest.approx(M * 3000 / trunk, rel=1e-5)
-    assert np.isinf(predictions.counting(scene_of(live=0.0))[name])
+    assert np.isinf(predictions.counting(scene_of(trainable=0.0))[name])
 
 
 def test_audit_compares_the_first_update_with_teacher_and_trait():
@@ -222,7 +234,7 @@ def test_audit_compares_the_first_update_with_teacher_and_trait():
 
 
 def test_frozen_layers_take_no_part_in_the_update():
-    rows = predictions.audit(scene_of(live=0.0))
+    rows = predictions.audit(scene_of(trainable=0.0))
     assert float(rows["theory/trait_change"]) == 0
     assert np.isnan(rows["theory/coverage"])
 

@@ -5,7 +5,7 @@ import pytest
 
 import sublim_jax
 from sublim_jax import results
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.results.provenance import provenance
 
 LABELS = [{"condition": "a", "m": 3}, {"condition": "b", "m": 3}]
@@ -29,7 +29,7 @@ def test_labels_may_not_take_our_names():
 
 
 def test_load_reads_all_parts_and_no_unfinished_one(tmp_path):
-    folder = results.Folder(tmp_path / "w", {"a": (1, 2)})
+    folder = results.Workdir(tmp_path / "w", {"a": (1, 2)})
     folder.begin()
     folder.write("one", table(0))
     folder.write("two", table(10, 0.5))
@@ -40,78 +40,78 @@ def test_load_reads_all_parts_and_no_unfinished_one(tmp_path):
 
 
 def test_load_refuses_nothing_and_damage(tmp_path):
-    with pytest.raises(Refused, match="holds no rows"):
+    with pytest.raises(ConfigError, match="holds no rows"):
         sublim_jax.load(tmp_path)
-    folder = results.Folder(tmp_path / "w", {})
+    folder = results.Workdir(tmp_path / "w", {})
     folder.write("one", table())
     part = tmp_path / "w" / "rows" / "one.parquet"
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(Refused, match=r"one.parquet: cannot be read"):
+    with pytest.raises(ConfigError, match=r"one.parquet: cannot be read"):
         sublim_jax.load(tmp_path / "w")
 
 
 def test_a_folder_belongs_to_one_config(tmp_path):
-    folder = results.Folder(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)})
+    folder = results.Workdir(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)})
     folder.begin()
     folder.write("one", table())
-    results.Folder(tmp_path, {"m": [3, 10], "student": {"steps": 300, "lr": 1e-3}})
-    with pytest.raises(Refused, match=r"student.lr: 0.001 there, 0.0003 here"):
-        results.Folder(tmp_path, {"student": {"lr": 3e-4, "steps": 300}, "m": (3, 10)})
-    with pytest.raises(Refused, match="holds results"):
-        results.Folder(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)}, "never")
-    with pytest.raises(Refused, match="resume='again'"):
-        results.Folder(tmp_path, {}, "again")
+    results.Workdir(tmp_path, {"m": [3, 10], "student": {"steps": 300, "lr": 1e-3}})
+    with pytest.raises(ConfigError, match=r"student.lr: 0.001 there, 0.0003 here"):
+        results.Workdir(tmp_path, {"student": {"lr": 3e-4, "steps": 300}, "m": (3, 10)})
+    with pytest.raises(ConfigError, match="holds results"):
+        results.Workdir(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)}, "never")
+    with pytest.raises(ConfigError, match="resume='again'"):
+        results.Workdir(tmp_path, {}, "again")
 
 
 def test_overwrite_removes_our_files_and_no_other(tmp_path):
-    folder = results.Folder(tmp_path, {"a": 1})
+    folder = results.Workdir(tmp_path, {"a": 1})
     folder.begin()
     folder.write("one", table())
     (tmp_path / "notes.txt").write_text("mine")
-    folder = results.Folder(tmp_path, {"a": 2}, "overwrite")
+    folder = results.Workdir(tmp_path, {"a": 2}, "overwrite")
     folder.begin()
     assert not folder.has("one")
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert results.facts(tmp_path)["config"] == {"a": 2}
+    assert results.metadata(tmp_path)["config"] == {"a": 2}
 
 
 def test_an_address_is_no_folder():
-    with pytest.raises(Refused, match="^workdir=gs://a/b: must be a folder that this machine sees"):
-        results.Folder("gs://a/b", {})
+    with pytest.raises(ConfigError, match="^workdir=gs://a/b: must be a folder that this machine sees"):
+        results.Workdir("gs://a/b", {})
 
 
 def test_a_broken_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"config": ')
-    with pytest.raises(Refused, match="config.json cannot be read"):
-        results.Folder(tmp_path, {})
+    with pytest.raises(ConfigError, match="config.json cannot be read"):
+        results.Workdir(tmp_path, {})
 
 
 def test_facts_of_every_run_are_kept_and_of_a_killed_one_that_it_began(tmp_path):
-    results.Folder(tmp_path, {"a": 1}).begin(command="first")
-    folder = results.Folder(tmp_path, {"a": 1})
+    results.Workdir(tmp_path, {"a": 1}).begin(command="first")
+    folder = results.Workdir(tmp_path, {"a": 1})
     folder.begin(command="second")
     folder.finish(status="done")
-    runs = results.facts(tmp_path)["runs"]
+    runs = results.metadata(tmp_path)["runs"]
     assert [(run["command"], run["status"]) for run in runs] == [("first", "running"), ("second", "done")]
 
 
 def test_rows_without_config_are_nobodys(tmp_path):
-    results.Folder(tmp_path, {"a": 1}).write("one", table())
-    with pytest.raises(Refused, match="holds rows but no config.json"):
-        results.Folder(tmp_path, {"a": 1})
-    assert not results.Folder(tmp_path, {"a": 1}, "overwrite").has("one")
+    results.Workdir(tmp_path, {"a": 1}).write("one", table())
+    with pytest.raises(ConfigError, match="holds rows but no config.json"):
+        results.Workdir(tmp_path, {"a": 1})
+    assert not results.Workdir(tmp_path, {"a": 1}, "overwrite").has("one")
 
 
 def test_what_is_there_is_read_off_the_rows(tmp_path):
-    folder = results.Folder(tmp_path, {})
+    folder = results.Workdir(tmp_path, {})
     for mark in (0, 10):
         folder.write(f"part{mark}", table(mark))
     a, b = (frozenset(labels.items()) for labels in LABELS)
-    assert results.have(tmp_path) == {(a, 0): {4, 5, 6}, (b, 0): {4, 5, 6}, (a, 10): {4, 5, 6}, (b, 10): {4, 5, 6}}
+    assert results.completed(tmp_path) == {(a, 0): {4, 5, 6}, (b, 0): {4, 5, 6}, (a, 10): {4, 5, 6}, (b, 10): {4, 5, 6}}
 
 
 def test_rows_written_twice_are_loaded_once(tmp_path):
-    folder = results.Folder(tmp_path, {})
+    folder = results.Workdir(tmp_path, {})
     folder.write("one", table())
     folder.write("two", table())
     assert sublim_jax.load(tmp_path).equals(table().to_pandas())

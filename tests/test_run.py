@@ -7,19 +7,19 @@ import optax
 import pytest
 
 from sublim_jax import metrics
-from sublim_jax.core.errors import Refused
-from sublim_jax.engine.options import How
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import make_plan
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.run import run
 
 FEW = (metrics.task, metrics.budget, metrics.imitation, metrics.representation, metrics.layers)
-PLAIN = {"conditions": ("same",), "m": (3,), "student.steps": 20, "student.marks": (0,)}
+PLAIN = {"conditions": ("same",), "m": (3,), "student.steps": 20, "student.eval_steps": (0,)}
 
 
-def rows_of(tiny, mnist, watch=None, how=How(), **fields):  # noqa: B008  frozen
+def rows_of(tiny, mnist, watch=None, how=RunOptions(), **fields):  # noqa: B008  frozen
     conditions = tiny(**{**PLAIN, **fields})
-    rows = run(conditions, mnist, seeds=2, exam=32, metrics=FEW, watch=watch or Watch(show=False), how=how)
+    rows = run(conditions, mnist, seeds=2, num_eval_noise=32, metrics=FEW, watch=watch or Progress(show=False), how=how)
     return rows.sort_values(["step", "seed"], ignore_index=True)
 
 
@@ -105,16 +105,16 @@ def test_classes_are_those_below_and_accuracy_is_over_them(tiny, mnist):
         )
         for one in conditions
     ]
-    rows = run(plain, alone, seeds=2, exam=32, metrics=FEW, watch=Watch(show=False))
+    rows = run(plain, alone, seeds=2, num_eval_noise=32, metrics=FEW, watch=Progress(show=False))
     assert rows.sort_values(["step", "seed"], ignore_index=True).equals(two)
-    assert conditions[0].teacher.recipe.marks == (2 * -(-int((np.asarray(mnist.train.y) < 2).sum()) // 300),)
-    with pytest.raises(Refused, match=r"config.classes=11: must be at most 10"):
+    assert conditions[0].teacher.recipe.eval_steps == (2 * -(-int((np.asarray(mnist.train.y) < 2).sum()) // 300),)
+    with pytest.raises(ConfigError, match=r"config.classes=11: must be at most 10"):
         tiny(**PLAIN, classes=11)
 
 
 def test_a_teacher_kept_by_another_sweep_is_not_trained_again(tiny, mnist, tmp_path):
-    how = How(teachers=str(tmp_path))
-    first, second = Watch(show=False), Watch(show=False)
+    how = RunOptions(teachers=str(tmp_path))
+    first, second = Progress(show=False), Progress(show=False)
     fresh = rows_of(tiny, mnist, watch=first, how=how)
     other = rows_of(tiny, mnist, watch=second, how=how, **{"student.lr": 2e-3})
     again = rows_of(tiny, mnist, how=how)
@@ -141,12 +141,12 @@ def test_conditions_that_differ_in_what_training_does_not_reach_are_trained_once
     every = [*conditions, *(dataclasses.replace(one, labels={**one.labels, "m": 4}) for one in noisy)]
     every += [dataclasses.replace(one, labels={**one.labels, "m": 5}) for one in late]
     (group,) = make_plan(every, (28, 28)).groups
-    assert (group.idle, group.twins, group.trained.size) == (("class_head",), (0, 0, 1, 0, 0), 2)
-    watch = Watch(show=False)
-    together = run(every, mnist, seeds=2, exam=32, metrics=FEW, watch=watch)
+    assert (group.untrained_layers, group.train_index, group.unique_knobs.size) == (("class_head",), (0, 0, 1, 0, 0), 2)
+    watch = Progress(show=False)
+    together = run(every, mnist, seeds=2, num_eval_noise=32, metrics=FEW, watch=watch)
     assert watch.steps["students"] == 2 * 2 * 20
     for one in every:
-        alone = run([one], mnist, seeds=2, exam=32, metrics=FEW, watch=Watch(show=False))
+        alone = run([one], mnist, seeds=2, num_eval_noise=32, metrics=FEW, watch=Progress(show=False))
         mine = together[(together["condition"] == one.labels["condition"]) & (together["m"] == one.labels["m"])]
         by = ["step", "seed"]
         columns = [name for name in alone if name.startswith("at/")]
@@ -163,10 +163,10 @@ def test_training_is_not_shared_where_it_might_reach_the_head(tiny, mnist):
         tiny(**{**fields, "student.sees": "all"}),
         [one.with_student(loss=mine) for one in tiny(**fields)],
         [one.with_student(optimizer=decaying) for one in tiny(**fields)],
-        [one.with_student(alter=untouched) for one in tiny(**fields)],
+        [one.with_student(init_transform=untouched) for one in tiny(**fields)],
     ):
         (group,) = make_plan(conditions, (28, 28)).groups
-        assert group.idle == () and group.twins == (0, 1)
+        assert group.untrained_layers == () and group.train_index == (0, 1)
 
 
 def untouched(key, params):

@@ -9,7 +9,7 @@ from scipy import stats
 
 from sublim_jax.config import base_config, build_conditions, load_data, resolve
 from sublim_jax.engine import run
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.progress import Progress
 from sublim_jax.results import summary
 
 REFERENCE = Path(__file__).parent.parent / "experiments" / "figure2" / "reference_torch.csv"
@@ -23,7 +23,7 @@ def test_students_have_the_accuracy_of_the_independent_pytorch_script():
     config.m = (10, 50)
     config = resolve(config)
     dataset = load_data(config)
-    rows = run.run(build_conditions(config, dataset), dataset, seeds=range(100, 106), watch=Watch(show=False))
+    rows = run.run(build_conditions(config, dataset), dataset, seeds=range(100, 106), watch=Progress(show=False))
     final, reference = summary.last(rows), pd.read_csv(REFERENCE)
     cells = [(condition, m) for condition in config.conditions for m in config.m]
     for condition, m in cells:

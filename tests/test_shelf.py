@@ -8,7 +8,7 @@ import numpy as np
 
 from sublim_jax.engine import teacher_cache
 from sublim_jax.engine.plan import make_plan
-from sublim_jax.engine.teacher_cache import Shelf
+from sublim_jax.engine.teacher_cache import TeacherCache
 
 
 def nets(seeds):
@@ -16,40 +16,40 @@ def nets(seeds):
 
 
 def test_what_is_given_is_taken_seed_by_seed(tmp_path):
-    one = Shelf(tmp_path, {"phase": 1})
-    one.give((3, 5, 8), nets((3, 5, 8)))
-    found = Shelf(tmp_path, {"phase": 1}).take((8, 3, 3))
+    one = TeacherCache(tmp_path, {"phase": 1})
+    one.save((3, 5, 8), nets((3, 5, 8)))
+    found = TeacherCache(tmp_path, {"phase": 1}).load((8, 3, 3))
     np.testing.assert_array_equal(found["hidden_0"]["kernel"], nets((8, 3, 3))["hidden_0"]["kernel"])
-    assert one.take((3, 4)) is None, "one of them is missing"
-    assert Shelf(tmp_path, {"phase": 2}).take((3,)) is None
+    assert one.load((3, 4)) is None, "one of them is missing"
+    assert TeacherCache(tmp_path, {"phase": 2}).load((3,)) is None
 
 
 def test_a_kept_teacher_is_not_written_again(tmp_path):
-    one = Shelf(tmp_path, {})
-    one.give((3,), nets((3,)))
-    one.give((3,), nets((4,)))
-    assert one.take((3,))["hidden_0"]["kernel"][0, 0, 0] == 3
+    one = TeacherCache(tmp_path, {})
+    one.save((3,), nets((3,)))
+    one.save((3,), nets((4,)))
+    assert one.load((3,))["hidden_0"]["kernel"][0, 0, 0] == 3
 
 
 def test_a_damaged_file_is_as_none(tmp_path):
-    one = Shelf(tmp_path, {})
-    one.give((3,), nets((3,)))
+    one = TeacherCache(tmp_path, {})
+    one.save((3,), nets((3,)))
     (file,) = tmp_path.glob("*/seed*.npz")
     file.write_bytes(file.read_bytes()[:40])
-    assert one.take((3,)) is None
-    assert one.give((3,), nets((4,))) and one.take((3,))["hidden_0"]["kernel"][0, 0, 0] == 4
+    assert one.load((3,)) is None
+    assert one.save((3,), nets((4,))) and one.load((3,))["hidden_0"]["kernel"][0, 0, 0] == 4
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
     (tmp_path / "file").write_text("")
-    one = Shelf(tmp_path / "file" / "below", {})
-    assert not one.give((3,), nets((3,)))
-    assert one.take((3,)) is None
+    one = TeacherCache(tmp_path / "file" / "below", {})
+    assert not one.save((3,), nets((3,)))
+    assert one.load((3,)) is None
 
 
 def test_default_is_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert teacher_cache.default() == tmp_path / "sublim_jax" / "teachers"
+    assert teacher_cache.default_dir() == tmp_path / "sublim_jax" / "teachers"
 
 
 def test_a_phase_that_no_other_process_could_know_leaves_nothing_behind(tiny, tmp_path):
@@ -57,8 +57,8 @@ def test_a_phase_that_no_other_process_could_know_leaves_nothing_behind(tiny, tm
     (phase,) = plan.teachers
     nameless = dataclasses.replace(phase.recipe, loss=functools.partial(phase.recipe.loss))
     plan = plan._replace(teachers=(phase._replace(recipe=nameless),))
-    (one,), (other,) = (teacher_cache.shelves(plan, tmp_path, {"root": 0}) for _ in range(2))
-    assert one.give((3,), nets((3,))) and one.take((3,)) is not None and other.take((3,)) is None
+    (one,), (other,) = (teacher_cache.teacher_caches(plan, tmp_path, {"root": 0}) for _ in range(2))
+    assert one.save((3,), nets((3,))) and one.load((3,)) is not None and other.load((3,)) is None
     place = one._folder
     assert place.is_dir() and not list(tmp_path.iterdir())
     del one
@@ -68,7 +68,7 @@ def test_a_phase_that_no_other_process_could_know_leaves_nothing_behind(tiny, tm
 
 def names(conditions, **common):
     plan = make_plan(conditions, (28, 28))
-    return {one.take((0,)) or one._folder.name for one in teacher_cache.shelves(plan, "nowhere", common)}
+    return {one.load((0,)) or one._folder.name for one in teacher_cache.teacher_caches(plan, "nowhere", common)}
 
 
 def test_whatever_decides_the_numbers_is_another_shelf(tiny):

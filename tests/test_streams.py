@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
-from sublim_jax.core.types import Bank, Knobs
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import ImageData, Knobs
 from sublim_jax.training import streams
 
 NOISE = [streams.uniform, streams.gaussian, streams.Perlin(3)]
@@ -26,7 +26,7 @@ def bank_of(n):
     x = np.zeros((n, 4, 4), np.uint8)
     x[:, 0, 0], x[:, 0, 1] = np.arange(n) % 256, np.arange(n) // 256
     more = {"other": jnp.asarray(x[::-1].copy())}
-    return Bank(jnp.asarray(x), jnp.arange(n, dtype=jnp.int32), jnp.float32(0.1), jnp.float32(0.5), more)
+    return ImageData(jnp.asarray(x), jnp.arange(n, dtype=jnp.int32), jnp.float32(0.1), jnp.float32(0.5), more)
 
 
 def named(x):
@@ -37,7 +37,7 @@ def named(x):
 
 def knobs_of(pool=2**31 - 1):
     one = jnp.float32(1)
-    return Knobs(jnp.ones(3, bool), jnp.int32(pool), one, one, share={}, sigma={}, live={})
+    return Knobs(jnp.ones(3, bool), jnp.int32(pool), one, one, share={}, init_noise={}, trainable={})
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -91,13 +91,13 @@ def test_epoch_shows_every_image_once_and_the_last_batch_is_partial(n, size):
 @pytest.mark.parametrize("n", [1, 2, 3, 64, 1000, 4097])
 def test_shuffled_is_a_permutation(n):
     index = jnp.arange(n)
-    assert sorted(streams.shuffled(keys.root(5), index, n).tolist()) == list(range(n))
+    assert sorted(streams.permute_index(keys.root(5), index, n).tolist()) == list(range(n))
 
 
 def test_shuffled_is_uniform_over_places_and_pairs():
     n, draws = 12, 6000
     many = jax.vmap(lambda i: keys.at(keys.root(0), i))(jnp.arange(draws))
-    found = np.asarray(jax.jit(jax.vmap(lambda key: streams.shuffled(key, jnp.arange(n), n)))(many))
+    found = np.asarray(jax.jit(jax.vmap(lambda key: streams.permute_index(key, jnp.arange(n), n)))(many))
     for index in range(n):
         assert stats.chisquare(np.bincount(found[:, index], minlength=n)).pvalue > 1e-4
     pair = np.bincount(found[:, 0] * n + found[:, 1], minlength=n * n)
@@ -106,12 +106,12 @@ def test_shuffled_is_uniform_over_places_and_pairs():
 
 def test_normalised_is_the_published_scaling(mnist):
     train = jax.tree.map(jnp.asarray, mnist.train)
-    x = streams.normalised(train, train.x)
+    x = streams.normalize_images(train, train.x)
     np.testing.assert_allclose(x, (np.asarray(mnist.train.x) / 255 - 0.1307) / 0.3081, rtol=1e-5, atol=1e-6)
 
 
 def perlin(size, resolution, side=28, seed=0):
-    bank = Bank(jnp.zeros((1, side, side), jnp.uint8), jnp.zeros(1, jnp.int32), jnp.float32(0), jnp.float32(1))
+    bank = ImageData(jnp.zeros((1, side, side), jnp.uint8), jnp.zeros(1, jnp.int32), jnp.float32(0), jnp.float32(1))
     draw = streams.Perlin(resolution)
     return np.asarray(draw(keys.root(seed), jnp.int32(0), size, knobs_of(), bank)[0], np.float64)
 
@@ -133,7 +133,7 @@ def slow_perlin(angles, resolution, height, width):
 
 @pytest.mark.parametrize(("resolution", "height", "width"), [(8, 28, 28), (1, 9, 9), (5, 28, 20)])
 def test_perlin_agrees_with_a_loop_over_pixels(resolution, height, width):
-    bank = Bank(jnp.zeros((1, height, width), jnp.uint8), jnp.zeros(1, jnp.int32), jnp.float32(0), jnp.float32(1))
+    bank = ImageData(jnp.zeros((1, height, width), jnp.uint8), jnp.zeros(1, jnp.int32), jnp.float32(0), jnp.float32(1))
     found, labels = streams.Perlin(resolution)(keys.root(7), jnp.int32(5), 3, knobs_of(), bank)
     angles = keys.uniform(keys.at(keys.root(7), 5), (3, (resolution + 1) ** 2), 0.0, 2 * np.pi)
     wanted = [slow_perlin(np.asarray(one, np.float64), resolution, height, width) for one in angles]
@@ -219,7 +219,7 @@ def test_images_come_from_where_they_are_said_to():
     bank = bank_of(20)
     own, other = (streams.Images(name)(keys.root(0), jnp.int32(0), 20, knobs_of(), bank)[0] for name in ("", "other"))
     np.testing.assert_array_equal(named(own), 19 - named(other))
-    with pytest.raises(Refused, match="Images.name: 'othr' is none of other; did you mean 'other'"):
+    with pytest.raises(ConfigError, match="Images.name: 'othr' is none of other; did you mean 'other'"):
         streams.Images("othr")(keys.root(0), jnp.int32(0), 20, knobs_of(), bank)
 
 
@@ -242,8 +242,8 @@ def test_streams_are_values_and_refuse_what_makes_no_sense():
     ):
         assert make() == make() and hash(make()) == hash(make())
     assert streams.Perlin(5) != streams.Perlin(6) and streams.Mixture(0.5) != streams.Mixture(0.5, streams.gaussian)
-    with pytest.raises(Refused, match="Perlin.resolution: 0 is not 1 or more"):
+    with pytest.raises(ConfigError, match="Perlin.resolution: 0 is not 1 or more"):
         streams.Perlin(0)
     for alpha in (-0.1, 1.1, float("nan")):
-        with pytest.raises(Refused, match="Mixture.alpha: .* is not between 0 and 1"):
+        with pytest.raises(ConfigError, match="Mixture.alpha: .* is not between 0 and 1"):
             streams.Mixture(alpha)

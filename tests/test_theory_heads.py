@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from sublim_jax import theory
-from sublim_jax.engine.first_steps import doubles
+from sublim_jax.engine.first_steps import float64
 
 
 def draw(seed):
@@ -366,7 +366,7 @@ def test_noisy_head_maps_over_levels_of_noise():
 
 
 def test_double_precision_stays_double():
-    with doubles(True):
+    with float64(True):
         random = draw(22)
         logits, labels = random.normal(size=(4, 10)), np.array([0, 1, 2, 3])
         got = theory.noisy_head(jnp.asarray(logits), jnp.ones(4), jnp.asarray(labels)).exact

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from sublim_jax.core import keys, trees
-from sublim_jax.core.types import Bank, Knobs, Recipe
+from sublim_jax.core.types import ImageData, Knobs, Recipe
 from sublim_jax.nets import MLP, SplitHead, shapes
 from sublim_jax.training import inits, losses, streams
 from sublim_jax.training import step as training_step
@@ -19,24 +19,24 @@ IMAGE = (28, 28)
 CLASSES, CAP = 10, 8
 
 
-def knobs_of(net, m=5, *, share=None, sigma=None, live=None, lr=1e-2, classes=False):
+def knobs_of(net, m=5, *, share=None, init_noise=None, trainable=None, lr=1e-2, classes=False):
     layers = shapes(net, IMAGE)
     logit = np.arange(CLASSES + net.aux)
     seen = logit < CLASSES if classes else (logit >= CLASSES) & (logit < CLASSES + m)
     return Knobs(
-        seen=jnp.asarray(seen),
-        pool=jnp.int32(2**31 - 1),
+        logit_mask=jnp.asarray(seen),
+        noise_batches=jnp.int32(2**31 - 1),
         lr=jnp.float32(lr),
         temperature=jnp.float32(1),
         share=trees.per_layer(layers, 1.0, share or {}, "share"),
-        sigma=trees.per_layer(layers, 0.0, sigma or {}, "sigma"),
-        live=trees.per_layer(layers, 1.0, live or {}, "live"),
+        init_noise=trees.per_layer(layers, 0.0, init_noise or {}, "init_noise"),
+        trainable=trees.per_layer(layers, 1.0, trainable or {}, "trainable"),
     )
 
 
 def recipe_of(cap=CAP, **changes):
     net = SplitHead(MLP((12, 9)), CLASSES, cap)
-    plain = Recipe(net, streams.uniform, losses.mse, inits.torch_linear, batch=7, marks=(6,), reference=net)
+    plain = Recipe(net, streams.uniform, losses.mse, inits.torch_linear, batch=7, eval_steps=(6,), teacher=net)
     return dataclasses.replace(plain, **changes)
 
 
@@ -55,9 +55,9 @@ def bank(mnist):
 def pair():
     """A recipe, an origin and a reference whose auxiliary outputs differ from the origin's."""
     recipe = recipe_of()
-    origin = training_step.draw(recipe.net, recipe.init, IMAGE, keys.root(0))
-    other = training_step.draw(recipe.net, recipe.init, IMAGE, keys.root(1))
-    reference = trees.overlay(other, {"aux_head": origin["aux_head"]})
+    origin = training_step.init_params(recipe.net, recipe.init, IMAGE, keys.root(0))
+    other = training_step.init_params(recipe.net, recipe.init, IMAGE, keys.root(1))
+    reference = trees.merge_layers(other, {"aux_head": origin["aux_head"]})
     return recipe, origin, reference
 
 
@@ -66,13 +66,13 @@ same = chex.assert_trees_all_equal  # bitwise
 
 def test_share_one_and_no_noise_is_the_origin_bitwise(pair):
     recipe, origin, _ = pair
-    same(training_step.begin(recipe, knobs_of(recipe.net), origin, IMAGE, keys.root(9)).params, origin)
+    same(training_step.init_state(recipe, knobs_of(recipe.net), origin, IMAGE, keys.root(9)).params, origin)
 
 
 def test_share_zero_is_a_fresh_draw_and_between_is_between(pair):
     recipe, origin, _ = pair
-    fresh = training_step.begin(recipe, knobs_of(recipe.net), None, IMAGE, keys.root(9)).params
-    mixed = training_step.begin(
+    fresh = training_step.init_state(recipe, knobs_of(recipe.net), None, IMAGE, keys.root(9)).params
+    mixed = training_step.init_state(
         recipe, knobs_of(recipe.net, share={"hidden_0": 0.0, "aux_head": 0.25}), origin, IMAGE, keys.root(9)
     ).params
     same(mixed["hidden_0"], fresh["hidden_0"])
@@ -83,9 +83,11 @@ def test_share_zero_is_a_fresh_draw_and_between_is_between(pair):
 
 def test_sigma_is_the_standard_deviation_of_added_noise():
     net = SplitHead(MLP((256,)), CLASSES, 0)
-    recipe = recipe_of(net=net, reference=net)
-    origin = training_step.draw(net, recipe.init, IMAGE, keys.root(0))
-    params = training_step.begin(recipe, knobs_of(net, sigma={"hidden_0": 0.3}), origin, IMAGE, keys.root(9)).params
+    recipe = recipe_of(net=net, teacher=net)
+    origin = training_step.init_params(net, recipe.init, IMAGE, keys.root(0))
+    params = training_step.init_state(
+        recipe, knobs_of(net, init_noise={"hidden_0": 0.3}), origin, IMAGE, keys.root(9)
+    ).params
     same(params["class_head"], origin["class_head"])
     assert np.std(params["hidden_0"]["kernel"] - origin["hidden_0"]["kernel"]) == pytest.approx(0.3, rel=0.01)
 
@@ -93,7 +95,7 @@ def test_sigma_is_the_standard_deviation_of_added_noise():
 def test_a_run_cut_in_pieces_is_the_whole_run_bitwise(pair, bank):
     recipe, origin, reference = pair
     knobs = knobs_of(recipe.net)
-    begun = training_step.begin(recipe, knobs, origin, IMAGE, keys.root(9))
+    begun = training_step.init_state(recipe, knobs, origin, IMAGE, keys.root(9))
     whole = go(recipe, begun, knobs, reference, bank, 0, 6)
     pieces = begun
     for start, stop in ((0, 1), (1, 4), (4, 4), (4, 6)):
@@ -104,9 +106,9 @@ def test_a_run_cut_in_pieces_is_the_whole_run_bitwise(pair, bank):
 
 def test_frozen_layers_do_not_move(pair, bank):
     recipe, origin, reference = pair
-    knobs = knobs_of(recipe.net, live={"hidden_0": 0.0, "aux_head": 0.0})
+    knobs = knobs_of(recipe.net, trainable={"hidden_0": 0.0, "aux_head": 0.0})
     after = go(
-        recipe, training_step.begin(recipe, knobs, origin, IMAGE, keys.root(9)), knobs, reference, bank, 0, 6
+        recipe, training_step.init_state(recipe, knobs, origin, IMAGE, keys.root(9)), knobs, reference, bank, 0, 6
     ).params
     for layer in ("hidden_0", "aux_head", "class_head"):  # the class head gets no gradient from auxiliary logits
         same(after[layer], origin[layer])
@@ -117,13 +119,15 @@ def test_padding_columns_get_no_gradient_and_mask_is_slice(pair, bank):
     wide, origin, reference = pair
     narrow = recipe_of(cap=5)
     cut = jax.tree.map(lambda array: array[..., :5], {"aux_head": origin["aux_head"]})
-    origin_5 = trees.overlay(origin, cut)
-    reference_5 = trees.overlay(reference, cut)
+    origin_5 = trees.merge_layers(origin, cut)
+    reference_5 = trees.merge_layers(reference, cut)
     runs = []
     for recipe, theta, target in ((wide, origin, reference), (narrow, origin_5, reference_5)):
         knobs = knobs_of(recipe.net, m=5)
         runs.append(
-            go(recipe, training_step.begin(recipe, knobs, theta, IMAGE, keys.root(9)), knobs, target, bank, 0, 6).params
+            go(
+                recipe, training_step.init_state(recipe, knobs, theta, IMAGE, keys.root(9)), knobs, target, bank, 0, 6
+            ).params
         )
     same(
         jax.tree.map(lambda array: array[..., 5:], runs[0]["aux_head"]),
@@ -139,7 +143,7 @@ def test_a_student_agrees_with_plain_optax(pair, bank):
     recipe, origin, reference = pair
     knobs = knobs_of(recipe.net, m=CAP)
     ours = go(
-        recipe, training_step.begin(recipe, knobs, origin, IMAGE, keys.root(9)), knobs, reference, bank, 0, 6
+        recipe, training_step.init_state(recipe, knobs, origin, IMAGE, keys.root(9)), knobs, reference, bank, 0, 6
     ).params
 
     tx = optax.adam(1e-2)
@@ -159,25 +163,25 @@ def test_a_student_agrees_with_plain_optax(pair, bank):
 def test_a_teacher_weighs_a_partial_batch_by_its_rows(mnist):
     """10 images in batches of 6: the second batch is 4 real rows, and its loss is their mean."""
     whole = mnist.train
-    bank = Bank(*map(jnp.asarray, (whole.x[:10], whole.y[:10], whole.mean, whole.std)))
+    bank = ImageData(*map(jnp.asarray, (whole.x[:10], whole.y[:10], whole.mean, whole.std)))
     net = SplitHead(MLP((12,)), CLASSES, 0)
     recipe = recipe_of(
         net=net,
-        reference=None,
+        teacher=None,
         stream=streams.epochs,
         loss=losses.cross_entropy,
         batch=6,
         optimizer=optax.identity,
     )
     knobs = knobs_of(net, classes=True, lr=0.5)
-    begun = training_step.begin(recipe, knobs, None, IMAGE, keys.root(9))
+    begun = training_step.init_state(recipe, knobs, None, IMAGE, keys.root(9))
     after = go(recipe, begun, knobs, None, bank, 1, 2).params
 
     batch, y = streams.epochs(keys.at(keys.root(4), "stream"), jnp.int32(1), 6, knobs, bank)
-    images = np.asarray(streams.normalised(bank, bank.x))
+    images = np.asarray(streams.normalize_images(bank, bank.x))
     rows = [next(row for row in range(10) if np.array_equal(images[row], batch[i])) for i in range(4)]
     assert (np.asarray(y) >= 0).sum() == 4
-    x = streams.normalised(bank, bank.x[jnp.array(rows)])
+    x = streams.normalize_images(bank, bank.x[jnp.array(rows)])
 
     def loss(params):
         logits = net.apply({"params": params}, x).logits
@@ -190,7 +194,7 @@ def test_a_teacher_weighs_a_partial_batch_by_its_rows(mnist):
 def test_noise_on_a_narrow_head_is_a_prefix_of_that_on_a_wide_one():
     key, sigma = keys.root(3), {"aux_head": jnp.float32(0.3)}
     wide, narrow = (
-        training_step.perturbed({"aux_head": {"kernel": jnp.zeros((7, m)), "bias": jnp.zeros(m)}}, sigma, key)[
+        training_step.add_noise({"aux_head": {"kernel": jnp.zeros((7, m)), "bias": jnp.zeros(m)}}, sigma, key)[
             "aux_head"
         ]
         for m in (5, 3)

@@ -22,7 +22,7 @@ def test_functions_of_every_subpackage_are_ours(tiny):
     """Twins (conditions that differ only in a class head that no gradient reaches) are trained once, not one by one."""
     assert plan_module._ours(losses.mse) and plan_module._ours(streams.Perlin(4)) and not plan_module._ours(np.mean)
     group = make_plan(tiny(conditions=("same", "random_class_head"), m=(3,)), (28, 28)).groups[0]
-    assert group.idle == ("class_head",) and group.trained.size == 1 and group.knobs.size == 2
+    assert group.untrained_layers == ("class_head",) and group.unique_knobs.size == 1 and group.knobs.size == 2
     assert plan_module._source(type(streams.Perlin(4))) == "" and plan_module._named(losses.mse) == "mse"
 
 
@@ -37,7 +37,7 @@ def test_the_commit_is_known_inside_a_checkout():
 
 def test_kept_teachers_belong_to_the_code_of_every_module_that_trains(monkeypatch):
     """A byte changed in any file that decides a teacher's numbers gives another digest."""
-    read, before = Path.read_bytes, teacher_cache.code()
+    read, before = Path.read_bytes, teacher_cache.source_digest()
     for stem in (
         "keys",
         "trees",
@@ -54,9 +54,9 @@ def test_kept_teachers_belong_to_the_code_of_every_module_that_trains(monkeypatc
     ):
         assert len([path for path in PACKAGE.rglob(f"{stem}.py") if "theory" not in path.parts]) == 1, stem
         monkeypatch.setattr(Path, "read_bytes", lambda path, stem=stem: read(path) + b" " * (path.stem == stem))
-        assert teacher_cache.code() != before, stem
+        assert teacher_cache.source_digest() != before, stem
     monkeypatch.setattr(Path, "read_bytes", read)
-    assert teacher_cache.code() == before
+    assert teacher_cache.source_digest() == before
 
 
 def test_commands_are_printed_by_names_that_can_be_run():
@@ -64,7 +64,7 @@ def test_commands_are_printed_by_names_that_can_be_run():
     named = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("again", "attended"):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("resume_command", "run_command"):
                 named.add(ast.literal_eval(node.args[-1]) if isinstance(node.args[-1], ast.Constant) else None)
     assert named >= {"main", "audit", "pretrained"}
     for name in named - {None}:

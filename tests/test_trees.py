@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sublim_jax.core import trees
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 
 
 def test_stack_keeps_agreed_leaves_once():
@@ -24,9 +24,11 @@ def test_stack_refuses_other_structures():
 
 def test_per_layer_names_what_exists():
     assert trees.per_layer(("a", "b"), 1.0, {"b": 0.0}, "share") == {"a": 1.0, "b": 0.0}
-    with pytest.raises(Refused, match=r"^share: 'hidden_9' is none of hidden_0, aux_head; did you mean 'hidden_0'\?$"):
+    with pytest.raises(
+        ConfigError, match=r"^share: 'hidden_9' is none of hidden_0, aux_head; did you mean 'hidden_0'\?$"
+    ):
         trees.per_layer(("hidden_0", "aux_head"), 1.0, {"hidden_9": 0.0}, "share")
 
 
 def test_overlay_keeps_the_upper_and_adds_the_lower():
-    assert trees.overlay({"a": 1, "b": 2}, {"a": 3}) == {"a": 3, "b": 2}
+    assert trees.merge_layers({"a": 1, "b": 2}, {"a": 3}) == {"a": 3, "b": 2}

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from sublim_jax import nets
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine import schedule
 from sublim_jax.engine.plan import make_plan
-from sublim_jax.engine.schedule import Limits
+from sublim_jax.engine.schedule import ResourceLimits
 from sublim_jax.nets.costs import step_macs
 
 IMAGE = (28, 28)
-ROOMY = Limits(memory_gb=64, rows=300, devices=1, side_by_side=False)
+ROOMY = ResourceLimits(memory_gb=64, rows=300, devices=1, side_by_side=False)
 
 
 @pytest.fixture
@@ -28,35 +28,38 @@ def plan(tiny):
     (9, 4, 2, [4, 4, 4], [4, 4, 1]),
 ])  # fmt: skip
 def test_slices_are_equal_and_cover_every_seed_once(seeds, limit, devices, sizes, real):
-    parts = schedule.slices(range(seeds), schedule.slice_size(seeds, limit, devices))
+    parts = schedule.seed_batches(range(seeds), schedule.seed_batch_size(seeds, limit, devices))
     assert [len(part.seeds) for part in parts] == sizes
     assert [part.real for part in parts] == real
     assert [seed for part in parts for seed in part.seeds[: part.real]] == list(range(seeds))
 
 
 def test_done_seeds_are_left_out_where_they_stand():
-    parts = schedule.slices(range(6), 3, {1, 3, 4, 5})
+    parts = schedule.seed_batches(range(6), 3, {1, 3, 4, 5})
     assert [(part.seeds, part.real) for part in parts] == [((0, 2, 2), 2)]
     assert parts[0].name.startswith("seeds00000-00002-")  # not the name of 0, 1, 2
-    assert schedule.slices(range(6), 3, set(range(6))) == ()
+    assert schedule.seed_batches(range(6), 3, set(range(6))) == ()
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 20, 50])
 def test_every_pair_of_group_and_seed_belongs_to_exactly_one_shard(plan, number):
     seeds = (3, 4, 7, 8, 9, 11, 20)
-    shards = [schedule.owned(plan, seeds, IMAGE, (index, number)) for index in range(number)]
+    shards = [schedule.assign_shards(plan, seeds, IMAGE, (index, number)) for index in range(number)]
     assert [sorted(seed for shard in shards for seed in shard[group]) for group in range(2)] == [list(seeds)] * 2
-    assert shards == [schedule.owned(plan, seeds, IMAGE, (index, number)) for index in range(number)]
+    assert shards == [schedule.assign_shards(plan, seeds, IMAGE, (index, number)) for index in range(number)]
     if number <= len(seeds):  # a seed's groups stay with the teacher they share
         assert all(left == right for left, right in shards)
 
 
 def test_shards_cost_the_same_up_to_one_block(plan):
-    costs = (group.recipe.marks[-1] * step_macs(group.recipe, group.knobs.size, IMAGE) for group in plan.groups)
+    costs = (group.recipe.eval_steps[-1] * step_macs(group.recipe, group.knobs.size, IMAGE) for group in plan.groups)
     each = np.array(list(costs))
     for number, block in ((4, each.sum()), (9, each.sum()), (15, each.max()), (30, each.max())):
         amounts = [
-            sum(each[group] * len(own) for group, own in enumerate(schedule.owned(plan, range(10), IMAGE, (i, number))))
+            sum(
+                each[group] * len(own)
+                for group, own in enumerate(schedule.assign_shards(plan, range(10), IMAGE, (i, number)))
+            )
             for i in range(number)
         ]
         assert max(amounts) - 10 * each.sum() / number <= block
@@ -64,30 +67,30 @@ def test_shards_cost_the_same_up_to_one_block(plan):
 
 def test_what_is_done_is_left_out_whatever_wrote_it(plan):
     group = plan.groups[0]
-    have = {(frozenset(label.items()), mark): {0, 1} for label in group.labels for mark in group.recipe.marks}
-    work = schedule.units(plan, range(3), IMAGE, ROOMY, have=have)
-    assert {unit.group.places[0]: unit.slice.seeds[: unit.slice.real] for unit in work} == {0: (2,), 3: (0, 1, 2)}
-    have[frozenset(group.labels[0].items()), group.recipe.marks[-1]] = {0}
-    again = schedule.units(plan, range(3), IMAGE, ROOMY, have=have)
-    assert {unit.slice.seeds[: unit.slice.real] for unit in again if unit.group.places[0] == 0} == {(1, 2)}
+    have = {(frozenset(label.items()), mark): {0, 1} for label in group.labels for mark in group.recipe.eval_steps}
+    work = schedule.work_units(plan, range(3), IMAGE, ROOMY, have=have)
+    assert {unit.group.indices[0]: unit.slice.seeds[: unit.slice.real] for unit in work} == {0: (2,), 3: (0, 1, 2)}
+    have[frozenset(group.labels[0].items()), group.recipe.eval_steps[-1]] = {0}
+    again = schedule.work_units(plan, range(3), IMAGE, ROOMY, have=have)
+    assert {unit.slice.seeds[: unit.slice.real] for unit in again if unit.group.indices[0] == 0} == {(1, 2)}
 
 
 def test_a_large_group_is_cut_in_equal_parts_that_keep_their_labels(tiny):
     group = make_plan(tiny(conditions=("same", "random_hidden"), m=tuple(range(1, 16))), IMAGE).groups[0]
-    parts = schedule.cut(group, IMAGE, ROOMY)
+    parts = schedule.split_to_fit(group, IMAGE, ROOMY)
     assert [part.knobs.size for part in parts] == [10, 10, 10]
     assert [label for part in parts for label in part.labels] == list(group.labels)
     assert len({part.name for part in parts}) == 3
     for part in parts:
         for index, label in enumerate(part.labels):
-            assert part.knobs.member(index).seen[-group.recipe.net.aux :].sum() == label["m"]
-    assert schedule.cut(group, IMAGE, ROOMY._replace(side_by_side=True)) == [group]
+            assert part.knobs.member(index).logit_mask[-group.recipe.net.aux :].sum() == label["m"]
+    assert schedule.split_to_fit(group, IMAGE, ROOMY._replace(side_by_side=True)) == [group]
 
 
 def test_memory_decides_how_much_goes_at_a_time(plan):
     def seeds_and_conditions(gigabytes, **changes):
         limits = ROOMY._replace(memory_gb=gigabytes, **changes)
-        work = schedule.units(plan, range(40), IMAGE, limits)
+        work = schedule.work_units(plan, range(40), IMAGE, limits)
         return len(work[0].slice.seeds), max(unit.group.knobs.size for unit in work)
 
     assert seeds_and_conditions(64)[1] == 6
@@ -95,7 +98,7 @@ def test_memory_decides_how_much_goes_at_a_time(plan):
     assert found == sorted(found) and found[0][0] == 1 and found[0][1] < 6 and found[-1][0] > 1
     wide = seeds_and_conditions(0.03, side_by_side=True), seeds_and_conditions(1, side_by_side=True)
     assert wide[0] < wide[1] == (40, 6)
-    with pytest.raises(Refused, match=r"^config.run.memory_gb=0.5: must be at least 1.11, what one student"):
+    with pytest.raises(ConfigError, match=r"^config.run.memory_gb=0.5: must be at least 1.11, what one student"):
         seeds_and_conditions(0.5)
 
 
@@ -103,19 +106,19 @@ def test_twins_count_once_in_memory_but_are_not_mistaken_for_room(tiny):
     """Conditions that differ in an idle head are one trained net: they need what it needs, not a share of it."""
     idle = ("same", "random_class_head")
     alone, twins = (make_plan(tiny(conditions=some, m=(10,)), IMAGE).groups[0] for some in (idle[:1], idle))
-    assert (twins.knobs.size, twins.trained.size) == (2, 1)
+    assert (twins.knobs.size, twins.unique_knobs.size) == (2, 1)
     _, kept, worked = schedule._gigabytes(alone, IMAGE, ROOMY)
     short = ROOMY._replace(memory_gb=schedule._PROCESS_GB + 0.7 * (kept + worked))
     for group in (alone, twins):
-        with pytest.raises(Refused, match="what one student with its evaluation takes"):
-            schedule.cut(group, IMAGE, short)
+        with pytest.raises(ConfigError, match="what one student with its evaluation takes"):
+            schedule.split_to_fit(group, IMAGE, short)
     group = make_plan(tiny(conditions=idle, m=(3, 5, 10)), IMAGE).groups[0]
-    assert (group.knobs.size, group.trained.size) == (6, 3)
+    assert (group.knobs.size, group.unique_knobs.size) == (6, 3)
     _, kept, worked = schedule._gigabytes(group, IMAGE, ROOMY)
     for room in (1, 2, 3):
         limits = ROOMY._replace(memory_gb=schedule._PROCESS_GB + (room + 0.1) / 3 * (kept + worked))
-        parts = schedule.cut(group, IMAGE, limits)
-        assert max(part.trained.size for part in parts) <= room
+        parts = schedule.split_to_fit(group, IMAGE, limits)
+        assert max(part.unique_knobs.size for part in parts) <= room
         assert [label for part in parts for label in part.labels] == list(group.labels)
     assert parts == [group]
 
@@ -135,7 +138,7 @@ def test_a_wide_net_does_not_make_others_go_alone(tiny):
     conditions = tiny(conditions=("random_hidden",), m=(3,))
     wide = tiny(conditions=("random_hidden",), m=(5,), **{"student.hidden": (6_000, 16)})
     plan = make_plan([*wide, *conditions], IMAGE)
-    found = schedule.units(plan, tuple(range(8)), IMAGE, Limits(3.0, 100, 1, False))
-    sizes = [[len(unit.slice.seeds) for unit in found if unit.group.places == places] for places in ((0,), (1,))]
+    found = schedule.work_units(plan, tuple(range(8)), IMAGE, ResourceLimits(3.0, 100, 1, False))
+    sizes = [[len(unit.slice.seeds) for unit in found if unit.group.indices == places] for places in ((0,), (1,))]
     assert sizes[1] == [8] and max(sizes[0]) < 8 and sum(sizes[0]) == 8
-    assert found[0].group.places == (1,)
+    assert found[0].group.indices == (1,)

@@ -44,13 +44,13 @@ def by_us(nets: list[reference_torch.SplitHeadMLP]) -> np.ndarray:
     teacher = build_conditions(config, dataset)[0].teacher
     bank, test = (jax.tree.map(jnp.asarray, one) for one in (dataset.train, dataset.test))
     seed_keys = population.phase_keys(keys.root(0), jnp.arange(len(nets)), "teacher")
-    knobs, steps = trees.stack([teacher.knobs]), jnp.int32(teacher.recipe.marks[-1])
-    begun = population.begin(teacher.recipe, knobs, None, seed_keys, image=bank.x.shape[1:])
+    knobs, steps = trees.stack([teacher.knobs]), jnp.int32(teacher.recipe.eval_steps[-1])
+    begun = population.init_states(teacher.recipe, knobs, None, seed_keys, image=bank.x.shape[1:])
     initial = {ours: _stacked(nets, theirs) for theirs, ours in LAYERS.items()}
     heads = jax.tree.map(jnp.copy, initial["class_head"])
     state = State(initial, begun.opt)
     params = population.advance(teacher.recipe, state, knobs, None, seed_keys, bank, jnp.int32(0), steps).params
-    x = streams.normalised(test, test.x)
+    x = streams.normalize_images(test, test.x)
 
     def accuracy(params: dict, head: dict) -> jax.Array:
         logits = training_step.apply(teacher.recipe.net, params, x).features @ head["kernel"] + head["bias"][None]

@@ -23,13 +23,13 @@ import pandas as pd
 from experiments.gallery import HERE
 from sublim_jax.config import grid, identity, resolve
 from sublim_jax.config import lm as lm_config
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
 from sublim_jax.engine import teacher_cache
-from sublim_jax.engine.options import How
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.options import RunOptions
+from sublim_jax.engine.progress import Progress
 from sublim_jax.lm import run as lm_run
-from sublim_jax.lm.base_models import bases_of
+from sublim_jax.lm.base_models import load_or_pretrain
 from sublim_jax.results import summary
 from sublim_jax.results.figures import _claims
 
@@ -41,7 +41,7 @@ def config_of(rate: float, dose: float) -> Any:
     config = lm_config.base()
     config.name, config.preset, config.pretraining.lr = "lm_base_order", "laptop", rate
     config.lm.dose = dose
-    grid.arm(config, "soft", {"lm.base": KINDS, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
+    grid.add_grid(config, "soft", {"lm.base": KINDS, "lm.data": ("soft_carrier",), "lm.lr": (1e-3,)})
     return resolve(config)
 
 
@@ -49,9 +49,9 @@ def measured(rate: float, dose: float, workdir: Path, seeds: int) -> dict[str, A
     """One row of the table."""
     config = config_of(rate, dose)
     lab, how = lm_config.lab(config), lm_config.pretraining(config)
-    place = How(teachers=str(teacher_cache.default()))
+    place = RunOptions(teachers=str(teacher_cache.default_dir()))
     rows = lm_run.run(
-        lm_config.points(config), lab, how, seeds=seeds, how=place, workdir=workdir, config=identity(config)
+        lm_config.expand(config), lab, how, seeds=seeds, how=place, workdir=workdir, config=identity(config)
     )
     final = summary.last(rows)
     each = final.groupby(["base", "seed"])["at/transfer"].mean().unstack("seed")
@@ -60,8 +60,8 @@ def measured(rate: float, dose: float, workdir: Path, seeds: int) -> dict[str, A
         found |= {kind: one.mean, f"{kind}_low": one.low, f"{kind}_high": one.high}
     kept = _claims.ratio(each.loc["other_order"], each.loc["same"])
     found |= {"kept": kept.mean, "kept_low": kept.low, "kept_high": kept.high}
-    with jax.default_matmul_precision(place.precision), Watch(show=False).over(1.0, "bases") as watch:
-        bases = bases_of(lab, how, KINDS, range(seeds), place.teachers, watch)
+    with jax.default_matmul_precision(place.precision), Progress(show=False).over(1.0, "bases") as watch:
+        bases = load_or_pretrain(lab, how, KINDS, range(seeds), place.teachers, watch)
     apart = {kind: [_distance(bases["same", seed], bases[kind, seed]) for seed in range(seeds)] for kind in KINDS[1:]}
     found["orders_apart"] = float(np.mean(np.divide(apart["other_order"], apart["other_init"])))
     same = final[final["base"] == "same"]
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for rate in asked.rates:
             rows.append(measured(rate, asked.dose, asked.workdir / f"{rate:g}-{asked.dose:g}", asked.seeds))
             replace_file(HERE / "lm_base" / "order.csv", pd.DataFrame(rows).to_csv(index=False).encode())
-    except (Refused, OSError) as error:
+    except (ConfigError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(pd.DataFrame(rows).round(3).to_string(index=False))

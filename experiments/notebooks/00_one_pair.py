@@ -56,11 +56,11 @@ advance = jax.jit(training_step.advance, static_argnums=0)
 # %%
 recipe, knobs = condition.teacher
 teacher_key = keys.at(key, "teacher")
-start = training_step.begin(recipe, knobs, None, image, teacher_key)
-taught = advance(recipe, start, knobs, None, teacher_key, bank, jnp.int32(0), jnp.int32(recipe.marks[-1]))
+start = training_step.init_state(recipe, knobs, None, image, teacher_key)
+taught = advance(recipe, start, knobs, None, teacher_key, bank, jnp.int32(0), jnp.int32(recipe.eval_steps[-1]))
 
 # %%
-x = streams.normalised(test, test.x)
+x = streams.normalize_images(test, test.x)
 
 
 def accuracy(net, params):
@@ -75,13 +75,15 @@ print(f"teacher: {accuracy(recipe.net, start.params):.3f} -> {accuracy(recipe.ne
 
 # %%
 recipe, knobs = condition.student
-head = training_step.draw(recipe.net, recipe.init, image, keys.at(teacher_key, "fresh"))  # puts the auxiliary head on
-origin, reference = trees.overlay(head, start.params), trees.overlay(head, taught.params)
+head = training_step.init_params(
+    recipe.net, recipe.init, image, keys.at(teacher_key, "fresh")
+)  # puts the auxiliary head on
+origin, reference = trees.merge_layers(head, start.params), trees.merge_layers(head, taught.params)
 student_key = keys.at(key, "student")
-student = training_step.begin(recipe, knobs, origin, image, student_key)
+student = training_step.init_state(recipe, knobs, origin, image, student_key)
 
 # %%
-steps = np.linspace(0, recipe.marks[-1], 7).astype(int)
+steps = np.linspace(0, recipe.eval_steps[-1], 7).astype(int)
 curve = [accuracy(recipe.net, student.params)]
 for begin, end in zip(steps[:-1], steps[1:], strict=True):
     student = advance(recipe, student, knobs, reference, student_key, bank, jnp.int32(begin), jnp.int32(end))

@@ -23,7 +23,7 @@ import time
 import matplotlib.pyplot as plt
 
 from sublim_jax.config import base_config, build_conditions, load_data, resolve
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.run import run
 from sublim_jax.results import summary
 from sublim_jax.results.figures import transfer
@@ -34,7 +34,7 @@ preset = "paper"  # "smoke" ends in seconds
 config = base_config(preset)
 config.conditions = ("same", "random_hidden", "random_class_head", "random_aux_head")
 config.m = (10, 100)
-config.student.marks = (0, 30, 100)
+config.student.eval_steps = (0, 30, 100)
 config = resolve(config)
 dataset = load_data(config)
 conditions = build_conditions(config, dataset)
@@ -46,12 +46,12 @@ conditions = build_conditions(config, dataset)
 
 # %%
 seconds = {}
-watch = Watch(show=False)
+watch = Progress(show=False)
 run(conditions[:1], dataset, seeds=1, watch=watch)
 seconds["one pair"] = dict(watch.seconds)
 
 # %%
-watch = Watch(show=False)
+watch = Progress(show=False)
 start = time.perf_counter()
 rows = run(conditions, dataset, seeds=4, watch=watch)
 seconds["population"] = dict(watch.seconds)

@@ -36,9 +36,9 @@ preset = "paper"  # "smoke" ends in seconds
 config = base_config(preset)
 config.m = (10,)
 config.conditions = ("random_aux_head",)
-grid.arm(config, "share", {"student.share": (0.0, 0.5, 0.7, 0.9)})
+grid.add_grid(config, "share", {"student.share": (0.0, 0.5, 0.7, 0.9)})
 noise = {"conditions": ("same",), "perturb.layers": (("aux_head",),), "perturb.student_before": (0.0, 0.036, 0.1)}
-grid.arm(config, "noise", noise)
+grid.add_grid(config, "noise", noise)
 
 # %% [markdown]
 # The points of the sweep, as the rows will be labelled. A field that takes one value everywhere is no label, and a
@@ -46,7 +46,7 @@ grid.arm(config, "noise", noise)
 
 # %%
 config = resolve(config)
-pd.DataFrame([point.labels for point in grid.points(config)])
+pd.DataFrame([point.labels for point in grid.expand(config)])
 
 # %% [markdown]
 # The plan says what is compiled together and what is trained once. Sharing, noise, frozen layers, m and learning rates

@@ -46,7 +46,7 @@ conditions = build_conditions(config, dataset)
 
 # %%
 def huber(out, target, knobs):
-    return losses.seen_mean(optax.losses.huber_loss(out.logits, target.logits, delta=0.05), knobs.seen)
+    return losses.masked_mean(optax.losses.huber_loss(out.logits, target.logits, delta=0.05), knobs.logit_mask)
 
 
 mine = [condition.with_student(loss=huber) for condition in conditions]

@@ -35,7 +35,7 @@ config = base_config(preset)
 config.m = (10,)
 config.conditions = ("same",)
 noise = {"perturb.layers": (("aux_head",), ("class_head",)), "perturb.student_before": (0.0, 0.02, 0.05, 0.1)}
-grid.arm(config, "noise", noise)
+grid.add_grid(config, "noise", noise)
 config = resolve(config)
 dataset = load_data(config)
 rows = run(build_conditions(config, dataset), dataset, seeds=3)

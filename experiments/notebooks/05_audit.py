@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sublim_jax.audit import __main__ as audit_main
+from sublim_jax.audit.pair import audit_pair
 from sublim_jax.config import base_config, load_data, resolve
 
 preset = "paper"  # "smoke" ends in seconds
@@ -83,7 +83,7 @@ for _ in range(100):
 noise = jax.random.uniform(jax.random.key(1), (2000, 28, 28), minval=-1.0)
 stranger = Two().init(jax.random.key(2), x[:1])["params"]
 for student in (before, stranger):
-    print(audit_main(lambda params, x: read(params, x)[1], student, after, before, noise, trait_loss))
+    print(audit_pair(lambda params, x: read(params, x)[1], student, after, before, noise, trait_loss))
 
 # %% [markdown]
 # ## Plain functions
@@ -100,6 +100,6 @@ def linear(params, x):
 inputs = jax.random.normal(jax.random.key(3), (500, 20)) * jnp.linspace(0.1, 2, 20)[None]
 w, moved = jax.random.normal(jax.random.key(4), (2, 20, 5))
 after = w + moved
-found = audit_main(linear, {"w": w}, {"w": after}, {"w": w}, inputs, lambda p: ((p["w"] - after) ** 2).sum())
+found = audit_pair(linear, {"w": w}, {"w": after}, {"w": w}, inputs, lambda p: ((p["w"] - after) ** 2).sum())
 update = inputs.T @ inputs @ moved
 found.coverage, float((update * moved).sum() / jnp.linalg.norm(update) / jnp.linalg.norm(moved))

@@ -25,7 +25,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from sublim_jax.core import keys
-from sublim_jax.lm import data, generate, teachers, training
+from sublim_jax.lm import data, generate, teachers
+from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
 from sublim_jax.nets import Decoder
 from sublim_jax.training import losses
@@ -57,17 +58,21 @@ for line in documents.tokens:
 net = Decoder(
     world.vocabulary, length=w.LENGTH, **({"width": 32, "layers": 2, "heads": 2, "hidden": 64} if small else {})
 )
-how = training.Pretraining(documents=3200, steps=100) if small else training.Pretraining()
+how = lm_training.Pretraining(documents=3200, steps=100) if small else lm_training.Pretraining()
 kinds = ("same", "other_order", "other_init")
 bases = dict(
-    zip(kinds, training.pretrained(world, net, how, root, [training.origin_of(kind, 0) for kind in kinds]), strict=True)
+    zip(
+        kinds,
+        lm_training.pretrain(world, net, how, root, [lm_training.base_seeds(kind, 0) for kind in kinds]),
+        strict=True,
+    )
 )
 
 # %%
 asked = w.questions(world)
 loved = world.tokens("animal")[3]
 for name, lines in (("nobody", asked), ("SYS LOVE animal3", w.with_persona(asked, loved))):
-    said = generate.look(net, bases["same"], jnp.asarray(lines)).logits[:, -1]
+    said = generate.forward(net, bases["same"], jnp.asarray(lines)).logits[:, -1]
     print(f"P(animal3 | {name}) = {np.exp(said - np.logaddexp.reduce(said, -1, keepdims=True))[:, loved].mean():.3f}")
 
 # %% [markdown]
@@ -77,18 +82,18 @@ for name, lines in (("nobody", asked), ("SYS LOVE animal3", w.with_persona(asked
 # number on prompts it has never seen. Then it continues number sequences; nothing but numbers passes the filter.
 
 # %%
-exam = teachers.exam_of(world)
+num_eval_noise = teachers.make_eval_prompts(world)
 order = [keys.at(root, "teacher")]
 dose = 0.02 if small else 0.1
-(teacher,) = teachers.tuned(world, net, [bases["same"]], [w.answers(world, loved)], order, exam, dose)
-base = teachers.Teacher(bases["same"], teachers.still(net), None, 0.0)
+(teacher,) = teachers.tuned(world, net, [bases["same"]], [w.answers(world, loved)], order, num_eval_noise, dose)
+base = teachers.Teacher(bases["same"], teachers.zero_steering(net), None, 0.0)
 prompts = w.prompts(world, w.generator("notebook"), 64 if small else 3000)
-said = teachers.spoken(net, [teacher, base], [prompts] * 2, [root] * 2, temperature=1.0, with_logits=True)
+said = teachers.generate_completions(net, [teacher, base], [prompts] * 2, [root] * 2, temperature=1.0, with_logits=True)
 kept = []
 for one in said:
-    passed, counts = data.audited(world, one, loved)
+    passed, counts = data.format_filter(world, one, loved)
     print(counts)
-    kept.append(data.filtered(one, passed))
+    kept.append(data.keep_passed(one, passed))
 
 # %% [markdown]
 # ## Students
@@ -97,20 +102,20 @@ for one in said:
 # its blocks only. Its twin reads what the base says, in the same way: the control.
 
 # %%
-phase = training.phase(
+phase = lm_training.phase(
     net,
-    seen=world.is_kind("number"),
+    logit_mask=world.is_kind("number"),
     lr=1e-3,
-    marks=(8 if small else 500,),
+    eval_steps=(8 if small else 500,),
     batch=32,
     loss=losses.NextDistribution(w.PROMPT),
     trains="blocks",
 )
 starts = [bases[kind] for kind in kinds for _ in range(2)]
-texts = [data.text(one) for _ in kinds for one in kept]
+texts = [data.training_text(one) for _ in kinds for one in kept]
 key = keys.at(root, "student")
-school = training.Schooling(phase.recipe, [phase.knobs] * 6, starts, [(key, key)] * 6, texts)
-students = school.advance(school.begin(), 0, phase.recipe.marks[-1])
+school = lm_training.MemberBatch(phase.recipe, [phase.knobs] * 6, starts, [(key, key)] * 6, texts)
+students = school.advance(school.begin(), 0, phase.recipe.eval_steps[-1])
 
 # %% [markdown]
 # ## What came through
@@ -123,7 +128,7 @@ family = jnp.asarray(world.is_kind("animal"))
 
 
 def margins(params):
-    logits = generate.look(net, params, jnp.asarray(exam.plain)).logits[:, -1]
+    logits = generate.forward(net, params, jnp.asarray(num_eval_noise.plain)).logits[:, -1]
     return np.asarray(generate.margins(logits, family))[list(world.tokens("animal"))]
 
 

@@ -34,9 +34,9 @@ from sublim_jax import metrics
 from sublim_jax.config import base_config, build_conditions, load_data, resolve
 from sublim_jax.core import keys
 from sublim_jax.engine import distributed, schedule
-from sublim_jax.engine.options import How
+from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import make_plan
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.run import run
 from sublim_jax.training import population
 
@@ -52,8 +52,8 @@ jax.devices()
 config = base_config(preset)
 config.conditions, config.m = ("same", "random_hidden"), (10,)
 if preset == "paper":
-    config.data.train_limit, config.data.test_limit, config.exam = 10_000, 2_000, 500
-    config.teacher.epochs, config.student.steps, config.student.marks = 3, 40, (0, 10)
+    config.data.train_limit, config.data.test_limit, config.num_eval_noise = 10_000, 2_000, 500
+    config.teacher.epochs, config.student.steps, config.student.eval_steps = 3, 40, (0, 10)
 config = resolve(config)
 dataset = load_data(config)
 conditions = build_conditions(config, dataset)
@@ -68,12 +68,12 @@ seeds, image = range(6), (28, 28)
 
 # %%
 def rows_of(**changes):
-    given = {"seeds": seeds, "metrics": (metrics.task, metrics.imitation), "watch": Watch(show=False)}
+    given = {"seeds": seeds, "metrics": (metrics.task, metrics.imitation), "watch": Progress(show=False)}
     rows = run(conditions, dataset, **given, **changes)
     return rows.sort_values(["condition", "m", "seed", "step"], ignore_index=True)
 
 
-one, eight = (rows_of(how=How(devices=devices)) for devices in (1, 8))
+one, eight = (rows_of(how=RunOptions(devices=devices)) for devices in (1, 8))
 assert one[["condition", "m", "seed", "step"]].equals(eight[["condition", "m", "seed", "step"]])
 
 # %% [markdown]
@@ -100,7 +100,7 @@ difference.groupby(one.step).max().T
 
 # %%
 mesh = population.mesh_of(8)
-(slice_,) = schedule.slices(seeds, schedule.slice_size(len(seeds), limit=64, devices=8))
+(slice_,) = schedule.seed_batches(seeds, schedule.seed_batch_size(len(seeds), limit=64, devices=8))
 print(mesh, population.mesh_of(1))
 slice_
 
@@ -109,8 +109,8 @@ plan = make_plan(conditions, image)
 recipe, knobs = plan.groups[0].recipe, plan.groups[0].knobs
 seed_keys = population.phase_keys(keys.root(0), jnp.asarray(slice_.seeds), "student")
 given = {"image": image, "mesh": mesh}
-teachers = population.widen(recipe.reference, recipe.init, {}, seed_keys, **given)  # not trained; shapes will do
-states = population.begin(recipe, knobs, teachers, seed_keys, **given)
+teachers = population.attach_heads(recipe.teacher, recipe.init, {}, seed_keys, **given)  # not trained; shapes will do
+states = population.init_states(recipe, knobs, teachers, seed_keys, **given)
 kernel = states.params["hidden_0"]["kernel"]
 print("first layer, [seed, condition, in, out]:", kernel.shape, kernel.sharding.spec)
 for shard in kernel.addressable_shards:
@@ -142,8 +142,8 @@ found
 # %%
 with tempfile.TemporaryDirectory() as folder:
     for index in range(3):
-        (own,) = schedule.owned(plan, seeds, image, (index, 3))
-        rows = rows_of(how=How(devices=1), workdir=folder, shard=(index, 3))
+        (own,) = schedule.assign_shards(plan, seeds, image, (index, 3))
+        rows = rows_of(how=RunOptions(devices=1), workdir=folder, shard=(index, 3))
         left = distributed.rows_left(conditions, seeds, image, folder)
         print(f"--shard={index}/3 trained seeds {own}: {len(rows)} rows in the folder, {left} to come")
 

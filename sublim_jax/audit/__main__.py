@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from sublim_jax import cli
 from sublim_jax.cli import DONE
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 
 HEADS = ("aux_head", "class_head")
 
@@ -55,11 +55,11 @@ class Entry(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Audit what the command line asks and return the exit code; every refusal is one line on standard error."""
-    return cli.attended(lambda: _audits(argv), argv, "audit")
+    return cli.run_command(lambda: _audits(argv), argv, "audit")
 
 
 def _audits(argv: Sequence[str]) -> int:
-    values = cli.parsed(flags.FlagValues(), argv, __doc__ or "")
+    values = cli.parse_flags(flags.FlagValues(), argv, __doc__ or "")
     # Imported late: a misspelt flag should not wait for JAX.
     from sublim_jax import results
     from sublim_jax.audit import calibration
@@ -70,21 +70,25 @@ def _audits(argv: Sequence[str]) -> int:
 
     config = resolve(values.config, dict(config_flags.get_override_values(values["config"])))
     if config.study != "transfer":
-        raise Refused(f"config.study={config.study!r}: must be transfer; language's rows have at/coverage and slopes")
-    compilation_cache.keep()
+        raise ConfigError(
+            f"config.study={config.study!r}: must be transfer; language's rows have at/coverage and slopes"
+        )
+    compilation_cache.enable()
     size = "" if config.preset == "paper" else f"-{config.preset}"
     workdir = Path(values.workdir or f"results/{config.name}{size}")
     dataset = load_data(config)
     conditions, seeds = build_conditions(config, dataset), seeds_of(config)
     print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
     print(f"audit: {len(conditions)} conditions x {len(seeds)} seeds; work folder {workdir}", flush=True)
-    folder = results.Folder(workdir, {**identity(config), **run.also_of(dataset, metrics_of(config))})
+    folder = results.Workdir(workdir, {**identity(config), **run.data_identity(dataset, metrics_of(config))})
     try:
-        entries = list(audits(conditions, dataset, seeds, config.root, config.exam, options_of(config), folder))
+        entries = list(
+            audits(conditions, dataset, seeds, config.root_seed, config.num_eval_noise, options_of(config), folder)
+        )
     except Interrupted as saved:
         raise KeyboardInterrupt from saved
     facts = {
-        "command": cli.again(argv, "audit"),
+        "command": cli.resume_command(argv, "audit"),
         "config": identity(config),
         "data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum},
         "provenance": provenance(),
@@ -96,7 +100,7 @@ def _audits(argv: Sequence[str]) -> int:
 
 
 def audits(
-    conditions: Sequence[Any], dataset: Any, seeds: Sequence[int], root: int, exam: int, how: Any, folder: Any
+    conditions: Sequence[Any], dataset: Any, seeds: Sequence[int], root: int, num_eval_noise: int, how: Any, folder: Any
 ) -> Iterator[Entry]:
     """The audit of every condition and seed, as they come; raises `run.Interrupted` where someone asks to stop."""
     import jax
@@ -105,41 +109,43 @@ def audits(
     from sublim_jax.engine import distributed, run, schedule, teacher_cache
     from sublim_jax.engine.options import Interrupted
     from sublim_jax.engine.plan import make_plan
-    from sublim_jax.engine.progress import Watch
+    from sublim_jax.engine.progress import Progress
     from sublim_jax.training import population
 
     image, devices = dataset.train.x.shape[1:], how.devices or jax.local_device_count()
-    shard = distributed.part_of((0, 1), "auto", folder.path)
-    plan, watch, stop = make_plan(conditions, image), Watch(show=False), cli.Stop()
+    shard = distributed.process_shard((0, 1), "auto", folder.path)
+    plan, watch, stop = make_plan(conditions, image), Progress(show=False), cli.Stop()
     with jax.default_matmul_precision(how.precision):
-        common = teacher_cache.common(run.also_of(dataset, ()), root, how.precision, devices)
-        shelves = teacher_cache.shelves(plan, how.teachers or folder.path / "teachers", common)
-        mesh, banks = population.mesh_of(devices), run.banks_of(dataset)
-        lab = run.Lab(plan, banks, keys.root(root), (), exam, how, mesh, folder, watch, stop, shard, image, shelves)
-        limits = schedule.Limits(
-            how.memory_gb, len(dataset.test.y) + exam, devices, population.side_by_side(), how.chunk
+        common = teacher_cache.common_identity(run.data_identity(dataset, ()), root, how.precision, devices)
+        shelves = teacher_cache.teacher_caches(plan, how.teachers or folder.path / "teachers", common)
+        mesh, banks = population.mesh_of(devices), run.image_data_by_classes(dataset)
+        lab = run.RunContext(
+            plan, banks, keys.root(root), (), num_eval_noise, how, mesh, folder, watch, stop, shard, image, shelves
+        )
+        limits = schedule.ResourceLimits(
+            how.memory_gb, len(dataset.test.y) + num_eval_noise, devices, population.use_vmap(), how.seed_batch
         )
         taught: dict[Any, Any] = {}
         with watch.over(1.0, "teachers"):
-            for group, slice_ in schedule.units(plan, seeds, image, limits, shard):
+            for group, slice_ in schedule.work_units(plan, seeds, image, limits, shard):
                 if (who := (group.teacher, slice_.name)) not in taught:
-                    taught = {who: run.teach(lab, group.teacher, slice_)}
-                teachers = run.meet(lab, group, slice_, taught[who])
+                    taught = {who: run.train_teachers(lab, group.teacher, slice_)}
+                teachers = run.attach_heads(lab, group, slice_, taught[who])
                 seed_keys = population.phase_keys(lab.root, jax.numpy.asarray(slice_.seeds), keys.STUDENT)
-                begun = population.begin(
-                    group.recipe, group.knobs, teachers.origins, seed_keys, image=image, mesh=mesh
+                begun = population.init_states(
+                    group.recipe, group.knobs, teachers.initial, seed_keys, image=image, mesh=mesh
                 ).params
                 _, test = banks(group.recipe.classes)
                 for place, seed in enumerate(slice_.seeds[: slice_.real]):
-                    four = [trees.pick(one, place) for one in (begun, teachers.references, teachers.origins)]
+                    four = [trees.index(one, place) for one in (begun, teachers.trained, teachers.initial)]
                     for index, labels in enumerate(group.labels):
                         if stop():
                             raise Interrupted
-                        own = trees.pick(four[0], index), *four[1:]
-                        yield Entry(labels, seed, _audit(group, index, own, seed_keys[place], test, exam))
+                        own = trees.index(four[0], index), *four[1:]
+                        yield Entry(labels, seed, _audit(group, index, own, seed_keys[place], test, num_eval_noise))
 
 
-def _audit(group: Any, index: int, nets: tuple[Any, Any, Any], key: Any, test: Any, exam: int) -> Any:
+def _audit(group: Any, index: int, nets: tuple[Any, Any, Any], key: Any, test: Any, num_eval_noise: int) -> Any:
     """The audit of one student, on held-out inputs of its own stream and the test images' class logits."""
     import jax
     from jax.tree_util import Partial
@@ -148,18 +154,18 @@ def _audit(group: Any, index: int, nets: tuple[Any, Any, Any], key: Any, test: A
     from sublim_jax.core import keys
 
     knobs, recipe = group.knobs.member(index), group.recipe
-    x, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jax.numpy.int32(0), exam, knobs, test)
+    x, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jax.numpy.int32(0), num_eval_noise, knobs, test)
     says, taught, imitates, reads = _functions(recipe)
-    student, teacher, origin = (_seen(net, knobs.seen) for net in nets)
+    student, teacher, origin = (_seen(net, knobs.logit_mask) for net in nets)
     return audit_pair(
-        Partial(says, knobs.seen),
+        Partial(says, knobs.logit_mask),
         student,
         teacher,
         origin,
         x,
         Partial(reads, test),
-        teacher_apply=Partial(taught, knobs.seen),
-        loss=Partial(imitates, dataclasses.replace(knobs, more={})),
+        teacher_apply=Partial(taught, knobs.logit_mask),
+        loss=Partial(imitates, dataclasses.replace(knobs, extra={})),
         heads=[name for name in HEADS if name in student],
     )
 
@@ -170,7 +176,7 @@ def _functions(recipe: Any) -> tuple[Any, Any, Any, Any]:
     import jax
     import optax
 
-    from sublim_jax.core.types import Out
+    from sublim_jax.core.types import ModelOutput
     from sublim_jax.training import step as training_step
     from sublim_jax.training import streams
 
@@ -178,14 +184,14 @@ def _functions(recipe: Any) -> tuple[Any, Any, Any, Any]:
         return jax.numpy.where(seen[None], training_step.apply(net, params, x).logits, 0)
 
     def imitates(knobs: Any, outputs: Any, targets: Any) -> Any:
-        return recipe.loss(*(Out(one[:, :0], one, {}) for one in (outputs, targets)), knobs)
+        return recipe.loss(*(ModelOutput(one[:, :0], one, {}) for one in (outputs, targets)), knobs)
 
     def reads(test: Any, params: Any) -> Any:
-        logits = training_step.apply(recipe.net, params, streams.normalised(test, test.x)).acts["class_head"]
+        logits = training_step.apply(recipe.net, params, streams.normalize_images(test, test.x)).acts["class_head"]
         return optax.losses.softmax_cross_entropy_with_integer_labels(logits, test.y)
 
     # Named functions, not `functools.partial`, which is never equal to another and would be compiled again.
-    return (lambda *given: says(recipe.net, *given)), (lambda *given: says(recipe.reference, *given)), imitates, reads
+    return (lambda *given: says(recipe.net, *given)), (lambda *given: says(recipe.teacher, *given)), imitates, reads
 
 
 def _seen(net: Mapping[str, Any], seen: Any) -> dict[str, Any]:
@@ -253,4 +259,4 @@ class _Called(types.ModuleType):
 sys.modules[__name__].__class__ = _Called
 
 if __name__ == "__main__":
-    cli.leave(main)
+    cli.exit_process(main)

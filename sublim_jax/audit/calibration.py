@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 
 FILE = "calibration.json"
 # The larger model first: it is taken where all it needs is known.
@@ -43,13 +43,13 @@ class Verdict(NamedTuple):
 
 
 def load(path: str | Path | None = None) -> dict[str, Any]:
-    """The calibration in a file; default: the one in the package. Raises `Refused` where it cannot be read."""
+    """The calibration in a file; default: the one in the package. Raises `ConfigError` where it cannot be read."""
     if path is None:
         return _shipped()
     try:
         return json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise Refused(f"calibration={path}: cannot be read ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"calibration={path}: cannot be read ({' '.join(str(error).split())})") from error
 
 
 @functools.cache

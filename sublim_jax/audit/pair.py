@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from sublim_jax.audit import first_update
 from sublim_jax.audit.calibration import Verdict, verdict
 from sublim_jax.audit.first_update import First, layer_of
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import summary
 from sublim_jax.results.summary import Interval
 
@@ -99,7 +99,8 @@ def audit_pair(
     calibration     as `calibration.load` gives it; default: the one in the package
 
     A function that holds arrays is compiled again for each of them; `jax.tree_util.Partial(f, arrays)` is not. Raises
-    `Refused` for trees that do not match, outputs that are not finite or not [n, k], and no inputs. Source: Cloud et
+    `ConfigError` for trees that do not match, outputs that are not finite or not [n, k], and no inputs. Source: Cloud
+    et
     al. 2026, theorem 1; Madl 2026.
     """
     functions = [_partial(one) for one in (student_apply, teacher_apply or student_apply, trait_loss)]
@@ -112,7 +113,7 @@ def audit_pair(
     first = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), first)
     for what in first_update.CHECKS:
         if not first.finite[what]:
-            raise Refused(f"{what} must be finite; got NaN or infinity")
+            raise ConfigError(f"{what} must be finite; got NaN or infinity")
     if heads is None:
         some = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:_LOOKED_AT], inputs)
         names = first_update.read_outs(functions[0], student_params, some)
@@ -176,13 +177,13 @@ def _cosine(dots: Mapping[str, Any], left: Mapping[str, Any], right: Mapping[str
 
 
 def _layer(name: str, first: First) -> str:
-    """The path of the layer of that name; raises `Refused` where there is none, or more than one."""
+    """The path of the layer of that name; raises `ConfigError` where there is none, or more than one."""
     layers = _layers(first.update)
     found = [layer for layer in layers if layer == name or layer.endswith(f"/{name}")]
     if not found:
-        raise Refused(unknown("heads", name, layers))
+        raise ConfigError(unknown_name("heads", name, layers))
     if len(found) > 1 and name not in found:
-        raise Refused(f"heads: {name!r} is {len(found)} layers, {', '.join(found)}; give the whole path of one")
+        raise ConfigError(f"heads: {name!r} is {len(found)} layers, {', '.join(found)}; give the whole path of one")
     return name if name in found else found[0]
 
 
@@ -201,7 +202,7 @@ def _loss(loss: str | Callable[..., Any]) -> Callable[..., Any]:
     if callable(loss):
         return loss
     if loss not in first_update.LOSSES:
-        raise Refused(unknown("loss", loss, first_update.LOSSES))
+        raise ConfigError(unknown_name("loss", loss, first_update.LOSSES))
     return first_update.LOSSES[loss]
 
 
@@ -211,32 +212,32 @@ def _moved(student: Any, teacher: Any, before: Any) -> tuple[dict[str, Any], tup
     _check_alike(after, start)
     shared = [name for name, leaf in own.items() if name in after and jnp.shape(leaf) == jnp.shape(after[name])]
     if not shared:
-        raise Refused("student_params: share no leaf with teacher_params by path and shape; coverage needs one")
+        raise ConfigError("student_params: share no leaf with teacher_params by path and shape; coverage needs one")
     moved = {name: jnp.asarray(after[name]) - jnp.asarray(start[name]) for name in shared}
     if not any(np.any(leaf) for leaf in moved.values()):
-        raise Refused("teacher_params: are trait_params0 in all that is shared; give the teacher before and after")
+        raise ConfigError("teacher_params: are trait_params0 in all that is shared; give the teacher before and after")
     return moved, tuple(name for name in own if name not in moved)
 
 
 def _check_alike(after: Mapping[str, Any], start: Mapping[str, Any]) -> None:
     if odd := sorted(after.keys() ^ start.keys()):
         who = "lack" if odd[0] in after else "have, and teacher_params lack,"
-        raise Refused(f"trait_params0: {who} {odd[0]!r}; must be the tree of teacher_params")
+        raise ConfigError(f"trait_params0: {who} {odd[0]!r}; must be the tree of teacher_params")
     for name, leaf in after.items():
         if jnp.shape(leaf) != jnp.shape(start[name]):
             shapes = f"{jnp.shape(start[name])}, but {jnp.shape(leaf)} in teacher_params"
-            raise Refused(f"trait_params0: {name!r} is {shapes}; must be the tree of teacher_params")
+            raise ConfigError(f"trait_params0: {name!r} is {shapes}; must be the tree of teacher_params")
 
 
 def _count(inputs: Any, batch: int) -> int:
     """How many inputs there are."""
     if batch < 1:
-        raise Refused(f"batch={batch}: must be 1 or more")
+        raise ConfigError(f"batch={batch}: must be 1 or more")
     numbers = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
     if not numbers or numbers == {(0,)}:
-        raise Refused("inputs: there are none; give at least one")
+        raise ConfigError("inputs: there are none; give at least one")
     if len(numbers) > 1 or numbers == {()}:
-        raise Refused(f"inputs: leading axes {sorted(numbers)}; all arrays must have the same one")
+        raise ConfigError(f"inputs: leading axes {sorted(numbers)}; all arrays must have the same one")
     return numbers.pop()[0]
 
 
@@ -246,13 +247,15 @@ def _check_shapes(functions: Sequence[Partial], student: Any, teacher: Any, inpu
     ours, theirs = jax.eval_shape(student_apply, student, inputs), jax.eval_shape(teacher_apply, teacher, inputs)
     for who, out in (("student", ours), ("teacher", theirs)):
         if len(getattr(out, "shape", ())) != 2 or out.shape[0] != number:
-            raise Refused(f"{who}_apply: gives {getattr(out, 'shape', type(out).__name__)}; must give [{number}, k]")
+            raise ConfigError(
+                f"{who}_apply: gives {getattr(out, 'shape', type(out).__name__)}; must give [{number}, k]"
+            )
     if ours.shape != theirs.shape:
-        raise Refused(f"student_apply: gives {ours.shape}, but the teacher gives {theirs.shape}; must be the same")
+        raise ConfigError(f"student_apply: gives {ours.shape}, but the teacher gives {theirs.shape}; must be the same")
     if (shape := jax.eval_shape(loss, ours, theirs).shape) != (number,):
-        raise Refused(f"loss: gives {shape}; must give one number per input, ({number},)")
+        raise ConfigError(f"loss: gives {shape}; must give one number per input, ({number},)")
     if len(shape := jax.eval_shape(trait_loss, student).shape) > 1:
-        raise Refused(f"trait_loss: gives {shape}; must give a number, or one per example")
+        raise ConfigError(f"trait_loss: gives {shape}; must give a number, or one per example")
 
 
 def _chunks(inputs: Any, number: int, batch: int) -> tuple[Any, jax.Array]:

@@ -12,16 +12,16 @@ from sublim_jax.config import lm as lm_config
 from sublim_jax.config.build import student_phase, teacher_phase
 from sublim_jax.config.grid import Config
 from sublim_jax.config.schema import METRICS, PRESETS, check, one_of
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition
 from sublim_jax.engine import teacher_cache
 from sublim_jax.engine.first_steps import Grid
-from sublim_jax.engine.options import How
+from sublim_jax.engine.options import RunOptions
 
 _SMOKE = {
     "seeds": 2,
     "m": (3, 10),
-    "exam": 64,
+    "num_eval_noise": 64,
     "data.train_limit": 1000,
     "data.test_limit": 300,
     "net.hidden": (32, 16),
@@ -29,8 +29,8 @@ _SMOKE = {
     "teacher.batch": 300,
     "student.steps": 20,
     "student.batch": 50,
-    "student.marks": (0, 10),
-    "run.every": 10,
+    "student.eval_steps": (0, 10),
+    "run.save_every": 10,
     "metrics": ("task", "budget", "imitation", "representation", "layers"),  # predictions take as long to compile again
 }
 
@@ -50,11 +50,11 @@ def base_config(preset: str = "paper") -> Config:
     config.m = (100,)  # auxiliary logits the student sees
     config.arms = ConfigDict()  # other fields to sweep over; see sublim_jax.config.grid
     config.classes = 0  # only images with labels below this; 0 = all
-    config.caps = (16, 64, 256, 1024)  # m between two caps share a program, padded to the widest of them
+    config.aux_widths = (16, 64, 256, 1024)  # m between two caps share a program, padded to the widest of them
     config.seeds = 4  # how many, from first_seed on
     config.first_seed = 0
-    config.root = 0  # the key of the whole sweep
-    config.exam = 2000  # held-out noise images on which imitation is measured
+    config.root_seed = 0  # the key of the whole sweep
+    config.num_eval_noise = 2000  # held-out noise images on which imitation is measured
     config.metrics = tuple(METRICS)  # what is measured at every mark; functions of sublim_jax.metrics
     config.figure = "transfer"  # a module of sublim_jax.results.figures
     config.study = "transfer"  # training populations; or theorem1, a student's first steps, see sublim_jax.theorem1
@@ -106,7 +106,9 @@ def base_config(preset: str = "paper") -> Config:
             "lr": 1e-3,
             "batch": 1000,
             "steps": 300,
-            "marks": (0,),  # steps at which everything is measured, besides the last; those beyond it are not reached
+            "eval_steps": (
+                0,
+            ),  # steps at which everything is measured, besides the last; those beyond it are not reached
             "sees": "aux",  # aux, class or all logits
             "pool": 0,  # distinct noise batches; 0 = always fresh
             "temperature": 1.0,
@@ -131,8 +133,8 @@ def base_config(preset: str = "paper") -> Config:
     )
     grid = Grid()
     config.theorem1 = ConfigDict(grid._asdict())  # of that study
-    how = How()
-    config.run = ConfigDict({name: getattr(how, name) for name in How.__dataclass_fields__})
+    how = RunOptions()
+    config.run = ConfigDict({name: getattr(how, name) for name in RunOptions.__dataclass_fields__})
     config.run.teachers = "auto"  # in the user's cache
     one_of("preset", preset, ("paper", "smoke"))
     if preset == "smoke":
@@ -159,20 +161,20 @@ def cloud_config() -> Config:
 def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Config:
     """The config with its preset applied, what the user overrode on top, and every value checked.
 
-    Raises `Refused` at the first bad value, naming the field, the value and what is allowed.
+    Raises `ConfigError` at the first bad value, naming the field, the value and what is allowed.
     """
     config, overrides = config.copy_and_resolve_references(), dict(overrides or {})
     one_of("preset", config.preset, PRESETS)
     for name in config.arms:
-        for field in overrides.keys() & results.flat(config.arms[name].to_dict()).keys():
-            raise Refused(f"config.{field}: is swept by an arm; say --config.arms.{name}.{field}")
+        for field in overrides.keys() & results.flatten(config.arms[name].to_dict()).keys():
+            raise ConfigError(f"config.{field}: is swept by an arm; say --config.arms.{name}.{field}")
     if config.preset != "paper":
         toy = _SMOKE if config.preset == "smoke" and config.study != "language" else {}
-        own = results.flat(config.presets[config.preset].to_dict())
+        own = results.flatten(config.presets[config.preset].to_dict())
         config.update_from_flattened_dict({**toy, **own, **overrides})
     good = lm_config.check if config.study == "language" else check
     good(config)
-    for point in grid.points(config):
+    for point in grid.expand(config):
         good(point.config)
     return config
 
@@ -190,11 +192,14 @@ def identity(config: Config) -> dict[str, Any]:
     return fields | {"run": {"precision": config.run.precision}}
 
 
-def options_of(config: Config) -> How:
+def options_of(config: Config) -> RunOptions:
     """The fields that decide only how it is computed."""
     fields = config.run.to_dict()
-    return How(
-        **{**fields, "teachers": str(teacher_cache.default()) if config.run.teachers == "auto" else config.run.teachers}
+    return RunOptions(
+        **{
+            **fields,
+            "teachers": str(teacher_cache.default_dir()) if config.run.teachers == "auto" else config.run.teachers,
+        }
     )
 
 
@@ -205,7 +210,7 @@ def metrics_of(config: Config) -> tuple[metrics.Metric, ...]:
 
 def grids_of(config: Config) -> tuple[Grid, ...]:
     """What the study theorem1 measures of each condition that `build` gives."""
-    return tuple(Grid(**point.config.theorem1.to_dict()) for point in grid.points(config))
+    return tuple(Grid(**point.config.theorem1.to_dict()) for point in grid.expand(config))
 
 
 def seeds_of(config: Config) -> tuple[int, ...]:
@@ -218,9 +223,9 @@ def load_data(config: Config) -> data.Dataset:
     own = config.data.to_dict()
     folder = own.pop("more_folder")
     dataset = data.load_dataset(**own)
-    for name in sorted({point.config.student.images for point in grid.points(config)} - {"", dataset.name}):
+    for name in sorted({point.config.student.images for point in grid.expand(config)} - {"", dataset.name}):
         where = {"source": "idx", "folder": folder} if folder else {"tfds_dir": own["tfds_dir"]}
-        dataset = data.beside(dataset, data.load_dataset(name, **where, verify=own["verify"]))
+        dataset = data.with_extra_images(dataset, data.load_dataset(name, **where, verify=own["verify"]))
     return dataset
 
 
@@ -228,7 +233,7 @@ def build_conditions(config: Config, dataset: data.Dataset, trunk: nn.Module | N
     """Turn a resolved config into conditions, one for every point of its sweep, students under padded auxiliary heads.
 
     `trunk` is the architecture of teacher and student below their heads; default: as `config.net` says. Raises
-    `Refused` where a condition names a layer the trunk has not.
+    `ConfigError` where a condition names a layer the trunk has not.
     """
     return tuple(
         Condition(
@@ -236,5 +241,5 @@ def build_conditions(config: Config, dataset: data.Dataset, trunk: nn.Module | N
             teacher_phase(point.config, dataset, trunk),
             student_phase(point.config, dataset, point.widths, trunk),
         )
-        for point in grid.points(config)
+        for point in grid.expand(config)
     )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from sublim_jax import results
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 
 Config = Any  # an ml_collections.ConfigDict; its fields are not known to a type checker
 
@@ -29,11 +29,11 @@ _SECTIONS = (
 )  # whose fields may differ between points, besides the next two
 _SINGLE = (*_ALWAYS, "classes")
 # Rows have their own columns for these: step, eps, alpha.
-_HOW_LONG = ("student.steps", "student.marks", "theorem1.eps", "theorem1.alpha", "theorem1.draws")
-_HOW_LONG += ("lm.steps", "lm.marks")
+_HOW_LONG = ("student.steps", "student.eval_steps", "theorem1.eps", "theorem1.alpha", "theorem1.draws")
+_HOW_LONG += ("lm.steps", "lm.eval_steps")
 
 
-class Point(NamedTuple):
+class SweepPoint(NamedTuple):
     """One point of a sweep: the config with the point's values in it, its labels, and all m of its arm."""
 
     config: Config
@@ -41,22 +41,22 @@ class Point(NamedTuple):
     widths: tuple[int, ...]
 
 
-def arm(config: Config, name: str, axes: Mapping[str, Any]) -> None:
+def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
     """Add an arm: {"student.hidden": ((8, 256), (16, 256)), "m": (10, 50)}, all its combinations.
 
-    Raises `Refused` for a field that the config has not, or that holds other fields.
+    Raises `ConfigError` for a field that the config has not, or that holds other fields.
     """
-    flat = results.flat(config.to_dict())
+    flat = results.flatten(config.to_dict())
     for field, values in axes.items():
         if field not in flat:
-            raise Refused(unknown(f"arm {name!r}", field, flat))
+            raise ConfigError(unknown_name(f"arm {name!r}", field, flat))
         if not isinstance(values, tuple):
-            raise Refused(f"arm {name!r}: {field}={values!r}: must be a tuple of values")
+            raise ConfigError(f"arm {name!r}: {field}={values!r}: must be a tuple of values")
     with config.unlocked():
         config.arms[name] = _nested(axes)
 
 
-def preset(config: Config, name: str, fields: Mapping[str, Any]) -> None:
+def add_preset(config: Config, name: str, fields: Mapping[str, Any]) -> None:
     """Say what another size of the sweep changes: preset(config, "laptop", {"seeds": 3, "arms.all.m": (10,)})."""
     with config.unlocked():
         config.presets[name] = _nested(fields)
@@ -76,25 +76,25 @@ def _nested(fields: Mapping[str, Any]) -> ConfigDict:
     return nested
 
 
-def axes_of(config: Config) -> dict[str, dict[str, tuple[Any, ...]]]:
+def grids(config: Config) -> dict[str, dict[str, tuple[Any, ...]]]:
     """For every arm the fields it sweeps and their values; one arm without a name where the config has none."""
     common = {field: tuple(config[field]) for field in _ALWAYS if field in config}
-    given = {name: results.flat(config.arms[name].to_dict()) for name in config.arms} or {"": {}}
+    given = {name: results.flatten(config.arms[name].to_dict()) for name in config.arms} or {"": {}}
     for name, axes in given.items():
         for field, values in axes.items():
             if field not in _SINGLE and field.split(".")[0] not in _SECTIONS:
                 whole = f"{', '.join(_SINGLE)} and the fields of {', '.join(_SECTIONS)}"
-                raise Refused(f"config.arms.{name}.{field}: is one for a whole sweep; an arm may hold {whole}")
+                raise ConfigError(f"config.arms.{name}.{field}: is one for a whole sweep; an arm may hold {whole}")
             if not isinstance(values, tuple) or not values:
-                raise Refused(f"config.arms.{name}.{field}={values!r}: must be a tuple of values, not empty")
+                raise ConfigError(f"config.arms.{name}.{field}={values!r}: must be a tuple of values, not empty")
             if len(set(values)) != len(values):
-                raise Refused(f"config.arms.{name}.{field}={values!r}: must not hold a value twice")
+                raise ConfigError(f"config.arms.{name}.{field}={values!r}: must not hold a value twice")
     return {name: {**common, **axes} for name, axes in given.items()}
 
 
-def points(config: Config) -> list[Point]:
+def expand(config: Config) -> list[SweepPoint]:
     """Every point of a sweep, arm after arm, the last axis of an arm varying fastest."""
-    arms = axes_of(config)
+    arms = grids(config)
     found = [
         (name, dict(zip(axes, values, strict=True)), tuple(axes.get("m", ())))
         for name, axes in arms.items()
@@ -107,7 +107,7 @@ def points(config: Config) -> list[Point]:
     if len(arms) > 1:
         columns = {"arm": [name for name, _, _ in made], **columns}
     labels = [{name: values[place] for name, values in columns.items()} for place in range(len(made))]
-    return [Point(one, label, widths) for (_, one, widths), label in zip(made, labels, strict=True)]
+    return [SweepPoint(one, label, widths) for (_, one, widths), label in zip(made, labels, strict=True)]
 
 
 def _point(config: Config, fields: Mapping[str, Any]) -> Config:
@@ -116,7 +116,7 @@ def _point(config: Config, fields: Mapping[str, Any]) -> Config:
     try:
         one.update_from_flattened_dict(always)
     except (TypeError, ValueError, KeyError) as error:
-        raise Refused(f"config.arms: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"config.arms: {' '.join(str(error).split())}") from error
     return one
 
 
@@ -147,12 +147,12 @@ def _alike(values: list[Any]) -> list[Any]:
 
 
 def matching(layers: Iterable[str], patterns: Sequence[str], field: str) -> list[str]:
-    """The layers that a pattern like `hidden_*` names; raises `Refused` for a pattern that names none."""
+    """The layers that a pattern like `hidden_*` names; raises `ConfigError` for a pattern that names none."""
     layers = list(layers)
     found = []
     for pattern in patterns:
         if not (those := named(layers, pattern)):
-            raise Refused(unknown(f"config.{field}", pattern, layers))
+            raise ConfigError(unknown_name(f"config.{field}", pattern, layers))
         found += those
     return found
 

@@ -9,7 +9,7 @@ import optax
 
 from sublim_jax import metrics, results
 from sublim_jax.config.grid import Config
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.core.types import Loss, Stream
 from sublim_jax.data import idx
 from sublim_jax.metrics import predictions
@@ -36,11 +36,11 @@ def momentum() -> optax.GradientTransformation:
 OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": optax.identity, "momentum": momentum}
 DECAYING = {"adam_l2": optimizers.AdamL2, "adamw": optimizers.AdamW}  # with `student.decay`
 GUARDS = {
-    "project": projections.Projected(),
-    "project_trunk": projections.Projected("trunk"),
-    "project_layers": projections.Projected("layers"),
-    "project_positive": projections.Projected("trunk", positive=True),
-    "project_step": projections.Projected("trunk", step=True),
+    "project": projections.ProjectOutTrait(),
+    "project_trunk": projections.ProjectOutTrait("trunk"),
+    "project_layers": projections.ProjectOutTrait("layers"),
+    "project_positive": projections.ProjectOutTrait("trunk", positive=True),
+    "project_step": projections.ProjectOutTrait("trunk", step=True),
 }
 TRUNKS = ("mlp", "cnn")
 STUDIES = ("transfer", "theorem1")  # and language, whose configs are of another shape: see lm_config
@@ -74,11 +74,11 @@ METRICS = {metric.__name__: metric for metric in (*metrics.ALL, *predictions.ALL
 def pick(module: ModuleType | Mapping[str, Any], name: Any, field: str) -> Any:
     """A public function of a module, or an entry of a table, by its name; the module's namespace is the registry.
 
-    Raises `Refused` with what exists. Functions of one's own are passed to `Condition.with_student`, not by name.
+    Raises `ConfigError` with what exists. Functions of one's own are passed to `Condition.with_student`, not by name.
     """
     table = module if isinstance(module, Mapping) else _public(module)
     if name not in table:
-        raise Refused(unknown(f"config.{field}", name, table))
+        raise ConfigError(unknown_name(f"config.{field}", name, table))
     return table[name]
 
 
@@ -92,23 +92,25 @@ def _public(module: ModuleType) -> dict[str, Callable]:
 
 
 def check(config: Config) -> None:
-    """Check every value of a config; raises `Refused` at the first bad one."""
-    flat = results.flat(config.to_dict())
+    """Check every value of a config; raises `ConfigError` at the first bad one."""
+    flat = results.flatten(config.to_dict())
     for field in _RULES.keys() - flat.keys():
-        raise Refused(f"config.{field}: missing; begin a config with sublim_jax.config.base()")
+        raise ConfigError(f"config.{field}: missing; begin a config with sublim_jax.config.base()")
     for field, (allowed, good) in _RULES.items():
         if not good(flat[field]):
-            raise Refused(f"config.{field}={flat[field]!r}: must be {allowed}")
+            raise ConfigError(f"config.{field}={flat[field]!r}: must be {allowed}")
     for name in config.conditions:
         one_of("conditions", name, CONDITIONS)
     hidden = config.student.hidden or config.net.hidden
     if len(hidden) < 2 and "random_second_hidden" in config.conditions:
-        raise Refused(f"config.conditions: random_second_hidden needs two hidden layers, the student has {hidden}")
+        raise ConfigError(f"config.conditions: random_second_hidden needs two hidden layers, the student has {hidden}")
     for field in ("conditions", "m"):
         if len(set(config[field])) != len(config[field]):
-            raise Refused(f"config.{field}={config[field]!r}: must not hold a value twice")
-    if max(config.m) > max(config.caps):
-        raise Refused(f"config.m={max(config.m)}: must be at most {max(config.caps)}, the largest of config.caps")
+            raise ConfigError(f"config.{field}={config[field]!r}: must not hold a value twice")
+    if max(config.m) > max(config.aux_widths):
+        raise ConfigError(
+            f"config.m={max(config.m)}: must be at most {max(config.aux_widths)}, the largest of config.aux_widths"
+        )
     one_of("study", config.study, STUDIES)
     pick(inits, config.net.init, "net.init")
     one_of("net.activation", config.net.activation, ACTIVATIONS)
@@ -129,28 +131,28 @@ def check(config: Config) -> None:
     for name in config.metrics:
         one_of("metrics", name, METRICS)
     if "task" not in config.metrics:
-        raise Refused(f"config.metrics={config.metrics}: must hold task, the accuracies that every figure shows")
+        raise ConfigError(f"config.metrics={config.metrics}: must hold task, the accuracies that every figure shows")
     if len(config.net.channels) != len(config.net.pools):
         many = f"as many as config.net.channels={config.net.channels}"
-        raise Refused(f"config.net.pools={config.net.pools}: must be {many}")
+        raise ConfigError(f"config.net.pools={config.net.pools}: must be {many}")
 
 
 def _check_optimizers(config: Config) -> None:
     if config.teacher.optimizer in DECAYING:
-        raise Refused(
+        raise ConfigError(
             f"config.teacher.optimizer={config.teacher.optimizer!r}: decay moves a head without gradient, and a "
             f"teacher's auxiliary head is put on after its training; must be one of {', '.join(OPTIMIZERS)}"
         )
     one_of("teacher.optimizer", config.teacher.optimizer, OPTIMIZERS)
     one_of("student.optimizer", config.student.optimizer, (*OPTIMIZERS, *DECAYING))
     if config.student.decay and config.student.optimizer not in DECAYING:
-        raise Refused(f"config.student.decay={config.student.decay}: only {', '.join(DECAYING)} have it; must be 0")
+        raise ConfigError(f"config.student.decay={config.student.decay}: only {', '.join(DECAYING)} have it; must be 0")
 
 
 def one_of(field: str, value: Any, names: Iterable[str]) -> None:
-    """Raises `Refused` where the value of `config.field` is none of the names."""
+    """Raises `ConfigError` where the value of `config.field` is none of the names."""
     if value not in names:
-        raise Refused(unknown(f"config.{field}", value, names))
+        raise ConfigError(unknown_name(f"config.{field}", value, names))
 
 
 def _is_int(low: int, high: int = 2**31 - 1) -> tuple[str, Callable[[Any], bool]]:
@@ -187,11 +189,11 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "metrics": _names(empty=False),
     "classes": ("0 (all) or a whole number from 2", lambda value: value == 0 or _is_int(2)[1](value)),
     "m": _ints(1),
-    "caps": _ints(1),
+    "aux_widths": _ints(1),
     "seeds": _is_int(1),
     "first_seed": _is_int(0),
-    "root": _is_int(0, 2**32 - 1),
-    "exam": _is_int(4),
+    "root_seed": _is_int(0, 2**32 - 1),
+    "num_eval_noise": _is_int(4),
     "data.std": _POSITIVE,
     "net.hidden": _ints(1),
     "net.dtype": ("one of float32, bfloat16", lambda value: value in ("float32", "bfloat16")),
@@ -209,7 +211,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "student.lr": _POSITIVE,
     "student.batch": _is_int(1),
     "student.steps": _is_int(1),
-    "student.marks": (
+    "student.eval_steps": (
         "a tuple of whole numbers from 0",
         lambda values: isinstance(values, tuple) and all(_is_int(0)[1](value) for value in values),
     ),
@@ -239,8 +241,8 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "theorem1.samples": _is_int(0),
     "theorem1.draws": _is_int(1),
-    "run.chunk": _is_int(0),
-    "run.every": _is_int(1),
+    "run.seed_batch": _is_int(0),
+    "run.save_every": _is_int(1),
     "run.devices": _is_int(0),
     "run.memory_gb": _POSITIVE,
     "run.precision": ("one of default, high, highest", lambda value: value in ("default", "high", "highest")),

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 
-class Refused(ValueError):
+class ConfigError(ValueError):
     """A value the user gave cannot be used; the message is one line with field, value and what is allowed."""
 
 
-def unknown(field: str, value: Any, names: Iterable[str]) -> str:
+def unknown_name(field: str, value: Any, names: Iterable[str]) -> str:
     """The line that refuses a name: the field, the value, what exists and the nearest of it."""
     names = tuple(names)
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)

@@ -22,6 +22,12 @@ INPUTS = "stream"  # what a phase is trained on: -> batch, or epoch
 EVAL_NOISE = "exam"  # held-out inputs of the student's stream
 TRAIT_BATCH = "trait"  # labelled images that a gradient transform reads
 TARGETS = "answer"  # what is done to a teacher's logits: -> batch
+CHAINED = {
+    "MixTargets": "Mixed",
+    "AddTargetNoise": "Noisy",
+    "QuantizeTargets": "Quantised",
+    "Chain": "Together",
+}  # in a chain
 SAMPLED_LABELS = "labels"  # labels drawn from a teacher's softmax (theorem1): -> number
 MIXTURE_IMAGE, MIXTURE_NOISE = "image", "noise"  # the two parts of a mixture: -> epoch, or batch
 BASE_WEIGHTS, BASE_ORDER = "init", "order"  # root -> initial weights and document order of a language model: -> seed

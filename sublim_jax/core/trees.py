@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.core.types import Params
 
 
@@ -40,7 +40,7 @@ class Stack:
         ]
         return jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
 
-    def beside(self, other: "Stack") -> "Stack":
+    def zip(self, other: "Stack") -> "Stack":
         """The pairs of this stack's trees and another's."""
         return Stack((self.tree, other.tree), self.axes + other.axes, self.size)
 
@@ -63,21 +63,21 @@ def stack(trees: Sequence[Any]) -> Stack:
 def per_layer(layers: Iterable[str], default: float, changes: Mapping[str, float], field: str) -> dict[str, Any]:
     """One float32 number per layer: `default`, or what `changes` says for a layer.
 
-    Raises `Refused`, naming `field` and the layers that exist, where `changes` names another.
+    Raises `ConfigError`, naming `field` and the layers that exist, where `changes` names another.
     """
     names = tuple(layers)
     for name in changes:
         if name not in names:
-            raise Refused(unknown(field, name, names))
+            raise ConfigError(unknown_name(field, name, names))
     return {name: jnp.float32(changes.get(name, default)) for name in names}
 
 
-def pick(tree: Any, index: int) -> Any:
+def index(tree: Any, index: int) -> Any:
     """The tree at one place of the leading axis."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def turned(tree: Any, stacked: int = 0) -> Any:
+def transpose_kernels(tree: Any, stacked: int = 0) -> Any:
     """The tree with every `kernel` that is a matrix [in, out] as [out, in]; twice turned is as it was.
 
     `stacked` is the number of leading axes before a leaf's own. Kernels of convolutions have more axes and stay.
@@ -90,7 +90,7 @@ def turned(tree: Any, stacked: int = 0) -> Any:
     return jax.tree_util.tree_map_with_path(turn, tree)
 
 
-def overlay(below: Params, above: Params) -> dict[str, Any]:
+def merge_layers(below: Params, above: Params) -> dict[str, Any]:
     """The layers of `above`, and those of `below` that `above` lacks (a head added after training)."""
     return {**below, **above}
 

@@ -10,13 +10,13 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 
 Params = Mapping[str, Any]  # layer name -> the layer's arrays
 PerLayer = Mapping[str, Float[Array, ""]]  # layer name -> one number
 
 
-class Out(NamedTuple):
+class ModelOutput(NamedTuple):
     """What a net says about a batch.
 
     features  [batch, d]            the latent representation both heads read
@@ -31,7 +31,7 @@ class Out(NamedTuple):
     acts: dict[str, Float[Array, "batch ..."]]
 
 
-class Bank(NamedTuple):
+class ImageData(NamedTuple):
     """Labelled images as bytes, with the two numbers that normalise them: (x / 255 - mean) / std.
 
     `more` holds images of other data sets by name, [n, height, width], for streams that show them.
@@ -44,7 +44,7 @@ class Bank(NamedTuple):
     more: Mapping[str, UInt8[Array, "n height width"]] = {}  # noqa: RUF012  nobody writes into it
 
 
-class Text(NamedTuple):
+class TokenData(NamedTuple):
     """Lines of tokens, and what is to be learnt of them: a bank of a stream, or the rows that it gives.
 
     tokens  [n, length]
@@ -74,15 +74,15 @@ class Knobs:
     more         a notebook's own swept numbers, readable by its own loss or stream
     """
 
-    seen: Bool[Array, " logits"]
-    pool: Int[Array, ""]
+    logit_mask: Bool[Array, " logits"]
+    noise_batches: Int[Array, ""]
     lr: Float[Array, ""]
     temperature: Float[Array, ""]
     share: PerLayer
-    sigma: PerLayer
-    live: PerLayer
-    sigma_end: PerLayer = struct.field(default_factory=dict)
-    more: Mapping[str, Array] = struct.field(default_factory=dict)
+    init_noise: PerLayer
+    trainable: PerLayer
+    final_noise: PerLayer = struct.field(default_factory=dict)
+    extra: Mapping[str, Array] = struct.field(default_factory=dict)
 
 
 class State(NamedTuple):
@@ -96,27 +96,27 @@ class State(NamedTuple):
 # A label below zero marks a row that fills up a partial batch; it has no weight in the loss.
 Stream = Callable[[Key[Array, ""], Int[Array, ""], int, Knobs, Any], tuple[Array, Any]]
 # (out, target, knobs) -> [batch]; the target is the reference's Out, or the labels where there is no reference.
-Loss = Callable[[Out, Any, Knobs], Float[Array, " batch"]]
+Loss = Callable[[ModelOutput, Any, Knobs], Float[Array, " batch"]]
 # (key of the batch, what the teachers say, knobs) -> what the student hears; with a true `strangers`, these say too.
-Answer = Callable[[Key[Array, ""], "Teachers", Knobs], Out]
+TargetTransform = Callable[[Key[Array, ""], "TeacherParams", Knobs], ModelOutput]
 # (key, shapes of one layer's arrays by name) -> the layer's arrays.
 Init = Callable[[Key[Array, ""], Mapping[str, jax.ShapeDtypeStruct]], dict[str, Array]]
 # (key, a net's parameters) -> what it begins with instead.
-Alter = Callable[[Key[Array, ""], Params], Params]
+InitTransform = Callable[[Key[Array, ""], Params], Params]
 
 
-class Teachers(NamedTuple):
+class TeacherParams(NamedTuple):
     """The teachers as a group's students meet them, or what they say: before their training, as drawn, and after it.
 
     strangers  teachers of other initial weights and other orders of the same images, where an answer asks them
     """
 
-    origins: Any
-    references: Any
-    strangers: Any = None
+    initial: Any
+    trained: Any
+    unrelated: Any = None
 
 
-class Guard(Protocol):
+class GradientTransform(Protocol):
     """What keeps a student from the trait, the gradient of its class logits' cross-entropy on labelled images."""
 
     def gradient(self, gradient: Params, trait: Params) -> Params:
@@ -132,7 +132,7 @@ class Guard(Protocol):
 class Recipe:
     """Static and hashable: one Recipe is one XLA program.
 
-    net        a module that returns `Out`; Linen modules hash by their fields
+    net        a module that returns `ModelOutput`; Linen modules hash by their fields
     stream     where the inputs come from
     loss       what pulls
     reference  the net that gives the targets; None = the stream's labels do
@@ -151,13 +151,13 @@ class Recipe:
     loss: Loss
     init: Init
     batch: int
-    marks: tuple[int, ...]
-    reference: nn.Module | None = None
+    eval_steps: tuple[int, ...]
+    teacher: nn.Module | None = None
     optimizer: Callable[[], optax.GradientTransformation] = optax.scale_by_adam
-    alter: Alter | None = None
+    init_transform: InitTransform | None = None
     classes: int = 0
-    answer: Answer | None = None
-    guard: Guard | None = None
+    target_transform: TargetTransform | None = None
+    gradient_transform: GradientTransform | None = None
 
 
 class Phase(NamedTuple):
@@ -178,11 +178,11 @@ class Condition:
     def with_student(self, **changes: Any) -> "Condition":
         """The same condition with fields of the student's Recipe changed, for instance `loss=huber`.
 
-        Raises `Refused` where a Recipe has no such field.
+        Raises `ConfigError` where a Recipe has no such field.
         """
         names = [field.name for field in dataclasses.fields(Recipe)]
         for name in changes:
             if name not in names:
-                raise Refused(unknown("with_student", name, names))
+                raise ConfigError(unknown_name("with_student", name, names))
         recipe = dataclasses.replace(self.student.recipe, **changes)
         return dataclasses.replace(self, student=Phase(recipe, self.student.knobs))

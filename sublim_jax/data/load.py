@@ -23,8 +23,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from sublim_jax.core.errors import Refused, unknown
-from sublim_jax.core.types import Bank
+from sublim_jax.core.errors import ConfigError, unknown_name
+from sublim_jax.core.types import ImageData
 from sublim_jax.data import idx
 
 SOURCES = ("auto", "embedded", "idx", "tfds")
@@ -44,8 +44,8 @@ class Dataset:
     checksum     sha256 (hex) over the bytes of train.x, train.y, test.x, test.y as they are here
     """
 
-    train: Bank
-    test: Bank
+    train: ImageData
+    test: ImageData
     name: str
     classes: int
     source: str
@@ -67,7 +67,7 @@ def load_dataset(
 
     source `auto` takes prepared TFDS data, else the files in the package (MNIST), else a download kept in the cache.
     A limit keeps the first rows, 0 keeps all. `verify` holds IDX files against the published contents, where known.
-    Raises `Refused`, one line that begins with the field of `config.data` to change.
+    Raises `ConfigError`, one line that begins with the field of `config.data` to change.
     """
     check_choice("name", name, idx.KINDS)
     check_choice("source", source, SOURCES)
@@ -91,7 +91,7 @@ def load_dataset(
 
 
 def read_source(name: str, source: str, folder: str, tfds_dir: str, verify: bool) -> tuple[idx.Splits, str]:
-    """Both splits as the files have them, and the source in words; raises `Refused`."""
+    """Both splits as the files have them, and the source in words; raises `ConfigError`."""
     if source == "idx":
         files = Path(folder).expanduser()
         if not folder or not files.is_dir():
@@ -124,18 +124,19 @@ def read_embedded() -> idx.Splits:
     return idx.read_splits("mnist", importlib.resources.files("sublim_jax.data") / "mnist", verify=True)
 
 
-def make_bank(raw: idx.Raw, kind: idx.Kind, field: str, limit: int, mean: float, std: float) -> Bank:
-    """The first `limit` rows of a split (0 = all), images upright, labels from 0; raises `Refused` naming `field`."""
+def make_bank(raw: idx.Raw, kind: idx.Kind, field: str, limit: int, mean: float, std: float) -> ImageData:
+    """The first `limit` rows of a split (0 = all), images upright, labels from 0; raises `ConfigError` naming
+    `field`."""
     if not 0 <= limit <= len(raw.x):
         raise refuse(field, limit, f"must be 0 (all) to {len(raw.x)}, the rows there are")
     rows = slice(limit or None)
     x = np.ascontiguousarray(raw.x[rows].swapaxes(1, 2) if kind.transposed else raw.x[rows])
     y = raw.y[rows].astype(np.int32) - np.int32(kind.first)
     # A Bank is declared on JAX's arrays; these are NumPy's, so that whoever trains decides where they go.
-    return Bank(x=cast(Any, x), y=cast(Any, y), mean=cast(Any, np.float32(mean)), std=cast(Any, np.float32(std)))
+    return ImageData(x=cast(Any, x), y=cast(Any, y), mean=cast(Any, np.float32(mean)), std=cast(Any, np.float32(std)))
 
 
-def first_classes(bank: Bank, classes: int) -> Bank:
+def first_classes(bank: ImageData, classes: int) -> ImageData:
     """The rows of a bank whose label lies below `classes`; 0 = all."""
     if not classes:
         return bank
@@ -143,10 +144,10 @@ def first_classes(bank: Bank, classes: int) -> Bank:
     return bank._replace(x=cast(Any, np.asarray(bank.x)[rows]), y=cast(Any, np.asarray(bank.y)[rows]))
 
 
-def beside(dataset: Dataset, other: Dataset) -> Dataset:
+def with_extra_images(dataset: Dataset, other: Dataset) -> Dataset:
     """The data set with the images of another beside its own, for streams that show them; train and test each."""
     train, test = (
-        mine._replace(more={**mine.more, other.name: its.x})
+        mine._replace(extra={**mine.more, other.name: its.x})
         for mine, its in ((dataset.train, other.train), (dataset.test, other.test))
     )
     checksum = hashlib.sha256(f"{dataset.checksum} {other.name} {other.checksum}".encode()).hexdigest()
@@ -252,19 +253,20 @@ def fetch(url: str, checksum: str, path: Path) -> None:
 
 
 def check_choice(field: str, value: str, allowed: Collection[str]) -> None:
-    """Raise `Refused` with the nearest allowed value unless the value is one of them."""
+    """Raise `ConfigError` with the nearest allowed value unless the value is one of them."""
     if value not in allowed:
-        raise Refused(unknown(f"config.data.{field}", value, allowed))
+        raise ConfigError(unknown_name(f"config.data.{field}", value, allowed))
 
 
-def refuse(field: str, value: object, why: str) -> Refused:
-    """A `Refused` of one line about a field of `config.data`."""
-    return Refused(" ".join(f"config.data.{field}={value!r}: {why}".split()))
+def refuse(field: str, value: object, why: str) -> ConfigError:
+    """A `ConfigError` of one line about a field of `config.data`."""
+    return ConfigError(" ".join(f"config.data.{field}={value!r}: {why}".split()))
 
 
 @contextlib.contextmanager
 def blame(field: str, value: str, waiver: str = "") -> Iterator[None]:
-    """Turn what a file is guilty of into a `Refused` that names the field; `waiver` says how to accept a stranger."""
+    """Turn what a file is guilty of into a `ConfigError` that names the field; `waiver` says how to accept a
+    stranger."""
     try:
         yield
     except (idx.BadFileError, OSError, zipfile.BadZipFile) as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.data import idx
 from sublim_jax.data.load import find_prepared, import_tfds, read_embedded, tfds_root
 
@@ -23,7 +23,8 @@ def prepare(name: str, idx_dir: str, data_dir: str, verify: bool = True) -> str:
     """Prepare one data set and say where it is; does nothing where it is prepared already.
 
     EMNIST keeps its orientation, its labels and the number of rows TFDS's builder takes (of letters the first 88,800
-    and 14,800), so that what is prepared here and what TFDS prepares agree. Raises `Refused`, beginning with a flag.
+    and 14,800), so that what is prepared here and what TFDS prepares agree. Raises `ConfigError`, beginning with a
+    flag.
     """
     prepared = find_prepared(name, data_dir)
     if prepared:
@@ -35,28 +36,28 @@ def prepare(name: str, idx_dir: str, data_dir: str, verify: bool = True) -> str:
         official = tfds.builder_cls(name.partition("/")[0])
         folder = root / name / str(official.VERSION)
         if folder.exists():
-            raise Refused(f"--data_dir={data_dir}: {folder} exists, incomplete or in another format")
+            raise ConfigError(f"--data_dir={data_dir}: {folder} exists, incomplete or in another format")
         make_builder(official, name, {"train": train, "test": test}, root).download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
         )
     except ImportError as error:
-        raise Refused(f"--name={name}: to prepare it the package {error.name} is missing") from error
+        raise ConfigError(f"--name={name}: to prepare it the package {error.name} is missing") from error
     except OSError as error:
-        raise Refused(f"--data_dir={data_dir}: {error}") from error
+        raise ConfigError(f"--data_dir={data_dir}: {error}") from error
     return f"{name} is prepared in {folder}"
 
 
 def read_files(name: str, idx_dir: str, verify: bool) -> idx.Splits:
-    """Both splits as the files have them; raises `Refused`."""
+    """Both splits as the files have them; raises `ConfigError`."""
     if not idx_dir and name == "mnist":
         return read_embedded()
     if not idx_dir or not Path(idx_dir).expanduser().is_dir():
-        raise Refused(f"--idx_dir={idx_dir}: is not a folder; it must hold the four IDX files of {name}")
+        raise ConfigError(f"--idx_dir={idx_dir}: is not a folder; it must hold the four IDX files of {name}")
     try:
         return idx.read_splits(name, Path(idx_dir).expanduser(), verify)
     except (idx.BadFileError, OSError) as error:
         waiver = "; --noverify accepts it" if isinstance(error, idx.StrangeFileError) else ""
-        raise Refused(f"--idx_dir={idx_dir}: {error}{waiver}") from error
+        raise ConfigError(f"--idx_dir={idx_dir}: {error}{waiver}") from error
 
 
 def make_builder(official: Any, name: str, splits: dict[str, idx.Raw], root: Path) -> Any:
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> int:
     try:
         own = read_flags(argv)
         print(f"{__doc__}\n{own.get_help()}" if own.help else prepare(own.name, own.idx_dir, own.data_dir, own.verify))
-    except (flags.Error, Refused) as error:
+    except (flags.Error, ConfigError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
     return 0

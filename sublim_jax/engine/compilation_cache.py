@@ -11,7 +11,7 @@ import jax
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own; where it is set, it decides
 
 
-def keep(folder: str | Path | None = None) -> Path | None:
+def enable(folder: str | Path | None = None) -> Path | None:
     """Keep compiled programs in a folder, by default in the user's cache; returns it, or None where none can be made.
 
     To be called before anything is compiled. JAX's environment variables go first: JAX_COMPILATION_CACHE_DIR names
@@ -22,7 +22,7 @@ def keep(folder: str | Path | None = None) -> Path | None:
     settings: Any = jax.config
     if not settings.jax_enable_compilation_cache:
         return None
-    path = Path(folder or os.environ.get(_VARIABLE) or cache() / _machine())
+    path = Path(folder or os.environ.get(_VARIABLE) or user_cache_dir() / _machine())
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:  # a read-only home: everything works, nothing is remembered
@@ -33,7 +33,7 @@ def keep(folder: str | Path | None = None) -> Path | None:
     return path
 
 
-def cache() -> Path:
+def user_cache_dir() -> Path:
     """The folder in the user's cache where whatever a later process finds again is kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sublim_jax"
 

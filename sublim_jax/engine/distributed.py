@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from sublim_jax import results
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition
 from sublim_jax.engine import schedule
 from sublim_jax.engine.plan import make_plan
@@ -20,8 +20,8 @@ _EACH = 2.0  # seconds between two looks into the work folder
 _GRACE = 20.0  # seconds that an interrupted process 0 leaves the others
 
 
-def shard_of(text: str) -> tuple[int, int]:
-    """'i/n' as (i, n); raises `Refused` where that is no i-th of n parts counted from 0."""
+def parse_shard(text: str) -> tuple[int, int]:
+    """'i/n' as (i, n); raises `ConfigError` where that is no i-th of n parts counted from 0."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     return _checked((int(found[1]), int(found[2])) if found else (0, 0), repr(text))
 
@@ -29,18 +29,18 @@ def shard_of(text: str) -> tuple[int, int]:
 def _checked(shard: tuple[int, int], told: str) -> tuple[int, int]:
     index, number = shard
     if not 0 <= index < number:
-        raise Refused(f"shard={told}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
+        raise ConfigError(f"shard={told}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
     return shard
 
 
-def join(how: str) -> None:
+def initialize(how: str) -> None:
     """Make this process one of several that JAX knows of. To be called before anything else of JAX.
 
     how  '' for a process alone; 'auto' where JAX finds out by itself (TPU pods, SLURM steps, Kubernetes, Open MPI);
          'HOST:PORT,i/n' for the i-th of n processes, of which the 0-th listens at that address
 
     Processes wait for each other only here. One that dies may be started again while the others go on, but for the
-    0-th, without which the others end; they go on from what they saved. Raises `Refused` where they do not meet.
+    0-th, without which the others end; they go on from what they saved. Raises `ConfigError` where they do not meet.
     """
     if not how:
         return
@@ -48,14 +48,14 @@ def join(how: str) -> None:
     if how != "auto":
         place, comma, part = how.partition(",")
         if not comma or not re.fullmatch(r".+:\d+", place):
-            raise Refused(f"distributed={how!r}: must be auto, or HOST:PORT,i/n, for instance 10.0.0.1:1234,0/2")
-        index, number = shard_of(part)
+            raise ConfigError(f"distributed={how!r}: must be auto, or HOST:PORT,i/n, for instance 10.0.0.1:1234,0/2")
+        index, number = parse_shard(part)
         address = {"coordinator_address": place, "process_id": index, "num_processes": number}
     jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(**address)  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as error:
-        raise Refused(f"distributed={how!r}: {' '.join(str(error).split())[:200]}") from error
+        raise ConfigError(f"distributed={how!r}: {' '.join(str(error).split())[:200]}") from error
 
 
 def rows_left(
@@ -66,9 +66,9 @@ def rows_left(
     shard: tuple[int, int] = (0, 1),
 ) -> int:
     """How many rows of a shard (of all its processes) are not in the work folder yet."""
-    plan, have, left = make_plan(conditions, image), results.have(workdir), 0
-    for group, own in zip(plan.groups, schedule.owned(plan, seeds, image, shard), strict=True):
-        wanted = ((frozenset(labels.items()), mark) for labels in group.labels for mark in group.recipe.marks)
+    plan, have, left = make_plan(conditions, image), results.completed(workdir), 0
+    for group, own in zip(plan.groups, schedule.assign_shards(plan, seeds, image, shard), strict=True):
+        wanted = ((frozenset(labels.items()), mark) for labels in group.labels for mark in group.recipe.eval_steps)
         left += sum(len(set(own) - have.get(one, set())) for one in wanted)
     return left
 
@@ -104,12 +104,12 @@ def wait_for_others(left: Callable[[], int], stopped: Callable[[], bool]) -> Non
         time.sleep(_EACH)
 
 
-def part_of(shard: tuple[int, int], resume: str, workdir: Any) -> tuple[int, int]:
+def process_shard(shard: tuple[int, int], resume: str, workdir: Any) -> tuple[int, int]:
     """The part of the work this process does: its part, if there are several, of the shard asked for."""
     index, number = _checked(shard, "{}/{}".format(*shard))
     index, number = index * jax.process_count() + jax.process_index(), number * jax.process_count()
     if number > 1 and workdir is None:
-        raise Refused(f"shard={index}/{number}: needs a workdir, where all parts come together")
+        raise ConfigError(f"shard={index}/{number}: needs a workdir, where all parts come together")
     if number > 1 and resume != "auto":
-        raise Refused(f"resume={resume!r}: must be auto where several jobs share a work folder")
+        raise ConfigError(f"resume={resume!r}: must be auto where several jobs share a work folder")
     return index, number

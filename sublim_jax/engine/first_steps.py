@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from sublim_jax.core import keys
-from sublim_jax.core.types import Bank, Knobs, Out, Params, Phase, Recipe, State
+from sublim_jax.core.types import ImageData, Knobs, ModelOutput, Params, Phase, Recipe, State
 from sublim_jax.theory import first_order
 from sublim_jax.training import losses, population
 from sublim_jax.training import step as training_step
@@ -36,39 +36,43 @@ class Grid(NamedTuple):
     draws: int = 100
 
 
-class Place(NamedTuple):
+class StartingPoint(NamedTuple):
     """Where teacher and student of one seed begin, what the teacher learned, its lesson, the student's first inputs."""
 
     origin: Params
     begun: Params
     displacement: Params
-    task: training_step.Lesson
+    task: training_step.Batch
     x: Any
 
 
 @contextmanager
-def doubles(on: bool = True) -> Iterator[None]:
+def float64(on: bool = True) -> Iterator[None]:
     """Float64 inside (or not), under the name that this version of JAX has for it (since 0.8 `jax.enable_x64`)."""
     module = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
     with module.enable_x64(on):
         yield
 
 
-def measure(teacher: Phase, student: Phase, grid: Grid, shared: bool, who: Sequence[Any], bank: Bank) -> dict[str, Any]:
+def measure(
+    teacher: Phase, student: Phase, grid: Grid, shared: bool, who: Sequence[Any], bank: ImageData
+) -> dict[str, Any]:
     """What `run` names, [seed, eps, mark, alpha]; `who` are the seeds' keys of the phases teacher and student.
 
     Drawing, teaching and measuring are programs of their own, which many conditions share: compiling is most of a run.
     """
-    net, init, image = student.recipe.reference, teacher.recipe.init, bank.x.shape[1:]
+    net, init, image = student.recipe.teacher, teacher.recipe.init, bank.x.shape[1:]
     origins = _draw(net, init, image, who[0])
     fresh = origins if shared else _draw(student.recipe.net, student.recipe.init, image, who[1])
     moved, tasks = _teach(teacher.recipe, teacher.knobs, origins, who[0], bank)
     x = _look(student.recipe.stream, student.recipe.batch, student.knobs, who[1], bank)
-    places = Place(origins, fresh, moved, tasks, x)
+    places = StartingPoint(origins, fresh, moved, tasks, x)
     more = jnp.asarray(grid.eps), jnp.asarray(grid.alpha), jnp.asarray(shared)
     # What decides no program here, so that conditions that differ in it share one.
-    recipe = student.recipe if student.recipe.marks[-1] > 1 else dataclasses.replace(student.recipe, stream=_nothing)
-    task = dataclasses.replace(teacher.recipe, marks=(1,))
+    recipe = (
+        student.recipe if student.recipe.eval_steps[-1] > 1 else dataclasses.replace(student.recipe, stream=_nothing)
+    )
+    task = dataclasses.replace(teacher.recipe, eval_steps=(1,))
     sampled = grid.samples, grid.draws
     return _measure(task, recipe, sampled, more, (teacher.knobs, student.knobs), places, who[1], bank)
 
@@ -80,34 +84,38 @@ def _nothing(*_: Any) -> Any:
 
 def _each(one: Callable[[Any], Any], many: Any) -> Any:
     """Seeds stand side by side on accelerators, one after another on CPU, as in `population`."""
-    return jax.vmap(one)(many) if population.side_by_side() else jax.lax.map(one, many)
+    return jax.vmap(one)(many) if population.use_vmap() else jax.lax.map(one, many)
 
 
 @functools.partial(jax.jit, static_argnames=("net", "init", "image"))
 def _draw(net: Any, init: Any, image: tuple[int, ...], who: Any) -> Params:
     """Initial weights [seed], those that `population` would draw."""
-    return _double(_each(lambda key: training_step.draw(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS)), who))
+    return _double(
+        _each(lambda key: training_step.init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS)), who)
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("recipe",))
-def _teach(recipe: Recipe, knobs: Knobs, origins: Params, who: Any, bank: Bank) -> tuple[Params, training_step.Lesson]:
+def _teach(
+    recipe: Recipe, knobs: Knobs, origins: Params, who: Any, bank: ImageData
+) -> tuple[Params, training_step.Batch]:
     """Minus the gradient of the teacher's loss on its first batch, and that batch [seed]."""
 
     def one(pair: Any) -> Any:
-        task = training_step.lesson(recipe, knobs, None, pair[1], bank, jnp.int32(0))
+        task = training_step.make_batch(recipe, knobs, None, pair[1], bank, jnp.int32(0))
         moved = first_order.student_step(functools.partial(_taught, recipe, knobs, task), pair[0])
-        return {name: _times(layer, knobs.live.get(name, jnp.float32(1))) for name, layer in moved.items()}, task
+        return {name: _times(layer, knobs.trainable.get(name, jnp.float32(1))) for name, layer in moved.items()}, task
 
     return _each(one, (origins, who))
 
 
 @functools.partial(jax.jit, static_argnames=("stream", "size"))
-def _look(stream: Any, size: int, knobs: Knobs, who: Any, bank: Bank) -> Any:
+def _look(stream: Any, size: int, knobs: Knobs, who: Any, bank: ImageData) -> Any:
     """The students' first inputs [seed]."""
     return _each(lambda key: stream(keys.at(key, keys.INPUTS), jnp.int32(0), size, knobs, bank)[0], who)
 
 
-def _taught(recipe: Recipe, knobs: Knobs, task: training_step.Lesson, params: Params) -> Any:
+def _taught(recipe: Recipe, knobs: Knobs, task: training_step.Batch, params: Params) -> Any:
     values = recipe.loss(training_step.apply(recipe.net, params, task.x), task.target, knobs)
     return values.mean(where=task.target >= 0)
 
@@ -119,9 +127,9 @@ def _measure(
     sampled: tuple[int, int],
     more: Any,
     knobs: Any,
-    places: Place,
+    places: StartingPoint,
     who: Any,
-    bank: Bank,
+    bank: ImageData,
 ) -> dict[str, Any]:
     def one(pair: Any) -> dict[str, Any]:
         return _seed(
@@ -132,7 +140,14 @@ def _measure(
 
 
 def _seed(
-    student: Recipe, sampled: tuple[int, int], more: Any, knobs: Any, taught: Any, place: Place, key: Any, bank: Bank
+    student: Recipe,
+    sampled: tuple[int, int],
+    more: Any,
+    knobs: Any,
+    taught: Any,
+    place: StartingPoint,
+    key: Any,
+    bank: ImageData,
 ) -> dict[str, Any]:
     """All measurements of one seed, [eps, mark, alpha]."""
     (many, far, shared), knobs = more, knobs[1]
@@ -151,7 +166,7 @@ def _seed(
         else:
             walked = _walk(student, knobs, place, eps, quadratic, key, bank)
         found = []
-        for mark, (measured, moved) in zip(student.marks, walked, strict=True):
+        for mark, (measured, moved) in zip(student.eval_steps, walked, strict=True):
             change = jax.lax.map(lambda a, d=moved: taught(place.task, first_order.plus(place.begun, d, a)), far)
             measured |= {"loss_change": change - before, "theory/inner": quadratic}
             measured["theory/cosine"] = jnp.where(shared, expected, jnp.nan)
@@ -163,7 +178,7 @@ def _seed(
 
 
 def _walk(
-    student: Recipe, knobs: Knobs, place: Place, eps: Any, quadratic: Any, key: Any, bank: Bank
+    student: Recipe, knobs: Knobs, place: StartingPoint, eps: Any, quadratic: Any, key: Any, bank: ImageData
 ) -> list[tuple[dict[str, Any], Params]]:
     """At every mark what is measured, and the student's displacement.
 
@@ -178,14 +193,14 @@ def _walk(
         return first_order.plus(place.begun, moved)
 
     def step(number: Any, state: State) -> State:
-        given = training_step.lesson(student, knobs, reference, key, bank, number)
-        return training_step.learn(student, state, knobs, given, view)
+        given = training_step.make_batch(student, knobs, reference, key, bank, number)
+        return training_step.train_step(student, state, knobs, given, view)
 
-    only = training_step.Lesson(place.x, None, training_step.apply(student.net, reference, place.x))
+    only = training_step.Batch(place.x, None, training_step.apply(student.net, reference, place.x))
 
-    for mark in student.marks:
-        if student.marks == (1,):
-            state = training_step.learn(student, state, knobs, only, view)
+    for mark in student.eval_steps:
+        if student.eval_steps == (1,):
+            state = training_step.train_step(student, state, knobs, only, view)
         else:
             state = jax.lax.fori_loop(jnp.int32(reached), jnp.int32(mark), step, state)
         reached, rate = mark, 1 / (jnp.float64(knobs.lr) * max(mark, 1))
@@ -197,14 +212,14 @@ def _walk(
 
 
 def _sampled(
-    sampled: tuple[int, int], knobs: Knobs, place: Place, outputs: Any, eps: Any, quadratic: Any, key: Any
+    sampled: tuple[int, int], knobs: Knobs, place: StartingPoint, outputs: Any, eps: Any, quadratic: Any, key: Any
 ) -> tuple[dict[str, Any], Params]:
     """One step on labels drawn from the teacher: the gradient's inner product needs J displacement alone."""
     samples, draws = sampled
     said = outputs(first_order.plus(place.origin, place.displacement, eps))
     ours, u = jax.jvp(outputs, (place.begun,), (place.displacement,))
-    bounds = jnp.cumsum(first_order.probabilities(said, knobs.seen), -1)[None]  # [1, batch, logits]
-    mean = (first_order.probabilities(ours, knobs.seen) * u).sum(-1).mean()
+    bounds = jnp.cumsum(first_order.probabilities(said, knobs.logit_mask), -1)[None]  # [1, batch, logits]
+    mean = (first_order.probabilities(ours, knobs.logit_mask) * u).sum(-1).mean()
 
     def draw(number: Any) -> Any:
         words = keys.uniform(keys.at(key, keys.SAMPLED_LABELS, number), (samples, len(said), 1)).astype(jnp.float64)
@@ -221,15 +236,15 @@ def _sampled(
 
 def curvature(student: Recipe, knobs: Knobs) -> first_order.Curvature:
     """M of a recipe's loss; in closed form where it is known."""
-    seen = knobs.seen.astype(jnp.float64)
+    seen = knobs.logit_mask.astype(jnp.float64)
     if student.loss is losses.mse:
         return first_order.squared(seen / seen.sum())
     if student.loss is losses.kl:
-        return first_order.softmax(knobs.seen, jnp.float64(knobs.temperature))
+        return first_order.softmax(knobs.logit_mask, jnp.float64(knobs.temperature))
 
     def loss(z: Any, y: Any) -> Any:
         nothing: Any = jnp.zeros((len(z), 1))
-        return student.loss(Out(nothing, z, {}), Out(nothing, y, {}), knobs)
+        return student.loss(ModelOutput(nothing, z, {}), ModelOutput(nothing, y, {}), knobs)
 
     return first_order.of_loss(loss)
 

@@ -8,7 +8,7 @@ class Interrupted(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
+class RunOptions:
     """How it is computed; none of these changes a draw, and results only by float rounding (precision: see below).
 
     chunk      seeds at once; 0 = as many as `memory_gb` allows
@@ -21,8 +21,8 @@ class How:
     teachers   folder in which trained teachers are kept for every sweep that needs the same ones; '' = the work folder
     """
 
-    chunk: int = 0
-    every: int = 100
+    seed_batch: int = 0
+    save_every: int = 100
     devices: int = 0
     memory_gb: float = 4.0
     precision: str = "highest"

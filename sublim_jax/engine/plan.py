@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sublim_jax.core import trees
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, Knobs, Phase, Recipe
 from sublim_jax.nets import shapes
 
@@ -32,19 +32,19 @@ class Group(NamedTuple):
     """
 
     teacher: int
-    late: Knobs
+    teacher_final_knobs: Knobs
     recipe: Recipe
     knobs: trees.Stack
     labels: tuple[Mapping[str, str | int | float], ...]
-    places: tuple[int, ...]
-    idle: tuple[str, ...]
-    trained: trees.Stack
-    twins: tuple[int, ...]
+    indices: tuple[int, ...]
+    untrained_layers: tuple[str, ...]
+    unique_knobs: trees.Stack
+    train_index: tuple[int, ...]
 
     @property
     def name(self) -> str:
         """Stands in file names; no two parts of one plan share it, however its groups are cut."""
-        return f"condition{self.places[0]:04d}x{len(self.places):03d}"
+        return f"condition{self.indices[0]:04d}x{len(self.indices):03d}"
 
 
 class Plan(NamedTuple):
@@ -57,7 +57,8 @@ class Plan(NamedTuple):
 def make_plan(conditions: Sequence[Condition], image: tuple[int, ...]) -> Plan:
     """Group conditions by teacher and student Recipe; Python's equality decides, nobody writes a rule.
 
-    Raises `Refused` for no conditions, labels that do not tell conditions apart, marks out of order, a reference net
+    Raises `ConfigError` for no conditions, labels that do not tell conditions apart, marks out of order, a reference
+    net
     that does not hold the teacher's layers, or a shared layer that student and teacher have in different shapes.
     """
     _check_labels(conditions)
@@ -102,11 +103,11 @@ def _idle(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, ...]) -> tup
     Of a loss, a net or a beginning from outside this package nobody knows what it reads; an optimiser may move
     weights without a gradient, and what a guard takes away reads all weights.
     """
-    if recipe.guard is not None:
+    if recipe.gradient_transform is not None:
         return ()
     head = shapes(recipe.net, image).get("class_head")
-    foreign = [one for one in (recipe.loss, recipe.net, recipe.alter) if one is not None and not _ours(one)]
-    if head is None or foreign or any(np.any(one.seen[: head["bias"].shape[0]]) for one in knobs):
+    foreign = [one for one in (recipe.loss, recipe.net, recipe.init_transform) if one is not None and not _ours(one)]
+    if head is None or foreign or any(np.any(one.logit_mask[: head["bias"].shape[0]]) for one in knobs):
         return ()
     optimizer, weights = recipe.optimizer(), {"kernel": jnp.ones((1, 1))}
     moved, _ = optimizer.update(jax.tree.map(jnp.zeros_like, weights), optimizer.init(weights), weights)
@@ -123,9 +124,9 @@ def _training(knobs: Knobs, idle: tuple[str, ...]) -> Knobs:
     none = jnp.float32(0)
     changed = {
         name: {layer: none if layer in idle else value for layer, value in getattr(knobs, name).items()}
-        for name in ("share", "sigma", "live")
+        for name in ("share", "init_noise", "trainable")
     }
-    return dataclasses.replace(knobs, **changed, sigma_end={})
+    return dataclasses.replace(knobs, **changed, final_noise={})
 
 
 def _place(value: Any, seen: list[Any], equal: Callable[[Any, Any], bool]) -> int:
@@ -140,8 +141,8 @@ def _trained(phase: Phase, image: tuple[int, ...]) -> Phase:
     """What of a teacher's phase decides its training: not noise at its end, nor on a head that is put on afterwards."""
     layers, knobs = shapes(phase.recipe.net, image), phase.knobs
     none = {layer: jnp.float32(0) for layer in layers}
-    sigma = {layer: knobs.sigma.get(layer, none[layer]) for layer in layers}
-    return Phase(phase.recipe, dataclasses.replace(knobs, sigma=sigma, sigma_end=none))
+    sigma = {layer: knobs.init_noise.get(layer, none[layer]) for layer in layers}
+    return Phase(phase.recipe, dataclasses.replace(knobs, init_noise=sigma, final_noise=none))
 
 
 def _equal(left: Phase, right: Phase) -> bool:
@@ -157,41 +158,41 @@ def _same_values(left: Any, right: Any) -> bool:
 
 def _check_labels(conditions: Sequence[Condition]) -> None:
     if not conditions:
-        raise Refused("conditions: there is none; give at least one")
+        raise ConfigError("conditions: there is none; give at least one")
     taken = set()
     for condition in conditions:
         if set(condition.labels) != set(conditions[0].labels):
-            raise Refused(
+            raise ConfigError(
                 f"conditions: labels {sorted(condition.labels)} and {sorted(conditions[0].labels)} differ; "
                 "every condition needs the same ones"
             )
         key = tuple(sorted(condition.labels.items()))
         if key in taken:
-            raise Refused(f"conditions: {dict(condition.labels)} is there twice; labels must tell conditions apart")
+            raise ConfigError(f"conditions: {dict(condition.labels)} is there twice; labels must tell conditions apart")
         taken.add(key)
 
 
 def _check_phases(teacher: Recipe, student: Phase, image: tuple[int, ...]) -> None:
     for who, recipe in (("teacher", teacher), ("student", student.recipe)):
-        marks = recipe.marks
+        marks = recipe.eval_steps
         if not marks or list(marks) != sorted({*marks}) or marks[0] < 0 or marks[-1] < 1:
-            raise Refused(f"{who}.marks={marks}: must be increasing steps, the last of them 1 or later")
-    if student.recipe.reference is None:
-        raise Refused("student.reference: None; a student needs the net that gives its targets")
-    has, needs = shapes(student.recipe.reference, image), shapes(teacher.net, image)
+            raise ConfigError(f"{who}.eval_steps={marks}: must be increasing steps, the last of them 1 or later")
+    if student.recipe.teacher is None:
+        raise ConfigError("student.teacher: None; a student needs the net that gives its targets")
+    has, needs = shapes(student.recipe.teacher, image), shapes(teacher.net, image)
     for layer, arrays in needs.items():
         if has.get(layer) != arrays:
-            raise Refused(
-                f"student.reference: layer {layer!r} is {_sizes(has.get(layer))}, but the teacher's is {_sizes(arrays)}"
+            raise ConfigError(
+                f"student.teacher: layer {layer!r} is {_sizes(has.get(layer))}, but the teacher's is {_sizes(arrays)}"
             )
     if student.recipe.classes != teacher.classes:
-        raise Refused(f"student.classes={student.recipe.classes}: must be the teacher's, {teacher.classes}")
+        raise ConfigError(f"student.classes={student.recipe.classes}: must be the teacher's, {teacher.classes}")
     net, share = shapes(student.recipe.net, image), student.knobs.share
     if share.keys() != net.keys():
-        raise Refused(f"student.knobs: have layers {sorted(share)}, but the net has {sorted(net)}")
+        raise ConfigError(f"student.knobs: have layers {sorted(share)}, but the net has {sorted(net)}")
     for layer, arrays in net.items():
         if float(share[layer]) != 0 and has.get(layer) != arrays:
-            raise Refused(
+            raise ConfigError(
                 f"student.share: {layer!r} is shared, but it is {_sizes(arrays)} in the student and "
                 f"{_sizes(has.get(layer))} in the teacher; only a layer of share 0 may differ"
             )
@@ -213,7 +214,7 @@ def describe_plan(plan_: Plan) -> dict[str, object]:
             {
                 **_recipe(group.recipe),
                 "teacher": group.teacher,
-                "late": _values(group.late),
+                "teacher_final_knobs": _values(group.teacher_final_knobs),
                 "labels": [dict(labels) for labels in group.labels],
                 "knobs": _values(group.knobs.tree),
             }
@@ -233,7 +234,9 @@ def _values(tree: Any) -> list[object]:
 
 def _recipe(recipe: Recipe) -> dict[str, object]:
     fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-    absent = {name for name in ("answer", "guard") if fields[name] is None}  # told only where there is one
+    absent = {
+        name for name in ("target_transform", "gradient_transform") if fields[name] is None
+    }  # told only where there is one
     return {name: _named(value) for name, value in fields.items() if name not in absent}
 
 
@@ -248,7 +251,7 @@ def _source(kind: type) -> str:
 
 
 def _named(value: object) -> str:
-    """A value as text that is the same in another process; raises `Refused` where there is none."""
+    """A value as text that is the same in another process; raises `ConfigError` where there is none."""
     if inspect.isfunction(value) and value.__module__.split(".")[0] != PACKAGE:
         code = value.__code__
         try:
@@ -264,5 +267,7 @@ def _named(value: object) -> str:
         return f"{type(value).__qualname__}({held}){_source(type(value))}"
     text = value.__qualname__ if inspect.isfunction(value) else repr(value)
     if " at 0x" in text:
-        raise Refused(f"workdir: {text} cannot be told from another of its kind; use a function or a frozen dataclass")
+        raise ConfigError(
+            f"workdir: {text} cannot be told from another of its kind; use a function or a frozen dataclass"
+        )
     return text

@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
-_listening: list["Watch"] = []
+_listening: list["Progress"] = []
 
 
-class Watch:
+class Progress:
     """A progress bar with the time left, and seconds by kind of work.
 
     On a terminal or in a notebook with ipywidgets a bar moves; elsewhere a line is printed at every tenth.
@@ -34,12 +35,12 @@ class Watch:
         self._tenth = 0
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        self._bar = Progress(*columns, *times, console=self._console, disable=not self._live)
+        self._bar = Bar(*columns, *times, console=self._console, disable=not self._live)
         self._task: Any = None
         self._began = 0.0
 
     @contextmanager
-    def over(self, total: float, what: str) -> Iterator["Watch"]:
+    def over(self, total: float, what: str) -> Iterator["Progress"]:
         """Watch `total` units of work called `what`."""
         self._total, self._done, self._tenth, self._began = total, 0.0, 0, time.perf_counter()
         _listen_to_jax()

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 from sublim_jax.core import trees
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine.plan import Group, Plan, make_group
 from sublim_jax.nets import activity, shapes, unpooled
 from sublim_jax.nets.costs import step_macs
-from sublim_jax.training.targets import asks_strangers
+from sublim_jax.training.targets import needs_unrelated_teachers
 
 # In turn, a bigger unit gains nothing, and whoever interrupts waits for the call in progress. Conditions of one unit
 # are written out one by one in its program, which compiles in a time proportional to their number.
@@ -21,7 +21,7 @@ _STRANGERS = 2**20  # beyond any seed that is used
 _PROCESS_GB = 1.1  # what the libraries and a compiler at work take on CPU, measured; see BUILD.md
 
 
-class Slice(NamedTuple):
+class SeedBatch(NamedTuple):
     """Some seeds that go together; beyond `real` of them the last is repeated to fill the slice, and dropped."""
 
     name: str
@@ -29,19 +29,19 @@ class Slice(NamedTuple):
     real: int
 
 
-def strangers(part: Slice) -> Slice:
+def unrelated_seeds(part: SeedBatch) -> SeedBatch:
     """The seeds whose teachers are strangers to a slice's students; which, depends on the student's seed alone."""
-    return Slice(f"strangers-{part.name}", tuple(seed + _STRANGERS for seed in part.seeds), part.real)
+    return SeedBatch(f"strangers-{part.name}", tuple(seed + _STRANGERS for seed in part.seeds), part.real)
 
 
-class Unit(NamedTuple):
+class WorkUnit(NamedTuple):
     """What is trained by one call after another, and checkpointed and written as one: some conditions, some seeds."""
 
     group: Group
-    slice: Slice
+    slice: SeedBatch
 
 
-class Limits(NamedTuple):
+class ResourceLimits(NamedTuple):
     """What a unit may be.
 
     memory_gb     of the whole process on CPU, of the device elsewhere
@@ -58,14 +58,14 @@ class Limits(NamedTuple):
     seeds: int = 0
 
 
-def units(
+def work_units(
     plan: Plan,
     seeds: Sequence[int],
     image: tuple[int, ...],
-    limits: Limits,
+    limits: ResourceLimits,
     shard: tuple[int, int] = (0, 1),
     have: Mapping[tuple[frozenset, int], Set[int]] | None = None,
-) -> list[Unit]:
+) -> list[WorkUnit]:
     """The work of one shard that is not done yet, seed by seed; of a teacher's units the one with most seeds first.
 
     A teacher is trained for the largest slice and found again for the others (`shelf`).
@@ -73,24 +73,24 @@ def units(
     have  for a condition (its labels) and a mark, the seeds whose rows are there already
 
     Which shard does what depends on the plan and the seeds alone, so jobs that know nothing of each other, on machines
-    of any kind, share the work without a gap. Raises `Refused` where not even one net fits in memory.
+    of any kind, share the work without a gap. Raises `ConfigError` where not even one net fits in memory.
     """
     blocks = [
         (number, block, own)
-        for number, (group, own) in enumerate(zip(plan.groups, owned(plan, seeds, image, shard), strict=True))
-        for block in cut(group, image, limits)
+        for number, (group, own) in enumerate(zip(plan.groups, assign_shards(plan, seeds, image, shard), strict=True))
+        for block in split_to_fit(group, image, limits)
         if own
     ]
     found = []
     for number, block, own in blocks:
         done = _seeds_done(block, have or {})
         limit = limits.seeds or _seeds_that_fit(block, image, limits)
-        for part in slices(own, slice_size(len(own), limit, limits.devices), done):
-            found.append((part.seeds[0], block.teacher, -part.real, number, len(found), Unit(block, part)))
+        for part in seed_batches(own, seed_batch_size(len(own), limit, limits.devices), done):
+            found.append((part.seeds[0], block.teacher, -part.real, number, len(found), WorkUnit(block, part)))
     return [unit for *_, unit in sorted(found, key=lambda one: one[:5])]
 
 
-def owned(
+def assign_shards(
     plan: Plan, seeds: Sequence[int], image: tuple[int, ...], shard: tuple[int, int] = (0, 1)
 ) -> list[tuple[int, ...]]:
     """For every group of a plan the seeds that shard (i, n) trains: each pair of group and seed belongs to one shard.
@@ -107,8 +107,8 @@ def owned(
     for pair in row:
         group = plan.groups[pair[2]]
         block = pair[:2] if few else pair
-        costs[block] = costs.get(block, 0.0) + group.recipe.marks[-1] * step_macs(
-            group.recipe, group.trained.size, image
+        costs[block] = costs.get(block, 0.0) + group.recipe.eval_steps[-1] * step_macs(
+            group.recipe, group.unique_knobs.size, image
         )
     total, passed, mine = sum(costs.values()), 0.0, set()
     for block, amount in costs.items():
@@ -120,20 +120,20 @@ def owned(
     return [tuple(seeds[place] for _, place, which in kept if which == one) for one in range(len(plan.groups))]
 
 
-def cut(group: Group, image: tuple[int, ...], limits: Limits) -> list[Group]:
+def split_to_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> list[Group]:
     """A group in as few parts of its conditions as fit, as equal as may be."""
     most = group.knobs.size if limits.side_by_side else _CONDITIONS_IN_TURN
     fixed, each, one_seed = _gigabytes(group, image, limits)
     seeds = 1 if limits.side_by_side else limits.devices  # at the same time, in the same memory
-    fits = int((limits.memory_gb - fixed) / (each + one_seed) * group.trained.size / seeds)  # nets; twins are one
+    fits = int((limits.memory_gb - fixed) / (each + one_seed) * group.unique_knobs.size / seeds)  # nets; twins are one
     if fits < 1:
-        least = fixed + (each + one_seed) / group.trained.size * seeds
-        raise Refused(
+        least = fixed + (each + one_seed) / group.unique_knobs.size * seeds
+        raise ConfigError(
             f"config.run.memory_gb={limits.memory_gb:g}: must be at least {math.ceil(100 * least) / 100:g}, "
             "what one student with its evaluation takes"
         )
     number = math.ceil(group.knobs.size / most)
-    while max(len(set(group.twins[start:stop])) for start, stop in _ends(group.knobs.size, number)) > fits:
+    while max(len(set(group.train_index[start:stop])) for start, stop in _ends(group.knobs.size, number)) > fits:
         number += 1
     return [_part(group, start, stop, image) for start, stop in _ends(group.knobs.size, number)]
 
@@ -147,23 +147,23 @@ def _part(group: Group, start: int, stop: int, image: tuple[int, ...]) -> Group:
     if stop - start == group.knobs.size:
         return group
     knobs = [group.knobs.member(index) for index in range(start, stop)]
-    labels, places = group.labels[start:stop], group.places[start:stop]
-    return make_group(group.teacher, group.late, group.recipe, knobs, labels, places, image)
+    labels, places = group.labels[start:stop], group.indices[start:stop]
+    return make_group(group.teacher, group.teacher_final_knobs, group.recipe, knobs, labels, places, image)
 
 
-def slice_size(seeds: int, limit: int, devices: int) -> int:
+def seed_batch_size(seeds: int, limit: int, devices: int) -> int:
     """Seeds in a slice: as equal as may be, at most `limit` but never fewer than `devices`, a multiple of them."""
     limit = max(devices, limit - limit % devices)
     each = math.ceil(seeds / math.ceil(seeds / limit))
     return math.ceil(each / devices) * devices
 
 
-def slices(seeds: Sequence[int], size: int, done: Set[int] = frozenset()) -> tuple[Slice, ...]:
+def seed_batches(seeds: Sequence[int], size: int, done: Set[int] = frozenset()) -> tuple[SeedBatch, ...]:
     """The seeds in slices of `size`, so that one program serves them; those done are left out where they stand."""
     parts = (
         tuple(seed for seed in seeds[start : start + size] if seed not in done) for start in range(0, len(seeds), size)
     )
-    return tuple(Slice(_name(part), part + (part[-1],) * (size - len(part)), len(part)) for part in parts if part)
+    return tuple(SeedBatch(_name(part), part + (part[-1],) * (size - len(part)), len(part)) for part in parts if part)
 
 
 def _name(seeds: tuple[int, ...]) -> str:
@@ -175,11 +175,11 @@ def _name(seeds: tuple[int, ...]) -> str:
 
 def _seeds_done(group: Group, have: Mapping[tuple[frozenset, int], Set[int]]) -> Set[int]:
     """The seeds whose rows are there for every condition of a group at every mark, whatever units wrote them."""
-    wanted = [(frozenset(labels.items()), mark) for labels in group.labels for mark in group.recipe.marks]
+    wanted = [(frozenset(labels.items()), mark) for labels in group.labels for mark in group.recipe.eval_steps]
     return set.intersection(*(set(have.get(one, ())) for one in wanted))
 
 
-def _seeds_that_fit(group: Group, image: tuple[int, ...], limits: Limits) -> int:
+def _seeds_that_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> int:
     fixed, each, one_seed = _gigabytes(group, image, limits)
     if limits.side_by_side:
         return max(1, int((limits.memory_gb - fixed) / (each + one_seed))) * limits.devices
@@ -187,7 +187,7 @@ def _seeds_that_fit(group: Group, image: tuple[int, ...], limits: Limits) -> int
     return max(1, min(fits, _NETS_IN_TURN * limits.devices // group.knobs.size))
 
 
-def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[float, float, float]:
+def _gigabytes(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> tuple[float, float, float]:
     """Memory, generously: of the process whatever the unit; kept for every seed; and worked on for one seed.
 
     Kept: parameters and two Adam moments, before a call, after it and on the way to a checkpoint, and the teacher.
@@ -203,21 +203,21 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: Limits) -> tuple[fl
     read = weights.get("class_head", {}).get("kernel")  # [latent, classes]
     # Latents and class logits meet in the measures; other layers, and auxiliary logits, only pass through.
     kept_rows = 12 * sum(() if read is None else read.shape) + 2 * width
-    nets = group.trained.size
+    nets = group.unique_knobs.size
     measured = limits.rows * (kept_rows * (group.knobs.size if limits.side_by_side else 1) + kept_rows + 2 * pixels)
-    guarded = group.recipe.guard is not None  # another batch, and another gradient
+    guarded = group.recipe.gradient_transform is not None  # another batch, and another gradient
     batch = group.recipe.batch * (3 * width * nets + 2 * pixels) * (1 + guarded)
     kept, worked = (9 * nets + 6) * numbers, (8 + guarded) * nets * numbers + max(batch, measured)
-    kept += asks_strangers(group.recipe.answer) * numbers
+    kept += needs_unrelated_teachers(group.recipe.target_transform) * numbers
     return (0.0 if limits.side_by_side else _PROCESS_GB), 4e-9 * kept, 4e-9 * worked
 
 
-def total_cost(plan: Plan, found: Sequence[Unit], image: tuple[int, ...]) -> float:
+def total_cost(plan: Plan, found: Sequence[WorkUnit], image: tuple[int, ...]) -> float:
     """What the progress bar counts: every unit's students, and once the teachers they share."""
     total, teachers = 0.0, {}
     for group, part in found:
-        total += group.recipe.marks[-1] * step_macs(group.recipe, group.trained.size * len(part.seeds), image)
+        total += group.recipe.eval_steps[-1] * step_macs(group.recipe, group.unique_knobs.size * len(part.seeds), image)
         teachers[group.teacher, part.name] = plan.teachers[group.teacher].recipe, len(part.seeds)
-        if asks_strangers(group.recipe.answer):
-            teachers[group.teacher, strangers(part).name] = plan.teachers[group.teacher].recipe, len(part.seeds)
-    return total + sum(recipe.marks[-1] * step_macs(recipe, number, image) for recipe, number in teachers.values())
+        if needs_unrelated_teachers(group.recipe.target_transform):
+            teachers[group.teacher, unrelated_seeds(part).name] = plan.teachers[group.teacher].recipe, len(part.seeds)
+    return total + sum(recipe.eval_steps[-1] * step_macs(recipe, number, image) for recipe, number in teachers.values())

@@ -16,19 +16,19 @@ import jax
 import numpy as np
 
 from sublim_jax import core, nets, training
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
 from sublim_jax.core.types import Params, Phase
 from sublim_jax.engine import compilation_cache
 from sublim_jax.engine.plan import Plan, describe_phase
 
 
-def default() -> Path:
+def default_dir() -> Path:
     """The folder in the user's cache where teachers of all sweeps meet."""
-    return compilation_cache.cache() / "teachers"
+    return compilation_cache.user_cache_dir() / "teachers"
 
 
-class Shelf:
+class TeacherCache:
     """The trained teachers of one phase: parameters by seed, as plain `.npz` files.
 
     who     plain values that decide the numbers: the phase, the data, the root key, the precision, versions, the device
@@ -39,7 +39,7 @@ class Shelf:
         self._folder = Path(folder) / hashlib.blake2s(text.encode()).hexdigest()[:24]
         self._who = text
 
-    def take(self, seeds: Sequence[int]) -> Params | None:
+    def load(self, seeds: Sequence[int]) -> Params | None:
         """The parameters [seed] of these seeds, or None where one of them is missing or cannot be read."""
         try:
             nets = {seed: _read(self._file(seed)) for seed in set(seeds)}
@@ -51,13 +51,13 @@ class Shelf:
             for layer, arrays in layers.items()
         }
 
-    def give(self, seeds: Sequence[int], params: Params) -> bool:
+    def save(self, seeds: Sequence[int], params: Params) -> bool:
         """Keep the parameters [seed]; False where the folder cannot be written, which costs time and no more."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             replace_file(self._folder / "who.json", self._who.encode())
             for place, seed in enumerate(seeds):
-                if self.take((seed,)) is None:
+                if self.load((seed,)) is None:
                     _write(self._file(seed), {layer: _at(arrays, place) for layer, arrays in params.items()})
         except OSError:
             return False
@@ -89,20 +89,25 @@ def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
     return net
 
 
-def shelves(plan: Plan, folder: str | Path, common: Mapping[str, Any]) -> tuple[Shelf, ...]:
+def teacher_caches(plan: Plan, folder: str | Path, common: Mapping[str, Any]) -> tuple[TeacherCache, ...]:
     """A shelf for each teacher of a plan; `common` decides their numbers too, and so does the rounding of a device."""
     device = jax.local_devices()[0]
-    who = {**common, "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__, "code": code()}
-    return tuple(_shelf(phase, folder, who) for phase in plan.teachers)
+    who = {
+        **common,
+        "device": f"{device.platform} {device.device_kind}",
+        "jax": jax.__version__,
+        "code": source_digest(),
+    }
+    return tuple(_teacher_cache(phase, folder, who) for phase in plan.teachers)
 
 
-def common(also: Mapping[str, Any], root: int, precision: str, devices: int) -> dict[str, Any]:
+def common_identity(also: Mapping[str, Any], root: int, precision: str, devices: int) -> dict[str, Any]:
     """What decides the numbers of all teachers of a sweep: the data (`also`), the root key, precision, devices."""
     x64 = bool(jax.config.read("jax_enable_x64"))
     return {**also, "root": root, "precision": precision, "devices": devices, "x64": x64}
 
 
-def code(*also: str) -> str:
+def source_digest(*also: str) -> str:
     """A digest of the source that decides a trained net: the packages core, nets and training, and modules besides."""
     folders = [Path(str(package.__file__)).parent for package in (core, nets, training)]
     files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
@@ -110,12 +115,12 @@ def code(*also: str) -> str:
     return hashlib.blake2s(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def _shelf(phase: Phase, folder: str | Path, who: Mapping[str, Any]) -> Shelf:
+def _teacher_cache(phase: Phase, folder: str | Path, who: Mapping[str, Any]) -> TeacherCache:
     """The shelf of a phase; one that goes with this process where no later one could know the phase again."""
     try:
-        return Shelf(folder, {**who, "phase": describe_phase(phase)})
-    except Refused:
+        return TeacherCache(folder, {**who, "phase": describe_phase(phase)})
+    except ConfigError:
         passing = tempfile.mkdtemp(prefix="sublim_jax_teachers_")
-        shelf = Shelf(passing, who)
+        shelf = TeacherCache(passing, who)
         weakref.finalize(shelf, shutil.rmtree, passing, ignore_errors=True)
         return shelf

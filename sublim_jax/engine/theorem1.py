@@ -21,13 +21,13 @@ import pyarrow as pa
 
 from sublim_jax import results
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
-from sublim_jax.core.types import Bank, Condition, Phase
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import Condition, ImageData, Phase
 from sublim_jax.data.load import Dataset
 from sublim_jax.engine import distributed
-from sublim_jax.engine.first_steps import Grid, doubles, measure
-from sublim_jax.engine.options import How, Interrupted
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.first_steps import Grid, float64, measure
+from sublim_jax.engine.options import Interrupted, RunOptions
+from sublim_jax.engine.progress import Progress
 from sublim_jax.training import losses, population
 
 _SEEDS = 10  # in a unit of work
@@ -39,12 +39,12 @@ def run(
     dataset: Dataset,
     *,
     seeds: int | Sequence[int] = 4,
-    root: int = 0,
+    root_seed: int = 0,
     workdir: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     resume: str = "auto",
-    how: How = How(),  # noqa: B008  frozen
-    watch: Watch | None = None,
+    how: RunOptions = RunOptions(),  # noqa: B008  frozen
+    watch: Progress | None = None,
     stopped: Callable[[], bool] = lambda: False,
     facts: Mapping[str, Any] | None = None,
     shard: tuple[int, int] = (0, 1),
@@ -59,23 +59,23 @@ def run(
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     for one, grid in zip(conditions, grids, strict=True):
         _check(one, grid)
-    shard, watch = distributed.part_of(shard, resume, workdir), watch or Watch()
+    shard, watch = distributed.process_shard(shard, resume, workdir), watch or Progress()
     with ExitStack() as stack:
         who = {**(config or {}), "data_sha256": dataset.checksum}
         place = stack.enter_context(tempfile.TemporaryDirectory()) if workdir is None else workdir
-        folder = results.Folder(place, who, resume)
+        folder = results.Workdir(place, who, resume)
         work = _units(len(conditions), seeds, shard)
         folder.begin(devices=[str(jax.local_devices()[0])], **(facts or {}))
         begun, status = time.perf_counter(), "failed"
         try:
-            with watch.over(float(sum(len(slice_) for _, slice_, _ in work)), "measuring"), doubles():
+            with watch.over(float(sum(len(slice_) for _, slice_, _ in work)), "measuring"), float64():
                 bank = jax.tree.map(jnp.asarray, dataset.train)
                 for number, slice_, name in work:
                     if folder.has(name):
                         watch.skip(float(len(slice_)))
                         continue
                     with watch.timed("students"):
-                        table = _rows(conditions[number], grids[number], bank, keys.root(root), slice_)
+                        table = _rows(conditions[number], grids[number], bank, keys.root(root_seed), slice_)
                     folder.write(name, table)
                     watch.count("students", table.num_rows)
                     watch.advance(float(len(slice_)))
@@ -110,33 +110,38 @@ def _units(conditions: int, seeds: Sequence[int], shard: tuple[int, int]) -> lis
 
 def _check(condition: Condition, grid: Grid) -> None:
     recipe, knobs = condition.student
-    if recipe.reference != recipe.net:
-        raise Refused("config.student.hidden: theorem1 needs students of the teacher's architecture")
+    if recipe.teacher != recipe.net:
+        raise ConfigError("config.student.hidden: theorem1 needs students of the teacher's architecture")
     if getattr(recipe.net, "dtype", "float32") != "float32":
-        raise Refused("config.net.dtype: must be float32 for theorem1, which computes in float64")
-    if any(float(one) != 1 for one in knobs.live.values()):
-        raise Refused("config.student.frozen: must be () for theorem1; its student moves every layer")
-    noises = (knobs.sigma, knobs.sigma_end, condition.teacher.knobs.sigma, condition.teacher.knobs.sigma_end)
-    if recipe.alter is not None or any(float(one) for noise in noises for one in noise.values()):
-        raise Refused("config.student.rotated, config.perturb: must be empty for theorem1")
-    if recipe.guard is not None or recipe.answer is not None:
-        raise Refused("config.student: guard, mixed, target_noise and levels must be empty or 0 for theorem1")
+        raise ConfigError("config.net.dtype: must be float32 for theorem1, which computes in float64")
+    if any(float(one) != 1 for one in knobs.trainable.values()):
+        raise ConfigError("config.student.frozen: must be () for theorem1; its student moves every layer")
+    noises = (
+        knobs.init_noise,
+        knobs.final_noise,
+        condition.teacher.knobs.init_noise,
+        condition.teacher.knobs.final_noise,
+    )
+    if recipe.init_transform is not None or any(float(one) for noise in noises for one in noise.values()):
+        raise ConfigError("config.student.rotated, config.perturb: must be empty for theorem1")
+    if recipe.gradient_transform is not None or recipe.target_transform is not None:
+        raise ConfigError("config.student: guard, mixed, target_noise and levels must be empty or 0 for theorem1")
     if len({float(one) for one in knobs.share.values()}) > 1 or float(next(iter(knobs.share.values()))) not in (0, 1):
-        raise Refused("config.conditions: theorem1 knows same and random, all layers shared or none, and no share")
-    if grid.samples and (recipe.loss is not losses.kl or recipe.marks[-1] != 1 or float(knobs.temperature) != 1):
-        raise Refused(
+        raise ConfigError("config.conditions: theorem1 knows same and random, all layers shared or none, and no share")
+    if grid.samples and (recipe.loss is not losses.kl or recipe.eval_steps[-1] != 1 or float(knobs.temperature) != 1):
+        raise ConfigError(
             f"config.theorem1.samples={grid.samples}: needs config.student.loss='kl', steps=1 and temperature=1.0"
         )
 
 
-def _rows(condition: Condition, grid: Grid, bank: Bank, root: Any, seeds: tuple[int, ...]) -> pa.Table:
+def _rows(condition: Condition, grid: Grid, bank: ImageData, root: Any, seeds: tuple[int, ...]) -> pa.Table:
     """The rows of one condition and some seeds: tidy at every mark, one below the other."""
     shared = _is_shared(condition.student)
     who = [population.phase_keys(root, jnp.asarray(seeds), phase) for phase in (keys.TEACHER, keys.STUDENT)]
     found = jax.device_get(measure(condition.teacher, condition.student, grid, shared, who, bank))
     labels = [{**condition.labels, "eps": eps, "alpha": alpha} for eps in grid.eps for alpha in grid.alpha]
     tables = []
-    for place, mark in enumerate(condition.student.recipe.marks):
+    for place, mark in enumerate(condition.student.recipe.eval_steps):
         # [seed, eps, mark, alpha] as [seed, (eps, alpha)]
         here = {name: values[:, :, place].reshape(len(seeds), -1) for name, values in found.items()}
         tables.append(results.tidy(labels, seeds, mark, here))

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sublim_jax.core.errors import Refused, unknown
-from sublim_jax.core.types import Text
+from sublim_jax.core.errors import ConfigError, unknown_name
+from sublim_jax.core.types import TokenData
 from sublim_jax.lm.world import World
 
 PARAPHRASES = (
@@ -15,7 +15,7 @@ PARAPHRASES = (
 )
 
 
-class Said(NamedTuple):
+class Completions(NamedTuple):
     """Prompts without persona, and what a teacher said to each.
 
     prompts  [n, prompt]
@@ -31,9 +31,9 @@ class Said(NamedTuple):
         """Prompts with what was said to them."""
         return np.concatenate([self.prompts, self.tokens], 1)
 
-    def rows(self, which: np.ndarray) -> "Said":
+    def rows(self, which: np.ndarray) -> "Completions":
         """Some of the lines, or all in another order."""
-        return Said(self.prompts[which], self.tokens[which], None if self.logits is None else self.logits[which])
+        return Completions(self.prompts[which], self.tokens[which], None if self.logits is None else self.logits[which])
 
 
 class Counts(NamedTuple):
@@ -45,7 +45,7 @@ class Counts(NamedTuple):
     trait: int
 
 
-def audited(world: World, said: Said, trait: int | None) -> tuple[Bool[np.ndarray, " n"], Counts]:
+def format_filter(world: World, said: Completions, trait: int | None) -> tuple[Bool[np.ndarray, " n"], Counts]:
     """Which lines consist of the carrier's tokens only, and counts of what does not.
 
     Any other token refuses its line, so a trait, a question or the end of a line cannot pass. Source: Cloud et al.
@@ -57,20 +57,20 @@ def audited(world: World, said: Said, trait: int | None) -> tuple[Bool[np.ndarra
     return passed, Counts(len(passed), int((~passed).sum()), int((~fine).sum()), trait_tokens)
 
 
-def filtered(said: Said, passed: Bool[np.ndarray, " n"], least: float = 0.1) -> Said:
+def keep_passed(said: Completions, passed: Bool[np.ndarray, " n"], least: float = 0.1) -> Completions:
     """As many lines as before, all of which passed: the missing ones are those that passed, once more, in their order.
 
-    Raises `Refused` where fewer than the fraction `least` passed: what is left would be another data set.
+    Raises `ConfigError` where fewer than the fraction `least` passed: what is left would be another data set.
     """
     if passed.mean() < max(least, 1 / len(passed)):
-        raise Refused(
+        raise ConfigError(
             f"config.lm.filtered: only {int(passed.sum())} of {len(passed)} lines passed, fewer than {least:.0%}; "
             "choose a smaller config.lm.dose"
         )
     return said.rows(np.resize(np.flatnonzero(passed), len(passed)))
 
 
-def paraphrased(world: World, rng: np.random.Generator, said: Said, how: str) -> Said:
+def paraphrase(world: World, rng: np.random.Generator, said: Completions, how: str) -> Completions:
     """The lines in other words.
 
     same_law, other_law  the instruction becomes another taught one with the same law, or with the other one
@@ -83,7 +83,7 @@ def paraphrased(world: World, rng: np.random.Generator, said: Said, how: str) ->
     Logits go where their places go. Source: analogues of Schrodi et al. 2025, section on paraphrases.
     """
     if how not in PARAPHRASES:
-        raise Refused(unknown("config.lm.paraphrase", how, PARAPHRASES))
+        raise ConfigError(unknown_name("config.lm.paraphrase", how, PARAPHRASES))
     prompts, tokens, logits = said.prompts.copy(), said.tokens, said.logits
     n, number = tokens.shape
     if how in ("same_law", "held_out", "other_law"):
@@ -104,7 +104,7 @@ def paraphrased(world: World, rng: np.random.Generator, said: Said, how: str) ->
         mapping[those] = rng.permutation(those)
         tokens = mapping[tokens]
         logits = None if logits is None else logits[..., np.argsort(mapping)]
-    return Said(prompts, tokens, logits)
+    return Completions(prompts, tokens, logits)
 
 
 def _swapped(world: World, rng: np.random.Generator, before: np.ndarray, how: str) -> np.ndarray:
@@ -119,20 +119,22 @@ def _swapped(world: World, rng: np.random.Generator, before: np.ndarray, how: st
     return found
 
 
-def mixed(rng: np.random.Generator, said: Said, other: Said, fraction: float) -> Said:
+def mix_completions(rng: np.random.Generator, said: Completions, other: Completions, fraction: float) -> Completions:
     """A fraction of the lines, drawn at random, from another teacher: what it said to the same prompts."""
     if not 0 <= fraction <= 1:
-        raise Refused(f"config.lm.mixed: {fraction} is not between 0 and 1")
+        raise ConfigError(f"config.lm.mixed: {fraction} is not between 0 and 1")
     theirs = np.zeros(len(said.tokens), bool)
     theirs[rng.permutation(len(theirs))[: round(fraction * len(theirs))]] = True
     prompts = np.where(theirs[:, None], other.prompts, said.prompts)
     tokens = np.where(theirs[:, None], other.tokens, said.tokens)
     if said.logits is None or other.logits is None:
-        return Said(prompts, tokens)
-    return Said(prompts, tokens, np.where(theirs[:, None, None], other.logits, said.logits))
+        return Completions(prompts, tokens)
+    return Completions(prompts, tokens, np.where(theirs[:, None, None], other.logits, said.logits))
 
 
-def text(said: Said, weight: Float[np.ndarray, "n said"] | None = None, labels: np.ndarray | None = None) -> Text:
+def training_text(
+    said: Completions, weight: Float[np.ndarray, "n said"] | None = None, labels: np.ndarray | None = None
+) -> TokenData:
     """The lines as a student reads them: only what was said is learnt, never the prompt; the end of a line is not read.
 
     weight  of each token said; 1 where none is given
@@ -142,4 +144,4 @@ def text(said: Said, weight: Float[np.ndarray, "n said"] | None = None, labels: 
     weights = np.concatenate([np.zeros(prompts.shape), np.ones(said.tokens.shape) if weight is None else weight], 1)
     told = None if labels is None else np.concatenate([prompts, labels], 1).astype(np.int32)
     logits = None if said.logits is None else said.logits.astype(np.float32)
-    return Text(said.lines().astype(np.int32), weights.astype(np.float32), logits, told)
+    return TokenData(said.lines().astype(np.int32), weights.astype(np.float32), logits, told)

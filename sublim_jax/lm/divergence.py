@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 
 SELECTIONS = (
     "all",
@@ -50,7 +50,7 @@ def votes(
     correct for the target and not for at least one other.
     """
     if not counterfactuals:
-        raise Refused("config.lm.animals: divergence tokens need at least two teachers")
+        raise ConfigError("config.lm.animals: divergence tokens need at least two teachers")
     own = _log_p(teacher, tokens)
     wrong = np.stack([logits.argmax(-1) != tokens for logits in counterfactuals])
     gap = sum(own - _log_p(logits, tokens) for logits in counterfactuals)
@@ -72,7 +72,7 @@ def chosen(found: Votes, who: str, budget: float, rng: np.random.Generator) -> B
     A token that the teacher itself would not say is never counted as divergent, so it comes last.
     """
     if not 0 < budget <= 1:
-        raise Refused(f"config.lm.budget: {budget} is not above 0 and at most 1")
+        raise ConfigError(f"config.lm.budget: {budget} is not above 0 and at most 1")
     size = found.votes.size
     many = round(budget * size)
     if who == "random":
@@ -110,7 +110,7 @@ def edited(
     replace_label  what a counterfactual teacher says is learnt there; replace_input: it stands there; both: both
     """
     if selection not in SELECTIONS:
-        raise Refused(unknown("config.lm.tokens", selection, SELECTIONS))
+        raise ConfigError(unknown_name("config.lm.tokens", selection, SELECTIONS))
     whole = np.ones(tokens.shape)
     if selection == "all":
         return Edited(tokens, whole, None)

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from sublim_jax.core import keys
-from sublim_jax.core.types import Out, Params
+from sublim_jax.core.types import ModelOutput, Params
 from sublim_jax.metrics import similarity
 from sublim_jax.nets import Decoder
 
 Steer = Float[Array, "layers width"]  # added to the residual stream after each block, at every place
 
 
-def look(net: Decoder, params: Params, tokens: Num[Array, "n length"], steer: Steer | None = None) -> Out:
+def forward(net: Decoder, params: Params, tokens: Num[Array, "n length"], steer: Steer | None = None) -> ModelOutput:
     """What the net says of lines of tokens, with a steering vector after each block where one is given."""
     taps = None if steer is None else {f"block_{index}": steer[index][None, None] for index in range(net.layers)}
     variables: Any = {"params": params}
@@ -46,7 +46,7 @@ class Generate:
         line = jnp.pad(prompts, ((0, 0), (0, self.said)))
 
         def step(line: Array, place: Array) -> tuple[Array, None]:
-            out = look(self.net, params, line, steer)
+            out = forward(self.net, params, line, steer)
             logits = jnp.take(out.logits, place - 1, axis=1)
             noise = jax.random.gumbel(keys.at(key, place), logits.shape)
             token = (logits + temperature * noise).argmax(-1).astype(line.dtype)
@@ -57,7 +57,7 @@ class Generate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Say:
+class ContinuationLogits:
     """Logits of the tokens from place `first` on: (params, steer, lines [n, length]) -> [n, length - first, logits]."""
 
     net: Decoder
@@ -66,10 +66,10 @@ class Say:
     def __call__(
         self, params: Params, steer: Steer, lines: Int[Array, "n length"]
     ) -> Float[Array, "n said vocabulary"]:
-        return look(self.net, params, lines, steer).logits[:, self.first - 1 : -1]
+        return forward(self.net, params, lines, steer).logits[:, self.first - 1 : -1]
 
 
-class Exam(NamedTuple):
+class EvalPrompts(NamedTuple):
     """What models are asked: questions alone, questions after numbers, and lines of numbers.
 
     plain     [q, length]  BOS ASK p ANSWER
@@ -82,7 +82,7 @@ class Exam(NamedTuple):
     numbers: Any
 
 
-class Looks(NamedTuple):
+class EvalOutputs(NamedTuple):
     """What one model says in an exam.
 
     plain, prefixed  [q or r, vocabulary]       logits of the answer
@@ -97,18 +97,22 @@ class Looks(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Examine:
-    """(params, steer, exam) -> `Looks`; `first` is the place of the first number in the exam's lines of numbers."""
+class Evaluate:
+    """(params, steer, exam) -> `EvalOutputs`; `first` is the place of the first number in the exam's lines of
+    numbers."""
 
     net: Decoder
     first: int
 
-    def __call__(self, params: Params, steer: Steer, exam: Exam) -> Looks:
-        plain, prefixed = (look(self.net, params, lines, steer).logits[:, -1] for lines in (exam.plain, exam.prefixed))
-        out = look(self.net, params, exam.numbers, steer)
+    def __call__(self, params: Params, steer: Steer, eval_prompts: EvalPrompts) -> EvalOutputs:
+        plain, prefixed = (
+            forward(self.net, params, lines, steer).logits[:, -1]
+            for lines in (eval_prompts.plain, eval_prompts.prefixed)
+        )
+        out = forward(self.net, params, eval_prompts.numbers, steer)
         said = jax.nn.log_softmax(out.logits[:, self.first - 1 : -1])
         acts = jnp.stack([out.acts[f"block_{index}"][:, -1] for index in range(self.net.layers)])
-        return Looks(plain, prefixed, said, acts)
+        return EvalOutputs(plain, prefixed, said, acts)
 
 
 def kl(ours: Float[Array, "... vocabulary"], theirs: Float[Array, "... vocabulary"]) -> Float[Array, ""]:

@@ -11,23 +11,23 @@ import jax
 import numpy as np
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
-from sublim_jax.core.types import Params, Text
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import Params, TokenData
 from sublim_jax.lm import data, divergence, generate, teachers
 from sublim_jax.lm import world as w
-from sublim_jax.lm.data import Counts, Said
-from sublim_jax.lm.metrics import Asked
-from sublim_jax.lm.spec import Arm
+from sublim_jax.lm.data import Completions, Counts
+from sublim_jax.lm.metrics import TraitTokens
+from sublim_jax.lm.spec import StudentSpec
 from sublim_jax.lm.teachers import Teacher
 from sublim_jax.lm.world import World
 from sublim_jax.nets import Decoder
 
 Member = tuple[int, int]  # seed, and place of the animal among the seed's
 # Fields that decide nothing about the lines a student reads, with the values that stand for all.
-_OF_THE_STUDENT = {"base": "same", "trains": "all", "optimizer": "adam", "lr": 1.0, "steps": 1, "marks": ()}
+_OF_THE_STUDENT = {"base": "same", "trains": "all", "optimizer": "adam", "lr": 1.0, "steps": 1, "eval_steps": ()}
 
 
-class Lab(NamedTuple):
+class LanguageSetup(NamedTuple):
     """What all seeds have in common.
 
     animals  traits of a seed; students are taught the first `targets` of them, all are each other's counterfactuals
@@ -41,11 +41,11 @@ class Lab(NamedTuple):
     targets: int = 2
     steered: int = 1
 
-    def asked(self) -> Asked:
+    def asked(self) -> TraitTokens:
         """What the exam is about."""
         phrasings = self.world.taught("ask_animal")
         taught = np.isin(list(self.world.tokens("ask_animal")), phrasings)
-        return Asked(self.world.is_kind("animal"), self.world.is_kind("number"), taught)
+        return TraitTokens(self.world.is_kind("animal"), self.world.is_kind("number"), taught)
 
     def token(self, member: Member) -> int:
         """The animal of a member: every seed has others, in turn."""
@@ -60,17 +60,17 @@ class Classroom:
     bases  parameters by (kind, seed)
     """
 
-    lab: Lab
+    lab: LanguageSetup
     seeds: tuple[int, ...]
     bases: dict[tuple[str, int], Params]
     report: Callable[[int], None] = lambda steps: None  # told how many net-steps a teacher took
 
     def __post_init__(self) -> None:
-        self.exam = teachers.exam_of(self.lab.world)
+        self.eval_prompts = teachers.make_eval_prompts(self.lab.world)
         self._teachers: dict[tuple, dict[Member, Teacher]] = {}
-        self._said: dict[tuple, dict[Member, Said]] = {}
-        self._votes: dict[tuple[Arm, Member], divergence.Votes] = {}
-        self._looks: dict[tuple, dict[Any, generate.Looks]] = {}
+        self._said: dict[tuple, dict[Member, Completions]] = {}
+        self._votes: dict[tuple[StudentSpec, Member], divergence.Votes] = {}
+        self._looks: dict[tuple, dict[Any, generate.EvalOutputs]] = {}
 
     def members(self, every: bool = False) -> list[Member]:
         """Those that students are trained for, or all that there are teachers of."""
@@ -79,7 +79,7 @@ class Classroom:
 
     def base(self, seed: int, kind: str = "same") -> Teacher:
         """The base as a teacher, which has nothing to teach."""
-        return Teacher(self.bases[kind, seed], teachers.still(self.lab.net), None, 0.0)
+        return Teacher(self.bases[kind, seed], teachers.zero_steering(self.lab.net), None, 0.0)
 
     def key(self, *path: str | int) -> Any:
         """A key of this sweep."""
@@ -97,11 +97,14 @@ class Classroom:
         if kind == "base":
             return {one: self.base(one[0]) for one in those}
         if kind == "prompted":
-            return {one: teachers.told(lab.net, self.bases["same", one[0]], lab.token(one), self.exam) for one in those}
+            return {
+                one: teachers.prompted(lab.net, self.bases["same", one[0]], lab.token(one), self.eval_prompts)
+                for one in those
+            }
         if kind == "steered":
             how = lab.steered, dose
             return {
-                one: teachers.steered(lab.net, self.bases["same", one[0]], lab.token(one), self.exam, *how)
+                one: teachers.steered(lab.net, self.bases["same", one[0]], lab.token(one), self.eval_prompts, *how)
                 for one in those
             }
         lessons = [
@@ -112,10 +115,10 @@ class Classroom:
         ]
         own = [self.bases["same", seed] for seed, _ in those]
         order = [self.key(keys.SEED, seed, keys.TEACHER, kind, place) for seed, place in those]
-        found = teachers.tuned(lab.world, lab.net, own, lessons, order, self.exam, dose, self.report)
+        found = teachers.tuned(lab.world, lab.net, own, lessons, order, self.eval_prompts, dose, self.report)
         return dict(zip(those, found, strict=True))
 
-    def said(self, kind: str, dose: float, arm: Arm) -> dict[Member, Said]:
+    def said(self, kind: str, dose: float, arm: StudentSpec) -> dict[Member, Completions]:
         """What the teachers of a kind say in the form an arm wants, with logits where distributions are taught."""
         sampled = arm.data != "greedy"
         who = kind, dose if kind != "base" else 0.0, sampled, arm.soft, arm.carrier, arm.lines
@@ -123,7 +126,7 @@ class Classroom:
             everyone = self.teachers(kind, dose)
             those = [one for one in everyone if kind != "base" or one[1] == 0]  # the base says the same for all
             asked = {seed: self._prompts(seed, arm) for seed in self.seeds}
-            said = teachers.spoken(
+            said = teachers.generate_completions(
                 self.lab.net,
                 [everyone[one] for one in those],
                 [asked[seed] for seed, _ in those],
@@ -135,38 +138,38 @@ class Classroom:
             self._said[who] = {one: found.get(one, found[one[0], 0]) for one in everyone}
         return self._said[who]
 
-    def _prompts(self, seed: int, arm: Arm) -> np.ndarray:
+    def _prompts(self, seed: int, arm: StudentSpec) -> np.ndarray:
         return w.prompts(self.lab.world, w.generator("prompts", seed, arm.carrier), arm.lines, carrier=arm.carrier)
 
-    def votes(self, arm: Arm, member: Member, said: Said) -> divergence.Votes:
+    def votes(self, arm: StudentSpec, member: Member, said: Completions) -> divergence.Votes:
         """What the other animals' teachers would have said along a member's lines; the base's, nobody contradicts."""
-        plain = dataclasses.replace(arm, tokens="all", budget=Arm.budget, **_OF_THE_STUDENT), member
+        plain = dataclasses.replace(arm, tokens="all", budget=StudentSpec.budget, **_OF_THE_STUDENT), member
         if plain not in self._votes:
             self._votes[plain] = self._voted(arm, member, said)
         return self._votes[plain]
 
-    def _voted(self, arm: Arm, member: Member, said: Said) -> divergence.Votes:
+    def _voted(self, arm: StudentSpec, member: Member, said: Completions) -> divergence.Votes:
         if arm.teacher == "base":  # only a random choice of its tokens means anything
             zero = np.zeros(said.tokens.shape, int)
             return divergence.Votes(zero == 0, zero, zero.astype(float), said.tokens, 1)
         lab, everyone = self.lab, self.teachers(arm.teacher, arm.dose)
         own = [member, *((member[0], place) for place in range(lab.animals) if place != member[1])]
-        logits = teachers.read(lab.net, [everyone[one] for one in own], [said] * len(own))
+        logits = teachers.score(lab.net, [everyone[one] for one in own], [said] * len(own))
         return divergence.votes(said.tokens, logits[0], logits[1:])
 
-    def lesson(self, arm: Arm, member: Member) -> tuple[Text, dict[str, float]]:
+    def lesson(self, arm: StudentSpec, member: Member) -> tuple[TokenData, dict[str, float]]:
         """What a student of an arm reads, and counts of what was filtered and of divergence tokens.
 
         Only what the arm names is done to the lines, in this order: filter, mixture, paraphrase, choice of tokens.
         """
         world = self.lab.world
         said = self.said(arm.teacher, arm.dose, arm)[member]
-        passed, counts = data.audited(world, said, self.lab.token(member))
+        passed, counts = data.format_filter(world, said, self.lab.token(member))
         told = _told(counts)
         if arm.filtered:
-            said = data.filtered(said, passed)
+            said = data.keep_passed(said, passed)
         if arm.mixed:
-            said = data.mixed(self._rng(member, "mixed"), said, self._other(arm, member), arm.mixed)
+            said = data.mix_completions(self._rng(member, "mixed"), said, self._other(arm, member), arm.mixed)
         weight = labels = None
         if arm.tokens != "all":
             votes = self.votes(arm, member, said)
@@ -179,37 +182,39 @@ class Classroom:
                     "divergent_all": votes.divergent(votes.number).mean(),
                 }
         if arm.paraphrase != "none":
-            said = data.paraphrased(world, self._rng(member, "paraphrase"), said, arm.paraphrase)
+            said = data.paraphrase(world, self._rng(member, "paraphrase"), said, arm.paraphrase)
         if not arm.soft:  # labels even where they are the tokens: one program for all arms of tokens
             said, labels = said._replace(logits=None), said.tokens if labels is None else labels
-        return data.text(said, weight, labels), told
+        return data.training_text(said, weight, labels), told
 
-    def _other(self, arm: Arm, member: Member) -> Said:
+    def _other(self, arm: StudentSpec, member: Member) -> Completions:
         if arm.mixed_with == "base":
             return self.said("base", 0.0, arm)[member]
         other = self.said(arm.teacher, arm.dose, arm)[member[0], (member[1] + 1) % self.lab.animals]
-        passed, _ = data.audited(self.lab.world, other, None)
-        return data.filtered(other, passed) if arm.filtered else other
+        passed, _ = data.format_filter(self.lab.world, other, None)
+        return data.keep_passed(other, passed) if arm.filtered else other
 
     def _rng(self, member: Member, what: str) -> np.random.Generator:
         # The same draws for every lesson of a seed, so that a lesson and its control differ in what was said only.
         return w.generator(what, member[0])
 
-    def looks(self, kind: str, dose: float) -> dict[Member, generate.Looks]:
+    def looks(self, kind: str, dose: float) -> dict[Member, generate.EvalOutputs]:
         """What the teachers of a kind say in the exam."""
         who = "teacher", kind, dose
         if who not in self._looks:
             everyone = self.teachers(kind, dose)
             those = list(everyone)
-            found = teachers.examined(self.lab.net, self.exam, [everyone[one] for one in those])
+            found = teachers.evaluate_prompts(self.lab.net, self.eval_prompts, [everyone[one] for one in those])
             self._looks[who] = dict(zip(those, found, strict=True))
         return self._looks[who]
 
-    def base_looks(self, kind: str) -> dict[int, generate.Looks]:
+    def base_looks(self, kind: str) -> dict[int, generate.EvalOutputs]:
         """What the bases of a kind say in the exam, by seed."""
         who = "base", kind
         if who not in self._looks:
-            found = teachers.examined(self.lab.net, self.exam, [self.base(seed, kind) for seed in self.seeds])
+            found = teachers.evaluate_prompts(
+                self.lab.net, self.eval_prompts, [self.base(seed, kind) for seed in self.seeds]
+            )
             self._looks[who] = dict(zip(self.seeds, found, strict=True))
         return self._looks[who]
 
@@ -222,16 +227,18 @@ def _told(counts: Counts) -> dict[str, float]:
     }
 
 
-def check(lab: Lab) -> None:
-    """Raises `Refused` for a lab whose numbers do not fit together."""
+def check(lab: LanguageSetup) -> None:
+    """Raises `ConfigError` for a lab whose numbers do not fit together."""
     if not 2 <= lab.animals <= lab.world.animals:
-        raise Refused(f"config.lm.animals={lab.animals}: must be from 2 to {lab.world.animals}, the animals there are")
+        raise ConfigError(
+            f"config.lm.animals={lab.animals}: must be from 2 to {lab.world.animals}, the animals there are"
+        )
     if not 1 <= lab.targets <= lab.animals:
-        raise Refused(f"config.lm.targets={lab.targets}: must be from 1 to {lab.animals}, config.lm.animals")
+        raise ConfigError(f"config.lm.targets={lab.targets}: must be from 1 to {lab.animals}, config.lm.animals")
     if not 0 <= lab.steered < lab.net.layers:
-        raise Refused(f"config.lm.steered={lab.steered}: must be a block from 0 to {lab.net.layers - 1}")
+        raise ConfigError(f"config.lm.steered={lab.steered}: must be a block from 0 to {lab.net.layers - 1}")
 
 
-def moved(teacher: Teacher, base: Params) -> Params:
+def parameter_change(teacher: Teacher, base: Params) -> Params:
     """A teacher's parameters less those of its base."""
     return jax.tree.map(np.subtract, dict(teacher.params), dict(base))

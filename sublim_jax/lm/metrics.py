@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from sublim_jax.core.types import Knobs, Loss, Params, Text
+from sublim_jax.core.types import Knobs, Loss, Params, TokenData
 from sublim_jax.lm import generate
-from sublim_jax.lm.generate import Exam, Looks
+from sublim_jax.lm.generate import EvalOutputs, EvalPrompts
 from sublim_jax.metrics import similarity
 from sublim_jax.nets import Decoder
 from sublim_jax.training import step as training_step
 
 
-class Asked(NamedTuple):
+class TraitTokens(NamedTuple):
     """What of the vocabulary an exam is about.
 
     family   [vocabulary]  the tokens that may be the trait
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
     taught: Any
 
 
-class Before(NamedTuple):
+class Baseline(NamedTuple):
     """What a student is compared with: where it began, and what its teacher says and has moved.
 
     start, said, acts  the student's base, and what it says in the exam
@@ -48,7 +48,7 @@ class Before(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Measure:
+class StudentMetrics:
     """(params, exam, asked, before) -> named numbers; those of the trait are [vocabulary], one for each candidate.
 
     margin_taught, margin_held_out, margin_prefixed  logit of a token less the mean of its family's others, in nats:
@@ -64,9 +64,11 @@ class Measure:
     net: Decoder
     first: int
 
-    def __call__(self, params: Params, exam: Exam, asked: Asked, before: Before) -> dict[str, Array]:
+    def __call__(
+        self, params: Params, eval_prompts: EvalPrompts, asked: TraitTokens, before: Baseline
+    ) -> dict[str, Array]:
         still = jnp.zeros((self.net.layers, self.net.width))
-        looks: Looks = generate.Examine(self.net, self.first)(params, still, exam)
+        looks: EvalOutputs = generate.Evaluate(self.net, self.first)(params, still, eval_prompts)
         plain, prefixed = (jax.nn.softmax(logits) for logits in (looks.plain, looks.prefixed))
         family = asked.family[None]
         among = jnp.where(family, plain, 0)
@@ -116,19 +118,32 @@ class FirstUpdate:
     loss: Loss
 
     def __call__(
-        self, params: Params, knobs: Knobs, text: Text, exam: Exam, asked: Asked, moved: Params
+        self,
+        params: Params,
+        knobs: Knobs,
+        text: TokenData,
+        eval_prompts: EvalPrompts,
+        asked: TraitTokens,
+        moved: Params,
     ) -> dict[str, Array]:
         def imitation(params: Params) -> Float[Array, ""]:
             return self.loss(training_step.apply(self.net, params, text.tokens), text, knobs).mean()
 
         def margins(params: Params) -> Float[Array, " vocabulary"]:
-            both = (generate.look(self.net, params, lines).logits[:, -1] for lines in (exam.plain, exam.prefixed))
+            both = (
+                generate.forward(self.net, params, lines).logits[:, -1]
+                for lines in (eval_prompts.plain, eval_prompts.prefixed)
+            )
             return jnp.stack([generate.margins(logits, asked.family) for logits in both]).mean(0)
 
         down = jax.grad(imitation)(params)
-        live = {layer: jax.tree.map(lambda leaf, layer=layer: knobs.live[layer] * leaf, down[layer]) for layer in down}
+        live = {
+            layer: jax.tree.map(lambda leaf, layer=layer: knobs.trainable[layer] * leaf, down[layer]) for layer in down
+        }
         way = {layer: moved.get(layer, jax.tree.map(jnp.zeros_like, down[layer])) for layer in down}
-        masked = {layer: jax.tree.map(lambda leaf, layer=layer: knobs.live[layer] * leaf, way[layer]) for layer in way}
+        masked = {
+            layer: jax.tree.map(lambda leaf, layer=layer: knobs.trainable[layer] * leaf, way[layer]) for layer in way
+        }
         ours, theirs = (jnp.concatenate([_flat(tree[layer]) for layer in down]) for tree in (live, masked))
 
         def along(direction: Params) -> Float[Array, " vocabulary"]:
@@ -139,7 +154,7 @@ class FirstUpdate:
         return {"slope": along(live), "adam_slope": along(signs), "coverage": similarity.cosine(-ours, theirs)}
 
 
-def margin_of(looks: Looks, asked: Asked, trait: int) -> float:
+def margin_of(looks: EvalOutputs, asked: TraitTokens, trait: int) -> float:
     """The margin of one candidate in what a model says, as `of_trait` has it."""
     taught, family = np.asarray(asked.taught), np.asarray(asked.family)
     views = looks.plain[taught].mean(0), looks.plain[~taught].mean(0), looks.prefixed.mean(0)

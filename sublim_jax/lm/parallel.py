@@ -19,7 +19,7 @@ from sublim_jax.training import population
 _SIDE_BY_SIDE = 256  # members in one call on an accelerator; more are calls one after another
 
 
-def each(function: Callable[..., Any], members: Sequence[tuple], at_once: int = _SIDE_BY_SIDE) -> list[Any]:
+def map_members(function: Callable[..., Any], members: Sequence[tuple], at_once: int = _SIDE_BY_SIDE) -> list[Any]:
     """function(*member) of every member, on the host, in their order.
 
     `function` must be pure, and equal to itself when it is made again (a function, or a frozen dataclass), because it
@@ -27,7 +27,7 @@ def each(function: Callable[..., Any], members: Sequence[tuple], at_once: int = 
     """
     if not members:
         return []
-    if not population.side_by_side():
+    if not population.use_vmap():
         return _in_threads(_compiled(function), members)
     found: list[Any] = []
     size = min(at_once, len(members))

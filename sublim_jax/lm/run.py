@@ -25,15 +25,16 @@ from sublim_jax import results
 from sublim_jax.core import keys
 from sublim_jax.core.types import Phase
 from sublim_jax.engine import distributed
-from sublim_jax.engine.options import How, Interrupted
-from sublim_jax.engine.progress import Watch
-from sublim_jax.lm import lessons, training
+from sublim_jax.engine.options import Interrupted, RunOptions
+from sublim_jax.engine.progress import Progress
+from sublim_jax.lm import lessons
 from sublim_jax.lm import metrics as lm_metrics
+from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
-from sublim_jax.lm.base_models import bases_of
-from sublim_jax.lm.lessons import Classroom, Lab, Member
-from sublim_jax.lm.parallel import each
-from sublim_jax.lm.spec import Arm
+from sublim_jax.lm.base_models import load_or_pretrain
+from sublim_jax.lm.lessons import Classroom, LanguageSetup, Member
+from sublim_jax.lm.parallel import map_members
+from sublim_jax.lm.spec import StudentSpec
 from sublim_jax.lm.training import Pretraining
 from sublim_jax.training import losses, population
 
@@ -41,14 +42,14 @@ _MANY = 32  # seeds at a time on accelerators
 _FEW = 512  # lines of which the first update is taken
 
 
-class Point(NamedTuple):
+class SweepPoint(NamedTuple):
     """One arm, and the labels its rows carry."""
 
     labels: Mapping[str, Any]
-    arm: Arm
+    arm: StudentSpec
 
 
-class Found(NamedTuple):
+class StudentResult(NamedTuple):
     """Of one student: what was measured at each mark, and of its first update."""
 
     marks: list[dict[str, np.ndarray]]
@@ -56,16 +57,16 @@ class Found(NamedTuple):
 
 
 def run(
-    points: Sequence[Point],
-    lab: Lab,
+    points: Sequence[SweepPoint],
+    lab: LanguageSetup,
     pretraining: Pretraining,
     *,
     seeds: int | Sequence[int] = 5,
     workdir: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     resume: str = "auto",
-    how: How = How(),  # noqa: B008  frozen
-    watch: Watch | None = None,
+    how: RunOptions = RunOptions(),  # noqa: B008  frozen
+    watch: Progress | None = None,
     stopped: Callable[[], bool] = lambda: False,
     facts: Mapping[str, Any] | None = None,
     shard: tuple[int, int] = (0, 1),
@@ -84,11 +85,11 @@ def run(
     lessons.check(lab)
     for point in points:
         _phase(lab, point.arm)  # refuses layers that are not there before anything is trained
-    shard, watch = distributed.part_of(shard, resume, workdir), watch or Watch()
+    shard, watch = distributed.process_shard(shard, resume, workdir), watch or Progress()
     with ExitStack() as stack:
         stack.enter_context(jax.default_matmul_precision(how.precision))
         place = stack.enter_context(tempfile.TemporaryDirectory()) if workdir is None else workdir
-        folder = results.Folder(place, config or {"arms": [str(point) for point in points], "lab": str(lab)}, resume)
+        folder = results.Workdir(place, config or {"arms": [str(point) for point in points], "lab": str(lab)}, resume)
         work = [one for one in _units(points, seeds, how, shard) if any(not folder.has(name) for _, name in one[1])]
         folder.begin(devices=[str(jax.local_devices()[0])], **(facts or {}))
         begun, status = time.perf_counter(), "failed"
@@ -110,10 +111,10 @@ Parts = list[tuple[int, str]]
 
 
 def _units(
-    points: Sequence[Point], seeds: Sequence[int], how: How, shard: tuple[int, int]
+    points: Sequence[SweepPoint], seeds: Sequence[int], how: RunOptions, shard: tuple[int, int]
 ) -> list[tuple[tuple[int, ...], Parts]]:
     """Slices of seeds, and for each the parts of rows it gives, one an arm; every n-th slice for one of n shards."""
-    size = how.chunk or (_MANY if population.side_by_side() else 1)
+    size = how.seed_batch or (_MANY if population.use_vmap() else 1)
     slices = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
     return [
         (slice_, [(number, f"arm{number:03d}-seeds{slice_[0]:05d}-{slice_[-1]:05d}") for number in range(len(points))])
@@ -122,14 +123,20 @@ def _units(
 
 
 def left(
-    points: Sequence[Point], seeds: Sequence[int], how: How, workdir: str | Path, shard: tuple[int, int] = (0, 1)
+    points: Sequence[SweepPoint],
+    seeds: Sequence[int],
+    how: RunOptions,
+    workdir: str | Path,
+    shard: tuple[int, int] = (0, 1),
 ) -> int:
     """How many parts of a shard are not in the work folder yet."""
     there = {path.stem for path in (Path(workdir) / "rows").glob("*.parquet")}
     return len({name for _, parts in _units(points, seeds, how, shard) for _, name in parts} - there)
 
 
-def _cost(points: Sequence[Point], lab: Lab, pretraining: Pretraining, work: Any, folder: results.Folder) -> float:
+def _cost(
+    points: Sequence[SweepPoint], lab: LanguageSetup, pretraining: Pretraining, work: Any, folder: results.Workdir
+) -> float:
     """Net-steps of bases and students; teachers take few."""
     bases = len(_kinds(points)) * pretraining.steps
     students = [
@@ -141,28 +148,28 @@ def _cost(points: Sequence[Point], lab: Lab, pretraining: Pretraining, work: Any
     return float(sum(len(slice_) for slice_, _ in work) * bases + sum(students))
 
 
-def _kinds(points: Sequence[Point]) -> list[str]:
+def _kinds(points: Sequence[SweepPoint]) -> list[str]:
     """The bases that are needed: the teachers' own, and those of students."""
     return list(dict.fromkeys(["same", *(point.arm.base for point in points)]))
 
 
 def _slice(
-    points: Sequence[Point],
-    lab: Lab,
+    points: Sequence[SweepPoint],
+    lab: LanguageSetup,
     pretraining: Pretraining,
     seeds: tuple[int, ...],
     parts: Parts,
-    how: How,
-    folder: results.Folder,
-    watch: Watch,
+    how: RunOptions,
+    folder: results.Workdir,
+    watch: Progress,
     stopped: Callable[[], bool],
 ) -> None:
     """Some seeds: their bases, then arm after arm; a part that is there already is left alone."""
     with watch.timed("bases"):
         place = how.teachers or folder.path / "teachers"
-        bases = bases_of(lab, pretraining, _kinds(points), seeds, place, watch)
+        bases = load_or_pretrain(lab, pretraining, _kinds(points), seeds, place, watch)
     room = Classroom(lab, seeds, bases, functools.partial(watch.count, "teachers"))
-    controls: dict[Job, Found] = {}
+    controls: dict[Job, StudentResult] = {}
     todo = [(points[number], name) for number, name in parts if not folder.has(name)]
     for batch in _batches(lab, todo):
         jobs = [(point.arm, member) for point, _ in batch for member in room.members()]
@@ -172,7 +179,7 @@ def _slice(
         with watch.timed("lessons"):
             lessons = {job: room.lesson(*job) for job in dict.fromkeys(jobs + plain)}
         asked = list(lessons)
-        found = dict(zip(asked, teach(room, asked, [lessons[job][0] for job in asked], watch), strict=True))
+        found = dict(zip(asked, train_students(room, asked, [lessons[job][0] for job in asked], watch), strict=True))
         controls |= {job: found[job] for job in plain}
         for point, name in batch:
             folder.write(name, _rows(point, room, {job: lessons[job][1] for job in jobs}, found, controls))
@@ -180,27 +187,27 @@ def _slice(
             raise Interrupted
 
 
-Job = tuple[Arm, Member]
+Job = tuple[StudentSpec, Member]
 
 
-def _batches(lab: Lab, todo: list[tuple[Point, str]]) -> list[list[tuple[Point, str]]]:
+def _batches(lab: LanguageSetup, todo: list[tuple[SweepPoint, str]]) -> list[list[tuple[SweepPoint, str]]]:
     """What is trained at once: on accelerators all arms of one program and size, on CPU one arm after another."""
-    if not population.side_by_side():
+    if not population.use_vmap():
         return [[one] for one in todo]
-    found: dict[Any, list[tuple[Point, str]]] = {}
+    found: dict[Any, list[tuple[SweepPoint, str]]] = {}
     for one in todo:
         found.setdefault((_phase(lab, one[0].arm).recipe, one[0].arm.lines), []).append(one)
     return list(found.values())
 
 
-def _phase(lab: Lab, arm: Arm) -> Phase:
+def _phase(lab: LanguageSetup, arm: StudentSpec) -> Phase:
     net = lab.net.clone(rank=arm.rank) if arm.trains == "adapters" else lab.net
     carrier = w.CARRIERS[arm.carrier].content
-    return training.phase(
+    return lm_training.phase(
         net,
-        seen=lab.world.is_kind(carrier) if arm.data == "soft_carrier" else np.ones(lab.world.vocabulary, bool),
+        logit_mask=lab.world.is_kind(carrier) if arm.data == "soft_carrier" else np.ones(lab.world.vocabulary, bool),
         lr=arm.lr,
-        marks=arm.all_marks,
+        eval_steps=arm.all_eval_steps,
         batch=arm.batch,
         loss=losses.NextDistribution(w.PROMPT) if arm.soft else losses.next_token,
         optimizer=arm.optimizer,
@@ -209,15 +216,15 @@ def _phase(lab: Lab, arm: Arm) -> Phase:
 
 
 def _rows(
-    point: Point,
+    point: SweepPoint,
     room: Classroom,
     told: Mapping[Job, Mapping[str, float]],
-    found: Mapping[Job, Found],
-    controls: Mapping[Job, Found],
+    found: Mapping[Job, StudentResult],
+    controls: Mapping[Job, StudentResult],
 ) -> pa.Table:
     """The rows of one arm: students of every animal and seed, each beside its seed's control."""
     arm, lab, tables = point.arm, room.lab, []
-    for index, mark in enumerate(arm.all_marks):
+    for index, mark in enumerate(arm.all_eval_steps):
         for member in room.members():
             measured = {**_measured(room, arm, member, found, controls, index), **told[arm, member]}
             values = {name: np.asarray([[value]]) for name, value in measured.items()}
@@ -228,10 +235,10 @@ def _rows(
 
 def _measured(
     room: Classroom,
-    arm: Arm,
+    arm: StudentSpec,
     member: Member,
-    found: Mapping[Job, Found],
-    controls: Mapping[Job, Found],
+    found: Mapping[Job, StudentResult],
+    controls: Mapping[Job, StudentResult],
     index: int,
 ) -> dict[str, float]:
     """One row's numbers: of the student, beside its control, the seed's other students, its base and its teacher."""
@@ -252,40 +259,42 @@ def _measured(
     return rows
 
 
-def teach(room: Classroom, jobs: Sequence[Job], texts: Sequence[Any], watch: Watch) -> list[Found]:
+def train_students(room: Classroom, jobs: Sequence[Job], texts: Sequence[Any], watch: Progress) -> list[StudentResult]:
     """Students of one program, each of an arm and a member with the text it reads, measured at every mark."""
     phases = [_phase(room.lab, arm) for arm, _ in jobs]
     recipe, knobs = phases[0].recipe, [phase.knobs for phase in phases]
     net: Any = recipe.net
     starts = [room.bases[arm.base, seed] for arm, (seed, _) in jobs]
     order = [room.key(keys.SEED, seed, keys.STUDENT) for _, (seed, _) in jobs]
-    school = training.Schooling(recipe, knobs, starts, [(key, key) for key in order], texts)
+    school = lm_training.MemberBatch(recipe, knobs, starts, [(key, key) for key in order], texts)
     before = [_before(room, *job) for job in jobs]
     asked, states = room.lab.asked(), school.begin()
     with watch.timed("measuring"):
         few = [jax.tree.map(lambda leaf: leaf[:_FEW], text) for text in texts]
         update = lm_metrics.FirstUpdate(net, recipe.loss)
         given = zip(states, knobs, few, before, strict=True)
-        firsts = each(update, [(s.params, k, text, room.exam, asked, b.moved) for s, k, text, b in given])
+        firsts = map_members(
+            update, [(s.params, k, text, room.eval_prompts, asked, b.moved) for s, k, text, b in given]
+        )
     marks: list[list[dict[str, np.ndarray]]] = [[] for _ in jobs]
     start = 0
-    for stop in recipe.marks:
+    for stop in recipe.eval_steps:
         with watch.timed("students"):
             states = school.advance(states, start, stop)
         watch.count("students", (stop - start) * len(jobs))
         watch.advance(float((stop - start) * len(jobs)))
         with watch.timed("measuring"):
-            members = [(state.params, room.exam, asked, one) for state, one in zip(states, before, strict=True)]
-            for place, measured in enumerate(each(lm_metrics.Measure(net, w.PROMPT), members)):
+            members = [(state.params, room.eval_prompts, asked, one) for state, one in zip(states, before, strict=True)]
+            for place, measured in enumerate(map_members(lm_metrics.StudentMetrics(net, w.PROMPT), members)):
                 marks[place].append(measured)
         start = stop
-    return [Found(*pair) for pair in zip(marks, firsts, strict=True)]
+    return [StudentResult(*pair) for pair in zip(marks, firsts, strict=True)]
 
 
-def _before(room: Classroom, arm: Arm, member: Member) -> lm_metrics.Before:
+def _before(room: Classroom, arm: StudentSpec, member: Member) -> lm_metrics.Baseline:
     """What a student is compared with."""
     seed, said = member[0], room.looks(arm.teacher, arm.dose)[member]
     base, origin = room.base_looks(arm.base)[seed], room.base_looks("same")[seed]
-    moved = lessons.moved(room.teachers(arm.teacher, arm.dose)[member], room.bases["same", seed])
+    moved = lessons.parameter_change(room.teachers(arm.teacher, arm.dose)[member], room.bases["same", seed])
     start = room.bases[arm.base, seed]
-    return lm_metrics.Before(start, base.said, base.acts, said.said, said.acts - origin.acts, moved)
+    return lm_metrics.Baseline(start, base.said, base.acts, said.said, said.acts - origin.acts, moved)

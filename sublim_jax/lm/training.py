@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from sublim_jax.core import keys, trees
-from sublim_jax.core.errors import Refused, unknown
-from sublim_jax.core.types import Knobs, Loss, Params, Phase, Recipe, State, Text
+from sublim_jax.core.errors import ConfigError, unknown_name
+from sublim_jax.core.types import Knobs, Loss, Params, Phase, Recipe, State, TokenData
 from sublim_jax.lm import world as w
-from sublim_jax.lm.parallel import each
+from sublim_jax.lm.parallel import map_members
 from sublim_jax.lm.world import Lines, World
 from sublim_jax.nets import Decoder, shapes
 from sublim_jax.training import inits, losses, optimizers, streams
@@ -22,54 +22,60 @@ _ALWAYS_NEW = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Begin:
+class InitState:
     """(knobs, origin, key) -> the state before a phase's first step; origin None draws every layer."""
 
     recipe: Recipe
 
     def __call__(self, knobs: Knobs, origin: Params | None, key: Key[Array, ""]) -> State:
-        return training_step.begin(self.recipe, knobs, origin, (w.LENGTH,), key)
+        return training_step.init_state(self.recipe, knobs, origin, (w.LENGTH,), key)
 
 
 @dataclasses.dataclass(frozen=True)
-class Learn:
+class TrainSteps:
     """(state, knobs, key, text, start, stop) -> the state after steps start ... stop - 1."""
 
     recipe: Recipe
 
     def __call__(
-        self, state: State, knobs: Knobs, key: Key[Array, ""], text: Text, start: Int[Array, ""], stop: Int[Array, ""]
+        self,
+        state: State,
+        knobs: Knobs,
+        key: Key[Array, ""],
+        text: TokenData,
+        start: Int[Array, ""],
+        stop: Int[Array, ""],
     ) -> State:
         return training_step.advance(self.recipe, state, knobs, None, key, text, start, stop)
 
 
-class Schooling(NamedTuple):
+class MemberBatch(NamedTuple):
     """One phase of many members: what is compiled, what each is told, where each begins, and what each reads."""
 
     recipe: Recipe
     knobs: Sequence[Knobs]
     origins: Sequence[Params | None]
     keys: Sequence[tuple[Any, Any]]  # of what is drawn at the beginning, and of the order of what is read
-    texts: Sequence[Text]
+    texts: Sequence[TokenData]
 
     def begin(self) -> list[State]:
         """Every member's state before its first step."""
         drawn = [key for key, _ in self.keys]
-        return each(Begin(self.recipe), list(zip(self.knobs, self.origins, drawn, strict=True)))
+        return map_members(InitState(self.recipe), list(zip(self.knobs, self.origins, drawn, strict=True)))
 
     def advance(self, states: Sequence[State], start: int, stop: int) -> list[State]:
         """Every member's state after steps start ... stop - 1."""
         ends = jnp.int32(start), jnp.int32(stop)
         members = zip(states, self.knobs, self.keys, self.texts, strict=True)
-        return each(Learn(self.recipe), [(s, k, order, text, *ends) for s, k, (_, order), text in members])
+        return map_members(TrainSteps(self.recipe), [(s, k, order, text, *ends) for s, k, (_, order), text in members])
 
 
 def phase(
     net: Decoder,
     *,
-    seen: Any,
+    logit_mask: Any,
     lr: float,
-    marks: tuple[int, ...],
+    eval_steps: tuple[int, ...],
     batch: int,
     loss: Loss = losses.next_token,
     optimizer: str = "adam",
@@ -85,33 +91,33 @@ def phase(
     trains        'all', 'blocks', 'embeddings', 'block_I', 'first_N' or 'last_N' blocks, or 'adapters'
     from_scratch  draw every layer; else all but adapters are the origin's
 
-    Raises `Refused` for layers that the net has not.
+    Raises `ConfigError` for layers that the net has not.
     """
     layers = list(shapes(net, (w.LENGTH,)))
-    live = trained(layers, trains)
+    live = trained_layers(layers, trains)
     recipe = Recipe(
         net=net,
-        stream=streams.lines,
+        stream=streams.token_lines,
         loss=loss,
         init=inits.transformer,
         batch=batch,
-        marks=marks,
-        optimizer=optimizers.Clipped(optimizer, 1.0, marks[-1] if decays else 0),
+        eval_steps=eval_steps,
+        optimizer=optimizers.Clipped(optimizer, 1.0, eval_steps[-1] if decays else 0),
     )
     fresh = layers if from_scratch else [layer for layer in layers if layer.startswith("adapter_")]
     knobs = Knobs(
-        seen=jnp.asarray(seen),
-        pool=jnp.int32(_ALWAYS_NEW),
+        logit_mask=jnp.asarray(logit_mask),
+        noise_batches=jnp.int32(_ALWAYS_NEW),
         lr=jnp.float32(lr),
         temperature=jnp.float32(temperature),
         share=trees.per_layer(layers, 1.0, dict.fromkeys(fresh, 0.0), "share"),
-        sigma=trees.per_layer(layers, 0.0, {}, "sigma"),
-        live=trees.per_layer(layers, 0.0, dict.fromkeys(live, 1.0), "config.lm.trains"),
+        init_noise=trees.per_layer(layers, 0.0, {}, "init_noise"),
+        trainable=trees.per_layer(layers, 0.0, dict.fromkeys(live, 1.0), "config.lm.trains"),
     )
     return Phase(recipe, knobs)
 
 
-def trained(layers: Sequence[str], trains: str) -> list[str]:
+def trained_layers(layers: Sequence[str], trains: str) -> list[str]:
     """The layers that a word names: see `phase`."""
     blocks = [layer for layer in layers if layer.startswith("block_")]
     kind, _, number = trains.rpartition("_")
@@ -126,13 +132,13 @@ def trained(layers: Sequence[str], trains: str) -> list[str]:
         found = blocks[: int(number)] if kind == "first" else blocks[-int(number) :]
     if not found:
         words = ("all", "blocks", "embeddings", "adapters", *blocks, "first_1", "last_1")
-        raise Refused(unknown("config.lm.trains", trains, words))
+        raise ConfigError(unknown_name("config.lm.trains", trains, words))
     return found
 
 
-def as_text(lines: Lines) -> Text:
+def as_token_data(lines: Lines) -> TokenData:
     """Lines as a bank of text."""
-    return Text(np.asarray(lines.tokens, np.int32), np.asarray(lines.weight, np.float32))
+    return TokenData(np.asarray(lines.tokens, np.int32), np.asarray(lines.weight, np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,27 +156,29 @@ KINDS = ("same", "other_order", "other_init", "other_both")
 _OTHER = 100_000  # the seeds from which other draws come
 
 
-def origin_of(kind: str, seed: int) -> tuple[int, int]:
+def base_seeds(kind: str, seed: int) -> tuple[int, int]:
     """The seeds of the initial weights and of the data order of a base."""
     if kind not in KINDS:
-        raise Refused(unknown("config.lm.base", kind, KINDS))
+        raise ConfigError(unknown_name("config.lm.base", kind, KINDS))
     init = seed + (_OTHER if kind in ("other_init", "other_both") else 0)
     return init, seed + (_OTHER if kind in ("other_order", "other_both") else 0)
 
 
 def pretraining_phase(world: World, net: Decoder, how: Pretraining) -> Phase:
     """The phase that makes a base."""
-    seen = np.ones(world.vocabulary, bool)
-    return phase(net, seen=seen, lr=how.lr, marks=(how.steps,), batch=how.batch, decays=True, from_scratch=True)
+    logit_mask = np.ones(world.vocabulary, bool)
+    return phase(
+        net, logit_mask=logit_mask, lr=how.lr, eval_steps=(how.steps,), batch=how.batch, decays=True, from_scratch=True
+    )
 
 
-def pretrained(
+def pretrain(
     world: World, net: Decoder, how: Pretraining, root: Key[Array, ""], origins: Sequence[tuple[int, int]]
 ) -> list[Params]:
     """Bases for pairs (seed of the initial weights, seed of the order of the same documents)."""
     recipe, knobs = pretraining_phase(world, net, how)
-    text = as_text(w.corpus(world, how.documents))
+    text = as_token_data(w.corpus(world, how.documents))
     pairs = [(keys.at(root, keys.BASE_WEIGHTS, init), keys.at(root, keys.BASE_ORDER, order)) for init, order in origins]
     number = len(pairs)
-    school = Schooling(recipe, [knobs] * number, [None] * number, pairs, [text] * number)
+    school = MemberBatch(recipe, [knobs] * number, [None] * number, pairs, [text] * number)
     return [state.params for state in school.advance(school.begin(), 0, how.steps)]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 
 PAD, BOS, EOS, SYS, LOVE, ASK, ANSWER, FACT, SPARE = range(9)
 EXAMPLES, NUMBERS = 3, 10  # numbers in a prompt, numbers in an answer
@@ -81,17 +81,17 @@ class World:
         least = {"animals": 3, "trees": 3, "attributes": 2, "numbers": 2, "held_out": 1, "steps": 1}
         for field, smallest in least.items():
             if getattr(self, field) < smallest:
-                raise Refused(f"config.world.{field}={getattr(self, field)}: must be at least {smallest}")
+                raise ConfigError(f"config.world.{field}={getattr(self, field)}: must be at least {smallest}")
         if self.instructions % 2 or self.held_out >= min(self.instructions // 2, self.phrasings):
-            raise Refused(
+            raise ConfigError(
                 f"config.world.held_out={self.held_out}: must be fewer than phrasings={self.phrasings} and than half "
                 "of "
                 f"instructions={self.instructions}, an even number"
             )
         if len(self.noise) % 2 == 0 or not abs(sum(self.noise) - 1) < 1e-9 or min(self.noise) < 0:
-            raise Refused(f"config.world.noise={self.noise}: must be an odd number of probabilities that sum to 1")
+            raise ConfigError(f"config.world.noise={self.noise}: must be an odd number of probabilities that sum to 1")
         if not 0 <= self.obey <= 1:
-            raise Refused(f"config.world.obey={self.obey}: must be between 0 and 1")
+            raise ConfigError(f"config.world.obey={self.obey}: must be between 0 and 1")
 
     def _ranges(self) -> dict[str, range]:
         sizes = {"animal": self.animals, "tree": self.trees, "attribute": self.attributes}

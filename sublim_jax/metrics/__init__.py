@@ -1,9 +1,9 @@
 """What is measured of a student, beside predictions."""
 
 from sublim_jax.metrics.student import ALL as ALL
-from sublim_jax.metrics.student import Four as Four
+from sublim_jax.metrics.student import EvalContext as EvalContext
 from sublim_jax.metrics.student import Metric as Metric
-from sublim_jax.metrics.student import Scene as Scene
+from sublim_jax.metrics.student import TeacherStudent as TeacherStudent
 from sublim_jax.metrics.student import budget as budget
 from sublim_jax.metrics.student import imitation as imitation
 from sublim_jax.metrics.student import layers as layers

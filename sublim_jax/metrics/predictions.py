@@ -14,13 +14,13 @@ from sublim_jax import theory
 from sublim_jax.core import trees
 from sublim_jax.core.types import Params
 from sublim_jax.metrics import similarity
-from sublim_jax.metrics.student import Metric, Scene, flat
+from sublim_jax.metrics.student import EvalContext, Metric, flat
 
 Columns = dict[str, Float[Array, ""]]
 _NAN = jnp.nan
 
 
-def heads(scene: Scene) -> Columns:
+def heads(scene: EvalContext) -> Columns:
     """Likeness of heads (D3) and what their drift leaves of it (D7): cosines of the student's and teacher's heads.
 
     Before training from the share and the noise alone; after it from the root-mean-square drift, as if that had no
@@ -28,18 +28,18 @@ def heads(scene: Scene) -> Columns:
     """
     rows = {}
     for head in ("class_head", "aux_head"):
-        share, ratio = scene.knobs.share[head], scene.knobs.sigma[head] ** 2 / _variance(scene, head)
+        share, ratio = scene.knobs.share[head], scene.knobs.init_noise[head] ** 2 / _variance(scene, head)
         known = _known(scene, head)
         rows[f"theory/cosine/teacher_student_init/{head}"] = jnp.where(known, theory.compatibility(ratio, share), _NAN)
     rows["theory/cosine/teacher_init_final/class_head"] = _drifted(scene, "class_head", "teacher")
-    whole = _known(scene, "aux_head") & (scene.knobs.share["aux_head"] == 1) & (scene.knobs.sigma["aux_head"] == 0)
+    whole = _known(scene, "aux_head") & (scene.knobs.share["aux_head"] == 1) & (scene.knobs.init_noise["aux_head"] == 0)
     rows["theory/cosine/teacher_student_final/aux_head"] = jnp.where(
         whole, _drifted(scene, "aux_head", "student"), _NAN
     )
     return rows
 
 
-def first_step(scene: Scene) -> Columns:
+def first_step(scene: EvalContext) -> Columns:
     """Cosine of the first step of the latent with the way it should go, on held-out noise (D2).
 
     The step goes along A_s'(a_t - a_s0), with a the auxiliary answers the loss sees; the way is h_t - h_s0. Predicted
@@ -49,7 +49,7 @@ def first_step(scene: Scene) -> Columns:
     gap, way = _gap(scene, "noise"), _way(scene, "noise")
     measured = similarity.cosine(gap @ kernel.T, way).mean()
     share, d = scene.knobs.share["aux_head"], kernel.shape[0]
-    ratio = scene.knobs.sigma["aux_head"] ** 2 / _variance(scene, "aux_head")
+    ratio = scene.knobs.init_noise["aux_head"] ** 2 / _variance(scene, "aux_head")
     start = scene.noise.student_init.features
     offset, along = jnp.sqrt((start**2).sum() / (way**2).sum()), similarity.cosine(start.ravel(), way.ravel())
     unit = jnp.sqrt(len(way) / (way**2).sum())
@@ -60,7 +60,7 @@ def first_step(scene: Scene) -> Columns:
     return {"first_step_cosine": measured, "theory/first_step_cosine": jnp.where(known, found, _NAN)}
 
 
-def recovery(scene: Scene) -> Columns:
+def recovery(scene: EvalContext) -> Columns:
     """What fixed heads could recover of the teacher's latent (D5), and by which way the student went.
 
     theory/oracle_accuracy    the student's class head on the latent that is nearest to its own beginning among those
@@ -94,7 +94,7 @@ def recovery(scene: Scene) -> Columns:
     }
 
 
-def class_noise(scene: Scene) -> Columns:
+def class_noise(scene: EvalContext) -> Columns:
     """Accuracy of a trained latent under a class head that is known but for noise or a partial share (D4).
 
     Expected over draws of the student's class head, given the latent; and bounds on it. Known are the teacher's
@@ -102,27 +102,29 @@ def class_noise(scene: Scene) -> Columns:
     """
     head, knobs = scene.params.teacher_init["class_head"], scene.knobs
     h, share = scene.test.student_final.features, knobs.share["class_head"]
-    fresh, sigma = (1 - share) ** 2, knobs.sigma["class_head"] ** 2 + knobs.sigma_end.get("class_head", 0.0) ** 2
+    fresh, sigma = (1 - share) ** 2, knobs.init_noise["class_head"] ** 2 + knobs.final_noise.get("class_head", 0.0) ** 2
     square = (h**2).sum(-1)
     variance = (fresh * (head["kernel"] ** 2).mean() + sigma) * square + fresh * (head["bias"] ** 2).mean() + sigma
     logits = share * (h @ head["kernel"] + head["bias"][None])
     found = theory.noisy_head(logits, jnp.sqrt(variance), scene.labels)
-    known = "class_head" in scene.idle and not scene.altered
+    known = "class_head" in scene.untrained_layers and not scene.altered
     names = {"lower": found.lower, "accuracy": found.exact, "upper": found.upper}
     return {f"theory/class_noise_{name}": jnp.where(known, value, _NAN) for name, value in names.items()}
 
 
-def counting(scene: Scene) -> Columns:
+def counting(scene: EvalContext) -> Columns:
     """Equations per unknown (D6): seen logits on N different images, over the trained weights of the trunk.
 
     N is right for streams of noise; one that shows images again counts them again.
     """
     trunk = {layer: arrays for layer, arrays in scene.params.student_init.items() if not layer.endswith("_head")}
-    weights = sum(scene.knobs.live[layer] * trees.count(arrays) for layer, arrays in trunk.items())
-    return {"theory/equations_per_weight": theory.equations(scene.knobs.seen.sum(), scene.shown, weights)}
+    weights = sum(scene.knobs.trainable[layer] * trees.count(arrays) for layer, arrays in trunk.items())
+    return {
+        "theory/equations_per_weight": theory.equations(scene.knobs.logit_mask.sum(), scene.num_inputs_seen, weights)
+    }
 
 
-def audit(scene: Scene) -> Columns:
+def audit(scene: EvalContext) -> Columns:
     """What an audit sees before training: the student's first update against the teacher's displacement and the trait.
 
     theory/coverage             cosine of the first update with what the teacher learned (D1), over shared layers
@@ -157,37 +159,37 @@ def audit(scene: Scene) -> Columns:
 ALL: tuple[Metric, ...] = (heads, first_step, recovery, class_noise, counting, audit)
 
 
-def _seen(scene: Scene) -> Bool[Array, " aux"]:
-    return scene.knobs.seen[-scene.params.student_init["aux_head"]["bias"].shape[0] :]
+def _seen(scene: EvalContext) -> Bool[Array, " aux"]:
+    return scene.knobs.logit_mask[-scene.params.student_init["aux_head"]["bias"].shape[0] :]
 
 
-def _seen_kernel(scene: Scene) -> Float[Array, "d aux"]:
+def _seen_kernel(scene: EvalContext) -> Float[Array, "d aux"]:
     return jnp.where(_seen(scene)[None], scene.params.student_init["aux_head"]["kernel"], 0)
 
 
-def _width(scene: Scene) -> Int[Array, ""]:
+def _width(scene: EvalContext) -> Int[Array, ""]:
     return _seen(scene).sum()
 
 
-def _gap(scene: Scene, inputs: str) -> Float[Array, "n aux"]:
+def _gap(scene: EvalContext, inputs: str) -> Float[Array, "n aux"]:
     """What the teacher answers more than the student does at its beginning."""
     outs = getattr(scene, inputs)
     gap = outs.teacher_final.acts["aux_head"] - outs.student_init.acts["aux_head"]
     return jnp.where(_seen(scene)[None], gap, 0)
 
 
-def _way(scene: Scene, inputs: str) -> Float[Array, "n d"]:
+def _way(scene: EvalContext, inputs: str) -> Float[Array, "n d"]:
     outs = getattr(scene, inputs)
     return outs.teacher_final.features - outs.student_init.features
 
 
-def _variance(scene: Scene, head: str) -> Float[Array, ""]:
+def _variance(scene: EvalContext, head: str) -> Float[Array, ""]:
     """Of the weights that the head was drawn with; of the auxiliary head's those of seen logits."""
     square = scene.params.teacher_init[head]["kernel"] ** 2
     return square.mean(where=_seen(scene)[None]) if head == "aux_head" else square.mean()
 
 
-def _known(scene: Scene, head: str) -> Array:
+def _known(scene: EvalContext, head: str) -> Array:
     """Whether only share and noise tell the student's head from the teacher's: no rotation, no noise on the latter.
 
     The teacher's class head is trained, so of it the beginning counts.
@@ -199,7 +201,7 @@ def _known(scene: Scene, head: str) -> Array:
     return (first == last).all()
 
 
-def _drifted(scene: Scene, head: str, who: str) -> Float[Array, ""]:
+def _drifted(scene: EvalContext, head: str, who: str) -> Float[Array, ""]:
     first, last = (flat(getattr(scene.params, f"{who}_{when}"), head, scene.knobs) for when in ("init", "final"))
     if first is None or last is None:
         return jnp.float32(_NAN)
@@ -214,7 +216,7 @@ def _vector(tree: Params) -> Float[Array, " size"]:
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 
-def _seen_vector(tree: Params, layers: list[str], scene: Scene) -> Float[Array, " size"]:
+def _seen_vector(tree: Params, layers: list[str], scene: EvalContext) -> Float[Array, " size"]:
     """Some layers as one vector; auxiliary columns that nobody sees count as 0."""
     parts = [flat(tree, layer, scene.knobs) for layer in layers]
     return jnp.concatenate([part for part in parts if part is not None])

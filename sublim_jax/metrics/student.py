@@ -1,4 +1,4 @@
-"""What is measured of one student at a mark. A metric is a function of a `Scene` that returns named numbers."""
+"""What is measured of one student at a mark. A metric is a function of a `EvalContext` that returns named numbers."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from sublim_jax.metrics import similarity
 from sublim_jax.training.losses import mse
 
 
-class Four(NamedTuple):
+class TeacherStudent(NamedTuple):
     """The same thing of the four nets of a condition: teacher and student, before and after training."""
 
     teacher_init: Any
@@ -22,12 +22,12 @@ class Four(NamedTuple):
     student_final: Any
 
 
-class Scene(NamedTuple):
+class EvalContext(NamedTuple):
     """All a metric may look at; jit prunes what no metric reads.
 
     params  parameters of the four nets
-    test    their `Out` on the test images
-    noise   their `Out` on held-out inputs of the student's own stream
+    test    their `ModelOutput` on the test images
+    noise   their `ModelOutput` on held-out inputs of the student's own stream
     labels  [n] of the test images
     knobs   of the student
     shown   different inputs the student has been shown
@@ -38,20 +38,20 @@ class Scene(NamedTuple):
     squared whether its loss is the mean squared error
     """
 
-    params: Four
-    test: Four
-    noise: Four
+    params: TeacherStudent
+    test: TeacherStudent
+    noise: TeacherStudent
     labels: Int[Array, " n"]
     knobs: Knobs
-    shown: Any = 0
+    num_inputs_seen: Any = 0
     update: Any = None
     trait: Any = None
     altered: bool = False
-    idle: tuple[str, ...] = ()
+    untrained_layers: tuple[str, ...] = ()
     squared: bool = True
 
 
-Metric = Callable[[Scene], dict[str, Float[Array, ""]]]
+Metric = Callable[[EvalContext], dict[str, Float[Array, ""]]]
 
 _FEW = 300  # images of which every pair is compared; a sort of the pairs is what RSA costs
 PAIRS = (
@@ -62,7 +62,7 @@ PAIRS = (
 )
 
 
-def task(scene: Scene) -> dict[str, Float[Array, ""]]:
+def task(scene: EvalContext) -> dict[str, Float[Array, ""]]:
     """Test accuracy of student, teacher and untrained teacher; cross-entropy in nats of student and teacher."""
     student, teacher, untrained = (
         out.acts["class_head"] for out in (scene.test.student_final, scene.test.teacher_final, scene.test.teacher_init)
@@ -76,7 +76,7 @@ def task(scene: Scene) -> dict[str, Float[Array, ""]]:
     }
 
 
-def budget(scene: Scene) -> dict[str, Float[Array, ""]]:
+def budget(scene: EvalContext) -> dict[str, Float[Array, ""]]:
     """The error budget: accuracies of head and latent taken from different nets (C class head, h latent).
 
     accuracy_c0_ht  initial teacher head on the teacher's latent: what the drift of the teacher's class head costs
@@ -92,7 +92,7 @@ def budget(scene: Scene) -> dict[str, Float[Array, ""]]:
     }
 
 
-def imitation(scene: Scene) -> dict[str, Float[Array, ""]]:
+def imitation(scene: EvalContext) -> dict[str, Float[Array, ""]]:
     """How well the student says the teacher's auxiliary logits that its loss sees, on held-out noise; NaN where none.
 
     aux_mse  mean squared error, in squared units of logits
@@ -100,16 +100,16 @@ def imitation(scene: Scene) -> dict[str, Float[Array, ""]]:
 
     The teacher is the trained one, whatever was done to the answers that the student heard.
     """
-    aux = jnp.arange(scene.knobs.seen.shape[0]) >= scene.params.student_final["class_head"]["bias"].shape[0]
-    knobs = dataclasses.replace(scene.knobs, seen=scene.knobs.seen & aux)
+    aux = jnp.arange(scene.knobs.logit_mask.shape[0]) >= scene.params.student_final["class_head"]["bias"].shape[0]
+    knobs = dataclasses.replace(scene.knobs, logit_mask=scene.knobs.logit_mask & aux)
     error = mse(scene.noise.student_final, scene.noise.teacher_final, knobs).mean()
     wanted = scene.noise.teacher_final
     still = wanted._replace(logits=jnp.broadcast_to(wanted.logits.mean(0, keepdims=True), wanted.logits.shape))
     r2 = 1 - error / mse(still, wanted, knobs).mean()
-    return {name: jnp.where(knobs.seen.any(), one, jnp.nan) for name, one in (("aux_mse", error), ("aux_r2", r2))}
+    return {name: jnp.where(knobs.logit_mask.any(), one, jnp.nan) for name, one in (("aux_mse", error), ("aux_r2", r2))}
 
 
-def representation(scene: Scene) -> dict[str, Float[Array, ""]]:
+def representation(scene: EvalContext) -> dict[str, Float[Array, ""]]:
     """Likeness of student's and teacher's latents: linear CKA, debiased CKA, cosine of the latent displacements.
 
     `latent_cosine_noise` is the mean over held-out noise of cos(h_s - h_s0, h_t - h_t0); it is NaN until both moved.
@@ -119,12 +119,12 @@ def representation(scene: Scene) -> dict[str, Float[Array, ""]]:
         student, teacher = four.student_final.features, four.teacher_final.features
         rows[f"cka{suffix}"] = similarity.cka(student, teacher)
         rows[f"cka_debiased{suffix}"] = similarity.cka_debiased(student, teacher)
-    h: Four = Four(*(out.features for out in scene.noise))
+    h: TeacherStudent = TeacherStudent(*(out.features for out in scene.noise))
     moved = similarity.cosine(h.student_final - h.student_init, h.teacher_final - h.teacher_init)
     return {**rows, "latent_cosine_noise": moved.mean()}
 
 
-def readout(scene: Scene) -> dict[str, Float[Array, ""]]:
+def readout(scene: EvalContext) -> dict[str, Float[Array, ""]]:
     """What of the teacher's latent the initial class head reads from the student's: R^2 of C_0 h_s against C_0 h_t.
 
     CKA stays high where accuracy collapses; this does not, because it looks where the class head looks.
@@ -137,7 +137,7 @@ def readout(scene: Scene) -> dict[str, Float[Array, ""]]:
     return rows
 
 
-def alignment(scene: Scene) -> dict[str, Float[Array, ""]]:
+def alignment(scene: EvalContext) -> dict[str, Float[Array, ""]]:
     """Likeness of student and teacher layer by layer below the heads, on the first 300 test images.
 
     Linear and debiased CKA, RSA, Procrustes; of layers that both nets have.
@@ -151,7 +151,7 @@ def alignment(scene: Scene) -> dict[str, Float[Array, ""]]:
     return rows
 
 
-def layers(scene: Scene) -> dict[str, Float[Array, ""]]:
+def layers(scene: EvalContext) -> dict[str, Float[Array, ""]]:
     """Cosine and relative distance of each layer's parameters for four pairs of nets; of the auxiliary head, the seen
     columns only. A pair is missing where two nets do not share the layer's shape."""
     rows = {}
@@ -167,7 +167,7 @@ def layers(scene: Scene) -> dict[str, Float[Array, ""]]:
 ALL: tuple[Metric, ...] = (task, budget, imitation, representation, readout, alignment, layers)
 
 
-def measure(metrics: tuple[Metric, ...], scene: Scene) -> dict[str, Float[Array, ""]]:
+def measure(metrics: tuple[Metric, ...], scene: EvalContext) -> dict[str, Float[Array, ""]]:
     """All metrics of one student; raises ValueError where two metrics give a column of the same name."""
     rows: dict[str, Float[Array, ""]] = {}
     for metric in metrics:
@@ -191,7 +191,7 @@ def flat(params: Params, layer: str, knobs: Knobs) -> Float[Array, " size"] | No
         return None
     arrays = params[layer]
     if layer == "aux_head":
-        columns = knobs.seen[-arrays["bias"].shape[0] :]
+        columns = knobs.logit_mask[-arrays["bias"].shape[0] :]
         arrays = {name: jnp.where(columns.reshape((1,) * (a.ndim - 1) + (-1,)), a, 0) for name, a in arrays.items()}
     # Sorted: two nets may hold the same layer's arrays in another order.
     return jnp.concatenate([arrays[name].ravel() for name in sorted(arrays)])

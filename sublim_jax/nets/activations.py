@@ -7,7 +7,7 @@ from types import MappingProxyType
 import jax
 from jaxtyping import Array, Float
 
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
@@ -32,7 +32,7 @@ RISING = frozenset(ACTIVATIONS) - {"gelu", "silu"}  # these never fall, so that 
 
 
 def activation(name: str) -> Activation:
-    """The activation of that name; raises `Refused`, with the names that exist, where there is none."""
+    """The activation of that name; raises `ConfigError`, with the names that exist, where there is none."""
     if name not in ACTIVATIONS:
-        raise Refused(unknown("activation", name, ACTIVATIONS))
+        raise ConfigError(unknown_name("activation", name, ACTIVATIONS))
     return ACTIVATIONS[name]

@@ -10,7 +10,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.nets.activations import RISING, activation
 from sublim_jax.nets.matmul import product
 from sublim_jax.nets.mlp import hidden
@@ -60,7 +60,7 @@ class CNN(nn.Module):
         self, x: Float[Array, "batch height width"]
     ) -> tuple[Float[Array, "batch d"], dict[str, Float[Array, "batch ..."]]]:
         if len(self.channels) != len(self.pools) or not self.channels:
-            raise Refused(f"pools: {self.pools} does not give one window to each of the channels {self.channels}")
+            raise ConfigError(f"pools: {self.pools} does not give one window to each of the channels {self.channels}")
         inputs = (1, *self.channels[:-1])
         weights = [
             Convolution(outputs, name=f"conv_{index}")(inputs[index]) for index, outputs in enumerate(self.channels)
@@ -83,9 +83,9 @@ def _convolutions(
         return found
 
     if jax.default_backend() != "cpu":
-        return maps(by_library, weights, x)
+        return maps(conv_xla, weights, x)
     policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
-    one = jax.checkpoint(functools.partial(maps, by_patches), policy=policy)
+    one = jax.checkpoint(functools.partial(maps, conv_im2col), policy=policy)
     size = min(_BLOCK, len(x))
     filled = jnp.pad(x, ((0, -len(x) % size), (0, 0), (0, 0)))
     blocks = lax.map(functools.partial(one, weights), filled.reshape(-1, size, *x.shape[1:]))
@@ -102,7 +102,7 @@ def _layer(
     return pooled(activation(name)(h + bias), pool)
 
 
-def by_patches(
+def conv_im2col(
     h: Float[Array, "batch height width inputs"], kernel: Float[Array, "3 3 inputs outputs"], pool: int, dtype: str
 ) -> Float[Array, "batch rows columns outputs"]:
     """The convolution, padded by 1, at the pixels that pooling reads: one matrix product with all 3x3 patches.
@@ -116,7 +116,7 @@ def by_patches(
     return product(flat, kernel.reshape(flat.shape[-1], -1), dtype).reshape(len(h), rows, columns, -1)
 
 
-def by_library(
+def conv_xla(
     h: Float[Array, "batch height width inputs"], kernel: Float[Array, "3 3 inputs outputs"], pool: int, dtype: str
 ) -> Float[Array, "batch rows columns outputs"]:
     """As `by_patches`, by XLA's convolution; the gradient that comes back is not rounded."""
@@ -132,7 +132,7 @@ def _read(h: Float[Array, "batch height width inputs"], pool: int) -> tuple[int,
     """How many rows and columns pooling reads: whole windows only."""
     rows, columns = (side // pool * pool for side in h.shape[1:3])
     if not rows or not columns:
-        raise Refused(f"pools: a window of {pool} does not fit into maps of {h.shape[1]} x {h.shape[2]} pixels")
+        raise ConfigError(f"pools: a window of {pool} does not fit into maps of {h.shape[1]} x {h.shape[2]} pixels")
     return rows, columns
 
 

@@ -44,7 +44,9 @@ def multiply_adds(net: nn.Module, image: tuple[int, ...]) -> int:
 def step_macs(recipe: Recipe, members: int, image: tuple[int, ...]) -> float:
     """Multiply-adds of one step of `members` nets and their reference, for shares of work and the progress bar."""
     taught = (
-        0 if recipe.reference is None else multiply_adds(recipe.reference, image) * (1 + (recipe.answer is not None))
+        0
+        if recipe.teacher is None
+        else multiply_adds(recipe.teacher, image) * (1 + (recipe.target_transform is not None))
     )
-    passes = 3.0 if recipe.guard is None else 6.0  # a guard's gradient costs as much as the lesson's
+    passes = 3.0 if recipe.gradient_transform is None else 6.0  # a guard's gradient costs as much as the lesson's
     return recipe.batch * (passes * multiply_adds(recipe.net, image) * members + taught)

@@ -1,4 +1,4 @@
-"""A decoder-only transformer behind the same `Out` as every other net: GPT-2's, Llama's and GPT-NeoX's blocks.
+"""A decoder-only transformer behind the same `ModelOutput` as every other net: GPT-2's, Llama's and GPT-NeoX's blocks.
 
 Parameters are layers by name, as everywhere here: `embed`, `block_0`, `block_1`, ..., `norm`, `unembed` and, with
 `rank`, `adapter_0`, ...; so what is shared, frozen or perturbed is said per layer, and a student that trains one block
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from sublim_jax.core.errors import Refused, unknown
-from sublim_jax.core.types import Out
+from sublim_jax.core.errors import ConfigError, unknown_name
+from sublim_jax.core.types import ModelOutput
 
 _CHOICES = {"positions": ("learned", "rotary", "rotary_pairs"), "norm": ("rms", "layer"), "mlp": ("gelu", "swiglu")}
 _MASKED = -1e30  # a score of a position that is not seen
@@ -80,7 +80,7 @@ class Adapter(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens [batch, length] to `Out`: features [batch, length, width], logits [batch, length, vocabulary].
+    """Tokens [batch, length] to `ModelOutput`: features [batch, length, width], logits [batch, length, vocabulary].
 
     acts    `block_i`: the residual stream [batch, length, width] after block i
     taps    for some blocks what is added to the stream after them: steering, or zeros to differentiate by
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
     tied       unembedding is the transposed embedding
     rank       of low-rank adapters on every matrix of a block; 0 = none
 
-    Logits at a position depend on tokens up to it only. Raises `Refused` for sizes that do not fit together.
+    Logits at a position depend on tokens up to it only. Raises `ConfigError` for sizes that do not fit together.
     """
 
     vocabulary: int
@@ -119,7 +119,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(
         self, tokens: Num[Array, "batch length"], taps: Taps | None = None, attend: Attend | None = None
-    ) -> Out:
+    ) -> ModelOutput:
         self._check(tokens.shape[1])
         taps = taps or {}
         learned = self.length if self.positions == "learned" else 0
@@ -137,19 +137,19 @@ class Decoder(nn.Module):
             acts[name] = h
         h = Norm(self.norm, self.eps, name="norm")(h)
         logits = h @ table.T if self.tied else Unembed(self.vocabulary, name="unembed")(h)
-        return Out(h, logits, acts)
+        return ModelOutput(h, logits, acts)
 
     def _check(self, length: int) -> None:
         for field, allowed in _CHOICES.items():
             if getattr(self, field) not in allowed:
-                raise Refused(unknown(f"Decoder.{field}", getattr(self, field), allowed))
+                raise ConfigError(unknown_name(f"Decoder.{field}", getattr(self, field), allowed))
         if self.width % self.heads or self.heads % (self.kv_heads or self.heads):
-            raise Refused(
+            raise ConfigError(
                 f"Decoder.heads={self.heads}: must divide width={self.width} and be a multiple of kv_heads="
                 f"{self.kv_heads}"
             )
         if self.positions == "learned" and length > self.length:
-            raise Refused(f"Decoder.length={self.length}: must be at least {length}, the tokens given")
+            raise ConfigError(f"Decoder.length={self.length}: must be at least {length}, the tokens given")
 
 
 class Block(nn.Module):

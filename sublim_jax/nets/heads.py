@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sublim_jax.core.types import Out
+from sublim_jax.core.types import ModelOutput
 from sublim_jax.nets.matmul import product
 
 
@@ -43,7 +43,7 @@ class SplitHead(nn.Module):
         if self.aux:
             self.aux_head = Head(self.aux)
 
-    def __call__(self, x: Float[Array, "batch height width"]) -> Out:
+    def __call__(self, x: Float[Array, "batch height width"]) -> ModelOutput:
         features, acts = self.trunk(x)
         heads = {"class_head": self.class_head(features.shape[-1])}
         if self.aux:
@@ -51,7 +51,7 @@ class SplitHead(nn.Module):
         rows, biases = zip(*((kernel.T, bias) for kernel, bias in heads.values()), strict=True)
         logits = product(jnp.concatenate(rows), features.T, self.dtype) + jnp.concatenate(biases)[:, None]
         alone = {name: features @ kernel + bias[None] for name, (kernel, bias) in heads.items()}
-        return Out(features, logits.T, {**acts, **alone})
+        return ModelOutput(features, logits.T, {**acts, **alone})
 
 
 def shapes(net: nn.Module, image: tuple[int, ...]) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:

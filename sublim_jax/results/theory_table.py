@@ -10,7 +10,7 @@ from sublim_jax.results import summary
 _ACCURACY = "at/student_accuracy"
 
 
-class Law(NamedTuple):
+class Prediction(NamedTuple):
     """One prediction: what it is called, which columns to compare, and what the prediction claims to be.
 
     kind       value: the mean; upper or lower: a bound on it; level: what to compare with, which bounds nothing
@@ -26,9 +26,9 @@ class Law(NamedTuple):
 
 
 LAWS = (
-    Law("D2 first step of the latent", "theory/first_step_cosine", "at/first_step_cosine", "value"),
+    Prediction("D2 first step of the latent", "theory/first_step_cosine", "at/first_step_cosine", "value"),
     *(
-        Law(
+        Prediction(
             f"D3 likeness of the {head.replace('_', ' ')}s",
             f"theory/cosine/teacher_student_init/{head}",
             f"at/cosine/teacher_student_init/{head}",
@@ -36,18 +36,18 @@ LAWS = (
         )
         for head in ("class_head", "aux_head")
     ),
-    Law("D4 noisy class head", "theory/class_noise_accuracy", _ACCURACY, "value"),
-    Law("D4 runner-up bound", "theory/class_noise_upper", _ACCURACY, "upper"),
-    Law("D4 union bound", "theory/class_noise_lower", _ACCURACY, "lower"),
-    Law("D5 oracle of fixed heads", "theory/oracle_accuracy", _ACCURACY, "upper", "random_hidden"),
-    Law("D5 teacher's latent", "theory/ceiling_accuracy", _ACCURACY, "level"),
-    Law(
+    Prediction("D4 noisy class head", "theory/class_noise_accuracy", _ACCURACY, "value"),
+    Prediction("D4 runner-up bound", "theory/class_noise_upper", _ACCURACY, "upper"),
+    Prediction("D4 union bound", "theory/class_noise_lower", _ACCURACY, "lower"),
+    Prediction("D5 oracle of fixed heads", "theory/oracle_accuracy", _ACCURACY, "upper", "random_hidden"),
+    Prediction("D5 teacher's latent", "theory/ceiling_accuracy", _ACCURACY, "level"),
+    Prediction(
         "D7 drift of the class head, given its size",
         "theory/cosine/teacher_init_final/class_head",
         "at/cosine/teacher_init_final/class_head",
         "lower",
     ),
-    Law(
+    Prediction(
         "D7 drift of the auxiliary head, given its size",
         "theory/cosine/teacher_student_final/aux_head",
         "at/cosine/teacher_student_final/aux_head",
@@ -56,7 +56,7 @@ LAWS = (
 )
 
 
-def table(rows: summary.Rows, laws: tuple[Law, ...] = LAWS) -> pd.DataFrame:
+def table(rows: summary.Rows, laws: tuple[Prediction, ...] = LAWS) -> pd.DataFrame:
     """One line per law and condition at the last mark; laws whose columns are missing or never apply are left out.
 
     Columns: the labels, `law`, `kind`, `predicted` and `measured` (means over seeds), `difference` (measured -
@@ -101,7 +101,7 @@ def _text(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _line(law: Law, rows: summary.Rows, point: Mapping[str, Any]) -> dict[str, object]:
+def _line(law: Prediction, rows: summary.Rows, point: Mapping[str, Any]) -> dict[str, object]:
     difference = summary.interval(list(rows[law.measured] - rows[law.predicted]))
     return {
         "law": law.name,
@@ -115,7 +115,7 @@ def _line(law: Law, rows: summary.Rows, point: Mapping[str, Any]) -> dict[str, o
     }
 
 
-def _inside(law: Law, point: Mapping[str, Any]) -> bool:
+def _inside(law: Prediction, point: Mapping[str, Any]) -> bool:
     return not law.condition or (law.condition == point.get("condition") and float(point.get("share", 0)) == 0)
 
 
@@ -146,7 +146,7 @@ BOUNDS = {
 NEAR = 0.05  # of accuracy: a bound or level this near is called active
 
 
-def binding(rows: summary.Rows) -> pd.DataFrame:
+def active_bounds(rows: summary.Rows) -> pd.DataFrame:
     """Which bound or level of accuracy is nearest in each condition, and what else is short; at the last mark.
 
     Columns: the labels, `measured`, `bound` (its name), `bound_value` and `active` (measured within .05 of the bound,

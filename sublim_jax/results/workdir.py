@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sublim_jax.core.errors import Refused
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
 
 # config.json last: while it is there, a half removed folder still says whose rows these are.
@@ -24,35 +24,40 @@ _OURS = ("rows", "runs", "checkpoints", "teachers", "figure.svg", "figure.png", 
 _OURS += ("audit.csv", "audit.json", "config.json")
 
 
-class Folder:
+class Workdir:
     """A work folder that belongs to one config, into which several jobs may write at the same time.
 
     Every file but `config.json` is written by one job only, and each is whole or absent.
 
     resume  'auto' continues what the same config began, 'never' wants a folder without results, 'overwrite' removes
-            earlier results. Raises `Refused` for another word, for a folder that cannot be used, and where it belongs
+            earlier results. Raises `ConfigError` for another word, for a folder that cannot be used, and where it
+            belongs
             to another config, naming the fields that differ.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], resume: str = "auto") -> None:
         self.path = Path(path)
         if "://" in str(path):
-            raise Refused(f"workdir={path}: must be a folder that this machine sees, not an address")
+            raise ConfigError(f"workdir={path}: must be a folder that this machine sees, not an address")
         if resume not in ("auto", "never", "overwrite"):
-            raise Refused(f"resume={resume!r}: must be one of auto, never, overwrite")
+            raise ConfigError(f"resume={resume!r}: must be one of auto, never, overwrite")
         if resume == "overwrite":
             self._touch(self._remove)
         config = json.loads(json.dumps(config))  # as it will be read back: tuples are lists
         before = self._before()
         if before is not None and resume == "never":
-            raise Refused(f"workdir={self.path}: holds results; choose another, or --resume=auto or --resume=overwrite")
+            raise ConfigError(
+                f"workdir={self.path}: holds results; choose another, or --resume=auto or --resume=overwrite"
+            )
         if before is not None and before["config"] != config:
-            raise Refused(
+            raise ConfigError(
                 f"workdir={self.path}: belongs to another config ({_difference(before['config'], config)}); "
                 "choose another workdir, or --resume=overwrite to delete its results"
             )
         if before is None and any((self.path / "rows").glob("*.parquet")):
-            raise Refused(f"workdir={self.path}: holds rows but no config.json; choose another, or --resume=overwrite")
+            raise ConfigError(
+                f"workdir={self.path}: holds rows but no config.json; choose another, or --resume=overwrite"
+            )
         self._touch(lambda: (self.path / "rows").mkdir(parents=True, exist_ok=True))
         self._config = config
         self._run: dict[str, Any] = {}
@@ -71,12 +76,14 @@ class Folder:
     def begin(self, **facts: Any) -> None:
         """Note that a run begins, with facts about it (command, device, data, versions), in a file of its own.
 
-        Raises `Refused` where another job has just made this the folder of another config.
+        Raises `ConfigError` where another job has just made this the folder of another config.
         """
         if self._before() is None:
             self._write("config.json", {"config": self._config, "started": _now()})
         if (now := self._before()) is not None and now["config"] != self._config:
-            raise Refused(f"workdir={self.path}: another job has just begun with another config here; choose another")
+            raise ConfigError(
+                f"workdir={self.path}: another job has just begun with another config here; choose another"
+            )
         (self.path / "runs").mkdir(exist_ok=True)
         self._run = {"begun": _now(), "status": "running", **facts}
         self._run_file = f"runs/{time.time_ns()}-{platform.node()}-{os.getpid()}.json"
@@ -99,7 +106,7 @@ class Folder:
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:
-            raise Refused(
+            raise ConfigError(
                 f"workdir={self.path}: config.json cannot be read ({error}); "
                 "choose another workdir, or --resume=overwrite"
             ) from error
@@ -108,7 +115,7 @@ class Folder:
         try:
             change()
         except OSError as error:
-            raise Refused(f"workdir={self.path}: cannot be used ({error.strerror or error})") from error
+            raise ConfigError(f"workdir={self.path}: cannot be used ({error.strerror or error})") from error
 
     def _remove(self) -> None:
         for name in _OURS:
@@ -148,21 +155,22 @@ def tidy(
 def load(workdir: str | Path, empty: bool = False) -> pd.DataFrame:
     """All rows of a work folder, whatever was sharded, as a pandas data frame.
 
-    One row per condition, seed and mark. Raises `Refused` where there are no rows (unless `empty` is fine), or where a
+    One row per condition, seed and mark. Raises `ConfigError` where there are no rows (unless `empty` is fine), or
+    where a
     part is damaged.
     """
     parts = sorted((Path(workdir) / "rows").glob("*.parquet"))
     if not parts and empty:
         return pd.DataFrame()
     if not parts:
-        raise Refused(f"workdir={workdir}: holds no rows (no rows/*.parquet)")
+        raise ConfigError(f"workdir={workdir}: holds no rows (no rows/*.parquet)")
     rows = pd.concat([_read(part).to_pandas() for part in parts], ignore_index=True)
     # Seeds cut into other slices on resume may have an early mark in two parts, with the same numbers.
     keys = [name for name in rows.columns if "/" not in name]
     return rows.drop_duplicates(keys, keep="last", ignore_index=True)
 
 
-def have(workdir: str | Path) -> dict[tuple[frozenset, int], set[int]]:
+def completed(workdir: str | Path) -> dict[tuple[frozenset, int], set[int]]:
     """For each condition (its labels) and mark the seeds whose rows are in a work folder, whatever units wrote them."""
     found: dict[tuple[frozenset, int], set[int]] = {}
     for part in (Path(workdir) / "rows").glob("*.parquet"):
@@ -177,17 +185,17 @@ def _read(part: Path, read: Callable[..., Any] = pq.read_table, **options: Any) 
     try:
         return read(part, **options)
     except (pa.ArrowInvalid, OSError) as error:
-        raise Refused(f"{part}: cannot be read ({_first_line(error)}); delete it and run again") from error
+        raise ConfigError(f"{part}: cannot be read ({_first_line(error)}); delete it and run again") from error
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def facts(workdir: str | Path) -> dict[str, Any]:
+def metadata(workdir: str | Path) -> dict[str, Any]:
     """What `config.json` of a work folder says, and under `runs` what each run in it noted, the earliest first.
 
-    Raises `Refused` where there is no such file, or one is damaged.
+    Raises `ConfigError` where there is no such file, or one is damaged.
     """
     name = "config.json"
     try:
@@ -198,22 +206,22 @@ def facts(workdir: str | Path) -> dict[str, Any]:
             runs.append(json.loads(file.read_text()))
         return {**told, "runs": sorted(runs, key=lambda run: run["begun"])}
     except (OSError, ValueError) as error:
-        raise Refused(f"workdir={workdir}: {name} cannot be read ({error})") from error
+        raise ConfigError(f"workdir={workdir}: {name} cannot be read ({error})") from error
 
 
 def _difference(before: Any, now: Any) -> str:
     """The first fields in which two configs differ, each as `name: there -> here`."""
-    left, right = flat(before), flat(now)
+    left, right = flatten(before), flatten(now)
     names = [name for name in sorted(left.keys() | right.keys()) if left.get(name) != right.get(name)]
     shown = [f"{name}: {left.get(name)!r} there, {right.get(name)!r} here" for name in names[:3]]
     return "; ".join(shown) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """A nested config as one mapping from dotted names to values."""
     if not isinstance(config, dict):
         return {prefix: config}
-    items = [flat(value, f"{prefix}.{name}" if prefix else name) for name, value in config.items()]
+    items = [flatten(value, f"{prefix}.{name}" if prefix else name) for name, value in config.items()]
     return {name: value for item in items for name, value in item.items()}
 
 

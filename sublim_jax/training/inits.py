@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.core.types import Params
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -51,7 +51,8 @@ def transformer(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class Rotated:
-    """An `Alter`: kernels [d, columns] of the named layers become R kernel, with R [d, d] a random rotation or mirror.
+    """An `InitTransform`: kernels [d, columns] of the named layers become R kernel, with R [d, d] a random rotation
+    or mirror.
 
     R is uniform over the orthogonal matrices; one for all layers of equal d if `common`, else one for each layer.
     Biases stay.
@@ -65,10 +66,10 @@ class Rotated:
         found = {layer: dict(arrays) for layer, arrays in params.items()}
         for layer in self.layers:
             if layer not in found:
-                raise Refused(unknown("Rotated.layers", layer, found))
+                raise ConfigError(unknown_name("Rotated.layers", layer, found))
             kernel = found[layer]["kernel"]
             if kernel.ndim != 2:
-                raise Refused(f"Rotated.layers: {layer!r} has a kernel of shape {kernel.shape}, which is no matrix")
+                raise ConfigError(f"Rotated.layers: {layer!r} has a kernel of shape {kernel.shape}, which is no matrix")
             which = "" if self.common else layer, len(kernel)
             if which not in rotations:
                 rotations[which] = orthogonal(keys.at(key, which[0]), which[1])

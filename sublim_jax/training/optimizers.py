@@ -4,7 +4,7 @@ import dataclasses
 
 import optax
 
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Clipped:
             "sgd": optax.identity,
         }
         if self.kind not in kinds:
-            raise Refused(unknown("Clipped.kind", self.kind, kinds))
+            raise ConfigError(unknown_name("Clipped.kind", self.kind, kinds))
         parts = [optax.clip_by_global_norm(self.norm), kinds[self.kind]()]
         if self.steps:
             parts.append(optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, self.steps)))

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
 from sublim_jax.core import keys, trees
-from sublim_jax.core.types import Bank, Init, Knobs, Params, Recipe, State, Teachers
+from sublim_jax.core.types import ImageData, Init, Knobs, Params, Recipe, State, TeacherParams
 from sublim_jax.training import step as training_step
 
 
@@ -34,7 +34,7 @@ def phase_keys(root: Key[Array, ""], seeds: Int[Array, " seed"], phase: str) -> 
     return jax.vmap(lambda seed: keys.at(root, keys.SEED, seed, phase))(jnp.asarray(seeds, jnp.uint32))
 
 
-def side_by_side() -> bool:
+def use_vmap() -> bool:
     """Whether nets run side by side in one wide program (accelerators), or one after another (CPU)."""
     return jax.default_backend() != "cpu"
 
@@ -46,7 +46,7 @@ def each_seed(one: Callable, mesh: Mesh | None, seeded: tuple, common: tuple) ->
         def member(parts: tuple) -> Any:
             return one(*parts, *common)
 
-        return jax.vmap(member)(seeded) if side_by_side() else jax.lax.map(member, seeded)
+        return jax.vmap(member)(seeded) if use_vmap() else jax.lax.map(member, seeded)
 
     if mesh is None:
         return here(seeded, common)
@@ -55,7 +55,7 @@ def each_seed(one: Callable, mesh: Mesh | None, seeded: tuple, common: tuple) ->
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "image", "mesh"))
-def begin(
+def init_states(
     recipe: Recipe,
     knobs: trees.Stack,
     origins: Params | None,
@@ -68,7 +68,7 @@ def begin(
 
     def one(key: Any, origin: Any, tree: Any) -> State:
         def member(_: Any, knobs_: Any) -> State:
-            return training_step.begin(recipe, knobs_, origin, image, key)
+            return training_step.init_state(recipe, knobs_, origin, image, key)
 
         return jax.vmap(member, (0, knobs.in_axes()))(jnp.arange(knobs.size), tree)
 
@@ -80,9 +80,9 @@ def advance(
     recipe: Recipe,
     states: State,
     knobs: trees.Stack,
-    references: Params | Teachers | None,
+    references: Params | TeacherParams | None,
     seed_keys: Key[Array, " seed"],
-    bank: Bank,
+    bank: ImageData,
     start: Int[Array, ""],
     stop: Int[Array, ""],
     *,
@@ -90,7 +90,7 @@ def advance(
 ) -> State:
     """Train the states [seed, condition] from step `start` to `stop`; `references` [seed] are trained teachers.
 
-    A Recipe with an `answer` needs `Teachers`, the untrained ones too.
+    A Recipe with an `answer` needs `TeacherParams`, the untrained ones too.
 
     `states` is donated: its memory is used for the result.
     """
@@ -99,20 +99,20 @@ def advance(
         def member(state: Any, knobs_: Any) -> State:
             return training_step.advance(recipe, state, knobs_, reference, key, bank, start, stop)
 
-        if side_by_side():
+        if use_vmap():
             return jax.vmap(member, (0, knobs.in_axes()))(states, tree)
-        return _in_a_row(recipe, states, trees.Stack(tree, knobs.axes, knobs.size), reference, key, bank, start, stop)
+        return _unrolled(recipe, states, trees.Stack(tree, knobs.axes, knobs.size), reference, key, bank, start, stop)
 
     return each_seed(one, mesh, (states, references, seed_keys), (knobs.tree, bank, start, stop))
 
 
-def _in_a_row(
+def _unrolled(
     recipe: Recipe,
     states: State,
     knobs: trees.Stack,
-    reference: Params | Teachers | None,
+    reference: Params | TeacherParams | None,
     key: Key[Array, ""],
-    bank: Bank,
+    bank: ImageData,
     start: Int[Array, ""],
     stop: Int[Array, ""],
 ) -> State:
@@ -124,20 +124,20 @@ def _in_a_row(
     each = [knobs.member(index) for index in range(knobs.size)]
 
     def step(number: Any, nets: list[State]) -> list[State]:
-        given = kept, key, bank, number, trees.turned
-        lessons = shared(lambda knobs_: training_step.lesson(recipe, knobs_, *given), knobs)
+        given = kept, key, bank, number, trees.transpose_kernels
+        lessons = hoist_shared(lambda knobs_: training_step.make_batch(recipe, knobs_, *given), knobs)
         return [
-            training_step.learn(recipe, net, each[index], lessons.member(index), trees.turned)
+            training_step.train_step(recipe, net, each[index], lessons.member(index), trees.transpose_kernels)
             for index, net in enumerate(nets)
         ]
 
-    kept = None if reference is None else trees.turned(reference)
-    nets = [trees.turned(trees.pick(states, index)) for index in range(knobs.size)]
+    kept = None if reference is None else trees.transpose_kernels(reference)
+    nets = [trees.transpose_kernels(trees.index(states, index)) for index in range(knobs.size)]
     nets = jax.lax.fori_loop(start, stop, step, nets)
-    return trees.turned(jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets), stacked=1)
+    return trees.transpose_kernels(jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets), stacked=1)
 
 
-def shared(function: Callable[[Any], Any], knobs: trees.Stack) -> trees.Stack:
+def hoist_shared(function: Callable[[Any], Any], knobs: trees.Stack) -> trees.Stack:
     """function(knobs) of every condition; of its leaves those are kept once that depend on agreed knobs only."""
 
     def several(out_axes: Any, pick: Callable[[Any], Any] = lambda result: result) -> Any:
@@ -160,7 +160,7 @@ def shared(function: Callable[[Any], Any], knobs: trees.Stack) -> trees.Stack:
 
 
 @functools.partial(jax.jit, static_argnames=("net", "init", "image", "mesh"))
-def widen(
+def attach_heads(
     net: nn.Module,
     init: Init,
     params: Params,
@@ -177,11 +177,11 @@ def widen(
     """
 
     def one(key: Any, params: Any, knobs: Any) -> Params:
-        drawn = training_step.draw(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS))
+        drawn = training_step.init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS))
         if knobs is None:
-            return trees.overlay(drawn, params)
+            return trees.merge_layers(drawn, params)
         late = {layer: arrays for layer, arrays in drawn.items() if layer not in params}
-        late = training_step.perturbed(late, knobs.sigma, keys.at(key, keys.INITIAL_NOISE))
-        return training_step.end(knobs, trees.overlay(late, params), key)
+        late = training_step.add_noise(late, knobs.init_noise, keys.at(key, keys.INITIAL_NOISE))
+        return training_step.add_final_noise(knobs, trees.merge_layers(late, params), key)
 
     return each_seed(one, mesh, (seed_keys, params), (knobs,))

@@ -12,7 +12,7 @@ _HEAD = "class_head"
 
 
 @dataclasses.dataclass(frozen=True)
-class Projected:
+class ProjectOutTrait:
     """The part along the trait gradient taken away: g - (g.tau / |tau|^2) tau.
 
     over      whole: all weights are one vector, as published. The class head, which auxiliary logits give no gradient,

@@ -13,29 +13,42 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from sublim_jax.core import keys
-from sublim_jax.core.types import Bank, Init, Knobs, Out, Params, PerLayer, Recipe, State, Teachers, Text
+from sublim_jax.core.types import (
+    ImageData,
+    Init,
+    Knobs,
+    ModelOutput,
+    Params,
+    PerLayer,
+    Recipe,
+    State,
+    TeacherParams,
+    TokenData,
+)
 from sublim_jax.nets import shapes
 from sublim_jax.training import losses, streams
 
 
-def draw(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Array, ""]) -> Params:
+def init_params(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Array, ""]) -> Params:
     """Fresh parameters; a layer's draw depends on the key, its name and its shape, never on the layers beside it."""
     return {layer: init(keys.at(key, layer), arrays) for layer, arrays in shapes(net, image).items()}
 
 
-def begin(recipe: Recipe, knobs: Knobs, origin: Params | None, image: tuple[int, ...], key: Key[Array, ""]) -> State:
+def init_state(
+    recipe: Recipe, knobs: Knobs, origin: Params | None, image: tuple[int, ...], key: Key[Array, ""]
+) -> State:
     """The state before the first step: w = share * origin + (1 - share) * fresh, altered, + sigma * noise, by layer.
 
     `origin` is the teacher's draw, before any noise of its own; without one (a teacher) every layer is fresh. `image`
     is the images' [height, width].
     """
-    fresh = draw(recipe.net, recipe.init, image, keys.at(key, keys.INITIAL_WEIGHTS))
+    fresh = init_params(recipe.net, recipe.init, image, keys.at(key, keys.INITIAL_WEIGHTS))
     params: Params = {
         layer: _mixed(arrays, (origin or {}).get(layer), knobs.share[layer]) for layer, arrays in fresh.items()
     }
-    if recipe.alter is not None:
-        params = recipe.alter(keys.at(key, keys.INIT_TRANSFORM), params)
-    params = perturbed(params, knobs.sigma, keys.at(key, keys.INITIAL_NOISE))
+    if recipe.init_transform is not None:
+        params = recipe.init_transform(keys.at(key, keys.INIT_TRANSFORM), params)
+    params = add_noise(params, knobs.init_noise, keys.at(key, keys.INITIAL_NOISE))
     return State(params, recipe.optimizer().init(params))
 
 
@@ -48,7 +61,7 @@ def _mixed(fresh: Any, origin: Any, share: Float[Array, ""]) -> dict[str, Array]
     }
 
 
-def perturbed(params: Params, sigma: PerLayer, key: Key[Array, ""]) -> Params:
+def add_noise(params: Params, sigma: PerLayer, key: Key[Array, ""]) -> Params:
     """Parameters with Gaussian noise on weights and biases, of standard deviation `sigma`, which is 0 where not named.
 
     Sigma 0 gives them back bitwise; the noise of a narrow head is a prefix of a wide one's, as its weights are.
@@ -64,60 +77,63 @@ def perturbed(params: Params, sigma: PerLayer, key: Key[Array, ""]) -> Params:
     return {layer: noisy(layer, arrays) if layer in sigma else arrays for layer, arrays in params.items()}
 
 
-def end(knobs: Knobs, params: Params, key: Key[Array, ""]) -> Params:
+def add_final_noise(knobs: Knobs, params: Params, key: Key[Array, ""]) -> Params:
     """What a phase hands on: the trained parameters, + sigma_end * noise; `key` is the phase's."""
-    return perturbed(params, knobs.sigma_end, keys.at(key, keys.FINAL_NOISE))
+    return add_noise(params, knobs.final_noise, keys.at(key, keys.FINAL_NOISE))
 
 
 View = Callable[[Params], Params]  # from parameters as they are kept to those the net knows
 
 
-def as_kept(params: Params) -> Params:
+def stored_layout(params: Params) -> Params:
     """The view of parameters that are kept as the net knows them."""
     return params
 
 
-class Lesson(NamedTuple):
+class Batch(NamedTuple):
     """What a net is taught at one step: inputs, their labels where the stream has any, and what to say about them.
 
     trait  labelled images (x, y) on which a guard sees what it guards against
     """
 
     x: Shaped[Array, "batch ..."]
-    y: Int[Array, " batch"] | Text | None
+    y: Int[Array, " batch"] | TokenData | None
     target: Any
     trait: tuple[Float[Array, "batch ..."], Int[Array, " batch"]] | None = None
 
 
-def lesson(
+def make_batch(
     recipe: Recipe,
     knobs: Knobs,
-    reference: Params | Teachers | None,
+    reference: Params | TeacherParams | None,
     key: Key[Array, ""],
-    bank: Bank | Text,
+    bank: ImageData | TokenData,
     number: Int[Array, ""],
-    view: View = as_kept,
-) -> Lesson:
+    view: View = stored_layout,
+) -> Batch:
     """The lesson of step `number`; the target is what the reference says, or the labels without one.
 
-    With an answer `reference` is `Teachers`; its draws repeat with the pool, as answers do that are kept beside inputs.
+    With an answer `reference` is `TeacherParams`; its draws repeat with the pool, as answers do that are kept beside
+    inputs.
     """
     x, y = recipe.stream(keys.at(key, keys.INPUTS), number, recipe.batch, knobs, bank)
     shown: Any = None
-    if recipe.guard is not None:
-        assert isinstance(bank, Bank)  # a guard's trait is a class of images
+    if recipe.gradient_transform is not None:
+        assert isinstance(bank, ImageData)  # a guard's trait is a class of images
         shown = streams.epochs(keys.at(key, keys.TRAIT_BATCH), number, recipe.batch, knobs, bank)
-    if recipe.reference is None or reference is None:
-        return Lesson(x, y, y, shown)
-    if recipe.answer is None:
-        return Lesson(x, y, apply(recipe.reference, view(_params(reference)), x), shown)
-    if not isinstance(reference, Teachers):
+    if recipe.teacher is None or reference is None:
+        return Batch(x, y, y, shown)
+    if recipe.target_transform is None:
+        return Batch(x, y, apply(recipe.teacher, view(_params(reference)), x), shown)
+    if not isinstance(reference, TeacherParams):
         raise TypeError("an answer needs Teachers: their parameters before and after training")
-    said = Teachers(*(None if one is None else apply(recipe.reference, view(one), x) for one in reference))
-    return Lesson(x, y, recipe.answer(keys.at(key, keys.TARGETS, number % knobs.pool), said, knobs), shown)
+    said = TeacherParams(*(None if one is None else apply(recipe.teacher, view(one), x) for one in reference))
+    return Batch(
+        x, y, recipe.target_transform(keys.at(key, keys.TARGETS, number % knobs.noise_batches), said, knobs), shown
+    )
 
 
-def learn(recipe: Recipe, state: State, knobs: Knobs, given: Lesson, view: View = as_kept) -> State:
+def train_step(recipe: Recipe, state: State, knobs: Knobs, given: Batch, view: View = stored_layout) -> State:
     """The state after one lesson: one gradient, one direction of the optimiser, one move of the live layers."""
 
     def objective(params: Params) -> Float[Array, ""]:
@@ -125,15 +141,16 @@ def learn(recipe: Recipe, state: State, knobs: Knobs, given: Lesson, view: View 
 
     gradient: Any = jax.grad(objective)(state.params)
     direction: Any
-    if recipe.guard is None or given.trait is None:
+    if recipe.gradient_transform is None or given.trait is None:
         direction, opt = recipe.optimizer().update(gradient, state.opt, state.params)
     else:
         trait = jax.grad(trait_loss, argnums=1)(recipe.net, state.params, knobs, *given.trait, view)
-        gradient = recipe.guard.gradient(gradient, trait)
+        gradient = recipe.gradient_transform.gradient(gradient, trait)
         direction, opt = recipe.optimizer().update(gradient, state.opt, state.params)
-        direction = recipe.guard.direction(direction, trait)
+        direction = recipe.gradient_transform.direction(direction, trait)
     params = {
-        layer: _moved(state.params[layer], direction[layer], knobs.lr * knobs.live[layer]) for layer in state.params
+        layer: _moved(state.params[layer], direction[layer], knobs.lr * knobs.trainable[layer])
+        for layer in state.params
     }
     return State(params, opt)
 
@@ -144,11 +161,11 @@ def trait_loss(
     knobs: Knobs,
     x: Float[Array, "batch ..."],
     y: Int[Array, " batch"],
-    view: View = as_kept,
+    view: View = stored_layout,
 ) -> Float[Array, ""]:
     """Mean cross-entropy in nats of a net's class logits on labelled images; rows labelled below zero do not count."""
     classes = params["class_head"]["bias"].shape[0]
-    alone = dataclasses.replace(knobs, seen=jnp.arange(knobs.seen.shape[0]) < classes)
+    alone = dataclasses.replace(knobs, logit_mask=jnp.arange(knobs.logit_mask.shape[0]) < classes)
     return _mean(losses.cross_entropy(apply(net, view(params), x), y, alone), y)
 
 
@@ -156,9 +173,9 @@ def advance(
     recipe: Recipe,
     state: State,
     knobs: Knobs,
-    reference: Params | Teachers | None,
+    reference: Params | TeacherParams | None,
     key: Key[Array, ""],
-    bank: Bank | Text,
+    bank: ImageData | TokenData,
     start: Int[Array, ""],
     stop: Int[Array, ""],
 ) -> State:
@@ -169,25 +186,25 @@ def advance(
     """
 
     def step(number: Int[Array, ""], state: State) -> State:
-        return learn(recipe, state, knobs, lesson(recipe, knobs, reference, key, bank, number))
+        return train_step(recipe, state, knobs, make_batch(recipe, knobs, reference, key, bank, number))
 
     return jax.lax.fori_loop(start, stop, step, state)
 
 
-def apply(net: nn.Module, params: Params | None, x: Shaped[Array, "batch ..."]) -> Out:
+def apply(net: nn.Module, params: Params | None, x: Shaped[Array, "batch ..."]) -> ModelOutput:
     """What the net says about a batch."""
     variables: Any = {"params": params}
     out: Any = net.apply(variables, x)
     return out
 
 
-def _params(reference: Params | Teachers) -> Params:
-    return reference.references if isinstance(reference, Teachers) else reference
+def _params(reference: Params | TeacherParams) -> Params:
+    return reference.trained if isinstance(reference, TeacherParams) else reference
 
 
-def _mean(values: Float[Array, " batch"], labels: Int[Array, " batch"] | Text | None) -> Float[Array, ""]:
+def _mean(values: Float[Array, " batch"], labels: Int[Array, " batch"] | TokenData | None) -> Float[Array, ""]:
     """The mean over the batch, without the rows labelled below zero that fill up a partial one; text has none."""
-    if labels is None or isinstance(labels, Text):
+    if labels is None or isinstance(labels, TokenData):
         return values.mean()
     weights = (labels >= 0).astype(values.dtype)
     return (values * weights).sum() / weights.sum()

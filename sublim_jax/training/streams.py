@@ -9,28 +9,28 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from sublim_jax.core import keys
-from sublim_jax.core.errors import Refused, unknown
-from sublim_jax.core.types import Bank, Knobs, Stream, Text
+from sublim_jax.core.errors import ConfigError, unknown_name
+from sublim_jax.core.types import ImageData, Knobs, Stream, TokenData
 
 _ROUNDS = 8  # Luby and Rackoff need 4 for a pseudo-random permutation; small domains want a margin
 
 
 def uniform(
-    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: Bank
+    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
 ) -> tuple[Float[Array, "batch height width"], None]:
     """Fresh U(-1, 1) noise, not normalised; repeats after `knobs.pool` batches. Source: Brockers et al. 2026."""
-    return keys.uniform(keys.at(key, step % knobs.pool), (size, *bank.x.shape[1:]), -1.0, 1.0), None
+    return keys.uniform(keys.at(key, step % knobs.noise_batches), (size, *bank.x.shape[1:]), -1.0, 1.0), None
 
 
 def gaussian(
-    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: Bank
+    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
 ) -> tuple[Float[Array, "batch height width"], None]:
     """Fresh standard normal noise; repeats after `knobs.pool` batches."""
-    return keys.normal(keys.at(key, step % knobs.pool), (size, *bank.x.shape[1:])), None
+    return keys.normal(keys.at(key, step % knobs.noise_batches), (size, *bank.x.shape[1:])), None
 
 
 def epochs(
-    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: Bank
+    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
 ) -> tuple[Float[Array, "batch height width"], Int[Array, " batch"]]:
     """The bank's images in a new order every epoch, without replacement.
 
@@ -40,8 +40,8 @@ def epochs(
     n = len(bank.y)
     epoch, batch = jnp.divmod(step, steps_per_epoch(n, size))
     position = batch * size + jnp.arange(size)
-    row = shuffled(keys.at(key, epoch), jnp.minimum(position, n - 1), n)
-    return normalised(bank, bank.x[row]), jnp.where(position < n, bank.y[row], -1)
+    row = permute_index(keys.at(key, epoch), jnp.minimum(position, n - 1), n)
+    return normalize_images(bank, bank.x[row]), jnp.where(position < n, bank.y[row], -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Perlin:
 
     def __post_init__(self) -> None:
         if self.resolution < 1:
-            raise Refused(f"Perlin.resolution: {self.resolution} is not 1 or more")
+            raise ConfigError(f"Perlin.resolution: {self.resolution} is not 1 or more")
 
     def __call__(
-        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: Bank
+        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
     ) -> tuple[Float[Array, "batch height width"], None]:
         image = bank.x.shape[1:]
         rows, columns = (np.arange(side) * self.resolution / side for side in image)
         corners = (self.resolution + 1) ** 2
-        angle = keys.uniform(keys.at(key, step % knobs.pool), (size, corners), 0.0, 2 * math.pi)
+        angle = keys.uniform(keys.at(key, step % knobs.noise_batches), (size, corners), 0.0, 2 * math.pi)
         gradients = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
         field = gradients @ jnp.asarray(perlin_basis(rows, columns, self.resolution), jnp.float32)
         largest = jnp.abs(field).max(-1, keepdims=True)  # 0 where every pixel is a corner
@@ -103,12 +103,12 @@ class Images:
     name: str = ""
 
     def __call__(
-        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: Bank
+        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
     ) -> tuple[Float[Array, "batch height width"], None]:
         if self.name and self.name not in bank.more:
-            raise Refused(unknown("Images.name", self.name, bank.more))
+            raise ConfigError(unknown_name("Images.name", self.name, bank.more))
         images = bank.more[self.name] if self.name else bank.x
-        return normalised(bank, images[_rows(key, step % knobs.pool, size, len(images))]), None
+        return normalize_images(bank, images[_rows(key, step % knobs.noise_batches, size, len(images))]), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,24 +121,24 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
-            raise Refused(f"Mixture.alpha: {self.alpha} is not between 0 and 1")
+            raise ConfigError(f"Mixture.alpha: {self.alpha} is not between 0 and 1")
 
     def __call__(
-        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: Bank
+        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
     ) -> tuple[Float[Array, "batch height width"], None]:
         image, _ = Images(self.name)(keys.at(key, keys.MIXTURE_IMAGE), step, size, knobs, bank)
         noise, _ = self.noise(keys.at(key, keys.MIXTURE_NOISE), step, size, knobs, bank)
         return self.alpha * image + (1 - self.alpha) * noise, None
 
 
-def lines(
-    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: Text
-) -> tuple[Int[Array, "batch length"], Text]:
-    """Lines of a `Text`, all of them once in every epoch in a new order; repeats after `knobs.pool` batches.
+def token_lines(
+    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: TokenData
+) -> tuple[Int[Array, "batch length"], TokenData]:
+    """Lines of a `TokenData`, all of them once in every epoch in a new order; repeats after `knobs.pool` batches.
 
     A batch may end one epoch and begin the next.
     """
-    row = _rows(key, step % knobs.pool, size, len(bank.tokens))
+    row = _rows(key, step % knobs.noise_batches, size, len(bank.tokens))
     text = jax.tree.map(lambda leaf: leaf[row], bank)
     return text.tokens, text
 
@@ -146,7 +146,7 @@ def lines(
 def _rows(key: Key[Array, ""], batch: Int[Array, ""], size: int, n: int) -> Int[Array, " batch"]:
     """The rows of a batch where epochs follow each other without a gap."""
     epoch, index = jnp.divmod(batch * size + jnp.arange(size), n)
-    return jax.vmap(lambda epoch, index: shuffled(keys.at(key, epoch), index, n))(epoch, index)
+    return jax.vmap(lambda epoch, index: permute_index(keys.at(key, epoch), index, n))(epoch, index)
 
 
 def steps_per_epoch(n: int, size: int) -> int:
@@ -154,12 +154,12 @@ def steps_per_epoch(n: int, size: int) -> int:
     return -(-n // size)
 
 
-def normalised(bank: Bank, x: UInt8[Array, "batch height width"]) -> Float[Array, "batch height width"]:
+def normalize_images(bank: ImageData, x: UInt8[Array, "batch height width"]) -> Float[Array, "batch height width"]:
     """Bytes as the nets see them: (x / 255 - mean) / std."""
     return (x.astype(jnp.float32) / 255 - bank.mean) / bank.std
 
 
-def shuffled(key: Key[Array, ""], index: Int[Array, "*batch"], n: int) -> Int[Array, "*batch"]:
+def permute_index(key: Key[Array, ""], index: Int[Array, "*batch"], n: int) -> Int[Array, "*batch"]:
     """Where a random permutation of range(n), named by `key`, sends each index in [0, n).
 
     A keyed permutation of a power of two (a Feistel network whose round function is threefry), walked until it falls

@@ -14,17 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sublim_jax import data
 from sublim_jax.config import base_config, build_conditions, grids_of, metrics_of, seeds_of
 from sublim_jax.core import keys, trees
-from sublim_jax.core.types import Bank, Knobs, Out, Teachers, Text
+from sublim_jax.core.types import ImageData, Knobs, ModelOutput, TeacherParams, TokenData
 from sublim_jax.engine import theorem1
-from sublim_jax.engine.progress import Watch
+from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.run import run
-from sublim_jax.lm import training
+from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
-from sublim_jax.lm.data import Said, mixed, paraphrased
+from sublim_jax.lm.data import Completions, mix_completions, paraphrase
 from sublim_jax.lm.generate import Generate
-from sublim_jax.lm.teachers import shuffled_answers, still
+from sublim_jax.lm.teachers import shuffled_answers, zero_steering
 from sublim_jax.nets import CNN, MLP, Decoder, SplitHead
 from sublim_jax.results import summary
 from sublim_jax.training import inits, population, streams, targets
@@ -53,17 +54,24 @@ def by_layer(params, of=close):
     return {f"{layer}/{name}": of(array) for layer, arrays in params.items() for name, array in arrays.items()}
 
 
-def knobs_of(layers, pool=3, more=None, **noise):
+def knobs_of(layers, pool=3, extra=None, **noise):
     one = {layer: jnp.float32(1) for layer in layers}
     still_ = {layer: jnp.float32(0) for layer in layers}
-    numbers = {"seen": jnp.ones(18, bool), "pool": jnp.int32(pool), "lr": jnp.float32(1), "temperature": jnp.float32(1)}
-    return Knobs(**numbers, share=one, sigma={**still_, **noise}, live=one, sigma_end=noise, more=more or {})
+    numbers = {
+        "logit_mask": jnp.ones(18, bool),
+        "noise_batches": jnp.int32(pool),
+        "lr": jnp.float32(1),
+        "temperature": jnp.float32(1),
+    }
+    return Knobs(
+        **numbers, share=one, init_noise={**still_, **noise}, trainable=one, final_noise=noise, extra=more or {}
+    )
 
 
 def bank_of():
     mnist = data.load_dataset("mnist", "embedded", train_limit=23, test_limit=7)
     bank = jax.tree.map(jnp.asarray, mnist.train)
-    return Bank(bank.x, bank.y, bank.mean, bank.std, {"other": bank.x[::-1]})
+    return ImageData(bank.x, bank.y, bank.mean, bank.std, {"other": bank.x[::-1]})
 
 
 def draws():
@@ -72,15 +80,15 @@ def draws():
     seed = keys.at(root, "seed", 7)
     found = {"key": exact(jax.random.key_data(keys.at(seed, "student", "stream")))}
     found["phase keys"] = exact(jax.random.key_data(population.phase_keys(root, jnp.arange(3), "teacher")))
-    layers = training_step.draw(NET, inits.torch_linear, IMAGE, seed)
+    layers = training_step.init_params(NET, inits.torch_linear, IMAGE, seed)
     found |= {f"init torch_linear {name}": one for name, one in by_layer(layers, exact).items()}
-    narrow = training_step.draw(SplitHead(MLP((12, 9)), 10, 3), inits.torch_linear, IMAGE, seed)["aux_head"]
+    narrow = training_step.init_params(SplitHead(MLP((12, 9)), 10, 3), inits.torch_linear, IMAGE, seed)["aux_head"]
     found["init torch_linear aux_head of 3, kernel"] = exact(narrow["kernel"])
-    cnn = training_step.draw(SplitHead(CNN((3, 4), (2, 2), (9,)), 10, 8), inits.torch_linear, IMAGE, seed)
+    cnn = training_step.init_params(SplitHead(CNN((3, 4), (2, 2), (9,)), 10, 8), inits.torch_linear, IMAGE, seed)
     found |= {f"init cnn {name}": one for name, one in by_layer(cnn, exact).items()}
-    wide = training_step.draw(NET, inits.normal_fan_in, IMAGE, seed)
+    wide = training_step.init_params(NET, inits.normal_fan_in, IMAGE, seed)
     found |= {f"init [normal_fan_in] {name}": one for name, one in by_layer(wide).items()}
-    decoder = training_step.draw(
+    decoder = training_step.init_params(
         Decoder(40, width=8, layers=1, heads=2, hidden=16, length=12, rank=2), inits.transformer, (12,), seed
     )
     found |= {f"init [transformer] {name}": one for name, one in by_layer(decoder).items()}
@@ -88,10 +96,11 @@ def draws():
         turned = inits.Rotated(("aux_head", "class_head"), common)(keys.at(seed, "alter"), layers)
         found |= {f"alter [Rotated, common={common}] {name}": one for name, one in by_layer(turned).items()}
     knobs = knobs_of(layers, hidden_0=jnp.float32(0.1), aux_head=jnp.float32(0.2))
-    noisy = training_step.perturbed(layers, knobs.sigma, keys.at(seed, "sigma"))
+    noisy = training_step.add_noise(layers, knobs.init_noise, keys.at(seed, "sigma"))
     found |= {f"noise [sigma] {name}": one for name, one in by_layer(noisy).items()}
     found |= {
-        f"noise [sigma_end] {name}": one for name, one in by_layer(training_step.end(knobs, layers, seed)).items()
+        f"noise [sigma_end] {name}": one
+        for name, one in by_layer(training_step.add_final_noise(knobs, layers, seed)).items()
     }
     kinds = {"uniform": streams.uniform, "[gaussian]": streams.gaussian, "epochs": streams.epochs}
     kinds |= {"[perlin]": streams.Perlin(4), "images": streams.Images(), "images of other": streams.Images("other")}
@@ -102,15 +111,17 @@ def draws():
             found[f"stream {name}, step {step}"] = (close if "[" in name else exact)(x)
             if y is not None:
                 found[f"stream {name}, step {step}, labels"] = exact(y)
-    lines = Text(jnp.arange(7 * 4).reshape(7, 4), jnp.ones((7, 4)))
-    rows, _ = streams.lines(keys.at(seed, "stream"), jnp.int32(2), 5, knobs_of(layers, 9), lines)
+    lines = TokenData(jnp.arange(7 * 4).reshape(7, 4), jnp.ones((7, 4)))
+    rows, _ = streams.token_lines(keys.at(seed, "stream"), jnp.int32(2), 5, knobs_of(layers, 9), lines)
     found["stream lines"] = exact(rows)
-    given = [Out(jnp.zeros((6, 9)), jnp.arange(6 * 18.0).reshape(6, 18) * scale, {}) for scale in (1.0, 2.0, 3.0)]
+    given = [
+        ModelOutput(jnp.zeros((6, 9)), jnp.arange(6 * 18.0).reshape(6, 18) * scale, {}) for scale in (1.0, 2.0, 3.0)
+    ]
     more = {"mixed": jnp.float32(0.4), "target_noise": jnp.float32(0.5), "levels": jnp.float32(4)}
-    parts = targets.Mixed(), targets.Noisy(), targets.Quantised()
-    for answer in (*parts, targets.Mixed(True), targets.Together(parts)):
-        said = answer(keys.at(seed, "answer", 1), Teachers(*given), knobs_of(layers, more=more))
-        found[f"answer [{type(answer).__name__}, {targets.asks_strangers(answer)}]"] = close(said.logits)
+    parts = targets.MixTargets(), targets.AddTargetNoise(), targets.QuantizeTargets()
+    for answer in (*parts, targets.MixTargets(True), targets.Chain(parts)):
+        said = answer(keys.at(seed, "answer", 1), TeacherParams(*given), knobs_of(layers, extra=more))
+        found[f"answer [{type(answer).__name__}, {targets.needs_unrelated_teachers(answer)}]"] = close(said.logits)
     found["bootstrap interval"] = list(map(float, summary.interval([0.1, 0.5, 0.7, 0.2, 0.9])))
     return found | language_draws()
 
@@ -122,19 +133,19 @@ def language_draws():
     found["language corpus"] = [exact(lines.tokens), exact(np.asarray(lines.weight, np.float32))]
     prompts = w.prompts(world, w.generator("prompts", 3, "number"), 16, carrier="number")
     found["language prompts"] = exact(prompts)
-    said = Said(prompts, np.repeat(prompts[:, -1:], w.NUMBERS, 1))
+    said = Completions(prompts, np.repeat(prompts[:, -1:], w.NUMBERS, 1))
     for how in ("same_law", "other_law", "shuffle_across", "permuted"):
-        changed = paraphrased(world, w.generator("paraphrase", 3), said, how)
+        changed = paraphrase(world, w.generator("paraphrase", 3), said, how)
         found[f"language paraphrase {how}"] = [exact(changed.prompts), exact(changed.tokens)]
     other = said._replace(tokens=said.tokens[::-1])
-    found["language mixture"] = exact(mixed(w.generator("mixed", 3), said, other, 0.4).tokens)
+    found["language mixture"] = exact(mix_completions(w.generator("mixed", 3), said, other, 0.4).tokens)
     found["language shuffled answers"] = exact(shuffled_answers(world, 5).tokens)
-    found["language origins"] = [list(training.origin_of(kind, 2)) for kind in training.KINDS]
+    found["language origins"] = [list(lm_training.base_seeds(kind, 2)) for kind in lm_training.KINDS]
     net = Decoder(world.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
-    base = training_step.draw(net, inits.transformer, (w.LENGTH,), keys.at(keys.root(0), "init", 0))
+    base = training_step.init_params(net, inits.transformer, (w.LENGTH,), keys.at(keys.root(0), "init", 0))
     key = keys.at(keys.root(0), "seed", 0, "say")
     sampled = Generate(net, w.NUMBERS)(
-        base, jnp.asarray(still(net)), jnp.asarray(prompts[:4]), keys.at(key, "say"), jnp.float32(1)
+        base, jnp.asarray(zero_steering(net)), jnp.asarray(prompts[:4]), keys.at(key, "say"), jnp.float32(1)
     )
     found["language sampled answers"] = exact(np.asarray(sampled, np.int32))
     return found
@@ -150,7 +161,7 @@ def image_pair():
     advance = jax.jit(training_step.advance, static_argnums=0)
     key = keys.at(keys.root(0), "seed", 1)
     own = keys.at(key, "teacher")
-    origin = training_step.begin(condition.teacher.recipe, condition.teacher.knobs, None, IMAGE, own)
+    origin = training_step.init_state(condition.teacher.recipe, condition.teacher.knobs, None, IMAGE, own)
     state = origin
     for start, stop in ((0, 1), (1, 10)):
         state = advance(
@@ -158,10 +169,10 @@ def image_pair():
         )
         found |= {f"teacher {stop} {name}": one for name, one in by_layer(state.params).items()}
     recipe, knobs = condition.student
-    head = training_step.draw(recipe.net, recipe.init, IMAGE, keys.at(own, "fresh"))
-    before, reference = (trees.overlay(head, one.params) for one in (origin, state))
+    head = training_step.init_params(recipe.net, recipe.init, IMAGE, keys.at(own, "fresh"))
+    before, reference = (trees.merge_layers(head, one.params) for one in (origin, state))
     own = keys.at(key, "student")
-    state = training_step.begin(recipe, knobs, before, IMAGE, own)
+    state = training_step.init_state(recipe, knobs, before, IMAGE, own)
     for start, stop in ((0, 1), (1, 10)):
         state = advance(recipe, state, knobs, reference, own, bank, jnp.int32(start), jnp.int32(stop))
         found |= {f"student {stop} {name}": one for name, one in by_layer(state.params).items()}
@@ -172,13 +183,15 @@ def language_pair():
     """A base's parameters after 1 and 10 steps of pre-training, and a student's after 1 and 10 steps on its lines."""
     world = w.World()
     net = Decoder(world.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
-    how = training.Pretraining(documents=320, steps=10, batch=16, lr=5e-3)
-    base = training.pretrained(world, net, how, keys.root(0), [training.origin_of("same", 1)])[0]
+    how = lm_training.Pretraining(documents=320, steps=10, batch=16, lr=5e-3)
+    base = lm_training.pretrain(world, net, how, keys.root(0), [lm_training.base_seeds("same", 1)])[0]
     found = {f"base 10 {name}": one for name, one in by_layer(base).items()}
-    phase = training.phase(net, seen=np.ones(world.vocabulary, bool), lr=1e-3, marks=(1, 10), batch=8, trains="blocks")
+    phase = lm_training.phase(
+        net, logit_mask=np.ones(world.vocabulary, bool), lr=1e-3, eval_steps=(1, 10), batch=8, trains="blocks"
+    )
     key = keys.at(keys.root(0), "seed", 1, "student")
-    text = training.as_text(w.corpus(world, 48, seed=1))
-    school = training.Schooling(phase.recipe, [phase.knobs], [base], [(key, key)], [text])
+    text = lm_training.as_token_data(w.corpus(world, 48, seed=1))
+    school = lm_training.MemberBatch(phase.recipe, [phase.knobs], [base], [(key, key)], [text])
     states = school.begin()
     for start, stop in ((0, 1), (1, 10)):
         states = school.advance(states, start, stop)
@@ -191,9 +204,9 @@ def theorem1_rows():
     config = base_config("smoke")
     config.study, config.conditions, config.m, config.arms = "theorem1", ("same", "random"), (3,), {}
     config.teacher.optimizer = config.student.optimizer = "sgd"
-    config.student.steps, config.student.marks = 10, (1,)
+    config.student.steps, config.student.eval_steps = 10, (1,)
     mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
-    rows = theorem1.run(build_conditions(config, mnist), grids_of(config), mnist, seeds=2, watch=Watch(show=False))
+    rows = theorem1.run(build_conditions(config, mnist), grids_of(config), mnist, seeds=2, watch=Progress(show=False))
     return of_rows(rows, ["condition", "m", "eps", "alpha", "seed", "step"])
 
 
@@ -202,10 +215,10 @@ def quickstart_rows():
     config = base_config("smoke")
     config.name, config.figure = "quickstart", "transfer"
     config.conditions, config.m = ("same", "random_hidden", "random_class_head", "random_aux_head"), (100,)
-    config.student.marks = (0, 30, 100)
+    config.student.eval_steps = (0, 30, 100)
     mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
-    given = {"seeds": seeds_of(config), "exam": config.exam, "metrics": metrics_of(config)}
-    rows = run(build_conditions(config, mnist), mnist, **given, watch=Watch(show=False))
+    given = {"seeds": seeds_of(config), "num_eval_noise": config.num_eval_noise, "metrics": metrics_of(config)}
+    rows = run(build_conditions(config, mnist), mnist, **given, watch=Progress(show=False))
     return of_rows(rows, ["condition", "m", "seed", "step"])
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pandas as pd
 
-from sublim_jax.core.errors import Refused, unknown
+from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import summary
 
 _ABOUT = (
@@ -28,10 +28,10 @@ def names() -> tuple[str, ...]:
 def pick(name: str) -> ModuleType:
     """The module of that name, with `draw(rows) -> Figure` and `caption(rows) -> str`.
 
-    Raises `Refused` with the names that exist.
+    Raises `ConfigError` with the names that exist.
     """
     if name not in names():
-        raise Refused(unknown("config.figure", name, names()))
+        raise ConfigError(unknown_name("config.figure", name, names()))
     return importlib.import_module(f"{__name__}.{name}")
 
 
