@@ -64,7 +64,7 @@ def knobs_of(layers, pool=3, extra=None, **noise):
         "temperature": jnp.float32(1),
     }
     return Knobs(
-        **numbers, share=one, init_noise={**still_, **noise}, trainable=one, final_noise=noise, extra=more or {}
+        **numbers, share=one, init_noise={**still_, **noise}, trainable=one, final_noise=noise, extra=extra or {}
     )
 
 
