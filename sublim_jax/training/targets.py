@@ -79,7 +79,8 @@ class Chain:
 
     def __call__(self, key: Key[Array, ""], said: TeacherParams, knobs: Knobs) -> ModelOutput:
         for part in self.parts:
-            said = said._replace(trained=part(keys.at(key, type(part).__name__), said, knobs))
+            name = type(part).__name__
+            said = said._replace(trained=part(keys.at(key, keys.CHAINED.get(name, name)), said, knobs))
         return said.trained
 
 

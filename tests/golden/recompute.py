@@ -121,7 +121,8 @@ def draws():
     parts = targets.MixTargets(), targets.AddTargetNoise(), targets.QuantizeTargets()
     for answer in (*parts, targets.MixTargets(True), targets.Chain(parts)):
         said = answer(keys.at(seed, "answer", 1), TeacherParams(*given), knobs_of(layers, extra=more))
-        found[f"answer [{type(answer).__name__}, {targets.needs_unrelated_teachers(answer)}]"] = close(said.logits)
+        name, other = keys.CHAINED[type(answer).__name__], targets.needs_unrelated_teachers(answer)
+        found[f"answer [{name}, {other}]"] = close(said.logits)
     found["bootstrap interval"] = list(map(float, summary.interval([0.1, 0.5, 0.7, 0.2, 0.9])))
     return found | language_draws()
 
