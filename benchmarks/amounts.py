@@ -52,7 +52,7 @@ def _images(config: Any) -> data.Dataset:
     dataset = data.load_dataset("mnist", "embedded")
     others = {point.config.student.images for point in arms.points(config)} - {"", "mnist"}
     for name in others:
-        more = {**dataset.train.more, name: dataset.train.x}
+        more = {**dataset.train.extra, name: dataset.train.x}
         dataset = dataclasses.replace(dataset, train=dataset.train._replace(extra=more))
     return dataset
 

@@ -1,1 +1,1 @@
-"""The vocabulary of the package: types, keys of random draws, trees of arrays, errors, files."""
+"""The vocabulary of the package: types, keys of random draws, trees of arrays, errors and atomic file writes."""

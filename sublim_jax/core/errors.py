@@ -1,4 +1,4 @@
-"""How a bad value is refused: one line with the field, the value and what is allowed."""
+"""The error for invalid user input: one line with the field, the value and the allowed values."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """A value the user gave cannot be used; the message is one line with field, value and what is allowed."""
+    """A value given by the user is invalid; the message is one line with field, value and allowed values."""
 
 
 def unknown_name(field: str, value: Any, names: Iterable[str]) -> str:
-    """The line that refuses a name: the field, the value, what exists and the nearest of it."""
+    """Format the error for an invalid name: `field`, the invalid `value`, the valid `names` and the closest of them."""
     names = tuple(names)
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes."""
 
 import os
 import uuid
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it: it is there whole, or as it was."""
+    """Write `content` to a temporary file and rename it to `path`, so that no reader sees a partial file."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # jobs in containers share process numbers
     temporary.write_bytes(content)
     os.replace(temporary, path)

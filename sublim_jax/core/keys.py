@@ -1,7 +1,7 @@
-"""Keys are folded by readable paths; noise is a pure function of (key, index).
+"""Random keys are derived from readable paths; every draw is a pure function of (key, index).
 
-Nothing in this package splits a key in a loop or carries one: `at(key, 'noise', step)` names the draw, so any draw can
-be repeated in any order, on any number of devices, after any restart.
+No function in this package splits a key in a loop or carries one: `at(key, 'noise', step)` names a draw, so each draw
+can be repeated in any order, on any number of devices, and after any restart.
 """
 
 import zlib
@@ -11,23 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key, UInt32
 
-# The name of every draw below the root key. A name is part of the results: under another name the draw is another.
+# The name of every draw below the root key. A name is part of the results: another name gives another draw.
 SEED = "seed"  # root -> one key per seed -> one per phase:
 TEACHER, STUDENT = "teacher", "student"
 INITIAL_WEIGHTS = "fresh"  # phase -> layer -> array
-INIT_TRANSFORM = "alter"  # what is done to initial weights, for instance a rotation of heads
+INIT_TRANSFORM = "alter"  # transform of initial weights, for instance a rotation of heads
 INITIAL_NOISE = "sigma"  # noise on the initial weights: layer -> array
 FINAL_NOISE = "sigma_end"  # noise on the trained weights: layer -> array
-INPUTS = "stream"  # what a phase is trained on: -> batch, or epoch
+INPUTS = "stream"  # training inputs of a phase: -> batch, or epoch
 EVAL_NOISE = "exam"  # held-out inputs of the student's stream
-TRAIT_BATCH = "trait"  # labelled images that a gradient transform reads
-TARGETS = "answer"  # what is done to a teacher's logits: -> batch
+TRAIT_BATCH = "trait"  # labelled images of a gradient transform
+TARGETS = "answer"  # transform of a teacher's logits: -> batch
 CHAINED = {
     "MixTargets": "Mixed",
     "AddTargetNoise": "Noisy",
     "QuantizeTargets": "Quantised",
     "Chain": "Together",
-}  # in a chain
+}  # parts of a chain
 SAMPLED_LABELS = "labels"  # labels drawn from a teacher's softmax (theorem1): -> number
 MIXTURE_IMAGE, MIXTURE_NOISE = "image", "noise"  # the two parts of a mixture: -> epoch, or batch
 BASE_WEIGHTS, BASE_ORDER = "init", "order"  # root -> initial weights and document order of a language model: -> seed
@@ -37,14 +37,16 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # Salmon et al. 2011, Threefry
 
 
 def root(seed: int) -> Key[Array, ""]:
-    """The key of a whole sweep; always threefry, so that `--jax_default_prng_impl` cannot change a result."""
+    """The root key of a sweep; always threefry, so that `--jax_default_prng_impl` cannot change a result."""
     return jax.random.key(seed, impl="threefry2x32")
 
 
 def at(key: Key[Array, ""], *path: str | int | Integer[Array, ""]) -> Key[Array, ""]:
-    """The key at `path` below `key`, for instance `at(root, 'seed', 7, 'noise', step)`.
+    """Derive the key at `path` below `key`, for instance `at(root, 'seed', 7, 'noise', step)`.
 
-    A word is folded as the CRC-32 of its UTF-8 bytes, a number as itself; numbers may be traced.
+    Args:
+        key: the parent key.
+        *path: words, folded in as the CRC-32 of their UTF-8 bytes, and numbers, which may be traced.
     """
     for part in path:
         key = jax.random.fold_in(key, zlib.crc32(part.encode()) if isinstance(part, str) else part)
@@ -54,10 +56,10 @@ def at(key: Key[Array, ""], *path: str | int | Integer[Array, ""]) -> Key[Array,
 def threefry(
     key: Key[Array, ""], x0: UInt32[Array, "*shape"], x1: UInt32[Array, "*shape"]
 ) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
-    """Threefry-2x32 of the counter pair (x0, x1), written out round by round.
+    """Encrypt the counter pair (x0, x1) with Threefry-2x32, 20 rounds, unrolled.
 
-    XLA lowers `jax.random`'s own call to a rolled, memory-bound loop on CPU; the same cipher written out is fused into
-    one pass over the numbers and is several times faster. Source: Salmon et al., SC 2011, section 3.
+    XLA lowers `jax.random` on CPU to a rolled, memory-bound loop; the unrolled cipher is fused into one pass over the
+    numbers and is several times faster. Source: Salmon et al., SC 2011, section 3.
     """
     k0, k1 = jax.random.key_data(key)
     keys = (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA))
@@ -73,36 +75,36 @@ def threefry(
 
 
 def bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """Random 32-bit words, bit-identical to `jax.random.bits(key, shape)` (partitionable threefry), fast on CPU."""
+    """Draw random 32-bit words, bit-identical to `jax.random.bits` (partitionable threefry) and fast on CPU."""
     if jax.default_backend() != "cpu":
         return jax.random.bits(key, shape)
-    word0, word1 = threefry(key, jnp.zeros(shape, jnp.uint32), _places(shape))
+    word0, word1 = threefry(key, jnp.zeros(shape, jnp.uint32), _row_major(shape))
     return word0 ^ word1
 
 
 def bits_by_column(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """Random 32-bit words of which column j (last axis) depends on (key, j) only.
+    """Draw random 32-bit words whose column j (last axis) depends on (key, j) only.
 
-    Drawing 10 columns therefore gives the first 10 of 16: a narrow layer is a prefix of a wide one.
+    The first 10 of 16 columns therefore equal a draw of 10 columns: a narrow layer is a prefix of a wide one.
     """
-    *inputs, columns = shape
+    *inputs, _ = shape
     column = jax.lax.broadcasted_iota(jnp.uint32, shape, len(shape) - 1)
-    row = jnp.broadcast_to(_places((*inputs, 1)), shape)
+    row = jnp.broadcast_to(_row_major((*inputs, 1)), shape)
     word0, word1 = threefry(key, column, row)
     return word0 ^ word1
 
 
-def _places(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """The row-major index of every element; a sum of iotas, which XLA fuses into the cipher."""
-    place, stride = jnp.zeros(shape, jnp.uint32), 1
+def _row_major(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+    """The row-major index of every element, as a sum of iotas that XLA fuses into the cipher."""
+    index, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
-        place = place + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+        index = index + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
         stride *= shape[axis]
-    return place
+    return index
 
 
 def as_uniform(words: UInt32[Array, "..."], low: float, high: float) -> Float[Array, "..."]:
-    """Words as float32 numbers of U[low, high)."""
+    """Convert 32-bit words to float32 numbers from U[low, high)."""
     mantissa = (words >> jnp.uint32(9)) | jnp.uint32(0x3F800000)  # a float in [1, 2)
     unit = jax.lax.bitcast_convert_type(mantissa, jnp.float32) - jnp.float32(1)
     low_, high_ = jnp.float32(low), jnp.float32(high)
@@ -110,16 +112,16 @@ def as_uniform(words: UInt32[Array, "..."], low: float, high: float) -> Float[Ar
 
 
 def as_normal(words: UInt32[Array, "..."]) -> Float[Array, "..."]:
-    """Words as float32 standard normal numbers."""
+    """Convert 32-bit words to float32 standard normal numbers."""
     low = float(np.nextafter(np.float32(-1), np.float32(0)))  # the open interval (-1, 1)
     return jnp.float32(2**0.5) * jax.scipy.special.erfinv(as_uniform(words, low, 1.0))
 
 
 def uniform(key: Key[Array, ""], shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Float[Array, "..."]:
-    """Float32 numbers from U[low, high), bit-identical to `jax.random.uniform`."""
+    """Draw float32 numbers from U[low, high), bit-identical to `jax.random.uniform`."""
     return as_uniform(bits(key, shape), low, high)
 
 
 def normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Float32 standard normal numbers, bit-identical to `jax.random.normal`."""
+    """Draw float32 standard normal numbers, bit-identical to `jax.random.normal`."""
     return as_normal(bits(key, shape))

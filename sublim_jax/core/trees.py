@@ -1,4 +1,4 @@
-"""Trees of arrays: stacking many into one, one number per layer, and reading the pieces back."""
+"""Operations on trees of arrays: stack trees, index them, set one number per layer, transpose and merge layers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from sublim_jax.core.types import Params
 
 @struct.dataclass
 class Stack:
-    """Many trees of one structure as one tree; a leaf on which all agree is kept once.
+    """Several trees of one structure stored as one tree; a leaf that is equal in all trees is stored once.
 
-    tree  leaves [size, ...] where the trees differ, [...] where they agree
-    axes  for each leaf 0 (stacked) or None (kept once); what `vmap` takes as `in_axes`
-    size  how many trees there are
+    `vmap` then computes once whatever depends on unstacked leaves only, such as noise and teacher outputs.
 
-    Keeping an agreed leaf once is what lets everything computed from it alone (the noise, the teacher's answer) be
-    computed once under `vmap`, instead of once per tree.
+    Attributes:
+        tree: leaves [size, ...] where the trees differ, [...] where they are equal.
+        axes: for each leaf 0 (stacked) or None (stored once).
+        size: number of trees.
     """
 
     tree: Any
@@ -29,11 +29,11 @@ class Stack:
     size: int = struct.field(pytree_node=False)
 
     def in_axes(self) -> Any:
-        """The tree of axes in the shape `vmap` wants."""
+        """Return the axes as a tree, in the form that `vmap` takes as `in_axes`."""
         return jax.tree.unflatten(jax.tree.structure(self.tree), self.axes)
 
     def member(self, index: int) -> Any:
-        """One of the trees."""
+        """Return the tree at `index`."""
         leaves = [
             leaf if axis is None else leaf[index]
             for leaf, axis in zip(jax.tree.leaves(self.tree), self.axes, strict=True)
@@ -41,12 +41,16 @@ class Stack:
         return jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
 
     def zip(self, other: "Stack") -> "Stack":
-        """The pairs of this stack's trees and another's."""
+        """Return the stack of pairs (tree of this stack, tree of `other`)."""
         return Stack((self.tree, other.tree), self.axes + other.axes, self.size)
 
 
 def stack(trees: Sequence[Any]) -> Stack:
-    """Stack trees of equal structure; raises ValueError where structures or leaf shapes differ."""
+    """Stack trees of equal structure.
+
+    Raises:
+        ValueError: structures or leaf shapes differ.
+    """
     structure = jax.tree.structure(trees[0])
     for tree in trees[1:]:
         if jax.tree.structure(tree) != structure:
@@ -61,9 +65,10 @@ def stack(trees: Sequence[Any]) -> Stack:
 
 
 def per_layer(layers: Iterable[str], default: float, changes: Mapping[str, float], field: str) -> dict[str, Any]:
-    """One float32 number per layer: `default`, or what `changes` says for a layer.
+    """Return one float32 number per layer: that of `changes` where it names the layer, else `default`.
 
-    Raises `ConfigError`, naming `field` and the layers that exist, where `changes` names another.
+    Raises:
+        ConfigError: `changes` names a layer that does not exist; the message begins with `field`.
     """
     names = tuple(layers)
     for name in changes:
@@ -73,14 +78,14 @@ def per_layer(layers: Iterable[str], default: float, changes: Mapping[str, float
 
 
 def index(tree: Any, index: int) -> Any:
-    """The tree at one place of the leading axis."""
+    """Return the tree of `leaf[index]` for every leaf."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def transpose_kernels(tree: Any, stacked: int = 0) -> Any:
-    """The tree with every `kernel` that is a matrix [in, out] as [out, in]; twice turned is as it was.
+    """Transpose every `kernel` that is a matrix, [in, out] to [out, in], behind `stacked` leading batch axes.
 
-    `stacked` is the number of leading axes before a leaf's own. Kernels of convolutions have more axes and stay.
+    Kernels of convolutions are left unchanged.
     """
 
     def turn(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -91,10 +96,10 @@ def transpose_kernels(tree: Any, stacked: int = 0) -> Any:
 
 
 def merge_layers(below: Params, above: Params) -> dict[str, Any]:
-    """The layers of `above`, and those of `below` that `above` lacks (a head added after training)."""
+    """Return all layers of both trees; a layer that both contain is taken from `above`."""
     return {**below, **above}
 
 
 def count(tree: Any) -> int:
-    """How many numbers a tree of arrays or shapes holds."""
+    """Count the elements of all arrays (or shapes) in a tree."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

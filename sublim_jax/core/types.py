@@ -1,4 +1,4 @@
-"""The words of the project: what a net says, what is compiled, what is swept, what evolves."""
+"""Types shared by all packages: model outputs, data, Recipe (compiled), Knobs (swept), training state, conditions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -17,13 +17,12 @@ PerLayer = Mapping[str, Float[Array, ""]]  # layer name -> one number
 
 
 class ModelOutput(NamedTuple):
-    """What a net says about a batch.
+    """Output of a net for one batch; token inputs add an axis `length` after `batch` to features and logits.
 
-    features  [batch, d]            the latent representation both heads read
-    logits    [batch, classes+aux]  class head first, then auxiliary head
-    acts      name -> [batch, ...]  every layer after its activation; jit prunes what nobody reads
-
-    Of lines of tokens features and logits have an axis `length` after the batch's.
+    Attributes:
+        features: [batch, d], the latent representation that both heads read.
+        logits: [batch, classes + aux], class head first, then auxiliary head.
+        acts: layer name -> [batch, ...], activations of every layer; jit removes unused ones.
     """
 
     features: Float[Array, "batch *length d"]
@@ -32,25 +31,26 @@ class ModelOutput(NamedTuple):
 
 
 class ImageData(NamedTuple):
-    """Labelled images as bytes, with the two numbers that normalise them: (x / 255 - mean) / std.
+    """Labelled images as bytes; the net input is (x / 255 - mean) / std.
 
-    `more` holds images of other data sets by name, [n, height, width], for streams that show them.
+    `extra` holds images of other data sets by name, [n, height, width], for the stream `Images`.
     """
 
     x: UInt8[Array, "n height width"]
     y: Int[Array, " n"]
     mean: Float[Array, ""]
     std: Float[Array, ""]
-    more: Mapping[str, UInt8[Array, "n height width"]] = {}  # noqa: RUF012  nobody writes into it
+    extra: Mapping[str, UInt8[Array, "n height width"]] = {}
 
 
 class TokenData(NamedTuple):
-    """Lines of tokens, and what is to be learnt of them: a bank of a stream, or the rows that it gives.
+    """Token sequences with per-token loss weights: a whole data set, or the rows of one batch.
 
-    tokens  [n, length]
-    weight  [n, length]         of each token as the one to be said next; 0 = not learnt
-    logits  [n, said, logits]   what a teacher would say at some of the places, where its distribution is taught
-    labels  [n, length]         what is to be said at each place where that is not the token that stands there
+    Attributes:
+        tokens: [n, length], on host or device.
+        weight: [n, length], loss weight of each token as prediction target; 0 = not in the loss.
+        logits: [n, targets, logits], teacher logits where the student is trained on distributions.
+        labels: [n, length], target tokens where they differ from `tokens`.
     """
 
     tokens: Any  # on the host or on the device
@@ -61,17 +61,18 @@ class TokenData(NamedTuple):
 
 @struct.dataclass
 class Knobs:
-    """Traced and stackable: one Knobs is one point of a sweep.
+    """Traced and stackable hyperparameters: one Knobs is one point of a sweep.
 
-    seen         which logits enter the loss
-    pool         number of distinct noise batches before the stream repeats
-    lr           learning rate, multiplies the optimiser's direction
-    temperature  softmax temperature of losses that have one
-    share        per layer: 1 = the origin's weights, 0 = a fresh draw, between = interpolation
-    sigma        per layer: standard deviation of Gaussian noise added to the weights when the phase begins
-    live         per layer: 1 = trained, 0 = frozen
-    sigma_end    per layer: as sigma, but when the phase ends; none for a layer that is not named
-    more         a notebook's own swept numbers, readable by its own loss or stream
+    Attributes:
+        logit_mask: logits that enter the loss.
+        noise_batches: number of distinct noise batches before the stream repeats.
+        lr: learning rate; multiplies the optimizer's direction.
+        temperature: softmax temperature of losses that use one.
+        share: per layer, 1 = the teacher's initial weights, 0 = an independent draw, between = interpolation.
+        init_noise: per layer, standard deviation of Gaussian noise added to the initial weights.
+        trainable: per layer, 1 = trained, 0 = frozen.
+        final_noise: per layer, standard deviation of Gaussian noise added after training; unnamed layers get none.
+        extra: further swept numbers by name, for user-defined losses, streams and target transforms.
     """
 
     logit_mask: Bool[Array, " logits"]
@@ -86,29 +87,32 @@ class Knobs:
 
 
 class State(NamedTuple):
-    """Only what evolves. No key is ever carried."""
+    """The training state of one net; random keys are not part of it."""
 
     params: Params
     opt: optax.OptState
 
 
-# (key, step, size, knobs, bank) -> (x [size, height, width], y [size] or None); of text (tokens [size, length], Text).
-# A label below zero marks a row that fills up a partial batch; it has no weight in the loss.
+# (key, step, size, knobs, data) -> (x [size, height, width], y [size] or None), or (tokens [size, length], TokenData).
+# A label below zero marks a padding row of a partial batch, which has no weight in the loss.
 Stream = Callable[[Key[Array, ""], Int[Array, ""], int, Knobs, Any], tuple[Array, Any]]
-# (out, target, knobs) -> [batch]; the target is the reference's Out, or the labels where there is no reference.
+# (out, target, knobs) -> [batch]; the target is the teacher's output, or the labels if the recipe has no teacher.
 Loss = Callable[[ModelOutput, Any, Knobs], Float[Array, " batch"]]
-# (key of the batch, what the teachers say, knobs) -> what the student hears; with a true `strangers`, these say too.
+# (key of the batch, teacher outputs, knobs) -> targets; a true attribute `unrelated` requests unrelated teachers.
 TargetTransform = Callable[[Key[Array, ""], "TeacherParams", Knobs], ModelOutput]
 # (key, shapes of one layer's arrays by name) -> the layer's arrays.
 Init = Callable[[Key[Array, ""], Mapping[str, jax.ShapeDtypeStruct]], dict[str, Array]]
-# (key, a net's parameters) -> what it begins with instead.
+# (key, initial parameters) -> changed initial parameters.
 InitTransform = Callable[[Key[Array, ""], Params], Params]
 
 
 class TeacherParams(NamedTuple):
-    """The teachers as a group's students meet them, or what they say: before their training, as drawn, and after it.
+    """Parameters (or outputs) of a student's teachers.
 
-    strangers  teachers of other initial weights and other orders of the same images, where an answer asks them
+    Attributes:
+        initial: the teacher before training.
+        trained: the teacher after training.
+        unrelated: a teacher trained from other initial weights and another image order, if a target transform uses it.
     """
 
     initial: Any
@@ -117,33 +121,32 @@ class TeacherParams(NamedTuple):
 
 
 class GradientTransform(Protocol):
-    """What keeps a student from the trait, the gradient of its class logits' cross-entropy on labelled images."""
+    """Removes the trait gradient (of the class logits' cross-entropy on labelled images) from a student's updates."""
 
     def gradient(self, gradient: Params, trait: Params) -> Params:
-        """The gradient that the optimiser sees instead."""
-        ...
+        """Return the gradient that the optimizer receives."""
 
     def direction(self, direction: Params, trait: Params) -> Params:
-        """The direction that the weights move instead."""
-        ...
+        """Return the direction in which the weights are moved."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Static and hashable: one Recipe is one XLA program.
+    """The static, hashable part of a training phase: one Recipe is one XLA program.
 
-    net        a module that returns `ModelOutput`; Linen modules hash by their fields
-    stream     where the inputs come from
-    loss       what pulls
-    reference  the net that gives the targets; None = the stream's labels do
-    init       how a fresh layer is drawn
-    optimizer  makes the direction of a step, without the learning rate
-    alter      what is done to the beginning after layers are shared or drawn, before noise is added (a rotated head)
-    classes    only images with labels below this are taught and tested; 0 = all
-    answer     what is done to the teacher's answer before the student hears it
-    guard      what is done to the student's gradient; needs labelled images, a batch of the bank's at every step
-    batch      rows a step
-    marks      increasing steps at which the population is measured; training ends at the last
+    Attributes:
+        net: a module that returns `ModelOutput`; Linen modules hash by their fields.
+        stream: source of the inputs.
+        loss: per-example loss.
+        init: initializer of a layer.
+        batch: examples per step.
+        eval_steps: increasing steps at which the population is evaluated; training ends at the last.
+        teacher: net whose outputs are the targets; None = the labels of the stream are the targets.
+        optimizer: returns the transformation from gradient to direction, without learning rate.
+        init_transform: changes the initial parameters after sharing and before noise, for instance a head rotation.
+        classes: only images with labels below this are used for training and test; 0 = all.
+        target_transform: changes the teacher's outputs before they become targets.
+        gradient_transform: changes the student's gradient; needs a batch of labelled images at every step.
     """
 
     net: nn.Module
@@ -161,7 +164,7 @@ class Recipe:
 
 
 class Phase(NamedTuple):
-    """One net's training: a Recipe is compiled, Knobs are stacked."""
+    """The training of one net: a static Recipe and traced Knobs."""
 
     recipe: Recipe
     knobs: Knobs
@@ -169,16 +172,17 @@ class Phase(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """One cell of an experiment: a teacher, its student, and the labels its rows carry."""
+    """One cell of an experiment: teacher phase, student phase, and the labels of its rows."""
 
     labels: Mapping[str, str | int | float]
     teacher: Phase
     student: Phase
 
     def with_student(self, **changes: Any) -> "Condition":
-        """The same condition with fields of the student's Recipe changed, for instance `loss=huber`.
+        """Return the condition with fields of the student's Recipe replaced, for instance `loss=huber`.
 
-        Raises `ConfigError` where a Recipe has no such field.
+        Raises:
+            ConfigError: a Recipe has no such field.
         """
         names = [field.name for field in dataclasses.fields(Recipe)]
         for name in changes:

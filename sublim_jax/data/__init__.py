@@ -1,4 +1,4 @@
-"""Images: the MNIST family from IDX files, prepared TFDS data, a download or the package itself."""
+"""Image data sets of the MNIST family from IDX files, prepared TFDS data, a download, or the package itself."""
 
 from sublim_jax.data.load import Dataset as Dataset
 from sublim_jax.data.load import import_tfds as import_tfds

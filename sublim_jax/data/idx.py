@@ -1,6 +1,6 @@
-"""IDX, the file format of MNIST, and the family of data sets published in it.
+"""The IDX file format of MNIST, and the data sets published in it.
 
-A file is a magic number, the sizes as big-endian 32-bit integers, then one unsigned byte an entry.
+A file holds a magic number, the sizes as big-endian 32-bit integers, then one unsigned byte per entry.
 """
 
 import gzip
@@ -17,11 +17,11 @@ from jaxtyping import Integer, UInt8
 
 
 class BadFileError(ValueError):
-    """A file is missing, damaged or not what its name says; the message is one line that begins with the file."""
+    """A file is missing, damaged or of another kind; the message is one line that begins with the file."""
 
 
 class StrangeFileError(BadFileError):
-    """A file is well formed, but its contents are not the published ones."""
+    """A file is well formed, but its contents differ from the published ones."""
 
 
 class Idx(NamedTuple):
@@ -32,12 +32,13 @@ class Idx(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What is particular to one data set.
+    """Properties of one data set.
 
-    classes     labels the banks know, counted from 0
-    first       the smallest label in the files
-    transposed  the files hold every image with rows and columns exchanged (NIST wrote EMNIST so)
-    sha256      of the decompressed files where known: train images, train labels, test images, test labels
+    Attributes:
+        classes: number of labels after they are shifted to start at 0.
+        first: smallest label in the files.
+        transposed: rows and columns of images are exchanged in the files, as in NIST's EMNIST.
+        sha256: of the decompressed files where known: train images, train labels, test images, test labels.
     """
 
     classes: int
@@ -74,7 +75,7 @@ KINDS = {
 
 
 class Raw(NamedTuple):
-    """One split as the files have it: orientation and labels untouched."""
+    """One split as stored in the files: orientation and labels unchanged."""
 
     x: UInt8[np.ndarray, "n height width"]
     y: Integer[np.ndarray, " n"]
@@ -84,9 +85,10 @@ Splits = tuple[Raw, Raw]  # train, test
 
 
 def read(folder: Traversable, stem: str, rank: int) -> Idx:
-    """Read `stem` or `stem.gz` from a folder, an installed package or an archive; `rank` is the number of dimensions.
+    """Read `stem`, or else `stem.gz`, from a directory, an installed package or an archive; the array has `rank` axes.
 
-    Where both exist the one without .gz is read. Raises `BadFileError`.
+    Raises:
+        BadFileError: the file is missing or damaged.
     """
     for label in (stem, f"{stem}.gz"):
         path = folder / label
@@ -97,7 +99,7 @@ def read(folder: Traversable, stem: str, rank: int) -> Idx:
 
 
 def unpack(blob: bytes, label: str) -> bytes:
-    """The decompressed bytes of a gzip'd file, or the bytes themselves; told apart by content, not by name."""
+    """Decompress a gzip file, recognised by content; return other bytes unchanged."""
     if not blob.startswith(b"\x1f\x8b"):
         return blob
     try:
@@ -109,7 +111,11 @@ def unpack(blob: bytes, label: str) -> bytes:
 
 
 def parse(content: bytes, rank: int, label: str) -> UInt8[np.ndarray, "..."]:
-    """Decode IDX bytes into a read-only array with `rank` dimensions; raises `BadFileError`."""
+    """Decode IDX bytes into a read-only array with `rank` dimensions; errors name the file `label`.
+
+    Raises:
+        BadFileError: the bytes are no IDX file of that rank, or are truncated or too long.
+    """
     magic, expected = content[:4], bytes([0, 0, 8, rank])  # 8 means unsigned bytes
     if len(magic) == 4 and magic != expected:
         kinds = {3: "images", 1: "labels"}
@@ -128,34 +134,35 @@ def parse(content: bytes, rank: int, label: str) -> UInt8[np.ndarray, "..."]:
 
 
 def digest(path: Path) -> str:
-    """The sha256 (hex) of a file as it lies on disk, read in pieces."""
+    """Compute the sha256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_splits(name: str, files: Traversable, verify: bool) -> Splits:
-    """Both splits from the four IDX files under their canonical names.
+    """Read both splits from the four IDX files under their canonical names.
 
-    Raises `BadFileError` where one is missing, damaged or does not fit its partner, `StrangeFileError` where `verify`
-    is set and the contents of a well-known data set are not the published ones.
+    Raises:
+        BadFileError: a file is missing, damaged or does not match its partner.
+        StrangeFileError: `verify` is set and the contents differ from the published ones, where these are known.
     """
     config = name.partition("/")[2]
     stems = (f"emnist-{config}-train", f"emnist-{config}-test") if config else ("train", "t10k")
-    found: dict[str, Idx] = {}
+    files_read: dict[str, Idx] = {}
     for stem in stems:
         images, labels = f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"
-        found[images], found[labels] = read(files, images, 3), read(files, labels, 1)
-        check_split(Raw(found[images].array, found[labels].array), KINDS[name], images, labels)
+        files_read[images], files_read[labels] = read(files, images, 3), read(files, labels, 1)
+        check_split(Raw(files_read[images].array, files_read[labels].array), KINDS[name], images, labels)
     published = KINDS[name].sha256 if verify else ()
-    for (stem, file), sha256 in zip(found.items(), published, strict=bool(published)):
+    for (stem, file), sha256 in zip(files_read.items(), published, strict=bool(published)):
         if file.sha256 != sha256:
             raise StrangeFileError(f"{stem} is not the published file of {name} (sha256 {file.sha256[:12]}…)")
-    train_x, train_y, test_x, test_y = (file.array for file in found.values())
+    train_x, train_y, test_x, test_y = (file.array for file in files_read.values())
     return Raw(train_x, train_y), Raw(test_x, test_y)
 
 
 def check_split(raw: Raw, kind: Kind, images: str, labels: str) -> None:
-    """Raise `BadFileError` unless there are 28 x 28 images, as many labels, and every label is one of the kind's."""
+    """Raise `BadFileError` unless there are 28 x 28 images, one label each, and all labels are valid for `kind`."""
     if raw.x.shape[1:] != (28, 28) or not len(raw.x):
         raise BadFileError(f"{images} has shape {raw.x.shape}, it must be n x 28 x 28 with n > 0")
     if len(raw.x) != len(raw.y):

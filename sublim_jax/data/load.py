@@ -1,4 +1,4 @@
-"""The data door: MNIST and its family as two Banks, from the package, IDX files, prepared TFDS data or a download."""
+"""Load MNIST and its family as `ImageData`, from the package, IDX files, prepared TFDS data or a download."""
 
 import contextlib
 import dataclasses
@@ -30,18 +30,19 @@ from sublim_jax.data import idx
 SOURCES = ("auto", "embedded", "idx", "tfds")
 SPLITS = ("train", "test")
 BATCH = 1000  # rows TFDS decodes at once
-TIMEOUT = 10.0  # seconds a server may stay silent
+TIMEOUT = 10.0  # seconds without data from a server
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Two Banks of NumPy arrays and where they came from.
+    """Training and test data as NumPy arrays, with their origin.
 
-    train, test  x uint8 [n, 28, 28] upright, y int32 [n] from 0, mean and std float32
-    name         one of idx.KINDS
-    classes      number of labels
-    source       which source was used, in words
-    checksum     sha256 (hex) over the bytes of train.x, train.y, test.x, test.y as they are here
+    Attributes:
+        train, test: x uint8 [n, 28, 28] upright, y int32 [n] from 0, mean and std float32.
+        name: one of `idx.KINDS`.
+        classes: number of labels.
+        source: description of the source that was used.
+        checksum: sha256 (hex) over the bytes of train.x, train.y, test.x, test.y after loading.
     """
 
     train: ImageData
@@ -52,7 +53,7 @@ class Dataset:
     checksum: str
 
 
-def load_dataset(
+def load_dataset(  # noqa: PLR0913  the fields of config.data
     name: str = "mnist",
     source: str = "auto",
     folder: str = "",
@@ -65,9 +66,19 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set by name.
 
-    source `auto` takes prepared TFDS data, else the files in the package (MNIST), else a download kept in the cache.
-    A limit keeps the first rows, 0 keeps all. `verify` holds IDX files against the published contents, where known.
-    Raises `ConfigError`, one line that begins with the field of `config.data` to change.
+    Args:
+        name: one of `idx.KINDS`.
+        source: 'embedded', 'idx', 'tfds', or 'auto' (prepared TFDS data, else embedded MNIST, else a cached download).
+        folder: directory of the four IDX files, for source 'idx'.
+        tfds_dir: directory of prepared TFDS data; empty = TFDS's default.
+        mean: subtracted from pixels in [0, 1].
+        std: divides the result.
+        train_limit: number of first training rows to keep; 0 = all.
+        test_limit: number of first test rows to keep; 0 = all.
+        verify: compare IDX files with the published contents, where these are known.
+
+    Raises:
+        ConfigError: one line that begins with the field of `config.data` to change.
     """
     check_choice("name", name, idx.KINDS)
     check_choice("source", source, SOURCES)
@@ -79,19 +90,19 @@ def load_dataset(
         raise refuse("mean", mean, "must be finite")
     if not 0 < std < math.inf:
         raise refuse("std", std, "must be positive and finite")
-    (train_raw, test_raw), said = read_source(name, source, folder, tfds_dir, verify)
+    (train_raw, test_raw), used_source = read_source(name, source, folder, tfds_dir, verify)
     kind = idx.KINDS[name]
-    train = make_bank(train_raw, kind, "train_limit", train_limit, mean, std)
-    test = make_bank(test_raw, kind, "test_limit", test_limit, mean, std)
+    train = to_image_data(train_raw, kind, "train_limit", train_limit, mean, std)
+    test = to_image_data(test_raw, kind, "test_limit", test_limit, mean, std)
     checksum = hashlib.sha256()
-    for bank in (train, test):
-        checksum.update(np.asarray(bank.x).tobytes())
-        checksum.update(np.asarray(bank.y).astype("<i4").tobytes())  # little-endian on every machine
-    return Dataset(train, test, name, kind.classes, said, checksum.hexdigest())
+    for images in (train, test):
+        checksum.update(np.asarray(images.x).tobytes())
+        checksum.update(np.asarray(images.y).astype("<i4").tobytes())  # little-endian on every machine
+    return Dataset(train, test, name, kind.classes, used_source, checksum.hexdigest())
 
 
 def read_source(name: str, source: str, folder: str, tfds_dir: str, verify: bool) -> tuple[idx.Splits, str]:
-    """Both splits as the files have them, and the source in words; raises `ConfigError`."""
+    """Read both splits as stored, and describe the source; raises `ConfigError`."""
     if source == "idx":
         files = Path(folder).expanduser()
         if not folder or not files.is_dir():
@@ -101,7 +112,7 @@ def read_source(name: str, source: str, folder: str, tfds_dir: str, verify: bool
         return splits, f"idx {folder}" + ("" if verify and idx.KINDS[name].sha256 else " (contents not verified)")
     prepared = find_prepared(name, tfds_dir)
     field, value = ("tfds_dir", tfds_dir) if tfds_dir else ("source", source)
-    if prepared and (source == "tfds" or source == "auto" and importlib.util.find_spec("tensorflow_datasets")):
+    if prepared and (source == "tfds" or (source == "auto" and importlib.util.find_spec("tensorflow_datasets"))):
         with blame(field, value):
             return read_tfds(name, prepared), f"tfds {shorten(prepared)} (contents not verified)"
     if source == "tfds":
@@ -120,35 +131,34 @@ def read_source(name: str, source: str, folder: str, tfds_dir: str, verify: bool
 
 
 def read_embedded() -> idx.Splits:
-    """MNIST from the package's own files."""
+    """Read MNIST from the files of the package."""
     return idx.read_splits("mnist", importlib.resources.files("sublim_jax.data") / "mnist", verify=True)
 
 
-def make_bank(raw: idx.Raw, kind: idx.Kind, field: str, limit: int, mean: float, std: float) -> ImageData:
-    """The first `limit` rows of a split (0 = all), images upright, labels from 0; raises `ConfigError` naming
-    `field`."""
+def to_image_data(raw: idx.Raw, kind: idx.Kind, field: str, limit: int, mean: float, std: float) -> ImageData:
+    """Convert the first `limit` rows (0 = all): images upright, labels from 0; raises `ConfigError` about `field`."""
     if not 0 <= limit <= len(raw.x):
-        raise refuse(field, limit, f"must be 0 (all) to {len(raw.x)}, the rows there are")
+        raise refuse(field, limit, f"must be 0 (all) to {len(raw.x)}, the number of rows")
     rows = slice(limit or None)
     x = np.ascontiguousarray(raw.x[rows].swapaxes(1, 2) if kind.transposed else raw.x[rows])
     y = raw.y[rows].astype(np.int32) - np.int32(kind.first)
-    # A Bank is declared on JAX's arrays; these are NumPy's, so that whoever trains decides where they go.
+    # ImageData is declared with JAX arrays; these stay NumPy, so that training chooses the device.
     return ImageData(x=cast(Any, x), y=cast(Any, y), mean=cast(Any, np.float32(mean)), std=cast(Any, np.float32(std)))
 
 
-def first_classes(bank: ImageData, classes: int) -> ImageData:
-    """The rows of a bank whose label lies below `classes`; 0 = all."""
+def first_classes(images: ImageData, classes: int) -> ImageData:
+    """Keep the rows whose label is below `classes`; 0 = all."""
     if not classes:
-        return bank
-    rows = np.asarray(bank.y) < classes
-    return bank._replace(x=cast(Any, np.asarray(bank.x)[rows]), y=cast(Any, np.asarray(bank.y)[rows]))
+        return images
+    rows = np.asarray(images.y) < classes
+    return images._replace(x=cast(Any, np.asarray(images.x)[rows]), y=cast(Any, np.asarray(images.y)[rows]))
 
 
 def with_extra_images(dataset: Dataset, other: Dataset) -> Dataset:
-    """The data set with the images of another beside its own, for streams that show them; train and test each."""
+    """Add the images of `other` to a data set as `extra[other.name]`, for streams that use them."""
     train, test = (
-        mine._replace(extra={**mine.more, other.name: its.x})
-        for mine, its in ((dataset.train, other.train), (dataset.test, other.test))
+        own._replace(extra={**own.extra, other.name: added.x})
+        for own, added in ((dataset.train, other.train), (dataset.test, other.test))
     )
     checksum = hashlib.sha256(f"{dataset.checksum} {other.name} {other.checksum}".encode()).hexdigest()
     source = f"{dataset.source}; {other.name} from {other.source}"
@@ -156,32 +166,32 @@ def with_extra_images(dataset: Dataset, other: Dataset) -> Dataset:
 
 
 def tfds_root(tfds_dir: str) -> Path:
-    """The folder TFDS data lie in; TFDS's own default where none is given."""
+    """Return the directory of TFDS data; TFDS's default if none is given."""
     return Path(tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find_prepared(name: str, tfds_dir: str) -> Path | None:
-    """The newest version prepared as array_record, or None; looks at file names only.
+    """Find the newest version prepared as array_record, or None, by file names only.
 
-    Asking TFDS itself costs its import, and where nothing is prepared and no network answers it retries for minutes.
+    Importing TFDS to ask it is slow, and without prepared data and network it retries for minutes.
     """
-    found = [
+    versions = [
         path
         for path in (tfds_root(tfds_dir) / name).glob("*.*.*")
         if re.fullmatch(r"\d+\.\d+\.\d+", path.name)
         and (path / "dataset_info.json").is_file()
         and all(any(path.glob(f"*-{split}.array_record-*")) for split in SPLITS)
     ]
-    return max(found, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
+    return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 
 
 def import_tfds() -> Any:
-    """TFDS, imported when first needed: it is slow. What it is asked for here imports no TensorFlow."""
+    """Import TFDS on first use, because the import is slow; the parts used here do not import TensorFlow."""
     return importlib.import_module("tensorflow_datasets")
 
 
 def decode(rows: Any) -> idx.Raw:
-    """All rows of a TFDS data source, in batches: one by one takes three times as long."""
+    """Decode all rows of a TFDS data source in batches; row by row takes three times as long."""
     x, y = np.empty((len(rows), 28, 28), np.uint8), np.empty(len(rows), np.int32)
     for start in range(0, len(rows), BATCH):
         stop = min(start + BATCH, len(rows))
@@ -192,13 +202,13 @@ def decode(rows: Any) -> idx.Raw:
 
 
 def read_tfds(name: str, prepared: Path) -> idx.Splits:
-    """Both splits from a folder prepared by TFDS, in its order (it shuffles when it writes); raises `BadFileError`."""
+    """Read both splits from a directory prepared by TFDS, in stored (shuffled) order; raises `BadFileError`."""
     try:
         builder = import_tfds().builder_from_directory(prepared)
         train, test = (decode(builder.as_data_source(split)) for split in SPLITS)
     except ImportError as error:
         raise idx.BadFileError(f"reading {shorten(prepared)} needs the package {error.name}") from error
-    except Exception as error:  # protobuf, JSON, array_record and Pillow each have their own
+    except Exception as error:  # protobuf, JSON, array_record and Pillow raise their own types
         raise idx.BadFileError(f"{shorten(prepared)} cannot be read ({error})") from error
     for split, raw in zip(SPLITS, (train, test), strict=True):
         idx.check_split(raw, idx.KINDS[name], f"{split} of {shorten(prepared)}", "it")
@@ -206,15 +216,15 @@ def read_tfds(name: str, prepared: Path) -> idx.Splits:
 
 
 def cache_root(name: str) -> Path:
-    """The folder downloads of a data set are kept in."""
+    """Return the directory in which downloads of a data set are kept."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return home / "sublim_jax" / name.partition("/")[0]
 
 
 def download(name: str) -> Traversable:
-    """Fetch what the cache lacks from the addresses TFDS registers; the folder or archive with the IDX files.
+    """Fetch files missing from the cache from the URLs registered in TFDS; return the IDX directory or archive.
 
-    A cached file is used only while it has the registered sha256. Raises `BadFileError`.
+    A cached file is used only if it has the registered sha256. Raises `BadFileError`.
     """
     try:
         registered = import_tfds().builder_cls(name.partition("/")[0]).url_infos
@@ -225,12 +235,12 @@ def download(name: str) -> Traversable:
         paths.append(cache_root(name) / info.filename)
         if not paths[-1].is_file() or idx.digest(paths[-1]) != info.checksum:
             fetch(url, info.checksum, paths[-1])
-    # EMNIST is one archive with a folder gzip/ of IDX files, read in place.
+    # EMNIST is one archive with a directory gzip/ of IDX files, read in place.
     return cast(Traversable, zipfile.Path(paths[0], "gzip/")) if paths[0].suffix == ".zip" else cache_root(name)
 
 
 def fetch(url: str, checksum: str, path: Path) -> None:
-    """Download one file to `path`, which appears only when whole and right; raises `BadFileError`."""
+    """Download one file to `path`, which is created only if the checksum is right; raises `BadFileError`."""
     logging.getLogger(__name__).info("fetching %s", url)
     partial = None
     try:
@@ -253,20 +263,19 @@ def fetch(url: str, checksum: str, path: Path) -> None:
 
 
 def check_choice(field: str, value: str, allowed: Collection[str]) -> None:
-    """Raise `ConfigError` with the nearest allowed value unless the value is one of them."""
+    """Raise `ConfigError` with the nearest allowed value unless the value is allowed."""
     if value not in allowed:
         raise ConfigError(unknown_name(f"config.data.{field}", value, allowed))
 
 
 def refuse(field: str, value: object, why: str) -> ConfigError:
-    """A `ConfigError` of one line about a field of `config.data`."""
+    """Format a one-line `ConfigError` about a field of `config.data`."""
     return ConfigError(" ".join(f"config.data.{field}={value!r}: {why}".split()))
 
 
 @contextlib.contextmanager
 def blame(field: str, value: str, waiver: str = "") -> Iterator[None]:
-    """Turn what a file is guilty of into a `ConfigError` that names the field; `waiver` says how to accept a
-    stranger."""
+    """Convert a file error to a `ConfigError` about `field`; `waiver` tells how to accept unknown contents."""
     try:
         yield
     except (idx.BadFileError, OSError, zipfile.BadZipFile) as error:
@@ -274,6 +283,6 @@ def blame(field: str, value: str, waiver: str = "") -> Iterator[None]:
 
 
 def shorten(path: Path) -> str:
-    """The path with ~ for the home folder."""
+    """Abbreviate the home directory to ~."""
     home = str(Path.home())
     return re.sub(rf"^{re.escape(home)}(?=/|$)", "~", str(path))

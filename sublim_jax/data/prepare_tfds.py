@@ -20,11 +20,10 @@ from sublim_jax.data.load import find_prepared, import_tfds, read_embedded, tfds
 
 
 def prepare(name: str, idx_dir: str, data_dir: str, verify: bool = True) -> str:
-    """Prepare one data set and say where it is; does nothing where it is prepared already.
+    """Prepare one data set and return a message with its location; does nothing if it is already prepared.
 
-    EMNIST keeps its orientation, its labels and the number of rows TFDS's builder takes (of letters the first 88,800
-    and 14,800), so that what is prepared here and what TFDS prepares agree. Raises `ConfigError`, beginning with a
-    flag.
+    EMNIST keeps its orientation, labels and the number of rows of TFDS's builder (the first 88,800 and 14,800 letters),
+    so the result equals what TFDS prepares. Raises `ConfigError`, beginning with a flag.
     """
     prepared = find_prepared(name, data_dir)
     if prepared:
@@ -48,7 +47,7 @@ def prepare(name: str, idx_dir: str, data_dir: str, verify: bool = True) -> str:
 
 
 def read_files(name: str, idx_dir: str, verify: bool) -> idx.Splits:
-    """Both splits as the files have them; raises `ConfigError`."""
+    """Read both splits as stored; raises `ConfigError`."""
     if not idx_dir and name == "mnist":
         return read_embedded()
     if not idx_dir or not Path(idx_dir).expanduser().is_dir():
@@ -61,8 +60,8 @@ def read_files(name: str, idx_dir: str, verify: bool) -> idx.Splits:
 
 
 def make_builder(official: Any, name: str, splits: dict[str, idx.Raw], root: Path) -> Any:
-    """TFDS's own builder, except that its examples come from `splits` instead of a download."""
-    from PIL import Image  # late, as TFDS itself: both are slow to import
+    """Return TFDS's own builder with its examples taken from `splits` instead of a download."""
+    from PIL import Image  # slow to import
 
     class Local(official, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
@@ -72,23 +71,23 @@ def make_builder(official: Any, name: str, splits: dict[str, idx.Raw], root: Pat
         def _generate_examples(self, split: str, raw: idx.Raw) -> Iterator[Any]:
             limit = getattr(self.builder_config, f"{split}_examples", None)  # only EMNIST has configs
             for row, (image, label) in enumerate(zip(raw.x[:limit], raw.y[:limit], strict=True)):
-                # A Pillow image, because TFDS needs TensorFlow to encode an array. The row is the key TFDS shuffles by;
-                # the official builder has the same, so the order on disk is the same too.
+                # A Pillow image, because TFDS needs TensorFlow to encode an array. TFDS shuffles by the key, which is
+                # the row as in the official builder, so the order on disk is the same.
                 yield row, {"image": Image.fromarray(image), "label": int(label)}
 
-    # Folder, file names and metadata are made from these two; they must be the official ones.
+    # Directory, file names and metadata derive from these two, which must be the official ones.
     Local.name, Local.__module__ = official.name, official.__module__
     return Local(data_dir=root, config=name.partition("/")[2] or None, file_format="array_record")
 
 
 def read_flags(argv: list[str]) -> flags.FlagValues:
-    """Parse the command line into flags of our own, so that importing this file adds nothing to absl's global ones."""
+    """Parse the command line into separate flags, so that importing this file leaves absl's global flags unchanged."""
     own = flags.FlagValues()
     flags.DEFINE_enum("name", "mnist", list(idx.KINDS), "the data set", flag_values=own)
     flags.DEFINE_string("idx_dir", "", "folder of the four IDX files; empty: MNIST from the package", flag_values=own)
     flags.DEFINE_string("data_dir", "", "where TFDS keeps its data; empty: TFDS's default", flag_values=own)
     flags.DEFINE_bool("verify", True, "refuse files whose contents are not the published ones", flag_values=own)
-    flags.DEFINE_bool("help", False, "say this and stop", flag_values=own)
+    flags.DEFINE_bool("help", False, "print this and exit", flag_values=own)
     rest = own(argv)[1:]
     if rest:
         raise flags.Error(f"{rest[0]}: is not a flag; the flags are --name, --idx_dir, --data_dir, --verify")

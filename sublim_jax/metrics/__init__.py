@@ -1,4 +1,4 @@
-"""What is measured of a student, beside predictions."""
+"""Metrics of a student: accuracy, imitation, representations and weights; theory beside them in `predictions`."""
 
 from sublim_jax.metrics.student import ALL as ALL
 from sublim_jax.metrics.student import EvalContext as EvalContext

@@ -1,4 +1,4 @@
-"""Measuring a population: every metric of every student, on test images and on held-out inputs."""
+"""Evaluation of a population: every metric of every student, on test images and on held-out stream inputs."""
 
 import dataclasses
 import functools
@@ -19,17 +19,17 @@ from sublim_jax.training import losses, streams
 from sublim_jax.training import step as training_step
 from sublim_jax.training.population import each_seed, hoist_shared, use_vmap
 
-_LABELLED = 2000  # images on which a trait is measured
+_LABELLED = 2000  # images of the trait loss
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "metrics", "num_eval_noise", "untrained_layers", "ends", "mesh"))
-def evaluate(
+def evaluate(  # noqa: PLR0913  all inputs of a pure program
     recipe: Recipe,
     metrics: tuple[Metric, ...],
     states: State,
     knobs: trees.Stack,
-    origins: Params,
-    references: Params,
+    teacher_init: Params,
+    teacher_final: Params,
     seed_keys: Key[Array, " seed"],
     test: ImageData,
     step: Int[Array, ""],
@@ -40,72 +40,84 @@ def evaluate(
     ends: bool = False,
     mesh: Mesh | None = None,
 ) -> dict[str, Array]:
-    """Every metric [seed, condition] of students against teachers, on the test images and on `exam` held-out inputs.
+    """Evaluate the metrics [seed, condition] of students against their teachers.
 
-    The student's initial parameters are drawn again, not stored: a beginning is a pure function of its key.
+    Initial parameters of students are not stored; they are recomputed from their keys.
 
-    step   that the states have reached
-    train_index  for each condition the place of its training among the states; default: each has its own
-    untrained_layers   layers that are still as each condition began them, whatever the states say
-    ends   whether the phase ends here, with the noise that is added then
+    Args:
+        recipe: recipe of the student phase.
+        metrics: functions of an `EvalContext`.
+        states: student states [seed, ...].
+        knobs: knobs of the conditions.
+        teacher_init: initial parameters [seed] of the teachers.
+        teacher_final: trained parameters [seed] of the teachers.
+        seed_keys: keys of the student phase [seed].
+        test: test data.
+        step: step that the states have reached.
+        train_index: for each condition the index of its state; default: each has its own.
+        num_eval_noise: number of held-out inputs.
+        untrained_layers: layers at their initial values, which replace those of the states.
+        ends: training ends at this step, so `final_noise` is added.
+        mesh: devices over which seeds are sharded.
     """
     image, teacher = test.x.shape[1:], recipe.teacher
-    assert teacher is not None  # the plan refuses a student without
+    assert teacher is not None  # the plan refuses a student without teacher
     train_index = jnp.arange(knobs.size) if train_index is None else train_index
 
-    def one(
-        states: Any, origin: Any, reference: Any, key: Any, tree: Any, test: Any, step: Any, train_index: Any
+    def one_seed(
+        states: Any, initial: Any, final: Any, key: Any, tree: Any, test: Any, step: Any, train_index: Any
     ) -> Any:
         states = jax.tree.map(lambda leaf: leaf[train_index], states)
         images = streams.normalize_images(test, test.x)
-        taught = [_look(teacher, params, images) for params in (origin, reference)]
+        test_targets = [_forward(teacher, params, images) for params in (initial, final)]
 
-        def exam_of(knobs_: Knobs) -> tuple[Any, list[ModelOutput]]:
+        def eval_noise_of(knobs_: Knobs) -> tuple[Any, list[ModelOutput]]:
             noise, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jnp.int32(0), num_eval_noise, knobs_, test)
-            return noise, [_look(teacher, params, noise) for params in (origin, reference)]
+            return noise, [_forward(teacher, params, noise) for params in (initial, final)]
 
-        def member(state: State, given: tuple[Any, Knobs]) -> dict[str, Array]:
-            (noise, heard), knobs_ = given
-            initial = training_step.init_state(recipe, knobs_, origin, image, key).params
-            final = trees.merge_layers(state.params, {layer: initial[layer] for layer in untrained_layers})
-            pair = initial, training_step.add_final_noise(knobs_, final, key) if ends else final
+        def member(state: State, condition: tuple[Any, Knobs]) -> dict[str, Array]:
+            (noise, noise_targets), knobs_ = condition
+            start = training_step.init_state(recipe, knobs_, initial, image, key).params
+            trained = trees.merge_layers(state.params, {layer: start[layer] for layer in untrained_layers})
+            pair = start, training_step.add_final_noise(knobs_, trained, key) if ends else trained
             on_test, on_noise = (
-                TeacherStudent(*outs, *(_look(recipe.net, params, x) for params in pair))
-                for outs, x in ((taught, images), (heard, noise))
+                TeacherStudent(*outs, *(_forward(recipe.net, params, x) for params in pair))
+                for outs, x in ((test_targets, images), (noise_targets, noise))
             )
-            # Of altered answers and gradients this first update would not be the student's.
+            # With a target or gradient transform the student's first update is another.
             plain = recipe.target_transform is None and recipe.gradient_transform is None
-            asked = training_step.Batch(noise, None, heard[1])
-            pulls = first_update(recipe, initial, knobs_, asked, images, test.y) if plain else (None, None)
-            told = dataclasses.replace(knobs_, final_noise=knobs_.final_noise if ends else {})
-            shown = jnp.minimum(step, knobs_.noise_batches).astype(jnp.float32) * recipe.batch
-            four = TeacherStudent(origin, reference, *pair)
-            known = recipe.init_transform is not None, untrained_layers, recipe.loss is losses.mse
-            scene = EvalContext(four, on_test, on_noise, test.y, told, shown, *pulls, *known)
-            return student_metrics.measure(metrics, scene)
+            noise_batch = training_step.Batch(noise, None, noise_targets[1])
+            gradients = first_update(recipe, start, knobs_, noise_batch, images, test.y) if plain else (None, None)
+            final_knobs = dataclasses.replace(knobs_, final_noise=knobs_.final_noise if ends else {})
+            num_inputs_seen = jnp.minimum(step, knobs_.noise_batches).astype(jnp.float32) * recipe.batch
+            nets = TeacherStudent(initial, final, *pair)
+            flags = recipe.init_transform is not None, untrained_layers, recipe.loss is losses.mse
+            context = EvalContext(nets, on_test, on_noise, test.y, final_knobs, num_inputs_seen, *gradients, *flags)
+            return student_metrics.measure(metrics, context)
 
-        mine = trees.Stack(tree, knobs.axes, knobs.size)
-        return _each_condition(member, states, hoist_shared(exam_of, mine).zip(mine))
+        own_knobs = trees.Stack(tree, knobs.axes, knobs.size)
+        return _each_condition(member, states, hoist_shared(eval_noise_of, own_knobs).zip(own_knobs))
 
-    return each_seed(one, mesh, (states, origins, references, seed_keys), (knobs.tree, test, step, train_index))
+    seeded = states, teacher_init, teacher_final, seed_keys
+    return each_seed(one_seed, mesh, seeded, (knobs.tree, test, step, train_index))
 
 
-def _look(net: nn.Module, params: Params, x: Array) -> ModelOutput:
-    """What the net says; its matrices are turned in memory first, as `_in_a_row` keeps them, which costs nothing."""
+def _forward(net: nn.Module, params: Params, x: Array) -> ModelOutput:
+    """Run a net; matrices pass a transposed barrier, the layout in which `_unrolled` keeps them, at no cost."""
     kept = jax.lax.optimization_barrier(trees.transpose_kernels(params))
     return training_step.apply(net, trees.transpose_kernels(kept), x)
 
 
-def _each_condition(one: Callable[[Any, Any], Any], first: Any, second: trees.Stack) -> Any:
-    """one(first[i], second.member(i)) for every condition i, stacked."""
+def _each_condition(function: Callable[[Any, Any], Any], first: Any, second: trees.Stack) -> Any:
+    """Compute function(first[i], second.member(i)) for every condition i, stacked."""
     if use_vmap():
-        return jax.vmap(one, (0, second.in_axes()))(first, second.tree)
+        return jax.vmap(function, (0, second.in_axes()))(first, second.tree)
     leaves, structure = jax.tree.flatten(second.tree)
 
     def member(parts: tuple[Any, list[Any]]) -> Any:
         own = iter(parts[1])
-        mine = [leaf if axis is None else next(own) for leaf, axis in zip(leaves, second.axes, strict=True)]
-        return one(parts[0], jax.tree.unflatten(structure, mine))
+        own_leaves = [leaf if axis is None else next(own) for leaf, axis in zip(leaves, second.axes, strict=True)]
+        return function(parts[0], jax.tree.unflatten(structure, own_leaves))
 
     stacked = [leaf for leaf, axis in zip(leaves, second.axes, strict=True) if axis is not None]
     return jax.lax.map(member, (first, stacked))
@@ -115,18 +127,27 @@ def first_update(
     recipe: Recipe,
     params: Params,
     knobs: Knobs,
-    given: training_step.Batch,
+    batch: training_step.Batch,
     images: Float[Array, "n ..."],
     labels: Int[Array, " n"],
 ) -> tuple[Params, Params]:
-    """What a lesson and what a trait do to a student: its update per unit of learning rate, and the trait's gradient.
+    """Compute a student's update per unit of learning rate, and its trait gradient.
 
-    The update is minus the gradient of the student's loss, of live layers, before any optimiser; the trait's loss is
-    the mean cross-entropy of the student's class logits over the first 2000 labelled images.
+    Args:
+        recipe: recipe of the student phase.
+        params: the student's parameters.
+        knobs: knobs of the student.
+        batch: batch for the student's loss.
+        images: images for the trait loss; the first 2000 are used.
+        labels: their labels.
+
+    Returns:
+        Minus the gradient of the student's loss, for trainable layers and before any optimizer; and the gradient of the
+        mean cross-entropy of its class logits on the images.
     """
 
     def imitation(params: Params) -> Float[Array, ""]:
-        return recipe.loss(training_step.apply(recipe.net, params, given.x), given.target, knobs).mean()
+        return recipe.loss(training_step.apply(recipe.net, params, batch.x), batch.target, knobs).mean()
 
     def trait(params: Params) -> Float[Array, ""]:
         return training_step.trait_loss(recipe.net, params, knobs, images[:_LABELLED], labels[:_LABELLED])

@@ -1,14 +1,13 @@
-"""How alike two representations or two weight tensors are."""
+"""Similarity of two representations x [n, p] and y [n, q] of the same n examples, or of two weight tensors."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
 def cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
-    """Linear centred kernel alignment of two representations of the same n examples, in [0, 1].
+    """Linear centred kernel alignment, in [0, 1]; NaN where a representation is constant.
 
-    ||Xc'Yc||^2 / (||Xc'Xc|| ||Yc'Yc||), Frobenius norms of centred features. NaN where a representation is constant.
-    Source: Kornblith et al. 2019, section 3.
+    ||Xc'Yc||^2 / (||Xc'Xc|| ||Yc'Yc||), Frobenius norms of centred features. Source: Kornblith et al. 2019, section 3.
     """
     x, y = _centred(x), _centred(y)
     return _square(x @ y.T) / jnp.sqrt(_square(x @ x.T) * _square(y @ y.T))
@@ -17,8 +16,8 @@ def cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
 def cka_debiased(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
     """Linear CKA from the unbiased HSIC estimator: 0 in expectation for independent features at any n and width.
 
-    Computed from features in O(n p q), never forming an n x n Gram matrix. May be slightly negative. Needs n > 3.
-    Source: Song et al. 2012, equation 5; Murphy et al. 2024.
+    Computed from features in O(n p q), without an n x n Gram matrix. May be slightly negative. Needs n > 3. Source:
+    Song et al. 2012, equation 5; Murphy et al. 2024.
     """
     x, y = _centred(x), _centred(y)  # the estimator does not change under translation; float32 likes small numbers
     return _hsic(x, y) / jnp.sqrt(_hsic(x, x) * _hsic(y, y))
@@ -38,8 +37,7 @@ def rsa(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
     """Representational similarity: Spearman's correlation of the two nets' dissimilarities between pairs of examples.
 
     The dissimilarity of two examples is 1 - Pearson's correlation of their features. Ties are ranked in the order of
-    the pairs, not by their mean rank: of real representations there are none. Takes O(n^2) memory.
-    Source: Kriegeskorte et al. 2008.
+    the pairs, not by mean rank; real representations have none. Takes O(n^2) memory. Source: Kriegeskorte et al. 2008.
     """
     return _correlation(_ranks(_dissimilarities(x)), _ranks(_dissimilarities(y)))
 
@@ -61,10 +59,10 @@ def _correlation(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, "
 
 
 def procrustes(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
-    """How well a rotation turns one centred representation into the other, in [0, 1]; 1 = a rotation and a scale.
+    """Similarity of two centred representations up to a rotation, in [0, 1]; 1 = equal up to rotation and scale.
 
     ||Xc'Yc||_* / (||Xc||_F ||Yc||_F) with the nuclear norm; the Procrustes distance of representations of norm 1 is
-    the root of 2 - 2 times it. Source: Williams et al. 2021, section 2.
+    sqrt(2 - 2 similarity). Source: Williams et al. 2021, section 2.
     """
     x, y = _centred(x), _centred(y)
     common = _thin(x) @ _thin(y).T
@@ -72,16 +70,16 @@ def procrustes(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, "
 
 
 def _thin(x: Float[Array, "p n"]) -> Float[Array, "q n"]:
-    """The same Gram matrix of examples from no more features than there are examples."""
+    """A matrix with the same Gram matrix of examples and at most as many features as examples."""
     return jnp.linalg.qr(x, mode="r") if x.shape[0] > x.shape[1] else x
 
 
-def r_squared(found: Float[Array, "n p"], wanted: Float[Array, "n p"]) -> Float[Array, ""]:
-    """The fraction of the variance of `wanted`, all columns together, that `found` explains without any fit; <= 1.
+def r_squared(predicted: Float[Array, "n p"], target: Float[Array, "n p"]) -> Float[Array, ""]:
+    """Fraction of the variance of `target`, all columns together, that `predicted` explains without any fit; <= 1.
 
-    1 - ||wanted - found||^2 / ||wanted - mean(wanted)||^2; below 0 where the mean would be a better guess.
+    1 - ||target - predicted||^2 / ||target - mean(target)||^2; below 0 where the mean is a better prediction.
     """
-    return 1 - _square(wanted - found) / _square(_centred(wanted))
+    return 1 - _square(target - predicted) / _square(_centred(target))
 
 
 def cosine(x: Float[Array, "*batch d"], y: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
@@ -95,7 +93,7 @@ def distance(x: Float[Array, "*batch d"], y: Float[Array, "*batch d"]) -> Float[
 
 
 def _centred(x: Float[Array, "n p"]) -> Float[Array, "p n"]:
-    """Centred features with examples in columns, as our nets compute them: their products then need no transpose."""
+    """Centred features with examples in columns, the nets' memory layout: products then need no transpose."""
     return x.T - x.mean(0)[:, None]
 
 

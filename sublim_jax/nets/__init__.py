@@ -1,4 +1,4 @@
-"""Architectures: trunks that end in a latent representation, and the two heads that read it."""
+"""Architectures: trunks that compute a latent representation, and class and auxiliary heads on top."""
 
 from sublim_jax.nets.activations import ACTIVATIONS as ACTIVATIONS
 from sublim_jax.nets.cnn import CNN as CNN

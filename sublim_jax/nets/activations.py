@@ -1,4 +1,4 @@
-"""What stands between two layers, by name."""
+"""Activation functions by name."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def _identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x
 
 
-# Defined as PyTorch does by default: the exact GELU, and a slope of 0.01 for leaky_relu.
+# PyTorch's defaults: the exact GELU, and a slope of 0.01 for leaky_relu.
 ACTIVATIONS = MappingProxyType[str, Activation](
     {
         "relu": jax.nn.relu,
@@ -28,11 +28,15 @@ ACTIVATIONS = MappingProxyType[str, Activation](
         "identity": _identity,
     }
 )
-RISING = frozenset(ACTIVATIONS) - {"gelu", "silu"}  # these never fall, so that a maximum may be taken before them
+RISING = frozenset(ACTIVATIONS) - {"gelu", "silu"}  # monotonic: a maximum may be taken before them
 
 
 def activation(name: str) -> Activation:
-    """The activation of that name; raises `ConfigError`, with the names that exist, where there is none."""
+    """Return the activation function called `name`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
     if name not in ACTIVATIONS:
         raise ConfigError(unknown_name("activation", name, ACTIVATIONS))
     return ACTIVATIONS[name]

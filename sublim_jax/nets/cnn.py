@@ -1,4 +1,4 @@
-"""The convolutional trunk: 3x3 convolutions and max pooling, then hidden layers as in the perceptron."""
+"""A convolutional trunk: 3x3 convolutions with max pooling, then hidden layers as in `MLP`."""
 
 import functools
 from typing import Any
@@ -16,13 +16,13 @@ from sublim_jax.nets.matmul import product
 from sublim_jax.nets.mlp import hidden
 
 _BLOCK = 20  # images whose patches (3.3 MB at 12x12x288 each) stay in a CPU's cache; fastest of 8 to 250
-_KEPT = "kept"  # what the way back reads; patches and full-size maps are made again
+_KEPT = "kept"  # stored for the backward pass; patches and full-size maps are recomputed
 _SIDE = 3  # of a kernel, in pixels
 _SHIFTS = tuple((u, v) for u in range(_SIDE) for v in range(_SIDE))
 
 
 class Convolution(nn.Module):
-    """The weights of a 3x3 convolution, [3, 3, in, out] and [out]; what reads them convolves."""
+    """Parameters of a 3x3 convolution, kernel [3, 3, in, out] and bias [out]; the caller convolves."""
 
     channels: int
 
@@ -36,9 +36,10 @@ class Convolution(nn.Module):
 class CNN(nn.Module):
     """Layers `conv_0`, ... (3x3, padding 1, activation, max pool), flattened, then `hidden_0`, ... as in `MLP`.
 
-    Returns (features [batch, hidden[-1]], acts by layer name; those of `conv_i` [batch, height, width, channels] are
-    after pooling). `pools` are windows and strides in pixels; what is left over at the border is dropped. `dtype` and
-    `activation` are as in `MLP`. On CPU images pass in blocks, so that memory does not grow with patches of a batch.
+    Returns (features [batch, hidden[-1]], acts by layer name); acts of `conv_i` [batch, height, width, channels] are
+    taken after pooling. `pools` are windows and strides in pixels; incomplete windows are dropped. `dtype` and
+    `activation` are as in `MLP`. On CPU the batch is processed in blocks, so that the memory of patches does not grow
+    with it.
     """
 
     channels: tuple[int, ...] = (32, 128)
@@ -48,12 +49,12 @@ class CNN(nn.Module):
     activation: str = "relu"
 
     def places(self, image: tuple[int, ...]) -> dict[str, int]:
-        """At how many pixels of an image [height, width] each convolution is applied: those that pooling reads."""
-        (rows, columns), found = image, {}
+        """Count the pixels of an image [height, width] at which each convolution is evaluated (pooling reads these)."""
+        (rows, columns), pixels = image, {}
         for index, pool in enumerate(self.pools):
             rows, columns = rows // pool, columns // pool
-            found[f"conv_{index}"] = rows * columns * pool**2
-        return found
+            pixels[f"conv_{index}"] = rows * columns * pool**2
+        return pixels
 
     @nn.compact
     def __call__(
@@ -73,29 +74,29 @@ class CNN(nn.Module):
 def _convolutions(
     x: Float[Array, "batch height width"], weights: list[Any], pools: tuple[int, ...], dtype: str, name: str
 ) -> list[Float[Array, "batch ..."]]:
-    """Every convolutional layer's maps; on CPU block by block, where the way back makes each block's patches again."""
+    """Maps of every convolution; on CPU in blocks of images, whose patches the backward pass recomputes."""
 
     def maps(convolve: Any, weights: Any, x: Array) -> list[Array]:
-        h, found = x[..., None], []
+        h, maps_of = x[..., None], []
         for (kernel, bias), pool in zip(weights, pools, strict=True):
             h = _layer(convolve(h, kernel, pool, dtype), bias, pool, name)
-            found.append(h)
-        return found
+            maps_of.append(h)
+        return maps_of
 
     if jax.default_backend() != "cpu":
         return maps(conv_xla, weights, x)
     policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
-    one = jax.checkpoint(functools.partial(maps, conv_im2col), policy=policy)
+    block_maps = jax.checkpoint(functools.partial(maps, conv_im2col), policy=policy)
     size = min(_BLOCK, len(x))
     filled = jnp.pad(x, ((0, -len(x) % size), (0, 0), (0, 0)))
-    blocks = lax.map(functools.partial(one, weights), filled.reshape(-1, size, *x.shape[1:]))
+    blocks = lax.map(functools.partial(block_maps, weights), filled.reshape(-1, size, *x.shape[1:]))
     return [block.reshape(-1, *block.shape[2:])[: len(x)] for block in blocks]
 
 
 def _layer(
     h: Float[Array, "batch height width channels"], bias: Float[Array, " channels"], pool: int, name: str
 ) -> Float[Array, "batch rows columns channels"]:
-    """Bias, activation and pooling; pooling goes first where that is the same and leaves less to do."""
+    """Bias, activation and pooling; pooling comes first where the result is the same and the cost is lower."""
     bias = bias[None, None, None]
     if name in RISING:
         return activation(name)(checkpoint_name(pooled(h, pool) + bias, _KEPT))
@@ -105,9 +106,9 @@ def _layer(
 def conv_im2col(
     h: Float[Array, "batch height width inputs"], kernel: Float[Array, "3 3 inputs outputs"], pool: int, dtype: str
 ) -> Float[Array, "batch rows columns outputs"]:
-    """The convolution, padded by 1, at the pixels that pooling reads: one matrix product with all 3x3 patches.
+    """Convolve (padding 1) at the pixels that pooling reads, as one matrix product with all 3x3 patches.
 
-    On CPU that is 4 to 5 times as fast as XLA's own convolution and its gradients (measured; see BUILD.md).
+    4 to 5 times as fast on CPU as XLA's convolution and its gradients (measured; see BUILD.md).
     """
     rows, columns = _read(h, pool)
     padded = jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -119,7 +120,7 @@ def conv_im2col(
 def conv_xla(
     h: Float[Array, "batch height width inputs"], kernel: Float[Array, "3 3 inputs outputs"], pool: int, dtype: str
 ) -> Float[Array, "batch rows columns outputs"]:
-    """As `by_patches`, by XLA's convolution; the gradient that comes back is not rounded."""
+    """Convolve as `conv_im2col` does, with XLA's convolution; the incoming gradient is not rounded."""
     rows, columns = _read(h, pool)
     if dtype != "float32":
         bits = jnp.finfo(dtype)
@@ -129,7 +130,7 @@ def conv_xla(
 
 
 def _read(h: Float[Array, "batch height width inputs"], pool: int) -> tuple[int, int]:
-    """How many rows and columns pooling reads: whole windows only."""
+    """The number of rows and columns that pooling reads: whole windows only."""
     rows, columns = (side // pool * pool for side in h.shape[1:3])
     if not rows or not columns:
         raise ConfigError(f"pools: a window of {pool} does not fit into maps of {h.shape[1]} x {h.shape[2]} pixels")
@@ -138,9 +139,9 @@ def _read(h: Float[Array, "batch height width inputs"], pool: int) -> tuple[int,
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def pooled(h: Float[Array, "batch height width channels"], pool: int) -> Float[Array, "batch rows columns channels"]:
-    """The maximum of every window of pool x pixels, whole windows only; of equal pixels the first has the gradient.
+    """Take the maximum of every whole window of pool x pool pixels; the first of equal pixels gets the gradient.
 
-    Written as a maximum of strided pieces, because `reduce_window` and its gradient are slow on CPU (measured).
+    Computed as a maximum of strided slices, because `reduce_window` and its gradient are slow on CPU (measured).
     """
     return functools.reduce(jnp.maximum, _pieces(h, pool))
 
@@ -152,12 +153,12 @@ def _pieces(h: Array, pool: int) -> list[Array]:
 @pooled.defjvp
 def _(pool: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     top, *rest = _pieces(primals[0], pool)
-    where = jnp.zeros(top.shape, jnp.uint8)
+    argmax = jnp.zeros(top.shape, jnp.uint8)
     for number, piece in enumerate(rest, 1):
-        where = jnp.where(piece > top, jnp.uint8(number), where)
+        argmax = jnp.where(piece > top, jnp.uint8(number), argmax)
         top = jnp.maximum(top, piece)
-    where = checkpoint_name(where, _KEPT)[:, :, None, :, None]
-    place = jnp.arange(pool * pool, dtype=jnp.uint8).reshape(1, 1, pool, 1, pool, 1)
-    batch, rows, _, columns, _, channels = where.shape
+    argmax = checkpoint_name(argmax, _KEPT)[:, :, None, :, None]
+    position = jnp.arange(pool * pool, dtype=jnp.uint8).reshape(1, 1, pool, 1, pool, 1)
+    batch, rows, _, columns, _, channels = argmax.shape
     windows = tangents[0].reshape(batch, rows, pool, columns, pool, channels)
-    return top, jnp.where(where == place, windows, 0).sum((2, 4))
+    return top, jnp.where(argmax == position, windows, 0).sum((2, 4))

@@ -1,4 +1,4 @@
-"""What nets cost: multiply-adds, activations and the maps of convolutions, from shapes alone."""
+"""Costs of nets from shapes alone: multiply-adds, activations, maps of convolutions."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ from sublim_jax.nets.heads import shapes
 
 @functools.lru_cache(maxsize=4096)
 def activity(net: nn.Module, image: tuple[int, ...]) -> int:
-    """How many activations a net has for one image, all layers together."""
+    """Count the activations of all layers of a net for one image [height, width]."""
     out = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, *image)))
     return sum(math.prod(array.shape) for array in out.acts.values())
 
@@ -23,16 +23,16 @@ def _places(net: nn.Module, image: tuple[int, ...]) -> dict[str, int]:
 
 
 def unpooled(net: nn.Module, image: tuple[int, ...]) -> int:
-    """How many numbers the maps of its convolutions hold for one image before pooling; `activity` counts those after.
+    """Count the elements of all convolution maps before pooling, for one image; `activity` counts them after pooling.
 
-    A gradient needs them too where images do not pass in blocks, as on accelerators.
+    Backpropagation stores these maps where images are not processed in blocks, as on accelerators.
     """
     weights = shapes(net, image)
     return sum(number * weights[layer]["bias"].shape[0] for layer, number in _places(net, image).items())
 
 
 def multiply_adds(net: nn.Module, image: tuple[int, ...]) -> int:
-    """Of one forward pass of one image: every weight once, those of a convolution at every pixel (`places`)."""
+    """Count the multiply-adds of one forward pass of one image: each weight once, a convolution's once per pixel."""
     places = _places(net, image)
     return sum(
         math.prod(array.shape) * places.get(layer, 1)
@@ -42,11 +42,11 @@ def multiply_adds(net: nn.Module, image: tuple[int, ...]) -> int:
 
 
 def step_macs(recipe: Recipe, members: int, image: tuple[int, ...]) -> float:
-    """Multiply-adds of one step of `members` nets and their reference, for shares of work and the progress bar."""
+    """Count the multiply-adds of one step of `members` nets and their teacher, for load balancing and progress."""
     taught = (
         0
         if recipe.teacher is None
         else multiply_adds(recipe.teacher, image) * (1 + (recipe.target_transform is not None))
     )
-    passes = 3.0 if recipe.gradient_transform is None else 6.0  # a guard's gradient costs as much as the lesson's
+    passes = 3.0 if recipe.gradient_transform is None else 6.0  # the trait gradient costs as much as the loss gradient
     return recipe.batch * (passes * multiply_adds(recipe.net, image) * members + taught)

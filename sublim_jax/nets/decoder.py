@@ -1,8 +1,7 @@
-"""A decoder-only transformer behind the same `ModelOutput` as every other net: GPT-2's, Llama's and GPT-NeoX's blocks.
+"""A decoder-only transformer that returns `ModelOutput`, with the blocks of GPT-2, Llama and GPT-NeoX.
 
-Parameters are layers by name, as everywhere here: `embed`, `block_0`, `block_1`, ..., `norm`, `unembed` and, with
-`rank`, `adapter_0`, ...; so what is shared, frozen or perturbed is said per layer, and a student that trains one block
-or low-rank adapters only is a matter of `Knobs.live`.
+Top-level parameters are layers by name: `embed`, `block_0`, `block_1`, ..., `norm`, `unembed` and, with `rank`,
+`adapter_0`, ... . `Knobs.share`, `trainable` and noise therefore apply per block or adapter.
 """
 
 import math
@@ -18,14 +17,14 @@ from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.core.types import ModelOutput
 
 _CHOICES = {"positions": ("learned", "rotary", "rotary_pairs"), "norm": ("rms", "layer"), "mlp": ("gelu", "swiglu")}
-_MASKED = -1e30  # a score of a position that is not seen
+_MASKED = -1e30  # score of a masked position
 Taps = Mapping[str, Float[Array, "#batch #length width"]]
 # (block, query [batch, length, width], key, value [batch, length, keyed]) -> [batch, length, width]
 Attend = Callable[["Block", Array, Array, Array], Array]
 
 
 class Norm(nn.Module):
-    """RMSNorm (Zhang and Sennrich 2019), or LayerNorm with shift; parameters `scale` and `shift` [width]."""
+    """RMSNorm (Zhang and Sennrich 2019) or LayerNorm with shift; parameters `scale` and `shift` [width]."""
 
     kind: str
     eps: float
@@ -36,7 +35,7 @@ class Norm(nn.Module):
 
 
 class Embed(nn.Module):
-    """`tokens` [vocabulary, width], and `positions` [length, width] where positions are learned."""
+    """Embedding table `tokens` [vocabulary, width], and `positions` [length, width] where positions are learned."""
 
     vocabulary: int
     width: int
@@ -47,13 +46,13 @@ class Embed(nn.Module):
         table = self.param("tokens", nn.initializers.normal(0.02), (self.vocabulary, self.width))
         h = table[tokens.astype(jnp.int32)]
         if self.length:
-            places = self.param("positions", nn.initializers.normal(0.02), (self.length, self.width))
-            h = h + places[None, : tokens.shape[1]]
+            positions = self.param("positions", nn.initializers.normal(0.02), (self.length, self.width))
+            h = h + positions[None, : tokens.shape[1]]
         return h, table
 
 
 class Unembed(nn.Module):
-    """`kernel` [width, vocabulary]."""
+    """Unembedding matrix `kernel` [width, vocabulary]."""
 
     vocabulary: int
 
@@ -63,7 +62,7 @@ class Unembed(nn.Module):
 
 
 class Adapter(nn.Module):
-    """Low-rank changes of one block, NAME_down [in, rank] and NAME_up [rank, out] a matrix. Source: Hu et al. 2021."""
+    """Low-rank updates of a block's matrices: NAME_down [in, rank] and NAME_up [rank, out]. Source: Hu et al. 2021."""
 
     sizes: tuple[tuple[str, int, int], ...]
     rank: int
@@ -80,21 +79,25 @@ class Adapter(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens [batch, length] to `ModelOutput`: features [batch, length, width], logits [batch, length, vocabulary].
+    """Map tokens [batch, length] to `ModelOutput`: features [batch, length, width], logits [batch, length, vocabulary].
 
-    acts    `block_i`: the residual stream [batch, length, width] after block i
-    taps    for some blocks what is added to the stream after them: steering, or zeros to differentiate by
-    attend  how blocks attend, instead of `attend`: to keys and values kept from earlier tokens, for instance
+    Logits at a position depend only on tokens up to it; `acts["block_i"]` is the residual stream after block i. The
+    call takes `taps`, values added to the residual stream after named blocks (steering, or zeros to differentiate with
+    respect to), and `attend`, a replacement of the function `attend` (for instance with a key-value cache). Raises
+    `ConfigError` for incompatible sizes.
 
-    positions  'learned' (at most `length` of them), 'rotary' in halves, or 'rotary_pairs' in neighbouring pairs
-    rotary     fraction of a head that is rotated; theta: base of its wavelengths; scaling: how they are stretched
-    norm, mlp  'rms' or 'layer'; 'gelu' (two matrices) or 'swiglu' (three)
-    parallel   attention and MLP read the same stream, as in GPT-NeoX
-    kv_heads   heads of keys and values; 0 = as many as of queries
-    tied       unembedding is the transposed embedding
-    rank       of low-rank adapters on every matrix of a block; 0 = none
-
-    Logits at a position depend on tokens up to it only. Raises `ConfigError` for sizes that do not fit together.
+    Attributes:
+        vocabulary, width, layers, heads, hidden: sizes; `hidden` is the MLP's.
+        length: maximum sequence length of learned positions.
+        kv_heads: heads of keys and values; 0 = as many as query heads.
+        positions: 'learned', 'rotary' (halves) or 'rotary_pairs' (neighbouring components).
+        rotary, theta, scaling: rotated fraction of a head, base of the wavelengths, their scaling (see `wavelengths`).
+        norm, eps: 'rms' or 'layer', and the constant in its denominator.
+        mlp: 'gelu' (two matrices) or 'swiglu' (three).
+        parallel: attention and MLP read the same stream, as in GPT-NeoX.
+        bias: matrices of blocks have biases.
+        tied: the unembedding is the transposed embedding.
+        rank: rank of the adapters on every matrix of a block; 0 = none.
     """
 
     vocabulary: int
@@ -149,11 +152,11 @@ class Decoder(nn.Module):
                 f"{self.kv_heads}"
             )
         if self.positions == "learned" and length > self.length:
-            raise ConfigError(f"Decoder.length={self.length}: must be at least {length}, the tokens given")
+            raise ConfigError(f"Decoder.length={self.length}: must be at least {length}, the number of tokens")
 
 
 class Block(nn.Module):
-    """One block of a `Decoder`: causal attention and an MLP, each on a normalised stream and added to it."""
+    """One block of a `Decoder`: causal attention and an MLP, each applied to a normalised stream and added to it."""
 
     heads: int
     kv_heads: int
@@ -200,7 +203,7 @@ _OF_A_BLOCK += ("norm", "mlp", "parallel", "bias", "eps")
 
 
 def matrices(block: Block, width: int) -> tuple[tuple[str, int, int], ...]:
-    """Name, inputs and outputs of a block's matrices."""
+    """Return (name, inputs, outputs) of each matrix of a block, for a residual stream of the given width."""
     keyed = (block.kv_heads or block.heads) * (width // block.heads)
     attention = ("query", width, width), ("key", width, keyed), ("value", width, keyed), ("out", width, width)
     gate = (("gate", width, block.hidden),) if block.mlp == "swiglu" else ()
@@ -213,7 +216,7 @@ def attend(
     key: Float[Array, "batch length keyed"],
     value: Float[Array, "batch length keyed"],
 ) -> Float[Array, "batch length width"]:
-    """Causal scaled dot-product attention over the heads of a block, positions rotated where it rotates them."""
+    """Compute causal scaled dot-product attention with a block's heads and positions."""
     length = query.shape[1]
     q, k, v = parts(block, query, key, value, jnp.arange(length)[None])
     return weighed(block, q, k, v, jnp.tril(jnp.ones((1, length, length), bool)))
@@ -224,14 +227,14 @@ def parts(
     query: Float[Array, "batch length width"],
     key: Float[Array, "batch length keyed"],
     value: Float[Array, "batch length keyed"],
-    places: Int[Array, "#batch length"],
+    positions: Int[Array, "#batch length"],
 ) -> tuple[Array, Array, Array]:
-    """Queries, keys and values by head, [batch, head, length, size]; rotated by their places where a block rotates."""
+    """Split queries, keys and values into heads, [batch, head, length, size], with rotary positions if any."""
     size = query.shape[-1] // block.heads
     q, k, v = (x.reshape(*x.shape[:2], -1, size).swapaxes(1, 2) for x in (query, key, value))
     if block.positions != "learned":
         rates = wavelengths(int(size * block.rotary), block.theta, block.scaling)
-        q, k = (rotated(x, rates, places, block.positions == "rotary_pairs") for x in (q, k))
+        q, k = (rotated(x, rates, positions, block.positions == "rotary_pairs") for x in (q, k))
     return q, k, v
 
 
@@ -242,7 +245,7 @@ def weighed(
     v: Float[Array, "batch group past size"],
     seen: Bool[Array, "#batch length past"],
 ) -> Float[Array, "batch length width"]:
-    """Values weighed by the softmax of scaled products with the keys seen, heads side by side again."""
+    """Average values with softmax weights of scaled query-key products over visible keys; concatenate the heads."""
     if k.shape[1] != block.heads:
         k, v = (jnp.repeat(x, block.heads // x.shape[1], axis=1) for x in (k, v))
     scores = (q @ k.swapaxes(-1, -2)) / math.sqrt(q.shape[-1])
@@ -253,10 +256,13 @@ def weighed(
 def wavelengths(
     number: int, theta: float, scaling: tuple[float, float, float, float] | None = None
 ) -> Float[Array, " half"]:
-    """Radians a place of `number` rotated components, two to a rate: theta^(-2i/number).
+    """Return the rotary angle per position, in radians, of each pair of components: theta^(-2i/number).
 
-    `scaling` (factor, low, high, length) slows those that turn less than `low` times in `length` places by the factor,
-    keeps those that turn more than `high` times and goes linearly between. Source: Llama 3.1 (Meta 2024), rope code.
+    Args:
+        number: rotated components of a head.
+        theta: base.
+        scaling: (factor, low, high, length): divides by `factor` the rates with fewer than `low` turns in `length`
+            positions, keeps those above `high`, interpolates between. Source: Llama 3.1 (Meta 2024), rope code.
     """
     rates = theta ** (-jnp.arange(0, number, 2, dtype=jnp.float32) / number)
     if scaling is None:
@@ -269,16 +275,16 @@ def wavelengths(
 def rotated(
     x: Float[Array, "batch head length size"],
     rates: Float[Array, " half"],
-    places: Int[Array, "#batch length"],
+    positions: Int[Array, "#batch length"],
     pairs: bool,
 ) -> Float[Array, "batch head length size"]:
-    """Rotary positions on the first components of each head, by the angle place * rate. Source: Su et al. 2021.
+    """Apply rotary positions, angle position * rate, to the first components of each head. Source: Su et al. 2021.
 
-    Component i turns with i + n/2 (Llama and GPT-NeoX checkpoints), or with its neighbour (`pairs`; GGUF files).
+    Component i is paired with i + n/2 (Llama and GPT-NeoX checkpoints), or with its neighbour (`pairs`; GGUF files).
     """
     number = 2 * len(rates)
     turn, rest = x[..., :number], x[..., number:]
-    angle = places[:, None, :, None].astype(jnp.float32) * rates[None, None, None]
+    angle = positions[:, None, :, None].astype(jnp.float32) * rates[None, None, None]
     cos, sin = (wave(angle).astype(x.dtype) for wave in (jnp.cos, jnp.sin))
     left, right = (turn[..., 0::2], turn[..., 1::2]) if pairs else jnp.split(turn, 2, axis=-1)
     both = left * cos - right * sin, right * cos + left * sin
@@ -287,7 +293,7 @@ def rotated(
 
 
 def _normed(module: nn.Module, h: Array, scale: str, shift: str, kind: str, eps: float) -> Array:
-    """RMSNorm or LayerNorm with parameters of the module that calls."""
+    """RMSNorm or LayerNorm with parameters of the calling module."""
     gain = module.param(scale, nn.initializers.ones, h.shape[-1:])[None, None]
     if kind == "rms":
         return h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps) * gain

@@ -1,4 +1,4 @@
-"""Two linear heads on one latent: the class head reads the task, the auxiliary head carries the signal."""
+"""Class head and auxiliary head, two linear layers on one latent representation."""
 
 import functools
 from typing import Any
@@ -13,7 +13,7 @@ from sublim_jax.nets.matmul import product
 
 
 class Head(nn.Module):
-    """The weights of a linear head, [d, columns] and [columns]; what reads them multiplies."""
+    """Parameters of a linear head, kernel [d, columns] and bias [columns]; the caller multiplies."""
 
     columns: int
 
@@ -26,10 +26,15 @@ class Head(nn.Module):
 class SplitHead(nn.Module):
     """A trunk with a `class_head` of `classes` logits and an `aux_head` of `aux` logits (none if 0).
 
-    The trunk's layers and the heads stand side by side in the parameters, so every layer has one top-level name.
-    All logits come from one product with both heads, because two narrow products cost more than a wide one; a head's
-    own `acts` come from a product of their own, which jit prunes where nobody reads them.
-    Source: Brockers et al. 2026, section 3 and `SplitHeadMLP`.
+    Layers of the trunk and heads are siblings in the parameters, so every layer has one top-level name. All logits come
+    from one product with the concatenated heads, because two narrow products cost more than a wide one; the `acts` of a
+    head come from a separate product, which jit removes if unused. Source: Brockers et al. 2026, section 3,
+    `SplitHeadMLP`.
+
+    Attributes:
+        trunk: module that returns (features, acts).
+        classes, aux: logits of the two heads.
+        dtype: type to which the operands of the product with both heads are rounded.
     """
 
     trunk: nn.Module
@@ -55,7 +60,7 @@ class SplitHead(nn.Module):
 
 
 def shapes(net: nn.Module, image: tuple[int, ...]) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """Layer name -> the shapes of its arrays, for images [height, width], computed without running the net."""
+    """Compute the shapes of a net's arrays by layer name, for images [height, width], without running the net."""
     return {layer: dict(arrays) for layer, arrays in _shapes(net, image, jax.config.read("jax_enable_x64")).items()}
 
 

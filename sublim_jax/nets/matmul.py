@@ -1,4 +1,4 @@
-"""Matrix products whose operands may be rounded before they meet."""
+"""Matrix products with operands rounded to a lower precision."""
 
 import functools
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 
 def product(a: Float[Array, "i j"], b: Float[Array, "j k"], dtype: str) -> Float[Array, "i k"]:
-    """a @ b, operands rounded to `dtype` and sums in float32; both products of the gradient are done the same way."""
+    """Compute a @ b with operands rounded to `dtype` and float32 sums; both products of the gradient do the same."""
     return a @ b if dtype == "float32" else _rounded(a, b, dtype)
 
 
@@ -30,8 +30,8 @@ def _backward(dtype: str, kept: tuple[Array, Array], g: Array) -> tuple[Array, A
 
 
 def _dot(a: Array, b: Array) -> Array:
-    # Behind the barrier because XLA on CPU otherwise merges the product with a transpose of its result, after it has
-    # decided that the CPU can multiply it, into one that it cannot run ("Unsupported element type for DotThunk").
+    # Without the barrier XLA on CPU merges the product with a transpose of its result into one that it cannot run
+    # ("Unsupported element type for DotThunk").
     return lax.optimization_barrier(lax.dot(a, b, precision=lax.Precision.DEFAULT, preferred_element_type=jnp.float32))
 
 

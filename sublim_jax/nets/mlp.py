@@ -8,10 +8,10 @@ from sublim_jax.nets.matmul import product
 
 
 class Columns(nn.Module):
-    """A linear layer on examples that stand in columns: [d, batch] to [width, batch]. Parameters as in `nn.Dense`.
+    """A linear layer on examples in columns, [d, batch] to [width, batch]; parameters as in `nn.Dense`.
 
-    With examples in columns no product of training has its long operand the wrong way round, but for the gradient of
-    a hidden layer's input; on CPU that makes a step a tenth faster (measured; see BUILD.md).
+    With this layout only the gradient of a hidden layer's input needs a transposed long operand, which makes a training
+    step on CPU a tenth faster (measured; see BUILD.md).
     """
 
     width: int
@@ -26,7 +26,7 @@ class Columns(nn.Module):
 def hidden(
     x: Float[Array, "batch d"], widths: tuple[int, ...], dtype: str, activation: str
 ) -> tuple[Float[Array, "batch features"], dict[str, Float[Array, "batch ..."]]]:
-    """The layers `hidden_0`, `hidden_1`, ... of the module that calls: their last value, and every one by name."""
+    """Apply `hidden_0`, `hidden_1`, ... in the calling module; return the last layer's activations and all by name."""
     h, acts = x.T, {}
     for index, width in enumerate(widths):
         h = activation_of(activation)(Columns(width, dtype, name=f"hidden_{index}")(h))
@@ -37,9 +37,9 @@ def hidden(
 class MLP(nn.Module):
     """Layers `hidden_0`, `hidden_1`, ... of the given widths; the last one is the latent representation.
 
-    Returns (features [batch, widths[-1]], acts by layer name). With `dtype="bfloat16"` the operands of its products are
-    rounded, everything else stays float32. `activation` is a name in `activations.ACTIVATIONS`. Source: Brockers et
-    al. 2026, `SplitHeadMLP`.
+    Returns (features [batch, widths[-1]], acts by layer name). Operands of products are rounded to `dtype`, everything
+    else stays float32. `activation` is a name in `activations.ACTIVATIONS`. Source: Brockers et al. 2026,
+    `SplitHeadMLP`.
     """
 
     widths: tuple[int, ...] = (256, 256)

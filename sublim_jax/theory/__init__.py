@@ -1,4 +1,4 @@
-"""Predictions from formulas, beside which measurements are drawn; derivations in docs/theory.md."""
+"""Theoretical predictions as formulas; derivations in docs/theory.md."""
 
 from sublim_jax.theory.heads import Bounds as Bounds
 from sublim_jax.theory.heads import Factors as Factors

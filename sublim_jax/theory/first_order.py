@@ -1,10 +1,10 @@
-"""What one small step on another's outputs does: Theorem 1 of Cloud et al. 2026, for any model, loss and inputs.
+"""First-order theory of one small imitation step: Theorem 1 of Cloud et al. 2026, for any model, loss and inputs.
 
-A teacher stands at params + eps * displacement. The step of a student at params, minus the gradient of its loss, is
-eps * J' M J displacement + O(eps^2), with J the derivative of the imitated outputs and M the curvature of the loss.
-So its inner product with the teacher's displacement is eps * ||J displacement||_M^2 >= 0.
+A teacher has the parameters params + eps * displacement. The step of a student at params, minus the gradient of its
+loss, is eps * J' M J displacement + O(eps^2), where J is the derivative of the imitated outputs and M the curvature of
+the loss. Its inner product with the teacher's displacement is therefore eps * ||J displacement||_M^2 >= 0.
 
-A model is a pure function of parameters, `outputs(params) -> [batch, k]`: the imitated outputs for some inputs.
+A model is a pure function of parameters, `outputs(params) -> [batch, k]`: the imitated outputs for fixed inputs.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,9 @@ Curvature = Callable[[Float[Array, "batch k"], Float[Array, "batch k"]], Float[A
 class Leading(NamedTuple):
     """The leading order in eps, divided by eps.
 
-    step       the student's step, a tree like the parameters
-    quadratic  ||J displacement||_M^2, mean over the batch: the inner product of step and displacement
+    Attributes:
+        step: the student's step, a tree like the parameters.
+        quadratic: ||J displacement||_M^2, mean over the batch: the inner product of step and displacement.
     """
 
     step: Tree
@@ -32,11 +33,12 @@ class Leading(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """How a student's step lies to the teacher's displacement.
+    """Inner product and angle between a student's step and the teacher's displacement.
 
-    inner   their inner product, divided by eps
-    cosine  of the angle between them (coverage, where eps is small); 0 where one of them is zero
-    ratio   inner to the quadratic form, 1 where the leading order is all; NaN where both are zero
+    Attributes:
+        inner: their inner product, divided by eps.
+        cosine: cosine of the angle between them (coverage, for small eps); 0 where one of them is zero.
+        ratio: `inner` divided by the quadratic form; 1 at leading order, NaN where both are zero.
     """
 
     inner: Float[Array, ""]
@@ -45,9 +47,9 @@ class Overlap(NamedTuple):
 
 
 def squared(weights: Float[Array, " k"]) -> Curvature:
-    """M of sum_i w_i (z_i - y_i)^2, which is 2 diag(w). For a mean over n outputs seen the weights are seen / n.
+    """Return M = 2 diag(w), the curvature of sum_i w_i (z_i - y_i)^2. Source: Cloud et al. 2026, Theorem 1.
 
-    Source: Cloud et al. 2026, Theorem 1.
+    A mean over n masked-in outputs has weights mask / n.
     """
 
     def times(outputs: Float[Array, "batch k"], u: Float[Array, "batch k"]) -> Float[Array, "batch k"]:
@@ -58,9 +60,11 @@ def squared(weights: Float[Array, " k"]) -> Curvature:
 
 
 def softmax(seen: Array, temperature: float | Float[Array, ""] = 1.0) -> Curvature:
-    """M of cross-entropy, or KL, of softmax(z / T) over the seen logits: (diag(p) - p p') / T^2.
+    """Return the curvature of cross-entropy and of KL: (diag(p) - p p') / T^2, p the softmax of z / T.
 
-    seen  [k], true or 1 for the logits that enter the loss. Source: Cloud et al. 2026, Theorem 1, for T = 1.
+    Args:
+        seen: [k], true or 1 for the logits that enter the loss.
+        temperature: T. Source for T = 1: Cloud et al. 2026, Theorem 1.
     """
 
     def times(outputs: Float[Array, "batch k"], u: Float[Array, "batch k"]) -> Float[Array, "batch k"]:
@@ -73,12 +77,12 @@ def softmax(seen: Array, temperature: float | Float[Array, ""] = 1.0) -> Curvatu
 def probabilities(
     outputs: Float[Array, "batch k"], seen: Array, temperature: float | Float[Array, ""] = 1.0
 ) -> Float[Array, "batch k"]:
-    """Softmax over the seen logits at a temperature; 0 for the others."""
+    """Compute the softmax over the masked-in logits at a temperature; 0 for the other logits."""
     return jax.nn.softmax(jnp.where(seen.astype(bool)[None], outputs / temperature, -jnp.inf), axis=-1)
 
 
 def of_loss(loss: Callable[[Array, Array], Float[Array, " batch"]]) -> Curvature:
-    """M of any loss(z, y) [batch] that is stationary at z = y: minus its second derivative in z and y, there."""
+    """Return the curvature of any loss(z, y) [batch] stationary at z = y: minus its mixed second derivative there."""
 
     def times(outputs: Float[Array, "batch k"], u: Float[Array, "batch k"]) -> Float[Array, "batch k"]:
         def pull(target: Array) -> Array:
@@ -90,9 +94,16 @@ def of_loss(loss: Callable[[Array, Array], Float[Array, " batch"]]) -> Curvature
 
 
 def leading_step(outputs: Outputs, params: Tree, displacement: Tree, curvature: Curvature) -> Leading:
-    """The student's step and its inner product with the displacement, to leading order and divided by eps.
+    """Compute the student's step to leading order in eps, divided by eps, with one forward pass, one jvp and one vjp.
 
-    The student's loss is the mean over the batch. One forward, one jvp, one vjp. Source: Cloud et al. 2026, Theorem 1.
+    Args:
+        outputs: function of the parameters.
+        params: the student's parameters.
+        displacement: direction of the teacher's parameters, a tree like `params`.
+        curvature: M of the loss, whose mean over the batch the student minimises.
+
+    Returns:
+        The step and its inner product with the displacement. Source: Cloud et al. 2026, Theorem 1.
     """
     at, u = jax.jvp(outputs, (params,), (displacement,))
     turned = curvature(at, u) / len(at)
@@ -101,12 +112,12 @@ def leading_step(outputs: Outputs, params: Tree, displacement: Tree, curvature: 
 
 
 def student_step(objective: Callable[[Tree], Float[Array, ""]], params: Tree) -> Tree:
-    """Minus the gradient of an objective."""
+    """Return minus the gradient of `objective` at `params`."""
     return jax.tree.map(jnp.negative, jax.grad(objective)(params))
 
 
 def overlap(step: Tree, displacement: Tree, eps: Float[Array, ""] | float, quadratic: Float[Array, ""]) -> Overlap:
-    """How a step lies to the displacement; `quadratic` is what its inner product, divided by eps, should be."""
+    """Compare a step with the displacement; `quadratic` is the predicted inner product, divided by `eps`."""
     inner, size = dot(step, displacement), norm(step) * norm(displacement)
     cosine = jnp.where(size > 0, inner / jnp.where(size > 0, size, 1), 0)
     ratio = jnp.where(quadratic == 0, jnp.nan, inner / eps / jnp.where(quadratic == 0, 1, quadratic))
@@ -121,43 +132,52 @@ def expansion(
     curvature: Curvature,
     eps: Float[Array, " eps"],
 ) -> tuple[Leading, Overlap]:
-    """The leading order, and for every eps the exact student's step beside it (fields [eps]).
+    """Compute the leading order, and the exact student's step for every eps.
 
-    objective  (params, what the teacher says [batch, k]) -> the student's loss
+    Args:
+        objective: (params, teacher outputs [batch, k]) -> the student's loss.
+        outputs: function of the parameters.
+        params: the student's parameters.
+        displacement: direction of the teacher's parameters, a tree like `params`.
+        curvature: M of the loss.
+        eps: length factors of the displacement [eps].
+
+    Returns:
+        The leading order, and the `Overlap` of every exact step (fields [eps]).
     """
     leading = leading_step(outputs, params, displacement, curvature)
 
-    def one(eps: Float[Array, ""]) -> Overlap:
-        said = outputs(plus(params, displacement, eps))
-        step = student_step(lambda there: objective(there, said), params)
+    def compare(eps: Float[Array, ""]) -> Overlap:
+        targets = outputs(plus(params, displacement, eps))
+        step = student_step(lambda params: objective(params, targets), params)
         return overlap(step, displacement, eps, leading.quadratic)
 
-    return leading, jax.lax.map(one, eps)
+    return leading, jax.lax.map(compare, eps)
 
 
 def positive(
     eps: Float[Array, "..."], quadratic: Float[Array, "..."], samples: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """The chance of a positive inner product where the student sees labels drawn from the teacher's softmax.
+    """Probability of a positive inner product for a student trained on labels sampled from the teacher's softmax.
 
-    samples  inputs x labels for each. Cross-entropy at temperature 1 only. The labels' noise adds, to leading order, a
-             variance of quadratic / samples to the mean eps * quadratic, and many of them are normal: so the chance is
-             Phi(eps sqrt(samples quadratic)). `quadratic` is also the Fisher information of one label in eps.
+    Phi(eps sqrt(samples quadratic)), samples = inputs times labels per input: to leading order the sampled labels add a
+    variance of quadratic / samples to the mean eps * quadratic, normal for many labels. `quadratic` is also the Fisher
+    information of one label about eps. Valid for cross-entropy at temperature 1.
     """
     return jax.scipy.stats.norm.cdf(eps * jnp.sqrt(samples * quadratic))
 
 
-def dot(one: Tree, other: Tree) -> Float[Array, ""]:
-    """The inner product of two trees of one structure."""
-    products = jax.tree.map(jnp.vdot, one, other)
+def dot(left: Tree, right: Tree) -> Float[Array, ""]:
+    """Compute the inner product of two trees of one structure."""
+    products = jax.tree.map(jnp.vdot, left, right)
     return jax.tree.reduce(jnp.add, products)
 
 
 def norm(tree: Tree) -> Float[Array, ""]:
-    """The Euclidean length of a tree."""
+    """Compute the Euclidean norm of a tree."""
     return jnp.sqrt(dot(tree, tree))
 
 
 def plus(params: Tree, displacement: Tree, eps: Float[Array, ""] | float = 1.0) -> Tree:
-    """params + eps * displacement."""
-    return jax.tree.map(lambda one, other: one + eps * other, params, displacement)
+    """Compute params + eps * displacement, leaf by leaf."""
+    return jax.tree.map(lambda value, change: value + eps * change, params, displacement)

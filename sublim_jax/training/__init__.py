@@ -1,1 +1,1 @@
-"""Training one net, then many: pure functions that know neither files nor clocks."""
+"""Training of one net and of populations: pure functions without files or clocks."""

@@ -1,4 +1,7 @@
-"""How fresh layers are drawn: column by column, so that a narrow head is a prefix of a wide one; and turned."""
+"""Initializers, functions (key, shapes of a layer's arrays by name) -> arrays, and head rotations.
+
+Layers are drawn column by column, so that a narrow head is a prefix of a wide one.
+"""
 
 import dataclasses
 import math
@@ -32,10 +35,10 @@ def normal_fan_in(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
 
 
 def transformer(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
-    """A decoder's layers: tables N(0, 0.02^2), matrices N(0, 1/fan_in), scales 1, shifts, biases and `..._up` 0.
+    """Layers of a `Decoder`: embeddings N(0, 0.02^2), matrices N(0, 1/fan_in), scales 1; shifts, biases, `..._up` 0.
 
-    `..._up` is the second factor of a low-rank adapter, which begins as no change. Source: GPT-2 (Radford et al.
-    2019) for tables, LoRA (Hu et al. 2021) for adapters.
+    `..._up` is the second factor of a low-rank adapter, so an adapter has no effect before training. Source: GPT-2
+    (Radford et al. 2019) for embeddings, LoRA (Hu et al. 2021) for adapters.
     """
 
     def draw(name: str, shape: jax.ShapeDtypeStruct) -> Array:
@@ -51,11 +54,11 @@ def transformer(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class Rotated:
-    """An `InitTransform`: kernels [d, columns] of the named layers become R kernel, with R [d, d] a random rotation
-    or mirror.
+    """An `InitTransform` that multiplies kernels [d, columns] by a random orthogonal matrix [d, d] (Haar); biases stay.
 
-    R is uniform over the orthogonal matrices; one for all layers of equal d if `common`, else one for each layer.
-    Biases stay.
+    Attributes:
+        layers: names of the layers.
+        common: all layers of equal d get the same matrix.
     """
 
     layers: tuple[str, ...]
@@ -63,22 +66,22 @@ class Rotated:
 
     def __call__(self, key: Key[Array, ""], params: Params) -> dict[str, dict[str, Array]]:
         rotations: dict[tuple[str, int], Array] = {}
-        found = {layer: dict(arrays) for layer, arrays in params.items()}
+        rotated = {layer: dict(arrays) for layer, arrays in params.items()}
         for layer in self.layers:
-            if layer not in found:
-                raise ConfigError(unknown_name("Rotated.layers", layer, found))
-            kernel = found[layer]["kernel"]
+            if layer not in rotated:
+                raise ConfigError(unknown_name("Rotated.layers", layer, rotated))
+            kernel = rotated[layer]["kernel"]
             if kernel.ndim != 2:
-                raise ConfigError(f"Rotated.layers: {layer!r} has a kernel of shape {kernel.shape}, which is no matrix")
+                raise ConfigError(f"Rotated.layers: {layer!r} has a kernel of shape {kernel.shape}, not of a matrix")
             which = "" if self.common else layer, len(kernel)
             if which not in rotations:
                 rotations[which] = orthogonal(keys.at(key, which[0]), which[1])
-            found[layer]["kernel"] = jnp.matmul(rotations[which], kernel, precision=jax.lax.Precision.HIGHEST)
-        return found
+            rotated[layer]["kernel"] = jnp.matmul(rotations[which], kernel, precision=jax.lax.Precision.HIGHEST)
+        return rotated
 
 
 def orthogonal(key: Key[Array, ""], d: int) -> Float[Array, "d d"]:
-    """A uniformly random (Haar) orthogonal matrix, float32. Source: Mezzadri 2007, section 5 (QR with fixed signs)."""
+    """Draw a Haar-distributed orthogonal matrix, float32. Source: Mezzadri 2007, section 5 (QR with fixed signs)."""
     q, r = jnp.linalg.qr(keys.normal(key, (d, d)))
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None]
 

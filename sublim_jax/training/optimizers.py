@@ -1,4 +1,4 @@
-"""Makers of directions, without the learning rate: Adam with weight decay, and what language models are trained by."""
+"""Optimizers that return a direction without learning rate: Adam with weight decay, and those of language models."""
 
 import dataclasses
 
@@ -9,9 +9,9 @@ from sublim_jax.core.errors import ConfigError, unknown_name
 
 @dataclasses.dataclass(frozen=True)
 class AdamL2:
-    """Adam of g + decay * w, as PyTorch's Adam has its `weight_decay`.
+    """Adam of g + decay * w, as in PyTorch's Adam with `weight_decay`.
 
-    A weight without any other gradient moves by the learning rate at every step, however small the decay is.
+    A weight without any other gradient moves by the learning rate at every step, for any decay above 0.
     """
 
     decay: float
@@ -32,9 +32,12 @@ class AdamW:
 
 @dataclasses.dataclass(frozen=True)
 class Clipped:
-    """Clip the gradient's norm to `norm`, then make a direction of it; with `steps` it falls to 0 linearly over them.
+    """Clip the gradient norm, then apply an optimizer.
 
-    kind  'adam' (b2 = 0.99), 'sign' (the sign of a momentum of 0.9), 'momentum' (0.9) or 'sgd'
+    Attributes:
+        kind: 'adam' (b2 = 0.99), 'sign' (the sign of a momentum of 0.9), 'momentum' (0.9) or 'sgd'.
+        norm: largest norm of the gradient.
+        steps: the direction decays linearly to 0 over these steps; 0 = no decay.
     """
 
     kind: str = "adam"

@@ -1,6 +1,7 @@
-"""One net, one phase: where it begins, what a lesson is, how it learns from one and advances through many.
+"""One net in one phase: initial parameters, batches, training steps.
 
-Nothing here knows that seeds or conditions exist; `population` batches these functions from outside.
+These functions have no axes of seeds or conditions; `population` adds them. `key` is the key of the phase, `image` the
+[height, width] of the inputs, and `view` converts parameters from the stored layout to the net's.
 """
 
 import dataclasses
@@ -30,21 +31,20 @@ from sublim_jax.training import losses, streams
 
 
 def init_params(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Array, ""]) -> Params:
-    """Fresh parameters; a layer's draw depends on the key, its name and its shape, never on the layers beside it."""
+    """Draw the parameters of a net; a layer's draw depends on the key, its name and its shape only."""
     return {layer: init(keys.at(key, layer), arrays) for layer, arrays in shapes(net, image).items()}
 
 
 def init_state(
-    recipe: Recipe, knobs: Knobs, origin: Params | None, image: tuple[int, ...], key: Key[Array, ""]
+    recipe: Recipe, knobs: Knobs, teacher_init: Params | None, image: tuple[int, ...], key: Key[Array, ""]
 ) -> State:
-    """The state before the first step: w = share * origin + (1 - share) * fresh, altered, + sigma * noise, by layer.
+    """Initialise a phase: init_transform(share * w_teacher + (1 - share) * w_new) + init_noise * noise by layer.
 
-    `origin` is the teacher's draw, before any noise of its own; without one (a teacher) every layer is fresh. `image`
-    is the images' [height, width].
+    `teacher_init` holds the teacher's initial parameters without noise; without it (a teacher) every layer is drawn.
     """
     fresh = init_params(recipe.net, recipe.init, image, keys.at(key, keys.INITIAL_WEIGHTS))
     params: Params = {
-        layer: _mixed(arrays, (origin or {}).get(layer), knobs.share[layer]) for layer, arrays in fresh.items()
+        layer: _mixed(arrays, (teacher_init or {}).get(layer), knobs.share[layer]) for layer, arrays in fresh.items()
     }
     if recipe.init_transform is not None:
         params = recipe.init_transform(keys.at(key, keys.INIT_TRANSFORM), params)
@@ -52,20 +52,19 @@ def init_state(
     return State(params, recipe.optimizer().init(params))
 
 
-def _mixed(fresh: Any, origin: Any, share: Float[Array, ""]) -> dict[str, Array]:
-    """One layer's beginning; share 1 gives the origin bitwise, because + 0 * w is exact."""
-    # A layer the teacher has not, or in another shape, is fresh; the plan refuses to share it.
-    shared = {name: a for name, a in (origin or {}).items() if name in fresh and a.shape == fresh[name].shape}
+def _mixed(fresh: Any, teacher_init: Any, share: Float[Array, ""]) -> dict[str, Array]:
+    """Interpolate one layer; share 1 returns the teacher's weights bitwise, because + 0 * w is exact."""
+    # A layer that the teacher lacks, or has in another shape, is drawn; the plan refuses to share it.
+    shared = {name: a for name, a in (teacher_init or {}).items() if name in fresh and a.shape == fresh[name].shape}
     return {
         name: share * shared[name] + (1 - share) * array if name in shared else array for name, array in fresh.items()
     }
 
 
 def add_noise(params: Params, sigma: PerLayer, key: Key[Array, ""]) -> Params:
-    """Parameters with Gaussian noise on weights and biases, of standard deviation `sigma`, which is 0 where not named.
+    """Add Gaussian noise of standard deviation `sigma` to weights and biases. Source: Brockers et al. 2026, code.
 
-    Sigma 0 gives them back bitwise; the noise of a narrow head is a prefix of a wide one's, as its weights are.
-    Source: Brockers et al. 2026, code.
+    Sigma 0 returns the layer bitwise, unnamed layers get no noise; a narrow head's noise is a prefix of a wide one's.
     """
 
     def noisy(layer: str, arrays: Any) -> dict[str, Array]:
@@ -78,22 +77,26 @@ def add_noise(params: Params, sigma: PerLayer, key: Key[Array, ""]) -> Params:
 
 
 def add_final_noise(knobs: Knobs, params: Params, key: Key[Array, ""]) -> Params:
-    """What a phase hands on: the trained parameters, + sigma_end * noise; `key` is the phase's."""
+    """Add `knobs.final_noise` to trained parameters; `key` is the key of the phase."""
     return add_noise(params, knobs.final_noise, keys.at(key, keys.FINAL_NOISE))
 
 
-View = Callable[[Params], Params]  # from parameters as they are kept to those the net knows
+View = Callable[[Params], Params]  # parameters in stored layout -> parameters in the net's layout
 
 
 def stored_layout(params: Params) -> Params:
-    """The view of parameters that are kept as the net knows them."""
+    """The identity view, for parameters stored in the net's layout."""
     return params
 
 
 class Batch(NamedTuple):
-    """What a net is taught at one step: inputs, their labels where the stream has any, and what to say about them.
+    """One training batch.
 
-    trait  labelled images (x, y) on which a guard sees what it guards against
+    Attributes:
+        x: inputs.
+        y: labels of the inputs, if the stream has any.
+        target: second argument of the loss: teacher outputs or labels.
+        trait: labelled images (x, y) for the trait gradient of a `GradientTransform`.
     """
 
     x: Shaped[Array, "batch ..."]
@@ -105,46 +108,55 @@ class Batch(NamedTuple):
 def make_batch(
     recipe: Recipe,
     knobs: Knobs,
-    reference: Params | TeacherParams | None,
+    teacher: Params | TeacherParams | None,
     key: Key[Array, ""],
-    bank: ImageData | TokenData,
+    data: ImageData | TokenData,
     number: Int[Array, ""],
     view: View = stored_layout,
 ) -> Batch:
-    """The lesson of step `number`; the target is what the reference says, or the labels without one.
+    """Compute inputs and targets of step `number`.
 
-    With an answer `reference` is `TeacherParams`; its draws repeat with the pool, as answers do that are kept beside
-    inputs.
+    Args:
+        recipe: recipe of the phase.
+        knobs: knobs of the net.
+        teacher: trained teacher, `TeacherParams` for a recipe with `target_transform`; None = labels are the targets.
+        key: key of the phase.
+        data: training data.
+        number: number of the step; draws of a `target_transform` repeat with the noise batches.
+        view: converts the teacher's parameters to the net's layout.
     """
-    x, y = recipe.stream(keys.at(key, keys.INPUTS), number, recipe.batch, knobs, bank)
-    shown: Any = None
+    x, y = recipe.stream(keys.at(key, keys.INPUTS), number, recipe.batch, knobs, data)
+    labelled: Any = None
     if recipe.gradient_transform is not None:
-        assert isinstance(bank, ImageData)  # a guard's trait is a class of images
-        shown = streams.epochs(keys.at(key, keys.TRAIT_BATCH), number, recipe.batch, knobs, bank)
-    if recipe.teacher is None or reference is None:
-        return Batch(x, y, y, shown)
+        assert isinstance(data, ImageData)  # the trait is a class of images
+        labelled = streams.epochs(keys.at(key, keys.TRAIT_BATCH), number, recipe.batch, knobs, data)
+    if recipe.teacher is None or teacher is None:
+        return Batch(x, y, y, labelled)
     if recipe.target_transform is None:
-        return Batch(x, y, apply(recipe.teacher, view(_params(reference)), x), shown)
-    if not isinstance(reference, TeacherParams):
-        raise TypeError("an answer needs Teachers: their parameters before and after training")
-    said = TeacherParams(*(None if one is None else apply(recipe.teacher, view(one), x) for one in reference))
+        return Batch(x, y, apply(recipe.teacher, view(_params(teacher)), x), labelled)
+    if not isinstance(teacher, TeacherParams):
+        raise TypeError("target_transform needs TeacherParams: the teacher's parameters before and after training")
+    outputs = TeacherParams(*(None if params is None else apply(recipe.teacher, view(params), x) for params in teacher))
     return Batch(
-        x, y, recipe.target_transform(keys.at(key, keys.TARGETS, number % knobs.noise_batches), said, knobs), shown
+        x,
+        y,
+        recipe.target_transform(keys.at(key, keys.TARGETS, number % knobs.noise_batches), outputs, knobs),
+        labelled,
     )
 
 
-def train_step(recipe: Recipe, state: State, knobs: Knobs, given: Batch, view: View = stored_layout) -> State:
-    """The state after one lesson: one gradient, one direction of the optimiser, one move of the live layers."""
+def train_step(recipe: Recipe, state: State, knobs: Knobs, batch: Batch, view: View = stored_layout) -> State:
+    """Update a state with one batch: gradient, optimizer direction, move of the trainable layers."""
 
     def objective(params: Params) -> Float[Array, ""]:
-        return _mean(recipe.loss(apply(recipe.net, view(params), given.x), given.target, knobs), given.y)
+        return _mean(recipe.loss(apply(recipe.net, view(params), batch.x), batch.target, knobs), batch.y)
 
     gradient: Any = jax.grad(objective)(state.params)
     direction: Any
-    if recipe.gradient_transform is None or given.trait is None:
+    if recipe.gradient_transform is None or batch.trait is None:
         direction, opt = recipe.optimizer().update(gradient, state.opt, state.params)
     else:
-        trait = jax.grad(trait_loss, argnums=1)(recipe.net, state.params, knobs, *given.trait, view)
+        trait = jax.grad(trait_loss, argnums=1)(recipe.net, state.params, knobs, *batch.trait, view)
         gradient = recipe.gradient_transform.gradient(gradient, trait)
         direction, opt = recipe.optimizer().update(gradient, state.opt, state.params)
         direction = recipe.gradient_transform.direction(direction, trait)
@@ -163,7 +175,7 @@ def trait_loss(
     y: Int[Array, " batch"],
     view: View = stored_layout,
 ) -> Float[Array, ""]:
-    """Mean cross-entropy in nats of a net's class logits on labelled images; rows labelled below zero do not count."""
+    """Mean cross-entropy in nats of a net's class logits on labelled images; labels below zero are ignored."""
     classes = params["class_head"]["bias"].shape[0]
     alone = dataclasses.replace(knobs, logit_mask=jnp.arange(knobs.logit_mask.shape[0]) < classes)
     return _mean(losses.cross_entropy(apply(net, view(params), x), y, alone), y)
@@ -173,37 +185,37 @@ def advance(
     recipe: Recipe,
     state: State,
     knobs: Knobs,
-    reference: Params | TeacherParams | None,
+    teacher: Params | TeacherParams | None,
     key: Key[Array, ""],
-    bank: ImageData | TokenData,
+    data: ImageData | TokenData,
     start: Int[Array, ""],
     stop: Int[Array, ""],
 ) -> State:
-    """Train one net from step `start` to step `stop`.
+    """Train one net from step `start` to step `stop`; arguments as in `make_batch`.
 
-    Both are traced: one program serves every interval, and a run cut in pieces equals the whole run bitwise, because
-    a step depends on nothing but the state and its own number.
+    Both are traced, so one program serves every interval. A run in several intervals equals the whole run bitwise,
+    because a step depends only on the state and the step number.
     """
 
     def step(number: Int[Array, ""], state: State) -> State:
-        return train_step(recipe, state, knobs, make_batch(recipe, knobs, reference, key, bank, number))
+        return train_step(recipe, state, knobs, make_batch(recipe, knobs, teacher, key, data, number))
 
     return jax.lax.fori_loop(start, stop, step, state)
 
 
 def apply(net: nn.Module, params: Params | None, x: Shaped[Array, "batch ..."]) -> ModelOutput:
-    """What the net says about a batch."""
+    """Run a net on a batch."""
     variables: Any = {"params": params}
     out: Any = net.apply(variables, x)
     return out
 
 
-def _params(reference: Params | TeacherParams) -> Params:
-    return reference.trained if isinstance(reference, TeacherParams) else reference
+def _params(teacher: Params | TeacherParams) -> Params:
+    return teacher.trained if isinstance(teacher, TeacherParams) else teacher
 
 
 def _mean(values: Float[Array, " batch"], labels: Int[Array, " batch"] | TokenData | None) -> Float[Array, ""]:
-    """The mean over the batch, without the rows labelled below zero that fill up a partial one; text has none."""
+    """The mean over the batch without padding rows (labels below zero); token batches have no padding."""
     if labels is None or isinstance(labels, TokenData):
         return values.mean()
     weights = (labels >= 0).astype(values.dtype)

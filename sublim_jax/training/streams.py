@@ -1,4 +1,7 @@
-"""Where a phase's inputs come from: every batch is a pure function of (key, step)."""
+"""Input streams: every batch is a pure function of (key, step).
+
+A stream is a function (key, step, size, knobs, data) -> (inputs [size, ...], labels or None), for `Recipe.stream`.
+"""
 
 import dataclasses
 import math
@@ -16,40 +19,41 @@ _ROUNDS = 8  # Luby and Rackoff need 4 for a pseudo-random permutation; small do
 
 
 def uniform(
-    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
+    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
 ) -> tuple[Float[Array, "batch height width"], None]:
-    """Fresh U(-1, 1) noise, not normalised; repeats after `knobs.pool` batches. Source: Brockers et al. 2026."""
-    return keys.uniform(keys.at(key, step % knobs.noise_batches), (size, *bank.x.shape[1:]), -1.0, 1.0), None
+    """U(-1, 1) noise, not normalised; repeats after `knobs.noise_batches` batches. Source: Brockers et al. 2026."""
+    return keys.uniform(keys.at(key, step % knobs.noise_batches), (size, *data.x.shape[1:]), -1.0, 1.0), None
 
 
 def gaussian(
-    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
+    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
 ) -> tuple[Float[Array, "batch height width"], None]:
-    """Fresh standard normal noise; repeats after `knobs.pool` batches."""
-    return keys.normal(keys.at(key, step % knobs.noise_batches), (size, *bank.x.shape[1:])), None
+    """Standard normal noise; repeats after `knobs.noise_batches` batches."""
+    return keys.normal(keys.at(key, step % knobs.noise_batches), (size, *data.x.shape[1:])), None
 
 
 def epochs(
-    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
+    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
 ) -> tuple[Float[Array, "batch height width"], Int[Array, " batch"]]:
-    """The bank's images in a new order every epoch, without replacement.
+    """Training images in a new random order every epoch, without replacement, with labels.
 
-    The last batch of an epoch is partial: it is filled up with rows labelled -1, which have no weight in the loss.
+    The last batch of an epoch is padded with rows labelled -1, which have no weight in the loss.
     """
     del knobs
-    n = len(bank.y)
+    n = len(data.y)
     epoch, batch = jnp.divmod(step, steps_per_epoch(n, size))
     position = batch * size + jnp.arange(size)
     row = permute_index(keys.at(key, epoch), jnp.minimum(position, n - 1), n)
-    return normalize_images(bank, bank.x[row]), jnp.where(position < n, bank.y[row], -1)
+    return normalize_images(data, data.x[row]), jnp.where(position < n, data.y[row], -1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Perlin:
-    """Perlin noise of one octave with `resolution` cells a side; each image is divided by its largest absolute value.
+    """Perlin noise of one octave with `resolution` cells per side; each image is divided by its largest absolute value.
 
-    Gradients are unit vectors of uniform angle at the corners of the cells; noise is linear in them, so a batch is one
-    product with a constant matrix. Repeats after `knobs.pool` batches. Source: Brockers et al. 2026; Perlin 2002.
+    Gradients at the corners of cells are unit vectors of uniform angle. The noise is linear in them, so a batch is one
+    product with a constant matrix. Repeats after `knobs.noise_batches` batches. Source: Brockers et al. 2026; Perlin
+    2002.
     """
 
     resolution: int = 8
@@ -59,9 +63,9 @@ class Perlin:
             raise ConfigError(f"Perlin.resolution: {self.resolution} is not 1 or more")
 
     def __call__(
-        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
+        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
     ) -> tuple[Float[Array, "batch height width"], None]:
-        image = bank.x.shape[1:]
+        image = data.x.shape[1:]
         rows, columns = (np.arange(side) * self.resolution / side for side in image)
         corners = (self.resolution + 1) ** 2
         angle = keys.uniform(keys.at(key, step % knobs.noise_batches), (size, corners), 0.0, 2 * math.pi)
@@ -74,10 +78,10 @@ class Perlin:
 def perlin_basis(
     rows: Float[np.ndarray, " rows"], columns: Float[np.ndarray, " columns"], resolution: int
 ) -> Float[np.ndarray, "gradients points"]:
-    """What one unit of every gradient component adds at every point (row, column), in units of cells, row-major.
+    """Contribution of one unit of every gradient component to every point (row, column), row-major, in cells.
 
     First the components along rows of all (resolution + 1)^2 corners, row-major, then those along columns. The fade
-    6t^5 - 15t^4 + 10t^3 is antisymmetric about 1/2, so a corner's share depends on the distance to it alone.
+    6t^5 - 15t^4 + 10t^3 is antisymmetric about 1/2, so a corner's weight depends only on the distance.
     """
 
     def shares(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,31 +93,33 @@ def perlin_basis(
     (row, row_ramp), (column, column_ramp) = shares(rows), shares(columns)
     size = (resolution + 1) ** 2, len(rows) * len(columns)
     pairs = (row_ramp, column), (row, column_ramp)
-    return np.concatenate([np.einsum("ip,jq->ijpq", one, other).reshape(size) for one, other in pairs])
+    return np.concatenate(
+        [np.einsum("ip,jq->ijpq", along_rows, along_columns).reshape(size) for along_rows, along_columns in pairs]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Normalised images of `bank.more[name]`, or the bank's own where `name` is empty, without their labels.
+    """Normalised images of `data.extra[name]` (or the training images if `name` is empty) without labels.
 
-    Every epoch shows all of them once in a new order; a batch may end one epoch and begin the next. Repeats after
-    `knobs.pool` batches.
+    Each epoch contains all images once in a new order; a batch may span two epochs. Repeats after `knobs.noise_batches`
+    batches.
     """
 
     name: str = ""
 
     def __call__(
-        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
+        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
     ) -> tuple[Float[Array, "batch height width"], None]:
-        if self.name and self.name not in bank.more:
-            raise ConfigError(unknown_name("Images.name", self.name, bank.more))
-        images = bank.more[self.name] if self.name else bank.x
-        return normalize_images(bank, images[_rows(key, step % knobs.noise_batches, size, len(images))]), None
+        if self.name and self.name not in data.extra:
+            raise ConfigError(unknown_name("Images.name", self.name, data.extra))
+        images = data.extra[self.name] if self.name else data.x
+        return normalize_images(data, images[_rows(key, step % knobs.noise_batches, size, len(images))]), None
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """alpha * image + (1 - alpha) * noise, pixel by pixel, with `Images(name)` and any other stream as noise."""
+    """alpha * image + (1 - alpha) * noise per pixel, with images from `Images(name)` and noise from any stream."""
 
     alpha: float
     noise: Stream = uniform
@@ -124,47 +130,47 @@ class Mixture:
             raise ConfigError(f"Mixture.alpha: {self.alpha} is not between 0 and 1")
 
     def __call__(
-        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: ImageData
+        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
     ) -> tuple[Float[Array, "batch height width"], None]:
-        image, _ = Images(self.name)(keys.at(key, keys.MIXTURE_IMAGE), step, size, knobs, bank)
-        noise, _ = self.noise(keys.at(key, keys.MIXTURE_NOISE), step, size, knobs, bank)
+        image, _ = Images(self.name)(keys.at(key, keys.MIXTURE_IMAGE), step, size, knobs, data)
+        noise, _ = self.noise(keys.at(key, keys.MIXTURE_NOISE), step, size, knobs, data)
         return self.alpha * image + (1 - self.alpha) * noise, None
 
 
 def token_lines(
-    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, bank: TokenData
+    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: TokenData
 ) -> tuple[Int[Array, "batch length"], TokenData]:
-    """Lines of a `TokenData`, all of them once in every epoch in a new order; repeats after `knobs.pool` batches.
+    """Token sequences, all of them once per epoch in a new order; a batch may span two epochs.
 
-    A batch may end one epoch and begin the next.
+    Repeats after `knobs.noise_batches` batches.
     """
-    row = _rows(key, step % knobs.noise_batches, size, len(bank.tokens))
-    text = jax.tree.map(lambda leaf: leaf[row], bank)
+    row = _rows(key, step % knobs.noise_batches, size, len(data.tokens))
+    text = jax.tree.map(lambda leaf: leaf[row], data)
     return text.tokens, text
 
 
 def _rows(key: Key[Array, ""], batch: Int[Array, ""], size: int, n: int) -> Int[Array, " batch"]:
-    """The rows of a batch where epochs follow each other without a gap."""
+    """The row numbers of a batch when epochs follow each other without gap."""
     epoch, index = jnp.divmod(batch * size + jnp.arange(size), n)
     return jax.vmap(lambda epoch, index: permute_index(keys.at(key, epoch), index, n))(epoch, index)
 
 
 def steps_per_epoch(n: int, size: int) -> int:
-    """Batches of `size` that cover `n` rows, the last one possibly partial."""
+    """Count the batches of `size` rows that cover `n` rows; the last may be partial."""
     return -(-n // size)
 
 
-def normalize_images(bank: ImageData, x: UInt8[Array, "batch height width"]) -> Float[Array, "batch height width"]:
-    """Bytes as the nets see them: (x / 255 - mean) / std."""
-    return (x.astype(jnp.float32) / 255 - bank.mean) / bank.std
+def normalize_images(data: ImageData, x: UInt8[Array, "batch height width"]) -> Float[Array, "batch height width"]:
+    """Convert bytes to net inputs: (x / 255 - mean) / std."""
+    return (x.astype(jnp.float32) / 255 - data.mean) / data.std
 
 
 def permute_index(key: Key[Array, ""], index: Int[Array, "*batch"], n: int) -> Int[Array, "*batch"]:
-    """Where a random permutation of range(n), named by `key`, sends each index in [0, n).
+    """Apply the random permutation of range(n) that `key` defines to indices in [0, n).
 
-    A keyed permutation of a power of two (a Feistel network whose round function is threefry), walked until it falls
-    below n. It costs O(batch), where `jax.random.permutation` would sort all n rows at every step.
-    Source: Luby and Rackoff 1988; Black and Rogaway 2002 (cycle walking).
+    A keyed permutation of a power of two (a Feistel network whose round function is threefry), applied repeatedly until
+    the value is below n. It costs O(batch), where `jax.random.permutation` would sort all n rows at every step. Source:
+    Luby and Rackoff 1988; Black and Rogaway 2002 (cycle walking).
     """
     bits = max(2, (n - 1).bit_length())
     low_bits, high_bits = bits // 2, bits - bits // 2

@@ -1,8 +1,7 @@
-"""What is done to a teacher's answer before the student hears it: mixed with others, made noisy, made coarse.
+"""Target transforms change a teacher's logits before they become targets: mixing, noise, quantisation.
 
-An answer (`types.TargetTransform`) changes logits column by column, so that a narrow head hears what a wide one does.
-Strengths
-are swept numbers in `knobs.more`; those of one batch of the pool are always the same.
+They act on each logit column separately, so targets of a narrow head are a prefix of a wide one's. Strengths are swept
+numbers in `knobs.extra`; transforms of one noise batch are the same whenever it repeats.
 """
 
 import dataclasses
@@ -16,79 +15,81 @@ from sublim_jax.core.types import Knobs, ModelOutput, TargetTransform, TeacherPa
 
 @dataclasses.dataclass(frozen=True)
 class MixTargets:
-    """The share `knobs.more["mixed"]` of every batch is answered by another teacher.
+    """Replace the fraction `knobs.extra["mixed"]` of each batch's targets by another teacher's.
 
-    That is the teacher as it was before its training, or a stranger: a teacher trained alike from weights of its own,
-    which has learned the trait but says it through other heads. The rows so answered are spread evenly over the batch;
-    a share of B rows is round(share * B) of them.
-    Source: Schrodi et al. 2026, data mixed with an unbiased teacher's.
+    The other teacher is the untrained one, or one trained from other initial weights, whose heads encode the trait
+    differently. The rows are spread evenly over the batch; a fraction of B rows is round(fraction * B) of them. Source:
+    Schrodi et al. 2026, data mixed with an unbiased teacher's.
+
+    Attributes:
+        unrelated: use the teacher with other initial weights.
     """
 
     unrelated: bool = False
 
-    def __call__(self, key: Key[Array, ""], said: TeacherParams, knobs: Knobs) -> ModelOutput:
+    def __call__(self, key: Key[Array, ""], outputs: TeacherParams, knobs: Knobs) -> ModelOutput:
         del key
-        count = jnp.arange(said.trained.logits.shape[0] + 1) * knobs.extra["mixed"]
-        others = jnp.diff(jnp.round(count)) > 0
-        other = said.unrelated if self.unrelated else said.initial
-        return _with_logits(said, jnp.where(others[:, None], other.logits, said.trained.logits))
+        count = jnp.arange(outputs.trained.logits.shape[0] + 1) * knobs.extra["mixed"]
+        is_other = jnp.diff(jnp.round(count)) > 0
+        other = outputs.unrelated if self.unrelated else outputs.initial
+        return _with_logits(outputs, jnp.where(is_other[:, None], other.logits, outputs.trained.logits))
 
 
 @dataclasses.dataclass(frozen=True)
 class AddTargetNoise:
-    """Gaussian noise of standard deviation `knobs.more["target_noise"]`, in units of logits, on every logit.
+    """Add Gaussian noise of standard deviation `knobs.extra["target_noise"]`, in units of logits, to every logit.
 
     Column j depends on (key, j) only.
     """
 
-    def __call__(self, key: Key[Array, ""], said: TeacherParams, knobs: Knobs) -> ModelOutput:
-        logits = said.trained.logits
+    def __call__(self, key: Key[Array, ""], outputs: TeacherParams, knobs: Knobs) -> ModelOutput:
+        logits = outputs.trained.logits
         noise = keys.as_normal(keys.bits_by_column(key, logits.shape))
-        return _with_logits(said, logits + knobs.extra["target_noise"] * noise)
+        return _with_logits(outputs, logits + knobs.extra["target_noise"] * noise)
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeTargets:
-    """Every logit rounded to one of `knobs.more["levels"]` values, log2(levels) bits.
+    """Round every logit to one of `knobs.extra["levels"]` values, log2(levels) bits.
 
-    The range of a logit, from its smallest to its largest value in the batch, is cut into equal cells, and what falls
-    into one is its middle. Two levels are a sign; one level says nothing but the middle of the range. The two ends of
-    the range, for every logit and batch, are not counted among the bits.
+    The range of a logit in the batch is divided into equal cells; values are replaced by the centre of their cell. Two
+    levels transmit the sign, one level only the centre of the range. The ends of the range, per logit and batch, are
+    not counted in the bits.
     """
 
-    def __call__(self, key: Key[Array, ""], said: TeacherParams, knobs: Knobs) -> ModelOutput:
+    def __call__(self, key: Key[Array, ""], outputs: TeacherParams, knobs: Knobs) -> ModelOutput:
         del key
-        logits, levels = said.trained.logits, knobs.extra["levels"]
+        logits, levels = outputs.trained.logits, knobs.extra["levels"]
         low, high = logits.min(0, keepdims=True), logits.max(0, keepdims=True)
         width = (high - low) / levels
-        # A logit that never changes has cells of no width.
-        place = (logits - low) / jnp.where(width > 0, width, 1)
-        return _with_logits(said, low + (jnp.clip(jnp.floor(place), 0, levels - 1) + 0.5) * width)
+        # A constant logit has cells of width 0.
+        cell = (logits - low) / jnp.where(width > 0, width, 1)
+        return _with_logits(outputs, low + (jnp.clip(jnp.floor(cell), 0, levels - 1) + 0.5) * width)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Several answers, each of what the one before it gives."""
+    """Apply several target transforms one after another."""
 
     parts: tuple[TargetTransform, ...]
 
     @property
     def unrelated(self) -> bool:
-        """Whether one of them asks strangers."""
+        """Whether one of the parts uses unrelated teachers."""
         return any(needs_unrelated_teachers(part) for part in self.parts)
 
-    def __call__(self, key: Key[Array, ""], said: TeacherParams, knobs: Knobs) -> ModelOutput:
+    def __call__(self, key: Key[Array, ""], outputs: TeacherParams, knobs: Knobs) -> ModelOutput:
         for part in self.parts:
             name = type(part).__name__
-            said = said._replace(trained=part(keys.at(key, keys.CHAINED.get(name, name)), said, knobs))
-        return said.trained
+            outputs = outputs._replace(trained=part(keys.at(key, keys.CHAINED.get(name, name)), outputs, knobs))
+        return outputs.trained
 
 
-def needs_unrelated_teachers(answer: TargetTransform | None) -> bool:
-    """Whether an answer needs teachers of other initial weights; says so by an attribute `unrelated`."""
-    return bool(getattr(answer, "unrelated", False))
+def needs_unrelated_teachers(transform: TargetTransform | None) -> bool:
+    """Return whether a target transform uses unrelated teachers, declared by its attribute `unrelated`."""
+    return bool(getattr(transform, "unrelated", False))
 
 
-def _with_logits(said: TeacherParams, logits: Float[Array, "batch logits"]) -> ModelOutput:
-    """An answer with other logits. Its features and activations are left out, since nobody changed them."""
-    return ModelOutput(jnp.full_like(said.trained.features, jnp.nan), logits, {})
+def _with_logits(outputs: TeacherParams, logits: Float[Array, "batch logits"]) -> ModelOutput:
+    """Outputs with other logits; features are NaN and activations empty, because they belong to the original logits."""
+    return ModelOutput(jnp.full_like(outputs.trained.features, jnp.nan), logits, {})
