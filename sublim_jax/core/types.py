@@ -125,9 +125,11 @@ class GradientTransform(Protocol):
 
     def gradient(self, gradient: Params, trait: Params) -> Params:
         """Return the gradient that the optimizer receives."""
+        ...
 
     def direction(self, direction: Params, trait: Params) -> Params:
         """Return the direction in which the weights are moved."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
