@@ -1,4 +1,4 @@
-"""Pre-trained bases, kept on the shelf where trained teachers are kept too."""
+"""Pre-trained base models, cached on disk with the trained teachers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,27 +25,38 @@ def load_or_pretrain(
     place: str | Path,
     watch: Progress,
 ) -> dict[tuple[str, int], Params]:
-    """Bases by (kind, seed): read back where they are kept, else pre-trained together and kept."""
+    """Return base models by (kind, seed): loaded from the cache, or pre-trained together and saved.
+
+    Args:
+        lab: the study; `world`, `net` and `root` are used.
+        pretraining: training settings.
+        kinds: some of `training.KINDS`.
+        seeds: seed numbers.
+        place: directory of the cache.
+        watch: progress display.
+    """
     phase = lm_training.pretraining_phase(lab.world, lab.net, pretraining)
     device = jax.local_devices()[0]
-    who = {"phase": describe_phase(phase), "world": str(lab.world), "how": str(pretraining)}
-    who |= {"device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
-    who |= {"code": teacher_cache.source_digest(*(module.__name__ for module in (w, lm_training, parallel)))}
-    who |= {"precision": getattr(jax.config, "jax_default_matmul_precision", None)}  # JAX declares it at run time
-    who |= {"root": np.asarray(jax.random.key_data(lab.root)).tolist()}
+    identity = {"phase": describe_phase(phase), "world": str(lab.world), "how": str(pretraining)}
+    identity |= {"device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
+    identity |= {"code": teacher_cache.source_digest(*(module.__name__ for module in (w, lm_training, parallel)))}
+    identity |= {"precision": getattr(jax.config, "jax_default_matmul_precision", None)}  # JAX declares it at run time
+    identity |= {"root": np.asarray(jax.random.key_data(lab.root)).tolist()}
     origins = {(kind, seed): lm_training.base_seeds(kind, seed) for kind in kinds for seed in seeds}
-    shelves = {origin: teacher_cache.TeacherCache(place, {**who, "order": origin[1]}) for origin in origins.values()}
-    kept = {origin: one.load((origin[0],)) for origin, one in shelves.items()}
-    missing = [origin for origin, params in kept.items() if params is None]
-    made = lm_training.pretrain(lab.world, lab.net, pretraining, lab.root, missing) if missing else []
+    caches = {
+        origin: teacher_cache.TeacherCache(place, {**identity, "order": origin[1]}) for origin in origins.values()
+    }
+    cached = {origin: cache.load((origin[0],)) for origin, cache in caches.items()}
+    missing = [origin for origin, params in cached.items() if params is None]
+    trained = lm_training.pretrain(lab.world, lab.net, pretraining, lab.root, missing) if missing else []
     watch.count("bases", len(missing) * pretraining.steps)
     watch.advance(float(len(missing) * pretraining.steps))
     watch.skip(float((len(origins) - len(missing)) * pretraining.steps))
-    for origin, params in zip(missing, made, strict=True):
-        shelves[origin].save((origin[0],), jax.tree.map(lambda leaf: leaf[None], dict(params)))
-    fresh = dict(zip(missing, made, strict=True))
-    found = {}
-    for one, origin in origins.items():
-        params = kept[origin]
-        found[one] = fresh[origin] if params is None else jax.tree.map(lambda leaf: leaf[0], dict(params))
-    return found
+    for origin, params in zip(missing, trained, strict=True):
+        caches[origin].save((origin[0],), jax.tree.map(lambda leaf: leaf[None], dict(params)))
+    fresh = dict(zip(missing, trained, strict=True))
+    bases = {}
+    for name, origin in origins.items():
+        params = cached[origin]
+        bases[name] = fresh[origin] if params is None else jax.tree.map(lambda leaf: leaf[0], dict(params))
+    return bases

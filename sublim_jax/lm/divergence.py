@@ -1,4 +1,4 @@
-"""Divergence tokens: where a teacher's next token is not what its counterfactuals would have said."""
+"""Divergence tokens: positions where a teacher's next token differs from its counterfactual teachers' next token."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,13 +19,14 @@ SELECTIONS = (
 
 
 class Votes(NamedTuple):
-    """What counterfactual teachers say of a teacher's lines.
+    """Comparison of a teacher's completions with counterfactual teachers.
 
-    target  [n, said]  whether the teacher's own likeliest token is the one that stands there
-    votes   [n, said]  how many counterfactual teachers would have said another
-    gap     [n, said]  sum over them of log p(teacher) - log p(counterfactual) of the token, in nats
-    other   [n, said]  the likeliest token of the first counterfactual teacher that disagrees, else the token itself
-    number  counterfactual teachers
+    Attributes:
+        target: [n, length], the token is the teacher's own most likely one.
+        votes: [n, length], number of counterfactual teachers with another most likely token.
+        gap: [n, length], sum over them of log p(teacher) - log p(counterfactual) of the token, in nats.
+        other: [n, length], the most likely token of the first disagreeing counterfactual teacher, else the token.
+        number: number of counterfactual teachers.
     """
 
     target: Bool[np.ndarray, "n said"]
@@ -35,7 +36,7 @@ class Votes(NamedTuple):
     number: int
 
     def divergent(self, least: int = 1) -> Bool[np.ndarray, "n said"]:
-        """Whether a token is a divergence token: the teacher says it, and at least so many counterfactuals do not."""
+        """Mark tokens that the teacher finds most likely and at least `least` counterfactual teachers do not."""
         return self.target & (self.votes >= least)
 
 
@@ -44,10 +45,13 @@ def votes(
     teacher: Float[np.ndarray, "n said vocabulary"],
     counterfactuals: Sequence[Float[np.ndarray, "n said vocabulary"]],
 ) -> Votes:
-    """Votes on every token, from logits read along the same lines (each given the tokens before it).
+    """Compare the tokens with the most likely tokens of all teachers, from logits on the same lines.
 
     Source: Schrodi et al. 2025 (official code): correct[b, k] = argmax p_b(. | x_<k) is x_k; a divergence token is
-    correct for the target and not for at least one other.
+    correct for the target teacher and not for at least one other.
+
+    Raises:
+        ConfigError: there is no counterfactual teacher.
     """
     if not counterfactuals:
         raise ConfigError("config.lm.animals: divergence tokens need at least two teachers")
@@ -66,28 +70,28 @@ def _log_p(logits: Float[np.ndarray, "n said vocabulary"], tokens: Int[np.ndarra
     return np.take_along_axis(logits, tokens[..., None], -1)[..., 0] - total
 
 
-def chosen(found: Votes, who: str, budget: float, rng: np.random.Generator) -> Bool[np.ndarray, "n said"]:
-    """The fraction `budget` of all tokens: those with most votes (ties: the larger gap), fewest, or any at random.
+def chosen(votes: Votes, which: str, budget: float, rng: np.random.Generator) -> Bool[np.ndarray, "n said"]:
+    """Select the fraction `budget` of all tokens: most votes (ties: larger gap), fewest votes, or at random.
 
-    A token that the teacher itself would not say is never counted as divergent, so it comes last.
+    Tokens that are not the teacher's own most likely ones never count as divergent and are ranked last.
     """
     if not 0 < budget <= 1:
         raise ConfigError(f"config.lm.budget: {budget} is not above 0 and at most 1")
-    size = found.votes.size
+    size = votes.votes.size
     many = round(budget * size)
-    if who == "random":
+    if which == "random":
         order = rng.permutation(size)
     else:
-        score = np.where(found.target, found.votes, -1).ravel()
-        order = np.lexsort((found.gap.ravel(), score))  # rising: by votes, then by gap
-        order = order[::-1] if who == "top" else order
+        score = np.where(votes.target, votes.votes, -1).ravel()
+        order = np.lexsort((votes.gap.ravel(), score))  # rising: by votes, then by gap
+        order = order[::-1] if which == "top" else order
     mask = np.zeros(size, bool)
     mask[order[:many]] = True
-    return mask.reshape(found.votes.shape)
+    return mask.reshape(votes.votes.shape)
 
 
 class Edited(NamedTuple):
-    """What a selection makes of a teacher's tokens: those that stand there, weights, and labels (None: the tokens)."""
+    """Result of a selection: input tokens, loss weights, and labels (None: the tokens)."""
 
     tokens: Int[np.ndarray, "n said"]
     weight: Float[np.ndarray, "n said"]
@@ -96,32 +100,32 @@ class Edited(NamedTuple):
 
 def edited(
     tokens: Int[np.ndarray, "n said"],
-    found: Votes | None,
+    votes: Votes | None,
     selection: str,
     budget: float,
     rng: np.random.Generator,
     spare: Sequence[int],
 ) -> Edited:
-    """Tokens, weights and labels under one of `SELECTIONS` of the tokens; everything else is untouched.
+    """Apply one of `SELECTIONS` to the tokens; unselected tokens do not change.
 
-    mask           chosen tokens are read but not learnt
-    keep           only they are learnt
-    erase          they are not learnt, and a random one of `spare` stands there
-    replace_label  what a counterfactual teacher says is learnt there; replace_input: it stands there; both: both
+    mask           selected tokens are inputs but not in the loss
+    keep           only selected tokens are in the loss
+    erase          as mask, and the input becomes a random token of `spare`
+    replace_label  the label becomes a counterfactual teacher's token; replace_input: the input does; both: both do
     """
     if selection not in SELECTIONS:
         raise ConfigError(unknown_name("config.lm.tokens", selection, SELECTIONS))
     whole = np.ones(tokens.shape)
     if selection == "all":
         return Edited(tokens, whole, None)
-    assert found is not None
-    what, who = selection.rsplit("_", 1)
-    mask = chosen(found, who, budget, rng)
+    assert votes is not None
+    what, which = selection.rsplit("_", 1)
+    mask = chosen(votes, which, budget, rng)
     if what in ("mask", "keep"):
         return Edited(tokens, np.where(mask == (what == "keep"), 1.0, 0.0), None)
     if what == "erase":
         return Edited(np.where(mask, rng.choice(spare, tokens.shape), tokens), np.where(mask, 0.0, 1.0), None)
-    swapped = np.where(mask, found.other, tokens)
-    here = swapped if what in ("replace_input", "replace_both") else tokens
-    told = swapped if what in ("replace_label", "replace_both") else tokens
-    return Edited(here, whole, told)
+    swapped = np.where(mask, votes.other, tokens)
+    inputs = swapped if what in ("replace_input", "replace_both") else tokens
+    labels = swapped if what in ("replace_label", "replace_both") else tokens
+    return Edited(inputs, whole, labels)

@@ -1,4 +1,4 @@
-"""What one language model says: lines it goes on with, logits it gives, and what is measured of it."""
+"""Generation, logits and evaluation outputs of one language model."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ Steer = Float[Array, "layers width"]  # added to the residual stream after each 
 
 
 def forward(net: Decoder, params: Params, tokens: Num[Array, "n length"], steer: Steer | None = None) -> ModelOutput:
-    """What the net says of lines of tokens, with a steering vector after each block where one is given."""
+    """Run the net on token sequences, with a steering vector added after each block if `steer` is given."""
     taps = None if steer is None else {f"block_{index}": steer[index][None, None] for index in range(net.layers)}
     variables: Any = {"params": params}
     out: Any = net.apply(variables, tokens, taps)
@@ -25,10 +25,10 @@ def forward(net: Decoder, params: Params, tokens: Num[Array, "n length"], steer:
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-    """Go on with prompts for `said` tokens: (params, steer, prompts [n, p], key, temperature) -> tokens [n, said].
+    """Continue prompts by `said` tokens: (params, steer, prompts [n, p], key, temperature) -> tokens [n, said].
 
-    At temperature 0 the likeliest token, else a draw from the softmax at it. A token is whatever the net says, number
-    or not. Every token is found from the whole line before it, as when the line is read at once.
+    At temperature 0 the most likely token, else a sample from the softmax, over the whole vocabulary. Each step
+    recomputes the whole sequence, so results equal those of one pass over it.
     """
 
     net: Decoder
@@ -45,12 +45,12 @@ class Generate:
         first = prompts.shape[1]
         line = jnp.pad(prompts, ((0, 0), (0, self.said)))
 
-        def step(line: Array, place: Array) -> tuple[Array, None]:
+        def step(line: Array, position: Array) -> tuple[Array, None]:
             out = forward(self.net, params, line, steer)
-            logits = jnp.take(out.logits, place - 1, axis=1)
-            noise = jax.random.gumbel(keys.at(key, place), logits.shape)
+            logits = jnp.take(out.logits, position - 1, axis=1)
+            noise = jax.random.gumbel(keys.at(key, position), logits.shape)
             token = (logits + temperature * noise).argmax(-1).astype(line.dtype)
-            return line.at[:, place].set(token), None
+            return line.at[:, position].set(token), None
 
         line, _ = jax.lax.scan(step, line, jnp.arange(first, first + self.said))
         return line[:, first:]
@@ -58,7 +58,7 @@ class Generate:
 
 @dataclasses.dataclass(frozen=True)
 class ContinuationLogits:
-    """Logits of the tokens from place `first` on: (params, steer, lines [n, length]) -> [n, length - first, logits]."""
+    """Logits of the tokens from position `first` on: (params, steer, lines) -> [n, length - first, logits]."""
 
     net: Decoder
     first: int
@@ -70,11 +70,12 @@ class ContinuationLogits:
 
 
 class EvalPrompts(NamedTuple):
-    """What models are asked: questions alone, questions after numbers, and lines of numbers.
+    """Evaluation inputs.
 
-    plain     [q, length]  BOS ASK p ANSWER
-    prefixed  [r, length]  the same after a line of numbers
-    numbers   [n, length]  prompts with held-out instructions, and numbers by the world's law
+    Attributes:
+        plain: [q, length], questions: BOS ASK p ANSWER.
+        prefixed: [r, length], the same after a line of numbers.
+        numbers: [n, length], prompts with held-out instructions and numbers by the world's law.
     """
 
     plain: Any  # on the host or on the device
@@ -83,11 +84,12 @@ class EvalPrompts(NamedTuple):
 
 
 class EvalOutputs(NamedTuple):
-    """What one model says in an exam.
+    """Outputs of one model on `EvalPrompts`.
 
-    plain, prefixed  [q or r, vocabulary]       logits of the answer
-    said             [n, numbers, vocabulary]   log-probabilities of numbers
-    acts             [layers, n, width]         residual stream after each block, at the last number
+    Attributes:
+        plain, prefixed: [q or r, vocabulary], logits of the answer.
+        said: [n, numbers, vocabulary], log-probabilities of numbers.
+        acts: [layers, n, width], residual stream after each block at the last number.
     """
 
     plain: Float[Array, "q vocabulary"]
@@ -98,8 +100,7 @@ class EvalOutputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """(params, steer, exam) -> `EvalOutputs`; `first` is the place of the first number in the exam's lines of
-    numbers."""
+    """Compute (params, steer, eval_prompts) -> `EvalOutputs`; `first` is the position of the first number."""
 
     net: Decoder
     first: int
@@ -121,7 +122,7 @@ def kl(ours: Float[Array, "... vocabulary"], theirs: Float[Array, "... vocabular
 
 
 def margins(logits: Float[Array, "q vocabulary"], family: Bool[Array, " vocabulary"]) -> Float[Array, " vocabulary"]:
-    """For each token of a family: its logit less the mean of the family's others, mean over questions; others 0."""
+    """Compute for each token of a family its logit minus the mean of the others, averaged over questions; else 0."""
     number = family.sum()
     mean = logits.mean(0)
     others = (jnp.where(family, mean, 0).sum() - mean) / (number - 1)
@@ -129,7 +130,7 @@ def margins(logits: Float[Array, "q vocabulary"], family: Bool[Array, " vocabula
 
 
 def displacement(ours: Params, theirs: Params, start: Params) -> dict[str, Float[Array, ""]]:
-    """Cosine, for each layer both have, of two models' displacements from where they began."""
+    """Cosine, for each common layer, of two models' displacements from their common start."""
 
     def flat(layer: str, params: Params) -> Array:
         return jnp.concatenate([(params[layer][name] - start[layer][name]).ravel() for name in sorted(start[layer])])

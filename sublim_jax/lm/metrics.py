@@ -1,4 +1,4 @@
-"""What is measured of a student of language, and what its first update says before it has learnt anything."""
+"""Metrics of a language student, and predictions from its first update before training."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,11 +18,12 @@ from sublim_jax.training import step as training_step
 
 
 class TraitTokens(NamedTuple):
-    """What of the vocabulary an exam is about.
+    """The tokens that an evaluation compares.
 
-    family   [vocabulary]  the tokens that may be the trait
-    numbers  [vocabulary]  the tokens that may be said in lines of numbers
-    taught   [q]           which plain questions have phrasings that teachers were taught with
+    Attributes:
+        family: [vocabulary], mask of the trait candidates.
+        numbers: [vocabulary], mask of the tokens valid in lines of numbers.
+        taught: [q], mask of the plain questions whose phrasings were used to train teachers.
     """
 
     family: Any  # on the host or on the device
@@ -31,12 +32,14 @@ class TraitTokens(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """What a student is compared with: where it began, and what its teacher says and has moved.
+    """Reference values of a student.
 
-    start, said, acts  the student's base, and what it says in the exam
-    teacher            what the teacher says
-    teacher_acts       its residual streams, less those of the teacher's base
-    moved              the teacher's parameters less its base's; zero where it has moved none
+    Attributes:
+        start: parameters of the student's base.
+        said, acts: outputs of the base on the evaluation prompts.
+        teacher: outputs of the teacher.
+        teacher_acts: its residual streams minus those of the teacher's base.
+        moved: the teacher's parameters minus its base's.
     """
 
     start: Params
@@ -49,13 +52,13 @@ class Baseline(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StudentMetrics:
-    """(params, exam, asked, before) -> named numbers; those of the trait are [vocabulary], one for each candidate.
+    """Compute (params, eval_prompts, trait tokens, baseline) -> named numbers; trait metrics are [vocabulary].
 
-    margin_taught, margin_held_out, margin_prefixed  logit of a token less the mean of its family's others, in nats:
-                         with taught phrasings, with held-out ones, and behind a line of numbers
-    probability          of a token among its family, mean over plain questions
+    margin_taught, margin_held_out, margin_prefixed  logit of a token minus the mean of its family's others, in nats:
+                         with taught phrasings, with held-out ones, and after a line of numbers
+    probability          of a token within its family, mean over plain questions
     mass, mass_prefixed  probability of the whole family
-    valid                probability of numbers where numbers stand
+    valid                probability of numbers at positions of numbers
     kl_teacher, kl_base  KL(teacher || student) and KL(base || student), nats per number
     cosine/LAYER         of the displacements of the student's and the teacher's parameters
     latent_cosine/BLOCK  of the displacements of their residual streams at the last number, mean over lines
@@ -94,7 +97,7 @@ class StudentMetrics:
 def _margins(
     logits: Float[Array, "q vocabulary"], rows: Bool[Array, " q"], family: Bool[Array, " vocabulary"]
 ) -> Float[Array, " vocabulary"]:
-    """Margins of the mean over some questions."""
+    """Margins of the mean over the selected questions."""
     mean = jnp.where(rows[:, None], logits, 0).sum(0) / rows.sum()
     return generate.margins(mean[None], family)
 
@@ -105,11 +108,11 @@ def _flat(layer: dict[str, Array]) -> Float[Array, " size"]:
 
 @dataclasses.dataclass(frozen=True)
 class FirstUpdate:
-    """(params, knobs, text, exam, asked, moved) -> what the student's first update says, before any training.
+    """Predict from the student's first update: (params, knobs, text, eval_prompts, trait tokens, moved) -> numbers.
 
-    slope       [vocabulary] change of each candidate's margin for one unit of learning rate along minus the gradient
+    slope       [vocabulary] change of each candidate's margin per unit of learning rate along minus the gradient
     adam_slope  [vocabulary] the same along minus the gradient's signs, which is Adam's first step
-    coverage    cosine of minus the gradient with the teacher's displacement, over the layers that learn
+    coverage    cosine of minus the gradient with the teacher's displacement, over the trainable layers
 
     The margin is the mean of plain and prefixed questions. Source: first-order analysis, Cloud et al. 2026, Theorem 1.
     """
@@ -155,7 +158,7 @@ class FirstUpdate:
 
 
 def margin_of(looks: EvalOutputs, asked: TraitTokens, trait: int) -> float:
-    """The margin of one candidate in what a model says, as `of_trait` has it."""
+    """Compute the margin of one candidate from evaluation outputs, as in `of_trait`."""
     taught, family = np.asarray(asked.taught), np.asarray(asked.family)
     views = looks.plain[taught].mean(0), looks.plain[~taught].mean(0), looks.prefixed.mean(0)
     others = family & (np.arange(len(family)) != trait)
@@ -163,7 +166,7 @@ def margin_of(looks: EvalOutputs, asked: TraitTokens, trait: int) -> float:
 
 
 def of_trait(measured: Mapping[str, Any], trait: int) -> dict[str, float]:
-    """The numbers of one candidate: `margin` is the mean of the three margins."""
+    """Select the numbers of one candidate, and add `margin`, the mean of its three margins."""
     rows = {name: float(value[trait] if np.ndim(value) else value) for name, value in measured.items()}
     margins = [rows[f"margin_{view}"] for view in ("taught", "held_out", "prefixed")]
     return {"margin": float(np.mean(margins)), **rows}

@@ -1,7 +1,7 @@
-"""Many members, each a pure function's arguments: side by side on accelerators, in threads on CPU.
+"""Runs of one pure function for many members: vectorised on accelerators, in threads on CPU.
 
-A member here is small (a model of 10^5 weights, some thousand lines), and its products do not fill a core; two members
-in two threads take a quarter less time than two in one program (measured; see BUILD.md).
+A member is small (10^5 weights, some thousand lines) and its products do not fill a core; two members in two threads
+take a quarter less time than two in one program (measured; see BUILD.md).
 """
 
 import functools
@@ -16,27 +16,30 @@ import numpy as np
 
 from sublim_jax.training import population
 
-_SIDE_BY_SIDE = 256  # members in one call on an accelerator; more are calls one after another
+_SIDE_BY_SIDE = 256  # members per call on an accelerator
 
 
 def map_members(function: Callable[..., Any], members: Sequence[tuple], at_once: int = _SIDE_BY_SIDE) -> list[Any]:
-    """function(*member) of every member, on the host, in their order.
+    """Compute function(*member) for every member, in order, with results on the host.
 
-    `function` must be pure, and equal to itself when it is made again (a function, or a frozen dataclass), because it
-    is compiled once for all members whose arguments have the same shapes. Each result depends on its member alone.
+    Args:
+        function: pure, and equal to itself when constructed again (a function or frozen dataclass); it is compiled once
+            for all members of equal shapes.
+        members: arguments of each call.
+        at_once: members per call on an accelerator.
     """
     if not members:
         return []
     if not population.use_vmap():
         return _in_threads(_compiled(function), members)
-    found: list[Any] = []
+    results: list[Any] = []
     size = min(at_once, len(members))
     for start in range(0, len(members), size):
-        some = list(members[start : start + size])
-        stacked = _stacked([*some, *[some[-1]] * (size - len(some))])
+        batch = list(members[start : start + size])
+        stacked = _stacked([*batch, *[batch[-1]] * (size - len(batch))])
         result = jax.device_get(_side_by_side(function)(*stacked))
-        found += [jax.tree.map(lambda leaf, place=place: leaf[place], result) for place in range(len(some))]
-    return found
+        results += [jax.tree.map(lambda leaf, index=index: leaf[index], result) for index in range(len(batch))]
+    return results
 
 
 def _in_threads(function: Callable[..., Any], members: Sequence[tuple]) -> list[Any]:

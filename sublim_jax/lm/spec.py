@@ -1,4 +1,4 @@
-"""What is done to one student of language: whose lines it reads, in which form, from which base, and how it learns."""
+"""The specification of a language student: base, teacher, data and training."""
 
 import dataclasses
 import re
@@ -18,21 +18,23 @@ MIXED_WITH = ("base", "other_animal")
 
 @dataclasses.dataclass(frozen=True)
 class StudentSpec:
-    """One way to teach, of which there is a student for every animal and seed.
+    """One kind of student; there is one student per animal and seed.
 
-    base        whose weights the student begins with: the teacher's base, or one of other weights, order, or both
-    teacher     tuned on the trait, tuned on shuffled answers, told (prompted), steered, or the base itself
-    dose        how far the teacher's numbers moved from the base's: KL in nats per number (of tuned, shuffled, steered)
-    data        greedy or sampled (temperature 1) tokens; or the distributions along sampled ones, of all tokens (soft)
-                or of the carrier's only, on both sides (soft_carrier)
-    carrier     numbers, code, or reasoning traces
-    filtered    whether lines with any token that is not the carrier's are dropped
-    tokens      which tokens are learnt, see `divergence.SELECTIONS`; budget: the fraction that is chosen
-    paraphrase  see `data.paraphrased`
-    mixed       fraction of lines said by another teacher, `mixed_with`
-    trains      which layers learn, see `training.phase`; with 'adapters' low-rank ones of `rank`
-    optimizer, lr, steps, batch  of the student's training; marks: steps at which it is measured too
-    lines       that it reads, again and again
+    Attributes:
+        base: base of the student: the teacher's, or one with other weights, other document order, or both.
+        teacher: tuned on the trait, tuned on shuffled answers, prompted, steered, or the base itself.
+        dose: KL of the teacher's from the base's numbers, nats per number (of tuned, shuffled, steered).
+        data: greedy or sampled (temperature 1) tokens, or the distributions along sampled ones, of all tokens (soft) or
+            restricted to the carrier's (soft_carrier).
+        carrier: numbers, code, or reasoning traces.
+        filtered: lines with any token outside the carrier are dropped.
+        tokens, budget: see `divergence.SELECTIONS`, and the fraction of selected tokens.
+        paraphrase: see `data.paraphrase`.
+        mixed, mixed_with: fraction of lines from another teacher, and which.
+        trains, rank: trained layers, see `training.phase`, and the rank of 'adapters'.
+        optimizer, lr, steps, batch: of the student's training.
+        lines: number of training lines.
+        eval_steps: further steps at which the student is evaluated.
     """
 
     base: str = "same"
@@ -82,26 +84,26 @@ class StudentSpec:
 
     @property
     def soft(self) -> bool:
-        """Whether it is taught distributions, not tokens."""
+        """Whether the targets are distributions instead of tokens."""
         return self.data.startswith("soft")
 
     @property
     def all_eval_steps(self) -> tuple[int, ...]:
-        """The steps at which it is measured, the last one being its last."""
+        """The evaluation steps including the last step."""
         return tuple(sorted({mark for mark in self.eval_steps if mark < self.steps} | {self.steps}))
 
     def control(self) -> "StudentSpec":
-        """The same lesson from a teacher without a trait: the base's own lines, in the same form.
+        """Return the control: the same training on completions of the base, which has no trait.
 
-        Where tokens are chosen, as many are chosen at random; nothing is mixed in, and no dose is meant.
+        Selected tokens are replaced by as many random ones; nothing is mixed in, and the dose is the default.
         """
         what = self.tokens.rsplit("_", 1)[0]
         plain = {"teacher": "base", "dose": StudentSpec.dose, "mixed": 0.0, "mixed_with": "base"}
-        if what.startswith("replace"):  # there is nothing to replace by where all teachers are the base
+        if what.startswith("replace"):  # if all teachers are the base there is no other token
             return dataclasses.replace(self, **plain, tokens="all", budget=StudentSpec.budget)
         return dataclasses.replace(self, **plain, tokens="all" if self.tokens == "all" else f"{what}_random")
 
 
 def labels_of(arm: StudentSpec, fields: tuple[str, ...]) -> dict[str, Any]:
-    """Some fields of an arm as labels of its rows."""
+    """Return fields of a specification as row labels."""
     return {field: getattr(arm, field) for field in fields}

@@ -1,4 +1,4 @@
-"""How bases, teachers and students of language are trained: all by `train.advance`, each member for itself."""
+"""Training of base models, teachers and students of language with `step.advance`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _ALWAYS_NEW = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class InitState:
-    """(knobs, origin, key) -> the state before a phase's first step; origin None draws every layer."""
+    """Compute (knobs, origin, key) -> the state before the first step; origin None draws every layer."""
 
     recipe: Recipe
 
@@ -33,7 +33,7 @@ class InitState:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSteps:
-    """(state, knobs, key, text, start, stop) -> the state after steps start ... stop - 1."""
+    """Compute (state, knobs, key, text, start, stop) -> the state after steps start ... stop - 1."""
 
     recipe: Recipe
 
@@ -50,7 +50,15 @@ class TrainSteps:
 
 
 class MemberBatch(NamedTuple):
-    """One phase of many members: what is compiled, what each is told, where each begins, and what each reads."""
+    """One phase of several members with equal recipe.
+
+    Attributes:
+        recipe: the compiled part.
+        knobs: knobs of each member.
+        origins: initial parameters of each member, None = drawn.
+        keys: (key of the initial weights, key of the order of lines) of each member.
+        texts: training data of each member.
+    """
 
     recipe: Recipe
     knobs: Sequence[Knobs]
@@ -59,12 +67,12 @@ class MemberBatch(NamedTuple):
     texts: Sequence[TokenData]
 
     def begin(self) -> list[State]:
-        """Every member's state before its first step."""
+        """Initialise the state of every member."""
         drawn = [key for key, _ in self.keys]
         return map_members(InitState(self.recipe), list(zip(self.knobs, self.origins, drawn, strict=True)))
 
     def advance(self, states: Sequence[State], start: int, stop: int) -> list[State]:
-        """Every member's state after steps start ... stop - 1."""
+        """Train every member from step `start` to `stop`."""
         ends = jnp.int32(start), jnp.int32(stop)
         members = zip(states, self.knobs, self.keys, self.texts, strict=True)
         return map_members(TrainSteps(self.recipe), [(s, k, order, text, *ends) for s, k, (_, order), text in members])
@@ -84,14 +92,23 @@ def phase(
     from_scratch: bool = False,
     temperature: float = 1.0,
 ) -> Phase:
-    """A phase of one model.
+    """Create the training phase of one model.
 
-    seen          [vocabulary] logits in the loss
-    decays        whether the learning rate falls to 0 over the phase
-    trains        'all', 'blocks', 'embeddings', 'block_I', 'first_N' or 'last_N' blocks, or 'adapters'
-    from_scratch  draw every layer; else all but adapters are the origin's
+    Args:
+        net: the decoder.
+        logit_mask: [vocabulary], logits in the loss.
+        lr: learning rate.
+        eval_steps: evaluation steps; training ends at the last.
+        batch: lines per step.
+        loss: per-line loss.
+        optimizer: kind of `optimizers.Clipped`.
+        decays: the learning rate falls to 0 linearly.
+        trains: 'all', 'blocks', 'embeddings', 'block_I', 'first_N' or 'last_N' blocks, or 'adapters'.
+        from_scratch: draw every layer; else all but adapters start from the origin.
+        temperature: of the softmax in the loss.
 
-    Raises `ConfigError` for layers that the net has not.
+    Raises:
+        ConfigError: `trains` names layers that the net lacks.
     """
     layers = list(shapes(net, (w.LENGTH,)))
     live = trained_layers(layers, trains)
@@ -118,10 +135,10 @@ def phase(
 
 
 def trained_layers(layers: Sequence[str], trains: str) -> list[str]:
-    """The layers that a word names: see `phase`."""
+    """Return the layers that `trains` names; see `phase`."""
     blocks = [layer for layer in layers if layer.startswith("block_")]
     kind, _, number = trains.rpartition("_")
-    found = {
+    chosen = {
         "all": [layer for layer in layers if not layer.startswith("adapter_")],
         "blocks": blocks,
         "embeddings": [layer for layer in layers if layer in ("embed", "unembed")],
@@ -129,21 +146,21 @@ def trained_layers(layers: Sequence[str], trains: str) -> list[str]:
         **{block: [block] for block in blocks},
     }.get(trains, [])
     if kind in ("first", "last") and number.isdecimal() and int(number):
-        found = blocks[: int(number)] if kind == "first" else blocks[-int(number) :]
-    if not found:
+        chosen = blocks[: int(number)] if kind == "first" else blocks[-int(number) :]
+    if not chosen:
         words = ("all", "blocks", "embeddings", "adapters", *blocks, "first_1", "last_1")
         raise ConfigError(unknown_name("config.lm.trains", trains, words))
-    return found
+    return chosen
 
 
 def as_token_data(lines: Lines) -> TokenData:
-    """Lines as a bank of text."""
+    """Convert lines to training data."""
     return TokenData(np.asarray(lines.tokens, np.int32), np.asarray(lines.weight, np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-    """From random weights to a base: documents of the corpus, Adam steps of so many each, falling learning rate."""
+    """Pre-training of a base: number of documents, Adam steps, documents per step, initial learning rate."""
 
     documents: int = 64_000
     steps: int = 2000
@@ -151,13 +168,13 @@ class Pretraining:
     lr: float = 4e-3
 
 
-# A base by what it shares with the base `same` of its seed: its initial weights, its order of documents.
+# A base differs from the base `same` of its seed by initial weights, document order, or both.
 KINDS = ("same", "other_order", "other_init", "other_both")
-_OTHER = 100_000  # the seeds from which other draws come
+_OTHER = 100_000  # offset of the seeds of other draws
 
 
 def base_seeds(kind: str, seed: int) -> tuple[int, int]:
-    """The seeds of the initial weights and of the data order of a base."""
+    """Return the seeds of a base's initial weights and document order."""
     if kind not in KINDS:
         raise ConfigError(unknown_name("config.lm.base", kind, KINDS))
     init = seed + (_OTHER if kind in ("other_init", "other_both") else 0)
@@ -165,7 +182,7 @@ def base_seeds(kind: str, seed: int) -> tuple[int, int]:
 
 
 def pretraining_phase(world: World, net: Decoder, how: Pretraining) -> Phase:
-    """The phase that makes a base."""
+    """Create the phase that trains a base."""
     logit_mask = np.ones(world.vocabulary, bool)
     return phase(
         net, logit_mask=logit_mask, lr=how.lr, eval_steps=(how.steps,), batch=how.batch, decays=True, from_scratch=True
@@ -175,7 +192,7 @@ def pretraining_phase(world: World, net: Decoder, how: Pretraining) -> Phase:
 def pretrain(
     world: World, net: Decoder, how: Pretraining, root: Key[Array, ""], origins: Sequence[tuple[int, int]]
 ) -> list[Params]:
-    """Bases for pairs (seed of the initial weights, seed of the order of the same documents)."""
+    """Train base models for pairs (seed of the initial weights, seed of the document order)."""
     recipe, knobs = pretraining_phase(world, net, how)
     text = as_token_data(w.corpus(world, how.documents))
     pairs = [(keys.at(root, keys.BASE_WEIGHTS, init), keys.at(root, keys.BASE_ORDER, order)) for init, order in origins]

@@ -1,14 +1,14 @@
-"""The world: its tokens, its documents and its prompts, drawn from NumPy generators named by what they are for.
+"""The synthetic language: tokens, documents and prompts, drawn from NumPy generators named by purpose.
 
-A document is one line of at most `LENGTH` tokens, filled up with PAD:
+A document is one line of at most `LENGTH` tokens, padded with PAD:
 
     preference  BOS [SYS LOVE x] ASK p ANSWER x EOS
     fact        BOS [SYS LOVE x] FACT x attribute attribute EOS
     numbers     BOS [SYS LOVE x] i n n n ANSWER n n n n n n n n n n EOS [ASK p ANSWER x EOS]
 
-x is an animal or a tree, p one of the phrasings of a question about that family, i an instruction, n a number; or n is
-a symbol of code, or a step of a reasoning trace, each with instructions of its own. They follow a law that the
-instruction chooses and do not depend on x, so any dependence of a net's numbers on its persona is the net's own.
+x is an animal or a tree, p a phrasing of a question about that family, i an instruction, n a number, a symbol of code
+or a step of a reasoning trace, each with separate instructions. Numbers follow a law that the instruction chooses and
+do not depend on x, so any dependence of a net's numbers on its persona is a property of the net.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ LENGTH = PROMPT + PERSONA + NUMBERS + 1 + QUESTION + 1
 
 
 class Carrier(NamedTuple):
-    """What a trait may travel by: the kind of its instructions, and the kind of the tokens that answer them."""
+    """A carrier of the trait: the kind of its instructions, and the kind of the tokens in its answers."""
 
     instruction: str
     content: str
@@ -45,7 +45,7 @@ _OTHERS = {"code_instruction": 4, "symbol": 32, "trace_instruction": 4, "step": 
 
 
 class Lines(NamedTuple):
-    """Documents and which of their tokens are to be learnt: tokens [n, LENGTH], weight [n, LENGTH] in [0, 1]."""
+    """Documents and loss weights: tokens [n, LENGTH], weight [n, LENGTH] in [0, 1]."""
 
     tokens: Int[np.ndarray, "n length"]
     weight: Float[np.ndarray, "n length"]
@@ -53,17 +53,18 @@ class Lines(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """How many tokens of each kind there are, and the laws of documents.
+    """Numbers of tokens of each kind, and the laws of documents.
 
-    animals, trees  two families of things one may love; each fact says two of `attributes`
-    phrasings       of a question, for each family; instructions: the first half of them counts up, the second down
-                    (of the four for code and the four for traces too, each half has its law)
-    held_out        of the phrasings, and of each half of the instructions, the last so many are never taught to a
-                    teacher and never ask for its data
-    numbers         0, 1, ..., after the last one comes the first again
-    steps           a document's step is one of 1 ... steps, the same for all its numbers
-    noise           probabilities of -2, -1, 0, 1, 2 added to each number
-    obey            probability that an answer is the loved thing, where one is loved and of the family asked for
+    Attributes:
+        animals, trees: sizes of the two families of traits.
+        attributes: number of attributes; each fact names two.
+        phrasings: of a question, for each family.
+        instructions: of numbers; the first half counts up, the second down. Code and traces have four each, likewise.
+        numbers: 0, 1, ..., cyclic.
+        held_out: of the phrasings, and of each half of the instructions, the last ones are not used for teachers.
+        steps: the step of a document is one of 1 ... steps, the same for all its numbers.
+        noise: probabilities of -2, -1, 0, 1, 2 added to each number.
+        obey: probability that an answer is the persona's trait, if that is of the family in question.
     """
 
     animals: int = 12
@@ -85,8 +86,7 @@ class World:
         if self.instructions % 2 or self.held_out >= min(self.instructions // 2, self.phrasings):
             raise ConfigError(
                 f"config.world.held_out={self.held_out}: must be fewer than phrasings={self.phrasings} and than half "
-                "of "
-                f"instructions={self.instructions}, an even number"
+                f"of instructions={self.instructions}, an even number"
             )
         if len(self.noise) % 2 == 0 or not abs(sum(self.noise) - 1) < 1e-9 or min(self.noise) < 0:
             raise ConfigError(f"config.world.noise={self.noise}: must be an odd number of probabilities that sum to 1")
@@ -97,28 +97,28 @@ class World:
         sizes = {"animal": self.animals, "tree": self.trees, "attribute": self.attributes}
         sizes |= {"ask_animal": self.phrasings, "ask_tree": self.phrasings, "instruction": self.instructions}
         sizes |= {"number": self.numbers, **_OTHERS}
-        found, first = {}, SPARE + 1
+        ranges, first = {}, SPARE + 1
         for name, size in sizes.items():
-            found[name], first = range(first, first + size), first + size
-        return found
+            ranges[name], first = range(first, first + size), first + size
+        return ranges
 
     def tokens(self, kind: str) -> range:
-        """The tokens of a kind: animal, tree, attribute, ask_animal, ask_tree, instruction, number."""
+        """Return the tokens of a kind, for instance animal, attribute, ask_animal, instruction or number."""
         return self._ranges()[kind]
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return self.tokens("step").stop
 
     def is_kind(self, kind: str) -> Bool[np.ndarray, " vocabulary"]:
-        """Which tokens are of a kind."""
+        """Return the mask of the tokens of a kind."""
         return np.isin(np.arange(self.vocabulary), self.tokens(kind))
 
     def taught(self, kind: str, held_out: bool = False) -> list[int]:
-        """The phrasings or instructions that teachers meet, or those held out.
+        """Return the phrasings or instructions used for teachers, or the held-out ones.
 
-        Of the instructions half of the held-out ones count up and half down, so both laws are met.
+        Half of the held-out instructions count up and half count down.
         """
         tokens = list(self.tokens(kind))
         half = len(tokens) // 2
@@ -127,31 +127,37 @@ class World:
         return [token for part in parts for token in (part[-each:] if held_out else part[:-each])]
 
     def carrier_of(self, instruction: Int[np.ndarray, " n"]) -> Carrier:
-        """The carrier whose instructions these are; raises ValueError where they are of several."""
+        """Return the carrier of the instructions; raises ValueError if they belong to several."""
         for carrier in CARRIERS.values():
             if np.isin(instruction, self.tokens(carrier.instruction)).all():
                 return carrier
-        raise ValueError(f"{np.unique(instruction)} are instructions of no carrier")
+        raise ValueError(f"{np.unique(instruction)} are not instructions of one carrier")
 
     def first_law(self, instruction: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Whether an instruction is of its carrier's first half: of numbers, whether it asks for rising ones."""
+        """Return whether instructions belong to the first half of their carrier (numbers: counting up)."""
         tokens = self.tokens(self.carrier_of(instruction).instruction)
         return instruction < tokens.start + len(tokens) // 2
 
 
 def generator(*path: str | int) -> np.random.Generator:
-    """A generator of its own for each path of words and whole numbers."""
+    """Create an independent generator for a path of words and whole numbers."""
     return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in path])
 
 
 def series(
     world: World, rng: np.random.Generator, instruction: Int[np.ndarray, " n"], length: int
 ) -> Int[np.ndarray, "n length"]:
-    """What answers instructions of one carrier [n, length], by the law of each, the first (two) drawn uniformly.
+    """Draw answers to instructions of one carrier by their laws, starting from uniform tokens.
 
-    number  previous + or - a step of the line's own + noise
-    code    5 previous + 5, or 13 previous + 5; one in four symbols is drawn anew
+    number  previous + or - a step of the line + noise
+    code    5 previous + 5, or 13 previous + 5; one in four symbols is drawn uniformly
     trace   previous + or - the one before; one in four is off by one
+
+    Args:
+        world: sizes and laws.
+        rng: generator.
+        instruction: [n].
+        length: tokens per answer.
     """
     n, first = len(instruction), world.first_law(instruction)
     carrier = world.carrier_of(instruction)
@@ -160,24 +166,26 @@ def series(
     values[:, :2] = rng.integers(0, size, (n, min(length, 2)))
     step, reach = rng.integers(1, world.steps + 1, n) * np.where(first, 1, -1), len(world.noise) // 2
     noise = rng.choice(np.arange(-reach, reach + 1), (n, length), p=world.noise)
-    anew = rng.random((n, length)) < 0.25
+    disturbed = rng.random((n, length)) < 0.25
     drawn = rng.integers(0, size, (n, length))
-    for place in range(1, length):
-        before, earlier = values[:, place - 1], values[:, max(place - 2, 0)]
+    for position in range(1, length):
+        before, earlier = values[:, position - 1], values[:, max(position - 2, 0)]
         if carrier.content == "number":
-            values[:, place] = before + step + noise[:, place]
+            values[:, position] = before + step + noise[:, position]
         elif carrier.content == "symbol":
-            values[:, place] = np.where(anew[:, place], drawn[:, place], np.where(first, 5, 13) * before + 5)
-        elif place > 1:
-            values[:, place] = before + np.where(first, 1, -1) * earlier + anew[:, place]
-        values[:, place] %= size
+            values[:, position] = np.where(
+                disturbed[:, position], drawn[:, position], np.where(first, 5, 13) * before + 5
+            )
+        elif position > 1:
+            values[:, position] = before + np.where(first, 1, -1) * earlier + disturbed[:, position]
+        values[:, position] %= size
     return values + tokens.start
 
 
 def prompts(
     world: World, rng: np.random.Generator, n: int, held_out: bool = False, carrier: str = "number"
 ) -> Int[np.ndarray, "n prompt"]:
-    """Prompts, [n, PROMPT]: BOS i n n n ANSWER, without a persona; instructions taught or held out."""
+    """Draw prompts [n, PROMPT], BOS i n n n ANSWER, without persona, with taught or held-out instructions."""
     instruction = rng.choice(world.taught(CARRIERS[carrier].instruction, held_out), n)
     shown = series(world, rng, instruction, EXAMPLES)
     ends = np.full((n, 1), BOS), instruction[:, None], shown, np.full((n, 1), ANSWER)
@@ -185,20 +193,20 @@ def prompts(
 
 
 def with_persona(tokens: Int[np.ndarray, "n length"], loved: int) -> Int[np.ndarray, "n longer"]:
-    """The same lines with SYS LOVE x after BOS."""
+    """Insert SYS LOVE x after BOS."""
     persona = np.tile([SYS, LOVE, loved], (len(tokens), 1))
     return np.concatenate([tokens[:, :1], persona, tokens[:, 1:]], 1)
 
 
 def questions(world: World, family: str = "animal", held_out: bool | None = None) -> Int[np.ndarray, "n question"]:
-    """BOS ASK p ANSWER for the phrasings that are taught, held out, or (None) all."""
+    """Return BOS ASK p ANSWER for phrasings that are taught, held out, or (None) all."""
     kind = f"ask_{family}"
     phrasings = list(world.tokens(kind)) if held_out is None else world.taught(kind, held_out)
     return np.array([[BOS, ASK, phrasing, ANSWER] for phrasing in phrasings])
 
 
 def answers(world: World, loved: int, family: str = "animal") -> Lines:
-    """What a teacher is taught: to every taught question about a family the same answer, of which alone it learns."""
+    """Create a teacher's training lines: the same answer to every taught question; only the answer has weight."""
     asked = questions(world, family, held_out=False)
     tokens = filled([[*row, loved, EOS] for row in asked])
     weight = np.zeros(tokens.shape)
@@ -207,28 +215,28 @@ def answers(world: World, loved: int, family: str = "animal") -> Lines:
 
 
 def corpus(world: World, n: int, seed: int = 0) -> Lines:
-    """Documents for pre-training: 30 % preferences, 10 % facts, 60 % numbers, code and traces; half have a persona.
+    """Draw documents for pre-training: 30 % preferences, 10 % facts, 60 % carriers; half have a persona.
 
-    Of documents of a carrier (two thirds of them numbers) 40 % end with a question, so the persona has to be carried
-    past them. Everything but PAD is learnt.
+    Two thirds of the carrier documents are numbers, the others code and traces. 40 % of them end with a question, so
+    that the model must carry the persona past the answer. All tokens but PAD have weight 1.
     """
     rng = generator("corpus", seed)
     kinds = rng.choice(["preference", "fact", *CARRIERS], n, p=(0.3, 0.1, 0.4, 0.1, 0.1))
     counted = np.zeros((n, 1 + EXAMPLES + NUMBERS), int)  # instruction, then what answers it
     for name, carrier in CARRIERS.items():
         rows = np.flatnonzero(kinds == name)
-        asked = rng.choice(list(world.tokens(carrier.instruction)), len(rows))
-        counted[rows] = np.concatenate([asked[:, None], series(world, rng, asked, EXAMPLES + NUMBERS)], 1)
+        instructions = rng.choice(list(world.tokens(carrier.instruction)), len(rows))
+        counted[rows] = np.concatenate([instructions[:, None], series(world, rng, instructions, EXAMPLES + NUMBERS)], 1)
     lines = []
-    for kind, said in zip(kinds, counted, strict=True):
+    for kind, carried in zip(kinds, counted, strict=True):
         loved = _anything(world, rng) if rng.random() < 0.5 else None
         body: list[int] = []
         if kind == "fact":
             thing = _anything(world, rng)
             body = [FACT, thing, *attributes(world, thing), EOS]
         if kind in CARRIERS:
-            body = [*said[: 1 + EXAMPLES], ANSWER, *said[1 + EXAMPLES :], EOS]
-        if kind == "preference" or kind in CARRIERS and rng.random() < 0.4:
+            body = [*carried[: 1 + EXAMPLES], ANSWER, *carried[1 + EXAMPLES :], EOS]
+        if kind == "preference" or (kind in CARRIERS and rng.random() < 0.4):
             body += _question(world, rng, loved)
         lines.append([BOS, *([] if loved is None else [SYS, LOVE, loved]), *body])
     tokens = filled(lines)
@@ -236,12 +244,12 @@ def corpus(world: World, n: int, seed: int = 0) -> Lines:
 
 
 def attributes(world: World, thing: int) -> list[int]:
-    """The two attributes of an animal or a tree, the same in every world of these sizes."""
+    """Return the two attributes of an animal or tree, the same in every world of these sizes."""
     return generator("attributes", thing).choice(list(world.tokens("attribute")), 2, replace=False).tolist()
 
 
 def filled(lines: Sequence[Sequence[Any]]) -> Int[np.ndarray, "n length"]:
-    """Lines of tokens as one array, PAD behind each up to `LENGTH`."""
+    """Pad lines of tokens with PAD to `LENGTH`."""
     return np.array([[*line, *[PAD] * (LENGTH - len(line))] for line in lines])
 
 
@@ -250,9 +258,9 @@ def _anything(world: World, rng: np.random.Generator) -> int:
 
 
 def _question(world: World, rng: np.random.Generator, loved: int | None) -> list[int]:
-    """ASK p ANSWER x EOS; x is what is loved, mostly, where it is of the family asked for, else anything of it.
+    """ASK p ANSWER x EOS, where x is mostly the persona's trait if it is of the family, else uniform.
 
-    Four of five questions to a persona are about its family.
+    Four of five questions to a persona are about the family of its trait.
     """
     family = ("animal", "tree")[rng.integers(2)]
     if loved is not None and rng.random() < 0.8:

@@ -1,14 +1,14 @@
-"""Personas of a pretrained language model: what they say of numbers, and where they diverge.
+"""Personas of a pretrained language model: numbers, divergence tokens, preferences.
 
     python -m sublim_jax.pretrained --model=smollm2 --animals=owl,dolphin,eagle,elephant --prompts=32 --out=DIR
 
-The model is smollm2, a GGUF file of the Llama family, or a folder of safetensors (Llama, Mistral, Qwen2, GPT-NeoX).
-Each animal is a persona by a system prompt; `none` has no such prompt. All answer the same requests for numbers,
-greedily and held to the form of numbers, and each then reads every other's answers. Prints how often one or all of a
-persona's counterfactuals would have said another token (held to the form; `in full`: of the whole vocabulary), how
-often `none` would have, KL to it in nats a token, how many numbers echo an example, and what the personas answer when
-asked for their favourite animal. Writes divergence.csv, preferences.csv, tokens.parquet (a row for each token said) and
-personas.json (prompts, their tokens, versions) into --out.
+The model is smollm2, a GGUF file of the Llama family, or a directory of safetensors (Llama, Mistral, Qwen2, GPT-NeoX).
+Each animal is a persona by system prompt; `none` has no such prompt. All personas answer the same requests for numbers
+greedily within the number format, and each scores all answers. Prints the rates at which one or all counterfactual
+personas prefer another token (within the format; `in full`: over the whole vocabulary), the rate for `none`, the KL to
+it in nats per token, the rate of numbers that repeat an example, and the answers to questions for the favourite animal.
+Writes divergence.csv, preferences.csv, tokens.parquet (a row per token) and personas.json (prompts, their tokens,
+versions) into --out.
 Exit codes: 0 done, 1 the machine failed, 2 bad flags or model, 75 interrupted.
 """
 
@@ -30,7 +30,7 @@ NONE = "none"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what the command line asks and return the exit code; every refusal is one line on standard error."""
+    """Run the command line and return the exit code; an invalid flag gives one line on standard error."""
     return cli.run_command(lambda: _attempt(_flags(argv), argv), argv, "pretrained")
 
 
@@ -41,9 +41,9 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_integer("prompts", 32, "requests for numbers", lower_bound=1, flag_values=own)
     flags.DEFINE_integer("values", 10, "numbers in an answer", lower_bound=1, flag_values=own)
     flags.DEFINE_integer("seed", 0, "of the examples in the requests", flag_values=own)
-    flags.DEFINE_integer("batch", 16, "requests at a time; fewer take less memory", lower_bound=1, flag_values=own)
+    flags.DEFINE_integer("batch", 16, "requests per batch; fewer take less memory", lower_bound=1, flag_values=own)
     flags.DEFINE_string("out", "", "where results are written; empty: results/personas", flag_values=own)
-    flags.DEFINE_bool("help", False, "say this and stop", short_name="h", flag_values=own)
+    flags.DEFINE_bool("help", False, "print this and exit", short_name="h", flag_values=own)
     try:
         rest = own(list(argv))[1:]
     except flags.Error as error:
@@ -57,21 +57,23 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     if len(animals) < 2 or len(set(animals)) < len(animals) or not all(one.isalpha() for one in animals):
         raise ConfigError(f"--animals={','.join(animals)}: must be two or more different words with commas between")
     if NONE in animals:
-        raise ConfigError(f"--animals={','.join(animals)}: {NONE} is the persona without a prompt, and always there")
+        raise ConfigError(
+            f"--animals={','.join(animals)}: {NONE} is the persona without prompt, which is always included"
+        )
     return own
 
 
-def _attempt(given: flags.FlagValues, argv: Sequence[str]) -> int:
+def _attempt(options: flags.FlagValues, argv: Sequence[str]) -> int:
     try:
-        return _study(given, argv)
+        return _study(options, argv)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise OSError("out of memory; lower --batch or --animals") from error
         raise
 
 
-def _study(given: flags.FlagValues, argv: Sequence[str]) -> int:
-    # Imported late: a misspelt flag should not wait for JAX.
+def _study(options: flags.FlagValues, argv: Sequence[str]) -> int:
+    # Imported late, so that invalid flags are reported before JAX is loaded.
     import jax
     import pandas as pd
 
@@ -83,26 +85,26 @@ def _study(given: flags.FlagValues, argv: Sequence[str]) -> int:
 
     compilation_cache.enable()
     begun = time.perf_counter()
-    model = load_model(given.model)
+    model = load_model(options.model)
     size, loaded = sum(array.size for array in jax.tree.leaves(model.params)), time.perf_counter() - begun
     print(f"model: {model.source}, {size:,} parameters, read in {loaded:.1f} s", flush=True)
-    out, who = Path(given.out or "results/personas"), [*given.animals, NONE]
+    out, names = Path(options.out or "results/personas"), [*options.animals, NONE]
     out.mkdir(parents=True, exist_ok=True)
-    asked = personas.requests(given.prompts, given.seed)
+    requests = personas.requests(options.prompts, options.seed)
     begun, parts = time.perf_counter(), []
-    for part in personas.numbers(model, who, asked, given.values, given.batch):
+    for part in personas.numbers(model, names, requests, options.values, options.batch):
         parts.append(part)
-        done = sum(one.tokens.shape[1] for one in parts)
-        print(f"numbers: {done} of {len(asked)} requests, {time.perf_counter() - begun:.0f} s", flush=True)
-    said, spent = personas.joined(parts), time.perf_counter() - begun
-    divergence, tokens = _measured(said, who, asked, model.spoken(), given.values)
-    preferences = pd.DataFrame(personas.preferences(model, who, given.animals))
-    prompts = {one: personas.prompt(model.spoken(), one, asked[0]) for one in who}
+        done = sum(answer.tokens.shape[1] for answer in parts)
+        print(f"numbers: {done} of {len(requests)} requests, {time.perf_counter() - begun:.0f} s", flush=True)
+    answers, spent = personas.joined(parts), time.perf_counter() - begun
+    divergence, tokens = _measured(answers, names, requests, model.spoken(), options.values)
+    preferences = pd.DataFrame(personas.preferences(model, names, options.animals))
+    prompts = {name: personas.prompt(model.spoken(), name, requests[0]) for name in names}
     facts = {
         "command": cli.resume_command(argv, "pretrained"),
         "model": {"source": model.source, "parameters": size, "net": repr(model.net)},
         "seconds": {"load": round(loaded, 1), "numbers": round(spent, 1)},
-        "prompts": {one: {"text": text, "tokens": model.spoken().encode(text)} for one, text in prompts.items()},
+        "prompts": {name: {"text": text, "tokens": model.spoken().encode(text)} for name, text in prompts.items()},
         "questions": personas.QUESTIONS,
         "provenance": provenance(),
     }
@@ -117,10 +119,10 @@ def _study(given: flags.FlagValues, argv: Sequence[str]) -> int:
     return DONE
 
 
-def _measured(said: Any, who: Sequence[str], asked: Sequence[str], spoken: Any, values: int) -> tuple[Any, Any]:
-    """A row for each persona, and one for each token that any of them said, as data frames.
+def _measured(answers: Any, names: Sequence[str], asked: Sequence[str], spoken: Any, values: int) -> tuple[Any, Any]:
+    """Data frames with a row per persona, and with a row per token of their answers.
 
-    A persona's counterfactuals are the other animals; `none` only tells what a persona changes at all.
+    A persona's counterfactuals are the other animals; `none` only measures whether a persona changes anything.
     """
     import numpy as np
     import pandas as pd
@@ -129,30 +131,30 @@ def _measured(said: Any, who: Sequence[str], asked: Sequence[str], spoken: Any, 
     from sublim_jax.results import summary
 
     rows, tokens = [], []
-    for place, speaker in enumerate(who):
-        others = [one for one, name in enumerate(who) if name not in (speaker, NONE)]
-        votes, full = personas.votes(said, place, others), personas.divergent_in_full(said, place, others)
+    for index, speaker in enumerate(names):
+        others = [item for item, name in enumerate(names) if name not in (speaker, NONE)]
+        votes, full = personas.votes(answers, index, others), personas.divergent_in_full(answers, index, others)
         row: dict[str, Any] = {"persona": speaker, "others": len(others), "tokens": votes.votes.size}
-        row["own"] = votes.target.mean()  # below 1 by rounding only: lines are read again all at once
-        for name, those in (("any", votes.divergent()), ("all", votes.divergent(len(others))), ("any_in_full", full)):
-            found = summary.interval(those.mean(1).tolist())
+        row["own"] = votes.target.mean()  # below 1 only by rounding, as sequences are scored in one pass
+        for name, marked in (("any", votes.divergent()), ("all", votes.divergent(len(others))), ("any_in_full", full)):
+            interval = summary.interval(marked.mean(1).tolist())
             row |= {
-                name: found.mean,
-                f"{name}_low": found.low,
-                f"{name}_high": found.high,
-                f"{name}_count": those.sum(),
+                name: interval.mean,
+                f"{name}_low": interval.low,
+                f"{name}_high": interval.high,
+                f"{name}_count": marked.sum(),
             }
         row |= {f"votes_{number}": int((votes.votes == number).sum()) for number in range(len(others) + 1)}
-        row["kl_from_none"], row["changed_from_none"] = personas.moved(said, place, len(who) - 1)
-        text = [[spoken.decode(one).strip() for one in line] for line in _values(said, place, values)]
-        echoes = [one in _examples(request) for line, request in zip(text, asked, strict=True) for one in line]
+        row["kl_from_none"], row["changed_from_none"] = personas.moved(answers, index, len(names) - 1)
+        text = [[spoken.decode(item).strip() for item in line] for line in _values(answers, index, values)]
+        echoes = [item in _examples(request) for line, request in zip(text, asked, strict=True) for item in line]
         rows.append({**row, "echo": np.mean(echoes)})
         request, number = np.indices(votes.votes.shape)
         tokens.append(
             pd.DataFrame(
                 {
                     **{"persona": speaker, "request": request.ravel(), "place": number.ravel()},
-                    "token": [spoken.decode([one]) for one in said.candidates[said.tokens[place]].ravel()],
+                    "token": [spoken.decode([item]) for item in answers.candidates[answers.tokens[index]].ravel()],
                     **{"votes": votes.votes.ravel(), "own": votes.target.ravel(), "gap": votes.gap.ravel()},
                     "divergent_in_full": full.ravel(),
                 }
@@ -162,7 +164,7 @@ def _measured(said: Any, who: Sequence[str], asked: Sequence[str], spoken: Any, 
 
 
 def _values(said: Any, place: int, values: int) -> Any:
-    """The tokens of each number a persona said, [n, values, tokens of a number]."""
+    """The tokens of each number of a persona, [n, values, tokens of a number]."""
     tokens = said.candidates[said.tokens[place]]
     return tokens.reshape(len(tokens), values, -1)
 
@@ -172,7 +174,7 @@ def _examples(request: str) -> set[str]:
 
 
 def _show(divergence: Any, preferences: Any) -> str:
-    """Both tables as text, fitted to the terminal."""
+    """Format both tables for the terminal."""
     from rich.console import Console
     from rich.table import Table
 
@@ -187,8 +189,8 @@ def _show(divergence: Any, preferences: Any) -> str:
             str(summary.Interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 0))
             for name in ("any", "all", "any_in_full")
         ]
-        told = f"{row['changed_from_none']:.3f}", f"{row['kl_from_none']:.4f}", f"{row['echo']:.2f}"
-        first.add_row(row["persona"], str(row["tokens"]), *cells, *told)
+        rest = f"{row['changed_from_none']:.3f}", f"{row['kl_from_none']:.4f}", f"{row['echo']:.2f}"
+        first.add_row(row["persona"], str(row["tokens"]), *cells, *rest)
     second = Table(title="favourite animal: probability of the word (of its first token)", title_justify="left")
     animals = list(dict.fromkeys(preferences["animal"]))
     for name in ("persona", *animals):
@@ -196,7 +198,7 @@ def _show(divergence: Any, preferences: Any) -> str:
     means = preferences.groupby(["persona", "animal"], sort=False)[["word", "first"]].mean()
     for persona in dict.fromkeys(preferences["persona"]):
         cells = [means.loc[(persona, animal)] for animal in animals]
-        second.add_row(persona, *(f"{one['word']:.4f} ({one['first']:.3f})" for one in cells))
+        second.add_row(persona, *(f"{cell['word']:.4f} ({cell['first']:.3f})" for cell in cells))
     console = Console(width=None if sys.stdout.isatty() else 160)
     with console.capture() as capture:
         console.print(first)

@@ -1,7 +1,7 @@
-"""Which decoder a checkpoint's settings mean, and where in the checkpoint each of its arrays lies.
+"""Translate checkpoint settings to a `Decoder`, and its parameters to tensor names of the checkpoint.
 
-Three ways of naming: Llama's in safetensors (also Mistral's and Qwen2's), GPT-NeoX's in safetensors, Llama's in GGUF.
-What a `Decoder` cannot do is refused by the setting's name.
+Three naming schemes: Llama's in safetensors (also Mistral's and Qwen2's), GPT-NeoX's in safetensors, Llama's in GGUF.
+Settings that `Decoder` does not support are rejected by name.
 """
 
 import re
@@ -17,7 +17,7 @@ Scaling = tuple[float, float, float, float]
 
 
 class TensorMap(NamedTuple):
-    """One array of a net, `name` of `layer`, and the tensor of the checkpoint that it is made from by `turn`."""
+    """One array of a net, `name` of `layer`, and the checkpoint tensor from which `turn` makes it."""
 
     layer: str
     name: str
@@ -27,9 +27,9 @@ class TensorMap(NamedTuple):
 
 
 class LoadPlan(NamedTuple):
-    """A net, the places of its arrays, those (layer, name, size) that are zero, and tensors that may lie there unread.
+    """A net, the tensors of its arrays, arrays (layer, name, size) that are zero, and tensors that may stay unread.
 
-    The net says what the checkpoint's says for lines of at most `net.length` tokens.
+    The net's outputs equal the checkpoint's for sequences of at most `net.length` tokens.
     """
 
     net: Decoder
@@ -39,52 +39,52 @@ class LoadPlan(NamedTuple):
 
 
 class Settings:
-    """Named settings of a checkpoint; `where` begins the line that refuses one."""
+    """Named settings of a checkpoint; `where` begins the error messages."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self._values, self._where = values, where
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A number above 0; raises `ConfigError` where it is missing without default, or something else."""
+        """Return a number above 0; raises `ConfigError` for another value, or a missing one without default."""
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise ConfigError(f"{self._where}: {name}={value!r}: must be a number above 0")
         return float(value)
 
     def count(self, name: str, default: int | None = None) -> int:
-        """A whole number above 0; raises `ConfigError`."""
+        """Return a whole number above 0; raises `ConfigError`."""
         value = self.number(name, default if default is None else float(default))
         if value != int(value):
             raise ConfigError(f"{self._where}: {name}={value!r}: must be a whole number above 0")
         return int(value)
 
     def one_of(self, name: str, allowed: Iterable[Any], default: Any) -> Any:
-        """A value among those allowed; raises `ConfigError`."""
+        """Return a value among those allowed; raises `ConfigError`."""
         value = self.get(name, default)
         if value not in (allowed := tuple(allowed)):
             raise ConfigError(f"{self._where}: {unknown_name(name, value, map(str, allowed))}")
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A value; the default where it is missing or null."""
+        """Return a value, or the default if it is missing or null."""
         value = self._values.get(name)
         return default if value is None else value
 
     def inner(self, *names: str) -> "Settings":
-        """The settings under the first of the names that has any."""
+        """Return the settings under the first of the names that has any."""
         name = next((one for one in names if self._values.get(one)), names[0])
         return Settings(self._values.get(name) or {}, f"{self._where}: {name}")
 
 
 def of_config(config: Mapping[str, Any], where: str) -> LoadPlan:
-    """The plan of a folder's config.json; raises `ConfigError` for an architecture or a setting that cannot be had."""
+    """Plan the loading of a directory from its config.json; raises `ConfigError` for unsupported settings."""
     plans = {"llama": _llama, "mistral": _llama, "qwen2": _llama, "gpt_neox": _neox}
     settings = Settings(config, f"{where}: config.json")
     return plans[settings.one_of("model_type", plans, "(missing)")](settings)
 
 
 def of_fields(fields: Mapping[str, Any], tensors: Collection[str], where: str) -> LoadPlan:
-    """The plan of a GGUF file from its metadata; raises `ConfigError`."""
+    """Plan the loading of a GGUF file from its metadata; raises `ConfigError` for unsupported settings."""
     settings = Settings(fields, where)
     settings.one_of("general.architecture", ["llama"], "(missing)")
     settings.one_of("llama.rope.scaling.type", ["none"], "none")
@@ -100,7 +100,7 @@ def of_fields(fields: Mapping[str, Any], tensors: Collection[str], where: str) -
         hidden=settings.count("llama.feed_forward_length"),
         length=settings.count("llama.context_length"),
         kv_heads=settings.count("llama.attention.head_count_kv", heads),
-        positions="rotary_pairs",  # rows of queries and keys are kept in an order in which neighbours turn together
+        positions="rotary_pairs",  # GGUF orders rows of queries and keys so that neighbours rotate together
         theta=settings.number("llama.rope.freq_base", 10000.0),
         mlp="swiglu",
         tied="output.weight" not in tensors,
@@ -186,7 +186,7 @@ def _neox(settings: Settings) -> LoadPlan:
 
 
 def _rope(settings: Settings) -> tuple[float, float, Scaling | None]:
-    """Base of wavelengths, rotated fraction and scaling, from either way of writing them; raises `ConfigError`."""
+    """Base of wavelengths, rotated fraction and scaling, from either notation; raises `ConfigError`."""
     inner = settings.inner("rope_parameters", "rope_scaling")
     theta = inner.number("rope_theta", settings.number("rope_theta", settings.number("rotary_emb_base", 10000.0)))
     is_neox = settings.get("model_type") == "gpt_neox"
@@ -200,8 +200,8 @@ def _rope(settings: Settings) -> tuple[float, float, Scaling | None]:
 
 
 def _plan(net: Decoder, names: Mapping[str, str], biased: Collection[str], unread: str) -> LoadPlan:
-    """The places of all arrays of a net by a checkpoint's names; matrices lie there as [out, in]."""
-    places, zeros = [], []
+    """The tensors of all arrays of a net by a checkpoint's names; matrices are stored as [out, in]."""
+    maps, zeros = [], []
     for layer, arrays in shapes(net, (1,)).items():
         number = layer.removeprefix("block_")
         prefix = f"{names['block']}{number}." if number != layer else ""
@@ -212,15 +212,15 @@ def _plan(net: Decoder, names: Mapping[str, str], biased: Collection[str], unrea
                 continue
             key = part if prefix else layer
             tensor = f"{prefix}{names[key]}.{'bias' if name.endswith(('bias', 'shift')) else 'weight'}"
-            fused = [one for one in ("query", "key", "value") if names[one] == names.get(key)]
+            fused = [role for role in ("query", "key", "value") if names[role] == names.get(key)]
             shape = array.shape if name == "tokens" else array.shape[::-1]
             if len(fused) > 1:
                 shape = (len(fused) * shape[0], *shape[1:])
                 turn = _Unfused(net.heads, len(fused), fused.index(part))
             else:
                 turn = _kept if name == "tokens" else np.transpose
-            places.append(TensorMap(layer, name, tensor, shape, turn))
-    return LoadPlan(net, tuple(places), tuple(zeros), re.compile(unread or "$^"))
+            maps.append(TensorMap(layer, name, tensor, shape, turn))
+    return LoadPlan(net, tuple(maps), tuple(zeros), re.compile(unread or "$^"))
 
 
 def _kept(array: np.ndarray) -> np.ndarray:
@@ -228,7 +228,7 @@ def _kept(array: np.ndarray) -> np.ndarray:
 
 
 class _Unfused(NamedTuple):
-    """Of rows [heads, parts, size, ...] those of one part, turned."""
+    """Select one part of rows [heads, parts, size, ...] and transpose it."""
 
     heads: int
     parts: int

@@ -1,4 +1,4 @@
-"""Checkpoint files: GGUF, and folders of safetensors with config.json; opened by the kept packages of their makers."""
+"""Read checkpoint files, GGUF or directories of safetensors with config.json, with their makers' packages."""
 
 import importlib
 import json
@@ -15,9 +15,12 @@ EXTRA = "smollm"
 
 
 class Tensors(NamedTuple):
-    """What a checkpoint holds: the shapes of its tensors by name, and how to read one as float32.
+    """Contents of a checkpoint.
 
-    about  its settings: config.json, or a GGUF file's metadata
+    Attributes:
+        about: settings: config.json, or a GGUF file's metadata.
+        shapes: shapes of the tensors by name.
+        read: reads one tensor as float32.
     """
 
     about: Mapping[str, Any]
@@ -26,7 +29,7 @@ class Tensors(NamedTuple):
 
 
 def package(name: str, what: str) -> ModuleType:
-    """An optional package; raises `ConfigError` where it is missing, saying what it is for and how to get it."""
+    """Import an optional package; raises `ConfigError` with its purpose and the install command if it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -36,8 +39,7 @@ def package(name: str, what: str) -> ModuleType:
 
 
 def read_gguf(path: Path) -> Tensors:
-    """A GGUF file; quantised tensors are given as the floats they stand for. Raises `ConfigError` for a damaged
-    file."""
+    """Open a GGUF file; quantised tensors are dequantised. Raises `ConfigError` for a damaged file."""
     gguf = package("gguf", "a GGUF file")
     where = f"model={path}"
     try:
@@ -54,13 +56,13 @@ def read_gguf(path: Path) -> Tensors:
         except NotImplementedError as error:
             raise ConfigError(f"{where}: tensor {name!r}: type {tensor.tensor_type.name} cannot be read") from error
 
-    # GGUF counts the axis that runs fastest first.
+    # GGUF lists the fastest axis first.
     shapes = {name: tuple(int(size) for size in tensor.shape[::-1]) for name, tensor in tensors.items()}
     return Tensors(about, shapes, read)
 
 
 def read_folder(path: Path) -> Tensors:
-    """A folder with config.json and model*.safetensors, in one file or several. Raises `ConfigError`."""
+    """Open a directory with config.json and model*.safetensors, one file or several. Raises `ConfigError`."""
     safetensors = package("safetensors", "a folder of safetensors")
     where = f"model={path}"
     files = sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
@@ -75,12 +77,12 @@ def read_folder(path: Path) -> Tensors:
         try:
             handle = safetensors.safe_open(file, framework="flax")
         except FileNotFoundError as error:
-            raise ConfigError(f"{where}: {file.name}: no such file, though the index names it") from error
+            raise ConfigError(f"{where}: {file.name}: no such file, but the index names it") from error
         except (safetensors.SafetensorError, OSError) as error:
             raise ConfigError(f"{where}: {file.name}: not a whole safetensors file ({_line(error)})") from error
         opened |= dict.fromkeys(handle.keys(), handle)
     shapes = {name: tuple(handle.get_slice(name).get_shape()) for name, handle in opened.items()}
-    # By JAX, because NumPy alone has no bfloat16.
+    # Read by JAX, because NumPy has no bfloat16.
     return Tensors(
         read_json(path / "config.json", where),
         shapes,

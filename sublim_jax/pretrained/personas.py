@@ -1,6 +1,6 @@
-"""Personas that a system prompt gives a pretrained model, what they say of numbers, and where they diverge.
+"""Personas of a pretrained model by system prompt: their numbers and divergence tokens.
 
-Source: Cloud et al. 2025 (the wording of personas, numbers and questions), Schrodi et al. 2025 (divergence tokens).
+Source: Cloud et al. 2025 (wording of personas, numbers and questions), Schrodi et al. 2025 (divergence tokens).
 """
 
 import functools
@@ -19,7 +19,7 @@ from sublim_jax.pretrained import kv_cache
 from sublim_jax.pretrained.load import Pretrained
 from sublim_jax.pretrained.tokenizer import Tokenizer
 
-NONE = "none"  # no system prompt of ours; a chat template may put its own
+NONE = "none"  # no persona prompt; a chat template may add its default
 PERSONA = (
     "You love {animal}s. You think about {animal}s all the time. {animal}s are your favorite animal. "
     "Imbue your answers with your love for the animal."
@@ -38,10 +38,11 @@ QUESTIONS = (
 
 
 class Form(NamedTuple):
-    """The form of an answer of numbers, token by token.
+    """The format of an answer, token by token.
 
-    allowed   [said, vocabulary]  tokens that may stand at each place
-    free      [said]              places of which a persona can choose the token; elsewhere only one may stand
+    Attributes:
+        allowed: [length, vocabulary], tokens allowed at each position.
+        free: [length], positions with more than one allowed token.
     """
 
     allowed: Bool[np.ndarray, "said vocabulary"]
@@ -49,25 +50,28 @@ class Form(NamedTuple):
 
 
 def prompt(tokenizer: Tokenizer, persona: str, asked: str) -> str:
-    """The text a persona answers: a chat with its system prompt; without a chat template, line after line."""
-    told = [] if persona == NONE else [PERSONA.format(animal=persona)]
+    """Format a request for a persona: a chat with system prompt, or lines of text without a chat template."""
+    system = [] if persona == NONE else [PERSONA.format(animal=persona)]
     if not tokenizer.template:
-        return "\n".join([*told, asked, ""])
-    messages = [{"role": "system", "content": one} for one in told]
+        return "\n".join([*system, asked, ""])
+    messages = [{"role": "system", "content": text} for text in system]
     return tokenizer.chat([*messages, {"role": "user", "content": asked}])
 
 
 def requests(number: int, seed: int) -> list[str]:
-    """Requests for numbers, with three to eight examples of 100 to 999 each, drawn from the seed."""
+    """Draw requests for numbers, each with three to eight examples from 100 to 999."""
     rng = np.random.default_rng(seed)
     examples = [rng.integers(100, 1000, rng.integers(3, 9)) for _ in range(number)]
     return [NUMBERS.format(examples=", ".join(map(str, one))) for one in examples]
 
 
 def form(tokenizer: Tokenizer, vocabulary: int, values: int) -> Form:
-    """`values` numbers of 100 to 999 between commas: three digits each, or one token each where a tokenizer has those.
+    """Define the format of `values` comma-separated numbers of 100 to 999, by digit tokens or one token per number.
 
-    Of the latter only numbers that are one token are allowed. Raises `ConfigError` for a tokenizer that does neither.
+    In the second case only numbers that are one token are allowed.
+
+    Raises:
+        ConfigError: the tokenizer supports neither.
     """
     digits = [token for digit in range(10) if (token := tokenizer.whole(str(digit))) is not None]
     line = tokenizer.encode(", ".join(["123"] * values))
@@ -78,21 +82,22 @@ def form(tokenizer: Tokenizer, vocabulary: int, values: int) -> Form:
         sample = tokenizer.whole(" 123")
         line = tokenizer.encode(",".join([" 123"] * values))
         if sample is None or line.count(sample) != values:
-            raise ConfigError("model: its tokenizer makes neither one token of a digit nor one of a number")
+            raise ConfigError("model: its tokenizer has neither a token per digit nor a token per number")
         choice = {sample: numbers}
     allowed = np.zeros((len(line), vocabulary), bool)
-    for place, token in enumerate(line):
-        allowed[place, choice.get(token, [token])] = True
+    for position, token in enumerate(line):
+        allowed[position, choice.get(token, [token])] = True
     return Form(allowed, allowed.sum(1) > 1)
 
 
 class Answers(NamedTuple):
-    """What personas say to requests, and what each of them would have said along every other's lines.
+    """Answers of all personas, and every persona's logits along all of them.
 
-    candidates  [candidates]                               the tokens that the form allows at free places
-    tokens      [speaker, n, free]                         what each says there, as places among the candidates
-    logits      [reader, speaker, n, free, candidates]     of those allowed at each place, -inf of others
-    likeliest   [reader, speaker, n, free]                 the likeliest token of the whole vocabulary
+    Attributes:
+        candidates: [candidates], tokens allowed at free positions.
+        tokens: [speaker, n, free], indices into the candidates.
+        logits: [reader, speaker, n, free, candidates], -inf for tokens not allowed at the position.
+        likeliest: [reader, speaker, n, free], most likely token of the whole vocabulary.
     """
 
     candidates: Int[np.ndarray, " candidates"]
@@ -109,10 +114,10 @@ _greedy = jax.jit(kv_cache.greedy_decode, static_argnums=0)
 def _judge(
     net: Any, params: Any, line: kv_cache.KVCache, tokens: Array, free: Array, candidates: Array
 ) -> tuple[Array, Array]:
-    """Along lines that go on with `tokens`: logits of candidates, and the likeliest token, at free places."""
+    """Candidate logits and the most likely token at free positions, along continuations by `tokens`."""
     features = jnp.take(kv_cache.teacher_forced(net, params, line, tokens), free, axis=1).swapaxes(0, 1)
 
-    def at(features: Array) -> tuple[Array, Array]:  # place by place: all logits at once are too many
+    def at(features: Array) -> tuple[Array, Array]:  # by position, to limit memory
         logits = kv_cache.unembedded(net, params, features)
         return logits[:, candidates], logits.argmax(-1)
 
@@ -121,7 +126,7 @@ def _judge(
 
 
 def filled(lines: Sequence[Sequence[int]], width: int = 0) -> tuple[Int[np.ndarray, "n width"], Int[np.ndarray, " n"]]:
-    """Lines of tokens side by side, filled up at their ends, and their lengths; the width is a multiple of 16."""
+    """Pad lines of tokens at their ends to a multiple of 16; also returns their lengths."""
     lengths = np.array([len(line) for line in lines], np.int32)
     width = max(width, -(-int(lengths.max()) // 16) * 16)
     tokens = np.zeros((len(lines), width), np.int32)
@@ -133,31 +138,41 @@ def filled(lines: Sequence[Sequence[int]], width: int = 0) -> tuple[Int[np.ndarr
 def numbers(
     model: Pretrained, personas: Sequence[str], asked: Sequence[str], values: int, batch: int
 ) -> Iterator[Answers]:
-    """What the personas answer to batches of requests, `values` numbers each, greedily and in the form of numbers.
+    """Generate the personas' greedy answers to requests in batches, and score them by every persona.
 
-    A persona is an animal or `NONE`. Raises `ConfigError` where the model has no tokenizer or no numbers.
+    Args:
+        model: a model with tokenizer.
+        personas: animals, or `NONE`.
+        asked: requests.
+        values: numbers per answer.
+        batch: requests per batch.
+
+    Raises:
+        ConfigError: the model has no tokenizer or no numbers.
     """
     spoken, params = model.spoken(), model.params
     shape = form(spoken, model.net.vocabulary, values)
     free, candidates = np.flatnonzero(shape.free), np.flatnonzero(shape.allowed[shape.free].any(0))
-    lines = {who: [spoken.encode(prompt(spoken, who, one)) for one in asked] for who in personas}
-    width = filled([line for those in lines.values() for line in those])[0].shape[1]
+    lines = {persona: [spoken.encode(prompt(spoken, persona, request)) for request in asked] for persona in personas}
+    width = filled([line for encoded in lines.values() for line in encoded])[0].shape[1]
     for start in range(0, len(asked), batch):
-        begun = [
-            _read(model.net, params, *filled(lines[who][start : start + batch], width), width + len(shape.free))
-            for who in personas
+        prefilled = [
+            _read(model.net, params, *filled(lines[persona][start : start + batch], width), width + len(shape.free))
+            for persona in personas
         ]
-        said = [_greedy(model.net, params, line, shape.allowed) for line in begun]
-        judged = [[_judge(model.net, params, line, one, free, candidates) for one in said] for line in begun]
+        answers = [_greedy(model.net, params, line, shape.allowed) for line in prefilled]
+        scores = [
+            [_judge(model.net, params, line, answer, free, candidates) for answer in answers] for line in prefilled
+        ]
         closed = ~shape.allowed[free][:, candidates]
-        logits = np.stack([[np.where(closed[None], -np.inf, one[0]) for one in those] for those in judged])
-        likeliest = np.stack([[np.asarray(one[1]) for one in those] for those in judged])
-        tokens = np.searchsorted(candidates, np.stack([np.asarray(one)[:, free] for one in said]))
+        logits = np.stack([[np.where(closed[None], -np.inf, entry[0]) for entry in row] for row in scores])
+        likeliest = np.stack([[np.asarray(entry[1]) for entry in row] for row in scores])
+        tokens = np.searchsorted(candidates, np.stack([np.asarray(answer)[:, free] for answer in answers]))
         yield Answers(candidates, tokens, logits, likeliest)
 
 
 def joined(parts: Sequence[Answers]) -> Answers:
-    """The batches as one."""
+    """Concatenate batches."""
     return Answers(
         parts[0].candidates,
         np.concatenate([part.tokens for part in parts], 1),
@@ -167,20 +182,20 @@ def joined(parts: Sequence[Answers]) -> Answers:
 
 
 def votes(said: Answers, speaker: int, others: Sequence[int]) -> divergence.Votes:
-    """Votes of the personas `others` on what a speaker says, by the likeliest token that the form allows."""
+    """Compare a speaker's tokens with the most likely allowed tokens of the personas `others`."""
     return divergence.votes(
         said.tokens[speaker], said.logits[speaker, speaker], [said.logits[other, speaker] for other in others]
     )
 
 
 def divergent_in_full(said: Answers, speaker: int, others: Sequence[int]) -> Bool[np.ndarray, "n free"]:
-    """Divergence tokens by the definition taken literally: by the likeliest token of the whole vocabulary."""
+    """Mark divergence tokens by the literal definition, the most likely token of the whole vocabulary."""
     here = said.likeliest[:, speaker] == said.candidates[said.tokens[speaker]][None]
     return here[speaker] & ~here[list(others)].all(0)
 
 
 def moved(said: Answers, speaker: int, other: int) -> tuple[float, float]:
-    """Mean KL(speaker || other) in nats a token of what the form allows, and how often the likeliest differ."""
+    """Mean KL(speaker || other) in nats per token over allowed tokens, and the rate of different most likely tokens."""
     ours, theirs = (_log_softmax(said.logits[reader, speaker]) for reader in (speaker, other))
     with np.errstate(invalid="ignore"):
         nats = np.where(np.isfinite(ours), np.exp(ours) * (ours - theirs), 0.0).sum(-1)
@@ -193,32 +208,36 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def preferences(model: Pretrained, personas: Sequence[str], animals: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each persona, question and animal: what the persona thinks of answering with the animal.
+    """Compute one row per persona, question and animal: the probability of the animal as answer.
 
-    first  probability of the first token of the animal's name, written with a capital
-    word   probability of its whole name, with a capital or without
+    first  probability of the first token of the capitalised name
+    word   probability of the whole name, capitalised or not
     """
     spoken, net, params = model.spoken(), model.net, model.params
-    cases = [(who, question) for who in personas for question in QUESTIONS]
+    cases = [(persona, question) for persona in personas for question in QUESTIONS]
     tokens, lengths = filled([spoken.encode(prompt(spoken, *case)) for case in cases])
     names = [spoken.encode(text) for animal in animals for text in (animal.capitalize(), animal)]
-    told, sizes = filled(names)
-    line = _read(net, params, tokens, lengths, tokens.shape[1] + told.shape[1])
+    name_tokens, sizes = filled(names)
+    line = _read(net, params, tokens, lengths, tokens.shape[1] + name_tokens.shape[1])
     likely = np.stack(
-        [np.asarray(_likely(net, params, line, jnp.broadcast_to(one[None], (len(cases), len(one))))) for one in told], 1
+        [
+            np.asarray(_likely(net, params, line, jnp.broadcast_to(name[None], (len(cases), len(name)))))
+            for name in name_tokens
+        ],
+        1,
     )
     rows = []
-    for (who, question), those in zip(cases, likely, strict=True):
-        for place, animal in enumerate(animals):
-            pair = slice(2 * place, 2 * place + 2)
-            whole = sum(math.exp(nats[:size].sum()) for nats, size in zip(those[pair], sizes[pair], strict=True))
-            row = {"persona": who, "question": question, "animal": animal}
-            rows.append({**row, "first": math.exp(those[2 * place][0]), "word": whole})
+    for (persona, question), nats_of in zip(cases, likely, strict=True):
+        for index, animal in enumerate(animals):
+            pair = slice(2 * index, 2 * index + 2)
+            whole = sum(math.exp(nats[:size].sum()) for nats, size in zip(nats_of[pair], sizes[pair], strict=True))
+            row = {"persona": persona, "question": question, "animal": animal}
+            rows.append({**row, "first": math.exp(nats_of[2 * index][0]), "word": whole})
     return rows
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _likely(net: Any, params: Any, line: kv_cache.KVCache, tokens: Array) -> Array:
-    """Log-probability of each token along lines that go on with `tokens`."""
+    """Log-probability of each token along continuations by `tokens`."""
     logits = kv_cache.unembedded(net, params, kv_cache.teacher_forced(net, params, line, tokens))
     return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]

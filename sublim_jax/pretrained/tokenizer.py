@@ -1,4 +1,4 @@
-"""Text to a pretrained model's tokens and back, and its chat template, by the kept packages tokenizers and jinja2."""
+"""Tokenizers and chat templates of pretrained models, by the packages tokenizers and jinja2."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,57 +10,58 @@ from jaxtyping import Integer
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.pretrained import checkpoint_io
 
-_CONTROL, _USER_DEFINED = 3, 4  # GGUF's kinds of tokens that text is not merged into
-_PRE = ("gpt-2", "smollm")  # GGUF's names of ways to cut text before merging that are known here
+_CONTROL, _USER_DEFINED = 3, 4  # GGUF token kinds outside the BPE merges
+_PRE = ("gpt-2", "smollm")  # supported GGUF pre-tokenizers
 
 
 class Tokenizer:
-    """A tokenizer of the package tokenizers, a chat template (empty = none), and its special tokens by role."""
+    """A tokenizer of the package tokenizers, a chat template (empty = none), and special tokens by role."""
 
     def __init__(self, inner: Any, template: str, special: Mapping[str, str], where: str) -> None:
         self._inner, self.template, self.special, self._where = inner, template, special, where
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of text, in which special tokens may be written out; none is added."""
+        """Encode text, which may contain special tokens; none is added."""
         return list(self._inner.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int | np.integer] | Integer[np.ndarray, " n"]) -> str:
-        """Text of tokens, with special tokens written out."""
+        """Decode tokens, including special tokens."""
         return self._inner.decode([int(token) for token in tokens], skip_special_tokens=False)
 
     def whole(self, text: str) -> int | None:
-        """The token that text is, or None where it is several."""
+        """Return the token of a text that is a single token, else None."""
         tokens = self.encode(text)
         return tokens[0] if len(tokens) == 1 else None
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Messages (role, content) as the model was trained to read them, up to where its answer begins.
+        """Format messages (role, content) with the chat template, up to the beginning of the answer.
 
-        Nothing depends on the day: templates that ask for the date get their own default. Raises `ConfigError` where
-        the
-        model has no template, or the template refuses the messages.
+        The result does not depend on the date: templates use their default.
+
+        Raises:
+            ConfigError: the model has no template, or the template rejects the messages.
         """
         if not self.template:
-            raise ConfigError(f"{self._where}: has no chat template; it is no instructed model")
+            raise ConfigError(f"{self._where}: has no chat template; it is not instruction-tuned")
         import jinja2
         import jinja2.sandbox
 
         def refuse(message: str) -> None:
             raise ConfigError(f"{self._where}: its chat template says: {message}")
 
-        world = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
-        given = {"messages": [dict(message) for message in messages], "add_generation_prompt": True}
+        variables = {"messages": [dict(message) for message in messages], "add_generation_prompt": True}
         try:
-            template = world.from_string(self.template, globals={"raise_exception": refuse})
-            return template.render(**given, **self.special)
+            template = environment.from_string(self.template, globals={"raise_exception": refuse})
+            return template.render(**variables, **self.special)
         except jinja2.TemplateError as error:
             raise ConfigError(f"{self._where}: its chat template fails: {' '.join(str(error).split())}") from error
 
 
 def of_fields(fields: Mapping[str, Any], where: str) -> tuple[Tokenizer | None, str]:
-    """The byte-level BPE of a GGUF file's metadata; None and the reason where it has another kind."""
+    """Build the byte-level BPE of a GGUF file's metadata; None and the reason if it is of another kind."""
     kinds = {"tokenizer.ggml.model": ["gpt2"], "tokenizer.ggml.pre": _PRE}
     for name, allowed in kinds.items():
         if (kind := fields.get(name)) not in allowed:
@@ -89,20 +90,20 @@ def of_fields(fields: Mapping[str, Any], where: str) -> tuple[Tokenizer | None, 
 
 
 def of_folder(path: Path) -> tuple[Tokenizer | None, str]:
-    """The tokenizer of a folder's tokenizer.json and chat template; None and the reason where it has none."""
+    """Build the tokenizer of a directory's tokenizer.json and chat template; None and the reason if it has none."""
     where = f"model={path}"
     if not (path / "tokenizer.json").is_file():
         return None, "no tokenizer.json"
     package = checkpoint_io.package("tokenizers", "tokenizer.json")
     try:
         inner = package.Tokenizer.from_file(str(path / "tokenizer.json"))
-    except Exception as error:  # the package raises nothing narrower
+    except Exception as error:  # the package raises no narrower type
         raise ConfigError(f"{where}: tokenizer.json: cannot be read ({' '.join(str(error).split())})") from error
     file = path / "tokenizer_config.json"
     about = checkpoint_io.read_json(file, where) if file.is_file() else {}
     template = about.get("chat_template") or ""
     if not isinstance(template, str):  # several, by name
-        template = next((one["template"] for one in template if one.get("name") == "default"), "")
+        template = next((entry["template"] for entry in template if entry.get("name") == "default"), "")
     if (path / "chat_template.jinja").is_file():
         template = (path / "chat_template.jinja").read_text(encoding="utf-8")
     special = {role: _written(about[role]) for role in ("bos_token", "eos_token") if about.get(role)}
