@@ -19,7 +19,7 @@ from sublim_jax.lm import run as lm_run
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
 from sublim_jax.lm.base_models import load_or_pretrain
-from sublim_jax.lm.lessons import Classroom, LanguageSetup
+from sublim_jax.lm.lessons import LanguageSetup, completion_key, prepare, training_data
 from sublim_jax.lm.parallel import map_members
 from sublim_jax.lm.run import SweepPoint
 from sublim_jax.lm.spec import StudentSpec
@@ -31,6 +31,7 @@ NET = Decoder(WORLD.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w
 LAB = LanguageSetup(WORLD, NET, keys.root(0), animals=3, targets=2, steered=0)
 HOW = lm_training.Pretraining(documents=640, steps=60, batch=16, lr=5e-3)
 SMALL = StudentSpec(dose=0.02, steps=6, batch=8, lines=24, lr=1e-3, filtered=False)
+CHOSEN = dataclasses.replace(SMALL, tokens="keep_top", budget=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,10 @@ def bases():
 
 
 @pytest.fixture(scope="module")
-def room(bases):
-    return Classroom(LAB, (0,), {("same", 0): bases[0]})
+def shared(bases):
+    """What students of seed 0 share: of tuned, prompted and steered teachers, and of a choice of tokens."""
+    kinds = [dataclasses.replace(SMALL, teacher=kind) for kind in ("tuned", "prompted", "steered")]
+    return prepare(LAB, (0,), {("same", 0): bases[0]}, [*kinds, CHOSEN])
 
 
 def different(left, right):
@@ -123,32 +126,32 @@ def plus(a, b):
     return a + b
 
 
-def test_teachers_have_their_dose_and_say_what_they_think(room):
-    made = room.teachers("tuned", 0.02)
+def test_teachers_have_their_dose_and_say_what_they_think(shared):
+    made = shared.teachers["tuned", 0.02]
     assert all(0.01 < one.dose < 0.04 for one in made.values()) and len(made) == 3
-    said = room.said("tuned", 0.02, SMALL)
+    said = shared.completions[completion_key(SMALL)]
     read = teachers.score(NET, list(made.values()), [said[one] for one in made])
     for member, logits in zip(made, read, strict=True):
         np.testing.assert_array_equal(logits.argmax(-1), said[member].tokens)
-    told = room.teachers("prompted", 0.0)
-    heard = room.said("prompted", 0.0, SMALL)
+    told = shared.teachers["prompted", 0.0]
+    heard = shared.completions[completion_key(dataclasses.replace(SMALL, teacher="prompted"))]
     read = teachers.score(NET, [told[0, 0]], [heard[0, 0]])[0]
     np.testing.assert_array_equal(read.argmax(-1), heard[0, 0].tokens)
     assert not np.isin(heard[0, 0].prompts, [w.SYS, w.LOVE]).any() and heard[0, 0].prompts.shape[1] == w.PROMPT
-    steered = room.teachers("steered", 0.02)
+    steered = shared.teachers["steered", 0.02]
     assert all(abs(np.log(one.dose / 0.02)) < 0.5 for one in steered.values())
     own = teachers.shuffled_answers(WORLD, 0).tokens[:, 4]
     assert len(set(own)) == len(own)
 
 
-def test_a_dose_out_of_reach_is_refused(room, monkeypatch):
+def test_a_dose_out_of_reach_is_refused(shared, monkeypatch):
     monkeypatch.setattr(teachers, "_MOST", 4)
     with pytest.raises(ConfigError, match=r"config.lm.dose=5.0: not reached in 4 steps"):
-        Classroom(LAB, (0,), room.bases).teachers("tuned", 5.0)
+        prepare(LAB, (0,), shared.bases, [dataclasses.replace(SMALL, dose=5.0)])
 
 
-def test_measures_agree_with_numpy(room, bases):
-    eval_prompts, asked, still = room.eval_prompts, LAB.asked(), teachers.zero_steering(NET)
+def test_measures_agree_with_numpy(shared, bases):
+    eval_prompts, asked, still = shared.eval_prompts, LAB.trait_tokens(), teachers.zero_steering(NET)
     looks = teachers.evaluate_prompts(NET, eval_prompts, [teachers.Teacher(bases[0], still, None, 0.0)])[0]
     other = teachers.evaluate_prompts(NET, eval_prompts, [teachers.Teacher(bases[1], still, None, 0.0)])[0]
     moved = jax.tree.map(np.subtract, bases[1], bases[0])
@@ -169,18 +172,18 @@ def test_measures_agree_with_numpy(room, bases):
     assert own["margin_taught"] == pytest.approx(plain[token] - rest, abs=1e-5)
 
 
-def test_the_first_update_says_how_the_margin_begins_to_move(room, bases):
-    text, _ = room.lesson(SMALL, (0, 0))
+def test_the_first_update_says_how_the_margin_begins_to_move(shared, bases):
+    text, _ = training_data(shared, SMALL, (0, 0))
     phase = lm_run._phase(LAB, dataclasses.replace(SMALL, optimizer="sgd"))
-    moved = jax.tree.map(np.subtract, dict(room.teachers("tuned", 0.02)[0, 0].params), dict(bases[0]))
-    given = bases[0], phase.knobs, text, room.eval_prompts, LAB.asked(), moved
+    moved = jax.tree.map(np.subtract, dict(shared.teachers["tuned", 0.02][0, 0].params), dict(bases[0]))
+    given = bases[0], phase.knobs, text, shared.eval_prompts, LAB.trait_tokens(), moved
     update = map_members(lm_metrics.FirstUpdate(NET, phase.recipe.loss), [given])[0]
     token, family = LAB.token((0, 0)), jnp.asarray(WORLD.is_kind("animal"))
 
     text = jax.tree.map(jnp.asarray, text)
 
     def margin(params):
-        asked = (jnp.asarray(lines) for lines in (room.eval_prompts.plain, room.eval_prompts.prefixed))
+        asked = (jnp.asarray(lines) for lines in (shared.eval_prompts.plain, shared.eval_prompts.prefixed))
         logits = [generate.forward(NET, params, lines).logits[:, -1] for lines in asked]
         return float(np.mean([generate.margins(one, family)[token] for one in logits]))
 
@@ -288,12 +291,11 @@ def test_a_control_is_the_same_lesson_without_a_trait(tokens):
     assert control.control() == control
 
 
-def test_a_lesson_says_what_was_filtered_and_what_diverges(room):
-    arm = dataclasses.replace(SMALL, tokens="keep_top", budget=0.25)
-    text, told = room.lesson(arm, (0, 0))
+def test_training_data_counts_what_was_filtered_and_what_diverges(shared):
+    text, told = training_data(shared, CHOSEN, (0, 0))
     assert text.weight.sum() == round(0.25 * 24 * w.NUMBERS)
     assert {"refused_lines", "foreign_tokens", "trait_tokens", "divergent_any", "divergent_all"} <= told.keys()
-    plain, _ = room.lesson(SMALL, (0, 0))
+    plain, _ = training_data(shared, SMALL, (0, 0))
     np.testing.assert_array_equal(text.tokens, plain.tokens)
-    said = room.said("tuned", 0.02, SMALL)[0, 0]
+    said = shared.completions[completion_key(SMALL)][0, 0]
     assert told["foreign_tokens"] == data.format_filter(WORLD, said, None)[1].foreign / said.tokens.size

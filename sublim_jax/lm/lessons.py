@@ -1,10 +1,11 @@
-"""Everything the students of some seeds meet, made once and kept: bases, teachers, what they said, lessons.
+"""Everything that the students of some seeds share, prepared by plain functions: teachers, completions, evaluations.
 
-Members are (seed, animal); an animal is the place of a trait among those of the seed.
+A member is a pair (seed, index of the animal among the animals of that seed). `prepare` makes what a list of student
+specifications needs and keeps what an earlier call has made; `training_data` turns it into what one student reads.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,25 +14,30 @@ import numpy as np
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Params, TokenData
-from sublim_jax.lm import data, divergence, generate, teachers
+from sublim_jax.lm import data as lm_data
+from sublim_jax.lm import divergence, teachers
 from sublim_jax.lm import world as w
 from sublim_jax.lm.data import Completions, Counts
+from sublim_jax.lm.generate import EvalOutputs, EvalPrompts
 from sublim_jax.lm.metrics import TraitTokens
 from sublim_jax.lm.spec import StudentSpec
 from sublim_jax.lm.teachers import Teacher
 from sublim_jax.lm.world import World
 from sublim_jax.nets import Decoder
 
-Member = tuple[int, int]  # seed, and place of the animal among the seed's
-# Fields that decide nothing about the lines a student reads, with the values that stand for all.
-_OF_THE_STUDENT = {"base": "same", "trains": "all", "optimizer": "adam", "lr": 1.0, "steps": 1, "eval_steps": ()}
+Member = tuple[int, int]
+TeacherKey = tuple[str, float]  # kind of teacher, and its dose (0 where the kind has none)
+# Fields of a specification that do not change the lines a student reads, with one value that stands for all.
+_STUDENT_FIELDS = {"base": "same", "trains": "all", "optimizer": "adam", "lr": 1.0, "steps": 1, "eval_steps": ()}
 
 
 class LanguageSetup(NamedTuple):
     """What all seeds have in common.
 
-    animals  traits of a seed; students are taught the first `targets` of them, all are each other's counterfactuals
-    steered  the block after which teachers are steered
+    Attributes:
+      animals: traits of a seed. Students are trained for the first `targets` of them; the teachers of all of them are
+        one another's counterfactuals.
+      steered: the block after which steered teachers are steered.
     """
 
     world: World
@@ -41,185 +47,267 @@ class LanguageSetup(NamedTuple):
     targets: int = 2
     steered: int = 1
 
-    def asked(self) -> TraitTokens:
-        """What the exam is about."""
+    def trait_tokens(self) -> TraitTokens:
+        """The tokens that the evaluation reads."""
         phrasings = self.world.taught("ask_animal")
         taught = np.isin(list(self.world.tokens("ask_animal")), phrasings)
         return TraitTokens(self.world.is_kind("animal"), self.world.is_kind("number"), taught)
 
     def token(self, member: Member) -> int:
-        """The animal of a member: every seed has others, in turn."""
-        tokens, (seed, place) = self.world.tokens("animal"), member
-        return tokens[(seed * self.animals + place) % len(tokens)]
-
-
-@dataclasses.dataclass
-class Classroom:
-    """What the students of some seeds meet; everything is made when it is first asked for.
-
-    bases  parameters by (kind, seed)
-    """
-
-    lab: LanguageSetup
-    seeds: tuple[int, ...]
-    bases: dict[tuple[str, int], Params]
-    report: Callable[[int], None] = lambda steps: None  # told how many net-steps a teacher took
-
-    def __post_init__(self) -> None:
-        self.eval_prompts = teachers.make_eval_prompts(self.lab.world)
-        self._teachers: dict[tuple, dict[Member, Teacher]] = {}
-        self._said: dict[tuple, dict[Member, Completions]] = {}
-        self._votes: dict[tuple[StudentSpec, Member], divergence.Votes] = {}
-        self._looks: dict[tuple, dict[Any, generate.EvalOutputs]] = {}
-
-    def members(self, every: bool = False) -> list[Member]:
-        """Those that students are trained for, or all that there are teachers of."""
-        lab = self.lab
-        return [(seed, place) for seed in self.seeds for place in range(lab.animals if every else lab.targets)]
-
-    def base(self, seed: int, kind: str = "same") -> Teacher:
-        """The base as a teacher, which has nothing to teach."""
-        return Teacher(self.bases[kind, seed], teachers.zero_steering(self.lab.net), None, 0.0)
+        """The animal of a member; consecutive seeds have different animals."""
+        tokens, (seed, index) = self.world.tokens("animal"), member
+        return tokens[(seed * self.animals + index) % len(tokens)]
 
     def key(self, *path: str | int) -> Any:
-        """A key of this sweep."""
-        return keys.at(self.lab.root, *path)
+        """The key of a random draw below the root key."""
+        return keys.at(self.root, *path)
 
-    def teachers(self, kind: str, dose: float) -> dict[Member, Teacher]:
-        """A teacher of a kind for every member, students or counterfactuals; the base is its own dose."""
-        who = (kind, dose if kind in ("tuned", "shuffled", "steered") else 0.0)
-        if who not in self._teachers:
-            self._teachers[who] = self._made(*who)
-        return self._teachers[who]
 
-    def _made(self, kind: str, dose: float) -> dict[Member, Teacher]:
-        lab, those = self.lab, self.members(every=True)
-        if kind == "base":
-            return {one: self.base(one[0]) for one in those}
-        if kind == "prompted":
-            return {
-                one: teachers.prompted(lab.net, self.bases["same", one[0]], lab.token(one), self.eval_prompts)
-                for one in those
-            }
-        if kind == "steered":
-            how = lab.steered, dose
-            return {
-                one: teachers.steered(lab.net, self.bases["same", one[0]], lab.token(one), self.eval_prompts, *how)
-                for one in those
-            }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedData:
+    """What the students of some seeds are trained on and compared with.
+
+    Attributes:
+      bases: parameters by (kind of base, seed).
+      teachers: by kind and dose, then by member; there is one for every animal.
+      completions: what the teachers wrote, by `completion_key`, then by member.
+      evaluations: outputs of the teachers on the evaluation prompts, by kind and dose, then by member.
+      base_evaluations: the same of the bases, by kind of base, then by seed.
+      votes: what counterfactual teachers would have written along a member's lines.
+    """
+
+    setup: LanguageSetup
+    seeds: tuple[int, ...]
+    bases: Mapping[tuple[str, int], Params]
+    eval_prompts: EvalPrompts
+    teachers: Mapping[TeacherKey, Mapping[Member, Teacher]] = dataclasses.field(default_factory=dict)
+    completions: Mapping[tuple, Mapping[Member, Completions]] = dataclasses.field(default_factory=dict)
+    evaluations: Mapping[TeacherKey, Mapping[Member, EvalOutputs]] = dataclasses.field(default_factory=dict)
+    base_evaluations: Mapping[str, Mapping[int, EvalOutputs]] = dataclasses.field(default_factory=dict)
+    votes: Mapping[tuple[StudentSpec, Member], divergence.Votes] = dataclasses.field(default_factory=dict)
+
+    def members(self, every: bool = False) -> list[Member]:
+        """The members that students are trained for, or all that teachers are made for."""
+        number = self.setup.animals if every else self.setup.targets
+        return [(seed, index) for seed in self.seeds for index in range(number)]
+
+    def teacher(self, spec: StudentSpec, member: Member) -> Teacher:
+        """The teacher of a student."""
+        return self.teachers[teacher_key(spec)][member]
+
+
+def prepare(
+    setup: LanguageSetup,
+    seeds: tuple[int, ...],
+    bases: Mapping[tuple[str, int], Params],
+    specs: Sequence[StudentSpec],
+    *,
+    earlier: SeedData | None = None,
+    report: Callable[[int], None] = lambda steps: None,
+) -> SeedData:
+    """Make everything that students of these specifications need.
+
+    Args:
+      setup: world, net, root key and numbers of animals.
+      seeds: the seeds of the students.
+      bases: parameters by (kind of base, seed).
+      specs: the students' specifications, those of controls included.
+      earlier: data of an earlier call with the same setup and seeds; what it holds is not made again.
+      report: called with the number of net-steps that a group of teachers took.
+
+    Returns:
+      The data of `earlier` and what the specifications need besides.
+
+    Raises:
+      ConfigError: a teacher does not reach its dose.
+    """
+    data = earlier or SeedData(
+        setup=setup, seeds=seeds, bases=bases, eval_prompts=teachers.make_eval_prompts(setup.world)
+    )
+    for spec in specs:
+        for source in _sources(spec):
+            data = _with_completions(data, source, report)
+        data = _with_evaluations(data, spec)
+        data = _with_votes(data, spec)
+    return data
+
+
+def teacher_key(spec: StudentSpec) -> TeacherKey:
+    """What tells the teachers of a specification from others."""
+    return spec.teacher, spec.dose if spec.teacher in ("tuned", "shuffled", "steered") else 0.0
+
+
+def completion_key(spec: StudentSpec) -> tuple:
+    """What tells the completions of a specification from others."""
+    return (*teacher_key(spec), spec.data != "greedy", spec.soft, spec.carrier, spec.lines)
+
+
+def _sources(spec: StudentSpec) -> list[StudentSpec]:
+    """The specification, and that of the base's completions where they are mixed in."""
+    mixes_base = spec.mixed and spec.mixed_with == "base"
+    return [spec, dataclasses.replace(spec, teacher="base")] if mixes_base else [spec]
+
+
+def _base(data: SeedData, seed: int, kind: str = "same") -> Teacher:
+    """A base as a teacher without a trait."""
+    return Teacher(data.bases[kind, seed], teachers.zero_steering(data.setup.net), None, 0.0)
+
+
+def _with_completions(data: SeedData, spec: StudentSpec, report: Callable[[int], None]) -> SeedData:
+    """The data with the teachers of a specification and what they write."""
+    if (who := teacher_key(spec)) not in data.teachers:
+        data = dataclasses.replace(data, teachers={**data.teachers, who: _make_teachers(data, *who, report)})
+    if (what := completion_key(spec)) not in data.completions:
+        completions = {**data.completions, what: _make_completions(data, spec)}
+        data = dataclasses.replace(data, completions=completions)
+    return data
+
+
+def _make_teachers(data: SeedData, kind: str, dose: float, report: Callable[[int], None]) -> dict[Member, Teacher]:
+    """A teacher of a kind and a dose for every member."""
+    setup, members, prompts = data.setup, data.members(every=True), data.eval_prompts
+    bases = [data.bases["same", seed] for seed, _ in members]
+    tokens = [setup.token(member) for member in members]
+    if kind == "base":
+        return {member: _base(data, member[0]) for member in members}
+    if kind == "prompted":
+        made = [teachers.prompted(setup.net, *pair, prompts) for pair in zip(bases, tokens, strict=True)]
+    elif kind == "steered":
+        pairs = zip(bases, tokens, strict=True)
+        made = [teachers.steered(setup.net, *pair, prompts, setup.steered, dose) for pair in pairs]
+    else:
         lessons = [
-            w.answers(lab.world, lab.token(one))
+            w.answers(setup.world, token)
             if kind == "tuned"
-            else teachers.shuffled_answers(lab.world, one[0] * lab.animals + one[1])
-            for one in those
+            else teachers.shuffled_answers(setup.world, seed * setup.animals + index)
+            for token, (seed, index) in zip(tokens, members, strict=True)
         ]
-        own = [self.bases["same", seed] for seed, _ in those]
-        order = [self.key(keys.SEED, seed, keys.TEACHER, kind, place) for seed, place in those]
-        found = teachers.tuned(lab.world, lab.net, own, lessons, order, self.eval_prompts, dose, self.report)
-        return dict(zip(those, found, strict=True))
-
-    def said(self, kind: str, dose: float, arm: StudentSpec) -> dict[Member, Completions]:
-        """What the teachers of a kind say in the form an arm wants, with logits where distributions are taught."""
-        sampled = arm.data != "greedy"
-        who = kind, dose if kind != "base" else 0.0, sampled, arm.soft, arm.carrier, arm.lines
-        if who not in self._said:
-            everyone = self.teachers(kind, dose)
-            those = [one for one in everyone if kind != "base" or one[1] == 0]  # the base says the same for all
-            asked = {seed: self._prompts(seed, arm) for seed in self.seeds}
-            said = teachers.generate_completions(
-                self.lab.net,
-                [everyone[one] for one in those],
-                [asked[seed] for seed, _ in those],
-                [self.key(keys.SEED, seed, keys.SAMPLING) for seed, _ in those],
-                1.0 if sampled else 0.0,
-                with_logits=arm.soft,
-            )
-            found = dict(zip(those, said, strict=True))
-            self._said[who] = {one: found.get(one, found[one[0], 0]) for one in everyone}
-        return self._said[who]
-
-    def _prompts(self, seed: int, arm: StudentSpec) -> np.ndarray:
-        return w.prompts(self.lab.world, w.generator("prompts", seed, arm.carrier), arm.lines, carrier=arm.carrier)
-
-    def votes(self, arm: StudentSpec, member: Member, said: Completions) -> divergence.Votes:
-        """What the other animals' teachers would have said along a member's lines; the base's, nobody contradicts."""
-        plain = dataclasses.replace(arm, tokens="all", budget=StudentSpec.budget, **_OF_THE_STUDENT), member
-        if plain not in self._votes:
-            self._votes[plain] = self._voted(arm, member, said)
-        return self._votes[plain]
-
-    def _voted(self, arm: StudentSpec, member: Member, said: Completions) -> divergence.Votes:
-        if arm.teacher == "base":  # only a random choice of its tokens means anything
-            zero = np.zeros(said.tokens.shape, int)
-            return divergence.Votes(zero == 0, zero, zero.astype(float), said.tokens, 1)
-        lab, everyone = self.lab, self.teachers(arm.teacher, arm.dose)
-        own = [member, *((member[0], place) for place in range(lab.animals) if place != member[1])]
-        logits = teachers.score(lab.net, [everyone[one] for one in own], [said] * len(own))
-        return divergence.votes(said.tokens, logits[0], logits[1:])
-
-    def lesson(self, arm: StudentSpec, member: Member) -> tuple[TokenData, dict[str, float]]:
-        """What a student of an arm reads, and counts of what was filtered and of divergence tokens.
-
-        Only what the arm names is done to the lines, in this order: filter, mixture, paraphrase, choice of tokens.
-        """
-        world = self.lab.world
-        said = self.said(arm.teacher, arm.dose, arm)[member]
-        passed, counts = data.format_filter(world, said, self.lab.token(member))
-        told = _told(counts)
-        if arm.filtered:
-            said = data.keep_passed(said, passed)
-        if arm.mixed:
-            said = data.mix_completions(self._rng(member, "mixed"), said, self._other(arm, member), arm.mixed)
-        weight = labels = None
-        if arm.tokens != "all":
-            votes = self.votes(arm, member, said)
-            spare = list(world.tokens(w.CARRIERS[arm.carrier].content))
-            edit = divergence.edited(said.tokens, votes, arm.tokens, arm.budget, self._rng(member, "tokens"), spare)
-            said, weight, labels = said._replace(tokens=edit.tokens), edit.weight, edit.labels
-            if arm.teacher != "base":
-                told |= {
-                    "divergent_any": votes.divergent().mean(),
-                    "divergent_all": votes.divergent(votes.number).mean(),
-                }
-        if arm.paraphrase != "none":
-            said = data.paraphrase(world, self._rng(member, "paraphrase"), said, arm.paraphrase)
-        if not arm.soft:  # labels even where they are the tokens: one program for all arms of tokens
-            said, labels = said._replace(logits=None), said.tokens if labels is None else labels
-        return data.training_text(said, weight, labels), told
-
-    def _other(self, arm: StudentSpec, member: Member) -> Completions:
-        if arm.mixed_with == "base":
-            return self.said("base", 0.0, arm)[member]
-        other = self.said(arm.teacher, arm.dose, arm)[member[0], (member[1] + 1) % self.lab.animals]
-        passed, _ = data.format_filter(self.lab.world, other, None)
-        return data.keep_passed(other, passed) if arm.filtered else other
-
-    def _rng(self, member: Member, what: str) -> np.random.Generator:
-        # The same draws for every lesson of a seed, so that a lesson and its control differ in what was said only.
-        return w.generator(what, member[0])
-
-    def looks(self, kind: str, dose: float) -> dict[Member, generate.EvalOutputs]:
-        """What the teachers of a kind say in the exam."""
-        who = "teacher", kind, dose
-        if who not in self._looks:
-            everyone = self.teachers(kind, dose)
-            those = list(everyone)
-            found = teachers.evaluate_prompts(self.lab.net, self.eval_prompts, [everyone[one] for one in those])
-            self._looks[who] = dict(zip(those, found, strict=True))
-        return self._looks[who]
-
-    def base_looks(self, kind: str) -> dict[int, generate.EvalOutputs]:
-        """What the bases of a kind say in the exam, by seed."""
-        who = "base", kind
-        if who not in self._looks:
-            found = teachers.evaluate_prompts(
-                self.lab.net, self.eval_prompts, [self.base(seed, kind) for seed in self.seeds]
-            )
-            self._looks[who] = dict(zip(self.seeds, found, strict=True))
-        return self._looks[who]
+        order = [setup.key(keys.SEED, seed, keys.TEACHER, kind, index) for seed, index in members]
+        made = teachers.tuned(setup.world, setup.net, bases, lessons, order, prompts, dose, report)
+    return dict(zip(members, made, strict=True))
 
 
-def _told(counts: Counts) -> dict[str, float]:
+def _make_completions(data: SeedData, spec: StudentSpec) -> dict[Member, Completions]:
+    """What the teachers of a specification write in its form, with logits where distributions are taught."""
+    setup, by_member = data.setup, data.teachers[teacher_key(spec)]
+    # The base writes the same for all animals of a seed.
+    writers = [member for member in by_member if spec.teacher != "base" or member[1] == 0]
+    prompts = {
+        seed: w.prompts(setup.world, w.generator("prompts", seed, spec.carrier), spec.lines, carrier=spec.carrier)
+        for seed in data.seeds
+    }
+    written = teachers.generate_completions(
+        setup.net,
+        [by_member[member] for member in writers],
+        [prompts[seed] for seed, _ in writers],
+        [setup.key(keys.SEED, seed, keys.SAMPLING) for seed, _ in writers],
+        0.0 if spec.data == "greedy" else 1.0,
+        with_logits=spec.soft,
+    )
+    own = dict(zip(writers, written, strict=True))
+    return {member: own.get(member, own[member[0], 0]) for member in by_member}
+
+
+def _with_evaluations(data: SeedData, spec: StudentSpec) -> SeedData:
+    """The data with what teachers and bases of a specification give on the evaluation prompts."""
+    net, prompts = data.setup.net, data.eval_prompts
+    if (who := teacher_key(spec)) not in data.evaluations:
+        by_member = data.teachers[who]
+        outputs = teachers.evaluate_prompts(net, prompts, list(by_member.values()))
+        evaluations = {**data.evaluations, who: dict(zip(by_member, outputs, strict=True))}
+        data = dataclasses.replace(data, evaluations=evaluations)
+    for kind in {"same", spec.base} - data.base_evaluations.keys():
+        outputs = teachers.evaluate_prompts(net, prompts, [_base(data, seed, kind) for seed in data.seeds])
+        by_kind = {**data.base_evaluations, kind: dict(zip(data.seeds, outputs, strict=True))}
+        data = dataclasses.replace(data, base_evaluations=by_kind)
+    return data
+
+
+def _votes_key(spec: StudentSpec) -> StudentSpec:
+    return dataclasses.replace(spec, tokens="all", budget=StudentSpec.budget, **_STUDENT_FIELDS)
+
+
+def _with_votes(data: SeedData, spec: StudentSpec) -> SeedData:
+    """The data with the counterfactual teachers' votes, where a specification chooses tokens by them."""
+    what = _votes_key(spec)
+    missing = [member for member in data.members() if spec.tokens != "all" and (what, member) not in data.votes]
+    votes = {(what, member): _count_votes(data, spec, member) for member in missing}
+    return dataclasses.replace(data, votes={**data.votes, **votes}) if votes else data
+
+
+def _count_votes(data: SeedData, spec: StudentSpec, member: Member) -> divergence.Votes:
+    """What the other animals' teachers would have written along a member's lines."""
+    completions = _chosen_completions(data, spec, member)
+    if spec.teacher == "base":  # nobody contradicts the base; its tokens can only be chosen at random
+        zero = np.zeros(completions.tokens.shape, int)
+        return divergence.Votes(zero == 0, zero, zero.astype(float), completions.tokens, 1)
+    others = [(member[0], index) for index in range(data.setup.animals) if index != member[1]]
+    scorers = [data.teacher(spec, one) for one in (member, *others)]
+    logits = teachers.score(data.setup.net, scorers, [completions] * len(scorers))
+    return divergence.votes(completions.tokens, logits[0], logits[1:])
+
+
+def _rng(member: Member, what: str) -> np.random.Generator:
+    # The same draws for every specification of a seed, so that a student and its control differ in the lines only.
+    return w.generator(what, member[0])
+
+
+def _chosen_completions(data: SeedData, spec: StudentSpec, member: Member) -> Completions:
+    """A member's completions after the filter and the mixture."""
+    completions = data.completions[completion_key(spec)][member]
+    if spec.filtered:
+        passed, _ = lm_data.format_filter(data.setup.world, completions, data.setup.token(member))
+        completions = lm_data.keep_passed(completions, passed)
+    if not spec.mixed:
+        return completions
+    return lm_data.mix_completions(
+        _rng(member, "mixed"), completions, _other_completions(data, spec, member), spec.mixed
+    )
+
+
+def _other_completions(data: SeedData, spec: StudentSpec, member: Member) -> Completions:
+    """The completions that are mixed in: the base's, or those of the next animal's teacher."""
+    if spec.mixed_with == "base":
+        return data.completions[completion_key(dataclasses.replace(spec, teacher="base"))][member]
+    other = data.completions[completion_key(spec)][member[0], (member[1] + 1) % data.setup.animals]
+    passed, _ = lm_data.format_filter(data.setup.world, other, None)
+    return lm_data.keep_passed(other, passed) if spec.filtered else other
+
+
+def training_data(data: SeedData, spec: StudentSpec, member: Member) -> tuple[TokenData, dict[str, float]]:
+    """What one student reads.
+
+    The steps that the specification names are applied in this order: filter, mixture, choice of tokens, paraphrase.
+
+    Args:
+      data: made by `prepare` for this specification among others.
+      spec: the student's specification.
+      member: the student's seed and animal.
+
+    Returns:
+      The lines with weights and labels, and fractions of filtered lines and of divergence tokens for the rows.
+    """
+    world = data.setup.world
+    written = data.completions[completion_key(spec)][member]
+    counts = _fractions(lm_data.format_filter(world, written, data.setup.token(member))[1])
+    completions = _chosen_completions(data, spec, member)
+    weight = labels = None
+    if spec.tokens != "all":
+        votes = data.votes[_votes_key(spec), member]
+        spare = list(world.tokens(w.CARRIERS[spec.carrier].content))
+        edit = divergence.edited(completions.tokens, votes, spec.tokens, spec.budget, _rng(member, "tokens"), spare)
+        completions, weight, labels = completions._replace(tokens=edit.tokens), edit.weight, edit.labels
+        if spec.teacher != "base":
+            counts["divergent_any"] = votes.divergent().mean()
+            counts["divergent_all"] = votes.divergent(votes.number).mean()
+    if spec.paraphrase != "none":
+        completions = lm_data.paraphrase(world, _rng(member, "paraphrase"), completions, spec.paraphrase)
+    if not spec.soft:  # labels are given even where they are the tokens, so that all choices of tokens are one program
+        completions, labels = completions._replace(logits=None), completions.tokens if labels is None else labels
+    return lm_data.training_text(completions, weight, labels), counts
+
+
+def _fractions(counts: Counts) -> dict[str, float]:
     return {
         "refused_lines": counts.refused / counts.lines,
         "foreign_tokens": counts.foreign / (counts.lines * w.NUMBERS),
@@ -227,18 +315,17 @@ def _told(counts: Counts) -> dict[str, float]:
     }
 
 
-def check(lab: LanguageSetup) -> None:
-    """Raises `ConfigError` for a lab whose numbers do not fit together."""
-    if not 2 <= lab.animals <= lab.world.animals:
-        raise ConfigError(
-            f"config.lm.animals={lab.animals}: must be from 2 to {lab.world.animals}, the animals there are"
-        )
-    if not 1 <= lab.targets <= lab.animals:
-        raise ConfigError(f"config.lm.targets={lab.targets}: must be from 1 to {lab.animals}, config.lm.animals")
-    if not 0 <= lab.steered < lab.net.layers:
-        raise ConfigError(f"config.lm.steered={lab.steered}: must be a block from 0 to {lab.net.layers - 1}")
+def check(setup: LanguageSetup) -> None:
+    """Raises `ConfigError` for a setup whose numbers do not fit together."""
+    most = setup.world.animals
+    if not 2 <= setup.animals <= most:
+        raise ConfigError(f"config.lm.animals={setup.animals}: must be from 2 to {most}, the animals there are")
+    if not 1 <= setup.targets <= setup.animals:
+        raise ConfigError(f"config.lm.targets={setup.targets}: must be from 1 to {setup.animals}, config.lm.animals")
+    if not 0 <= setup.steered < setup.net.layers:
+        raise ConfigError(f"config.lm.steered={setup.steered}: must be a block from 0 to {setup.net.layers - 1}")
 
 
 def parameter_change(teacher: Teacher, base: Params) -> Params:
-    """A teacher's parameters less those of its base."""
+    """A teacher's parameters minus those of its base."""
     return jax.tree.map(np.subtract, dict(teacher.params), dict(base))

@@ -1,9 +1,9 @@
 """From arms to rows, for language models: bases, teachers, what they say, students, and what became of the trait.
 
     for slice of seeds:
-        classroom = bases(slice)                  # pre-trained, or found on the shelf
+        bases(slice)                              # pre-trained, or read from the cache
         for arm:
-            teach(classroom, arm)                 # at every mark: measure; one part of rows an arm
+            prepare(arm), train_students(arm)     # measured at every evaluation step; one part of rows an arm
 
 Everything that trains is `train.advance`. A row is one arm, animal, seed and mark.
 """
@@ -32,7 +32,7 @@ from sublim_jax.lm import metrics as lm_metrics
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
 from sublim_jax.lm.base_models import load_or_pretrain
-from sublim_jax.lm.lessons import Classroom, LanguageSetup, Member
+from sublim_jax.lm.lessons import LanguageSetup, Member, SeedData, teacher_key
 from sublim_jax.lm.parallel import map_members
 from sublim_jax.lm.spec import StudentSpec
 from sublim_jax.lm.training import Pretraining
@@ -168,21 +168,26 @@ def _slice(
     with watch.timed("bases"):
         place = how.teachers or folder.path / "teachers"
         bases = load_or_pretrain(lab, pretraining, _kinds(points), seeds, place, watch)
-    room = Classroom(lab, seeds, bases, functools.partial(watch.count, "teachers"))
+    data, report = None, functools.partial(watch.count, "teachers")
     controls: dict[Job, StudentResult] = {}
     todo = [(points[number], name) for number, name in parts if not folder.has(name)]
     for batch in _batches(lab, todo):
-        jobs = [(point.arm, member) for point, _ in batch for member in room.members()]
-        plain = [(point.arm.control(), (seed, 0)) for point, _ in batch for seed in room.seeds]
-        plain = [job for job in dict.fromkeys(plain) if job not in controls]
-        watch.skip(float(sum(len(seeds) * point.arm.steps for point, _ in batch) - sum(one.steps for one, _ in plain)))
+        specs = [spec for point, _ in batch for spec in (point.arm, point.arm.control())]
         with watch.timed("lessons"):
-            lessons = {job: room.lesson(*job) for job in dict.fromkeys(jobs + plain)}
-        asked = list(lessons)
-        found = dict(zip(asked, train_students(room, asked, [lessons[job][0] for job in asked], watch), strict=True))
-        controls |= {job: found[job] for job in plain}
+            data = lessons.prepare(lab, seeds, bases, specs, earlier=data, report=report)
+        jobs = [(point.arm, member) for point, _ in batch for member in data.members()]
+        plain = [(point.arm.control(), (seed, 0)) for point, _ in batch for seed in seeds]
+        plain = [job for job in dict.fromkeys(plain) if job not in controls]
+        planned = sum(len(seeds) * point.arm.steps for point, _ in batch)
+        watch.skip(float(planned - sum(spec.steps for spec, _ in plain)))
+        everyone = list(dict.fromkeys(jobs + plain))
+        with watch.timed("lessons"):
+            texts = {job: lessons.training_data(data, *job) for job in everyone}
+        students = train_students(data, everyone, [texts[job][0] for job in everyone], watch)
+        trained = dict(zip(everyone, students, strict=True))
+        controls |= {job: trained[job] for job in plain}
         for point, name in batch:
-            folder.write(name, _rows(point, room, {job: lessons[job][1] for job in jobs}, found, controls))
+            folder.write(name, _rows(point, data, {job: texts[job][1] for job in jobs}, trained, controls))
         if stopped():
             raise Interrupted
 
@@ -217,16 +222,16 @@ def _phase(lab: LanguageSetup, arm: StudentSpec) -> Phase:
 
 def _rows(
     point: SweepPoint,
-    room: Classroom,
+    data: SeedData,
     told: Mapping[Job, Mapping[str, float]],
     found: Mapping[Job, StudentResult],
     controls: Mapping[Job, StudentResult],
 ) -> pa.Table:
     """The rows of one arm: students of every animal and seed, each beside its seed's control."""
-    arm, lab, tables = point.arm, room.lab, []
+    arm, lab, tables = point.arm, data.setup, []
     for index, mark in enumerate(arm.all_eval_steps):
-        for member in room.members():
-            measured = {**_measured(room, arm, member, found, controls, index), **told[arm, member]}
+        for member in data.members():
+            measured = {**_measured(data, arm, member, found, controls, index), **told[arm, member]}
             values = {name: np.asarray([[value]]) for name, value in measured.items()}
             labels = {**point.labels, "animal": lab.token(member) - lab.world.tokens("animal").start}
             tables.append(results.tidy([labels], (member[0],), mark, values))
@@ -234,7 +239,7 @@ def _rows(
 
 
 def _measured(
-    room: Classroom,
+    data: SeedData,
     arm: StudentSpec,
     member: Member,
     found: Mapping[Job, StudentResult],
@@ -242,16 +247,16 @@ def _measured(
     index: int,
 ) -> dict[str, float]:
     """One row's numbers: of the student, beside its control, the seed's other students, its base and its teacher."""
-    seed, token, plain = member[0], room.lab.token(member), controls[arm.control(), (member[0], 0)]
+    seed, token, plain = member[0], data.setup.token(member), controls[arm.control(), (member[0], 0)]
     own = lm_metrics.of_trait(found[arm, member].marks[index], token)
     control = lm_metrics.of_trait(plain.marks[index], token)
-    others = [found[arm, one].marks[index] for one in room.members() if one[0] == seed and one != member]
+    others = [found[arm, one].marks[index] for one in data.members() if one[0] == seed and one != member]
     cross = [lm_metrics.of_trait(one, token)["margin"] - control["margin"] for one in others]
-    teacher = lm_metrics.margin_of(room.looks(arm.teacher, arm.dose)[member], room.lab.asked(), token)
-    base = lm_metrics.margin_of(room.base_looks(arm.base)[seed], room.lab.asked(), token)
+    teacher = lm_metrics.margin_of(data.evaluations[teacher_key(arm)][member], data.setup.trait_tokens(), token)
+    base = lm_metrics.margin_of(data.base_evaluations[arm.base][seed], data.setup.trait_tokens(), token)
     rows = {**own, "transfer": own["margin"] - control["margin"], "control": control["margin"], "base": base}
     rows |= {"cross": float(np.mean(cross)) if cross else float("nan"), "teacher": teacher}
-    rows |= {"probability_control": control["probability"], "dose": room.teachers(arm.teacher, arm.dose)[member].dose}
+    rows |= {"probability_control": control["probability"], "dose": data.teacher(arm, member).dose}
     first = found[arm, member].first
     rows["coverage"] = float(first["coverage"])
     for name in ("slope", "adam_slope"):
@@ -259,22 +264,22 @@ def _measured(
     return rows
 
 
-def train_students(room: Classroom, jobs: Sequence[Job], texts: Sequence[Any], watch: Progress) -> list[StudentResult]:
+def train_students(data: SeedData, jobs: Sequence[Job], texts: Sequence[Any], watch: Progress) -> list[StudentResult]:
     """Students of one program, each of an arm and a member with the text it reads, measured at every mark."""
-    phases = [_phase(room.lab, arm) for arm, _ in jobs]
+    phases = [_phase(data.setup, arm) for arm, _ in jobs]
     recipe, knobs = phases[0].recipe, [phase.knobs for phase in phases]
     net: Any = recipe.net
-    starts = [room.bases[arm.base, seed] for arm, (seed, _) in jobs]
-    order = [room.key(keys.SEED, seed, keys.STUDENT) for _, (seed, _) in jobs]
+    starts = [data.bases[arm.base, seed] for arm, (seed, _) in jobs]
+    order = [data.setup.key(keys.SEED, seed, keys.STUDENT) for _, (seed, _) in jobs]
     school = lm_training.MemberBatch(recipe, knobs, starts, [(key, key) for key in order], texts)
-    before = [_before(room, *job) for job in jobs]
-    asked, states = room.lab.asked(), school.begin()
+    before = [_before(data, *job) for job in jobs]
+    asked, states = data.setup.trait_tokens(), school.begin()
     with watch.timed("measuring"):
         few = [jax.tree.map(lambda leaf: leaf[:_FEW], text) for text in texts]
         update = lm_metrics.FirstUpdate(net, recipe.loss)
         given = zip(states, knobs, few, before, strict=True)
         firsts = map_members(
-            update, [(s.params, k, text, room.eval_prompts, asked, b.moved) for s, k, text, b in given]
+            update, [(s.params, k, text, data.eval_prompts, asked, b.moved) for s, k, text, b in given]
         )
     marks: list[list[dict[str, np.ndarray]]] = [[] for _ in jobs]
     start = 0
@@ -284,17 +289,17 @@ def train_students(room: Classroom, jobs: Sequence[Job], texts: Sequence[Any], w
         watch.count("students", (stop - start) * len(jobs))
         watch.advance(float((stop - start) * len(jobs)))
         with watch.timed("measuring"):
-            members = [(state.params, room.eval_prompts, asked, one) for state, one in zip(states, before, strict=True)]
+            members = [(state.params, data.eval_prompts, asked, one) for state, one in zip(states, before, strict=True)]
             for place, measured in enumerate(map_members(lm_metrics.StudentMetrics(net, w.PROMPT), members)):
                 marks[place].append(measured)
         start = stop
     return [StudentResult(*pair) for pair in zip(marks, firsts, strict=True)]
 
 
-def _before(room: Classroom, arm: StudentSpec, member: Member) -> lm_metrics.Baseline:
+def _before(data: SeedData, arm: StudentSpec, member: Member) -> lm_metrics.Baseline:
     """What a student is compared with."""
-    seed, said = member[0], room.looks(arm.teacher, arm.dose)[member]
-    base, origin = room.base_looks(arm.base)[seed], room.base_looks("same")[seed]
-    moved = lessons.parameter_change(room.teachers(arm.teacher, arm.dose)[member], room.bases["same", seed])
-    start = room.bases[arm.base, seed]
+    seed, said = member[0], data.evaluations[teacher_key(arm)][member]
+    base, origin = data.base_evaluations[arm.base][seed], data.base_evaluations["same"][seed]
+    moved = lessons.parameter_change(data.teacher(arm, member), data.bases["same", seed])
+    start = data.bases[arm.base, seed]
     return lm_metrics.Baseline(start, base.said, base.acts, said.said, said.acts - origin.acts, moved)
