@@ -140,7 +140,7 @@ def tuned(
                 if teacher.dose < 0.8 * dose:
                     each_knobs[index] = dataclasses.replace(each_knobs[index], lr=1.25 * each_knobs[index].lr)
     if off := [teacher.dose for teacher in best if not 0.5 * dose < teacher.dose < 2 * dose]:
-        raise ConfigError(f"config.lm.dose={dose}: not reached in {_MOST} steps; the nearest doses are {off}")
+        raise ConfigError(f"config.lm.dose={dose}: not reached in {_MOST} steps; doses come no nearer than {off}")
     return best
 
 
