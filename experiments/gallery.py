@@ -15,7 +15,6 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import markdown_it
@@ -114,7 +113,7 @@ def entry(folder: Path) -> dict[str, Any]:
     }
 
 
-def _module(folder: Path, facts: dict[str, Any]) -> ModuleType:
+def _module(folder: Path, facts: dict[str, Any]) -> Any:
     """What draws an experiment: its own compare.py, the figure of its name, or the one its config names."""
     own = folder / "compare.py"
     if own.exists():
@@ -122,7 +121,8 @@ def _module(folder: Path, facts: dict[str, Any]) -> ModuleType:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        module.__doc__ = figures.pick(folder.name).__doc__ if folder.name in figures.names() else module.__doc__
+        if folder.name in figures.names():
+            vars(module)["title"] = figures.title(figures.pick(folder.name))
         return module
     named = facts["runs"][-1].get("resolved", {}).get("figure", "") if facts["runs"] else ""
     return figures.pick(folder.name if folder.name in figures.names() or not named else named)

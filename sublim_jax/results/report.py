@@ -3,7 +3,6 @@
 import base64
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jinja2
@@ -53,7 +52,7 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [*lines, ("programs compiled", str(sum(run["programs"] for run in runs))), ("runs", str(len(facts["runs"])))]
 
 
-def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, drawn: ModuleType) -> str:
+def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, drawn: Any) -> str:
     last = facts["runs"][-1] if facts["runs"] else {}
     frame, beside = figures.table(drawn, rows), theory_table.texts(theory_table.table(rows))
     nearest = theory_table.texts(theory_table.active_bounds(rows)) if len(beside) else beside
