@@ -34,10 +34,7 @@ RIDGE = 1e-3  # on weights of standardised predictors, so that separable data ha
 # Larger is better for all of them; the trait loss falls where transfer is predicted.
 SINGLE = {name: name for name in ("coverage", "trait_cosine", "compatibility_aux", "compatibility_class")}
 SINGLE |= {"trait_change": "-trait_change"}
-MODELS = {
-    "coverage": ("coverage",),
-    "coverage and heads": ("coverage", "compatibility_aux", "compatibility_class"),
-}
+MODELS = {"coverage": ("coverage",), "coverage and heads": ("coverage", "compatibility_aux", "compatibility_class")}
 
 
 class Worth(NamedTuple):

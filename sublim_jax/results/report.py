@@ -9,7 +9,7 @@ import jinja2
 import pandas as pd
 
 from sublim_jax.core.files import replace_file
-from sublim_jax.results import figures, plots, theory_table
+from sublim_jax.results import figures, plots, summary, theory_table
 from sublim_jax.results.workdir import load, metadata
 
 
@@ -54,8 +54,8 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, drawn: Any) -> str:
     last = facts["runs"][-1] if facts["runs"] else {}
-    frame, beside = figures.table(drawn, rows), theory_table.texts(theory_table.table(rows))
-    nearest = theory_table.texts(theory_table.active_bounds(rows)) if len(beside) else beside
+    frame, beside = figures.table(drawn, rows), summary.texts(theory_table.table(rows))
+    nearest = summary.texts(theory_table.active_bounds(rows)) if len(beside) else beside
     return template("report.html.j2").render(
         title=title,
         command=last.get("command", ""),

@@ -100,31 +100,36 @@ COLUMNS = {
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Condition by m at the last mark: the student's accuracy with its interval, teacher, untrained reference, CKA.
+    """Mean accuracies and similarity of each condition at its last evaluation.
 
-    Words are in the order of their first row, numbers grow. Columns: the labels, those named in `COLUMNS` as
-    `Interval`s, and `seeds`, the number of seeds.
+    Args:
+        rows: The rows of a sweep.
+
+    Returns:
+        One line for each condition, words in the order of their first row and numbers sorted, with the labels, the
+        measurements of `COLUMNS` (the first as `Interval`, the others as means), and `seeds`, the number of seeds.
     """
-    labels = labels_of(rows)
-    final = last(rows)
-    columns = {title: cells(final, labels, name) for title, name in COLUMNS.items() if name in final}
-    frame = pd.DataFrame(columns)
-    frame["seeds"] = [found.n for found in next(iter(columns.values()))]
-    frame = frame.reset_index()
+    labels, final = labels_of(rows), last(rows)
+    groups = final.groupby(labels, sort=False)
+    first, *others = [(title, column) for title, column in COLUMNS.items() if column in final]
+    frame = pd.DataFrame({first[0]: cells(final, labels, first[1])})
+    frame = frame.assign(**{title: groups[column].mean() for title, column in others}, seeds=groups.size())
 
     def order(column: pd.Series) -> pd.Series:
         if pd.api.types.is_numeric_dtype(column):
             return column
-        return column.map({value: place for place, value in enumerate(rows[column.name].unique())})
+        return column.map({value: index for index, value in enumerate(rows[column.name].unique())})
 
-    return frame.sort_values(labels, key=order, ignore_index=True)
+    return frame.reset_index().sort_values(labels, key=order, ignore_index=True)
 
 
 def texts(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table's cells as a person reads them: the student's interval in full, of the others the mean."""
-    first = next(iter(COLUMNS))
+    """The cells of any table as texts: intervals in full, numbers of more than three digits with three decimals."""
+    return pd.DataFrame({name: [_text(value) for value in frame[name]] for name in frame.columns}, dtype=object)
 
-    def text(name: str, value: object) -> str:
-        return f"{value.mean:.3f}" if isinstance(value, Interval) and name != first else str(value)
 
-    return pd.DataFrame({name: [text(str(name), value) for value in frame[name]] for name in frame.columns})
+def _text(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:.3g}"
+    return short if float(short) == value or 0 < abs(value) < 0.01 else f"{value:.3f}"

@@ -91,16 +91,6 @@ def counts(found: pd.DataFrame) -> pd.DataFrame:
     return lines.unstack("verdict", fill_value=0)
 
 
-def texts(found: pd.DataFrame) -> pd.DataFrame:
-    """A `table` as a person reads it: three decimals."""
-    columns = {name: [_text(value) for value in found[name]] for name in found.columns}
-    return pd.DataFrame(columns, columns=found.columns)
-
-
-def _text(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
 def _line(law: Prediction, rows: summary.Rows, point: Mapping[str, Any]) -> dict[str, object]:
     difference = summary.interval(list(rows[law.measured] - rows[law.predicted]))
     return {

@@ -24,6 +24,7 @@ _MEASURED = (
     *("transfer", "cross", "control", "base", "teacher", "dose", "probability", "probability_control", "valid"),
     *("kl_teacher", "kl_base", "coverage", "divergent_any", "divergent_all", "trait_tokens", "refused_lines"),
 )
+Panels = Sequence[tuple[str, Callable[[Axes], None]]]  # titles, and what draws on the axes
 NATS = "transfer (nats)"
 FRACTION = "fraction of the transfer"
 FORMS = {
@@ -52,7 +53,36 @@ def final(rows: pd.DataFrame, labels: Sequence[str]) -> summary.Rows:
     return summary.last(every(rows)).drop_duplicates([*labels, "seed"])
 
 
-def figure(panels: Sequence[tuple[str, Callable[[Axes], None]]], columns: int = 3, **size: Any) -> Figure:
+def bound(
+    labels: Sequence[str],
+    panels: Callable[[pd.DataFrame, summary.Rows], Panels],
+    claims: Callable[[pd.DataFrame], list[_claims.Claim]],
+    text: Callable[[summary.Rows], str],
+    **layout: Any,
+) -> tuple[Callable[[pd.DataFrame], Figure], Callable[[pd.DataFrame], str], Callable[[pd.DataFrame], pd.DataFrame]]:
+    """The functions `draw`, `caption` and `table` of a figure of language models.
+
+    Args:
+        labels: The labels that the figure shows.
+        panels: Gives the panels from all rows and from those of the last evaluation.
+        claims: Gives the claims with their measured differences.
+        text: Gives the caption's own sentences from the rows of the last evaluation.
+        **layout: Keywords of `plots.panels`.
+    """
+
+    def draw(rows: pd.DataFrame) -> Figure:
+        return figure(panels(rows, final(rows, labels)), **layout)
+
+    def caption(rows: pd.DataFrame) -> str:
+        return f"{text(final(rows, labels))} {basis(rows, labels)} {summed(claims(rows))}"
+
+    def table(rows: pd.DataFrame) -> pd.DataFrame:
+        return _claims.table(claims(rows), final(rows, labels), labels)
+
+    return draw, caption, table
+
+
+def figure(panels: Panels, columns: int = 3, **size: Any) -> Figure:
     """Panels with letters, as `(title, what draws on the axes)`, in rows of `columns`."""
     drawn, axes = plots.panels(len(panels), columns=columns, **size)
     for letter, ax, (title, draw) in zip("abcdefghi", axes, panels, strict=False):

@@ -14,13 +14,13 @@ from sublim_jax.results.figures._spec import GREY, Extra, FigureSpec, Panel, Pub
 
 
 def _prediction(column: str, label: str, colour: str, **where: Any) -> Extra:
-    return Extra(column=f"theory/{column}", label=label, style={"color": colour}, predicted=True, **where)
+    return Extra(f"theory/{column}", label, {"color": colour}, predicted=True, **where)
 
 
 INSIDE = Extra(
-    column="at/inside_row_space",
-    label="latent displacement in the head's span",
-    style={"color": "0.55", "marker": ".", "lw": 0.8, "zorder": 1},
+    "at/inside_row_space",
+    "latent displacement in the head's span",
+    {"color": "0.55", "marker": ".", "lw": 0.8, "zorder": 1},
 )
 
 
@@ -53,10 +53,7 @@ figure2 = FigureSpec(
                     excluded=("random_class_head", "random_aux_head"),
                 ),
                 _prediction(
-                    "class_noise_accuracy",
-                    "class head unknown (D4)",
-                    plots.COLOURS[2],
-                    panels=("random_class_head",),
+                    "class_noise_accuracy", "class head unknown (D4)", plots.COLOURS[2], panels=("random_class_head",)
                 ),
                 INSIDE,
             ),
@@ -64,8 +61,8 @@ figure2 = FigureSpec(
     ),
     published=(
         Published(
-            by=("condition", "m"),
-            values={
+            ("condition", "m"),
+            {
                 ("same", 10): (0.909,),
                 ("same", 25): (0.946, 0.954, 0.936),
                 ("random_aux_head", 50): (0.121, 0.113, 0.162),
@@ -178,7 +175,7 @@ figure3_depth = FigureSpec(
             xlabel="hidden layers of the student",
         ),
     ),
-    published=(Published(by=("hidden", "m"), values={("256", 50): (0.709, 0.609, 0.441)}),),
+    published=(Published(("hidden", "m"), {("256", 50): (0.709, 0.609, 0.441)}),),
     published_words="Open diamonds: single seeds of the authors' code, one layer fewer, m = 50.",
     layout={"size": (4.2, 3.1), "sharey": True},
     shape="bars",
@@ -244,16 +241,16 @@ figure5 = FigureSpec(
             extras=(
                 *(
                     Extra(
-                        column=f"at/cosine/teacher_student_{pair}/{{panel}}",
-                        label=f"cosine to the teacher's head, {moment} training",
-                        style={"color": plots.COLOURS[3], "marker": "", "ls": dash},
+                        f"at/cosine/teacher_student_{pair}/{{panel}}",
+                        f"cosine to the teacher's head, {moment} training",
+                        {"color": plots.COLOURS[3], "marker": "", "ls": dash},
                     )
                     for pair, moment, dash in (("init", "before", "-"), ("final", "after", "--"))
                 ),
                 Extra(
-                    column="at/first_step_cosine",
-                    label="cosine of the latent's first step",
-                    style={"color": plots.COLOURS[2], "marker": "."},
+                    "at/first_step_cosine",
+                    "cosine of the latent's first step",
+                    {"color": plots.COLOURS[2], "marker": "."},
                     panels=("aux_head",),
                 ),
                 _prediction("first_step_cosine", "predicted (D2)", plots.COLOURS[2], panels=("aux_head",)),
@@ -266,7 +263,7 @@ figure5 = FigureSpec(
             also=(_noise_curve,),
         ),
     ),
-    published=(Published(by=("layers", SIGMA, "m"), values={("aux_head", 0.05, 10): (0.405, 0.645, 0.554)}),),
+    published=(Published(("layers", SIGMA, "m"), {("aux_head", 0.05, 10): (0.405, 0.645, 0.554)}),),
     published_words="Open diamonds: single seeds of the authors' code.",
     words=_latent_width,
     layout={"size": (4.3, 3.4), "sharex": True, "sharey": True},
@@ -335,18 +332,14 @@ figure6 = FigureSpec(
                 extra
                 for index, (name, label) in enumerate(DRIFTS.items(), start=4)
                 for extra in (
-                    Extra(
-                        column=f"at/{name}",
-                        label=label,
-                        style=dict(zip(("color", "marker"), plots.look(index), strict=True)),
-                    ),
+                    Extra(f"at/{name}", label, dict(zip(("color", "marker"), plots.look(index), strict=True))),
                     _prediction(name, "drift without direction (D7)", plots.look(index)[0]),
                 )
             ),
             also=(_drift_axis,),
         ),
     ),
-    published=(Published(by=("d", "m"), values={(1024, 10): (0.925, 0.920, 0.883)}),),
+    published=(Published(("d", "m"), {(1024, 10): (0.925, 0.920, 0.883)}),),
     published_words="Open diamonds: single seeds of the authors' code.",
     layout={"size": (4.6, 3.4)},
     caption_words=(

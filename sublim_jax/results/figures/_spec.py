@@ -16,25 +16,16 @@ GREY: dict[str, Any] = {"color": "0.4", "marker": "", "lw": 1, "zorder": 0}
 PREDICTED: dict[str, Any] = {"marker": "", "ls": (0, (4, 2)), "lw": 1.2}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Extra:
-    """A further line of a panel, drawn where its column was measured.
+    """A further line of a panel, drawn where its column was measured."""
 
-    Args:
-        column: The column; `{panel}` stands for the value of the label that makes the panels.
-        label: Text of the legend.
-        style: Keywords of Matplotlib's `plot`.
-        panels: The panels that have this line; all of them where empty.
-        excluded: Panels that do not have it.
-        predicted: Whether it is a prediction of the theory, drawn with dashes.
-    """
-
-    column: str
-    label: str
-    style: Mapping[str, Any]
-    panels: tuple[Any, ...] = ()
-    excluded: tuple[Any, ...] = ()
-    predicted: bool = False
+    column: str  # the column; `{panel}` stands for the value of the label that makes the panels
+    label: str  # text of the legend
+    style: Mapping[str, Any]  # keywords of Matplotlib's `plot`
+    panels: tuple[Any, ...] = ()  # the panels that have this line; all of them where empty
+    excluded: tuple[Any, ...] = ()  # panels that do not have it
+    predicted: bool = False  # whether it is a prediction of the theory, drawn with dashes
 
     def draw(self, ax: Axes, rows: summary.Rows, x: str, panel: Any) -> None:
         """Draw the line into the axes of a panel, where it belongs there."""
@@ -45,67 +36,43 @@ class Extra:
         plots.line(ax, rows[rows[column].notna()], x, self.label, 0, column, **style)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Published:
-    """Published values, drawn as open markers in the first kind of panel.
+    """Published values, drawn as open markers in the first kind of panel."""
 
-    Args:
-        by: The label columns that the keys of `values` give.
-        values: For each key the values of single seeds, or one mean.
-        halves: For each key the half-width of its interval, if reported.
-        label: Text of the legend.
-        marker: Matplotlib's marker.
-        offset: Shift along x from the mean of a category.
-    """
-
-    by: tuple[str, ...]
-    values: Mapping[tuple[Any, ...], tuple[float, ...]]
+    by: tuple[str, ...]  # the label columns that the keys of `values` give
+    values: Mapping[tuple[Any, ...], tuple[float, ...]]  # for each key the values of single seeds, or one mean
+    # For each key the half-width of its interval, if reported.
     halves: Mapping[tuple[Any, ...], float] = dataclasses.field(default_factory=dict)
-    label: str = "published (authors' code)"
-    marker: str = "D"
-    offset: float = 0.12
+    label: str = "published (authors' code)"  # text of the legend
+    marker: str = "D"  # Matplotlib's marker
+    offset: float = 0.12  # shift along x from the mean of a category
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One set of axes, or one for each value of the label `FigureSpec.by`.
+    """One set of axes, or one for each value of the label `FigureSpec.by`."""
 
-    Args:
-        x: The label column on the x axis.
-        column: The measured column; empty where only `extras` are drawn.
-        lines: Labels of which each combination is a line (or, of categories, a group) with a colour of its own.
-        dashes: The label of which each value has a dash pattern of its own.
-        categories: Whether x is categories side by side with a dot for each seed, rather than an axis of numbers.
-        label: Text of the legend before the values of `lines` and `dashes`.
-        names: Gives the tick label of a category.
-        order: The categories or values of `lines` that come first.
-        xlabel: Text of the x axis.
-        ylabel: Text of the y axis.
-        title: Text above the panel where the figure has no label `by`.
-        log: Keywords of `plots.log` for a logarithmic x axis; None for a linear one.
-        log_y: Whether the y axis is logarithmic, where all values are positive.
-        levels: The nets whose mean accuracy is drawn as a horizontal line.
-        extras: Further lines.
-        where: Selects the rows of the panel; a panel without rows is left out.
-        also: Functions of axes, rows and panel value that draw what only this figure has.
-    """
-
-    x: str
-    column: str = plots.ACCURACY
+    x: str  # the label column on the x axis
+    column: str = plots.ACCURACY  # the measured column; empty where only `extras` are drawn
+    # Labels of which each combination is a line (or, of categories, a group) with a colour of its own.
     lines: tuple[str, ...] = ()
-    dashes: str = ""
+    dashes: str = ""  # the label of which each value has a dash pattern of its own
+    # Whether x is categories side by side with a dot for each seed, rather than an axis of numbers.
     categories: bool = False
-    label: str = ""
-    names: Callable[[Any], str] | None = None
-    order: tuple[Any, ...] = ()
-    xlabel: str = ""
-    ylabel: str = "student test accuracy"
-    title: str = ""
-    log: Mapping[str, Any] | None = None
-    log_y: bool = False
-    levels: tuple[str, ...] = ("teacher", "untrained")
-    extras: tuple[Extra, ...] = ()
+    label: str = ""  # text of the legend before the values of `lines` and `dashes`
+    names: Callable[[Any], str] | None = None  # gives the tick label of a category
+    order: tuple[Any, ...] = ()  # the categories or values of `lines` that come first
+    xlabel: str = ""  # text of the x axis
+    ylabel: str = "student test accuracy"  # text of the y axis
+    title: str = ""  # text above the panel where the figure has no label `by`
+    log: Mapping[str, Any] | None = None  # keywords of `plots.log` for a logarithmic x axis; None for a linear one
+    log_y: bool = False  # whether the y axis is logarithmic, where all values are positive
+    levels: tuple[str, ...] = ("teacher", "untrained")  # the nets whose mean accuracy is drawn as a horizontal line
+    extras: tuple[Extra, ...] = ()  # further lines
+    # Selects the rows of the panel; a panel without rows is left out.
     where: Callable[[summary.Rows], summary.Rows] = lambda rows: rows
+    # Functions of axes, rows and panel value that draw what only this figure has.
     also: tuple[Callable[[Axes, summary.Rows, Any], object], ...] = ()
 
     def rows(self, final: summary.Rows) -> summary.Rows:
@@ -117,40 +84,26 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FigureSpec:
-    """A figure as data.
+    """A figure as data."""
 
-    Args:
-        title: The title in the gallery.
-        labels: The labels that the figure shows; of any other label only the first value is drawn.
-        panels: The panels; where `by` is given, the first is repeated for each of its values.
-        caption: The caption, in which `{NAME}` stands for the values of a label and `{means}`, `{levels}`,
-            `{published}` and `{theory}` for sentences that are computed from the rows.
-        by: The label of which each value has a panel.
-        panel_title: Gives the title of a panel from the value of `by`.
-        defaults: The values of labels that did not vary and therefore are no columns.
-        prepare: Derives further columns from the rows of the last evaluation.
-        published: Published values.
-        published_words: The caption's sentence on them.
-        shape: What the caption calls the drawn intervals.
-        words: Gives further texts of the caption by name.
-        layout: Keywords of `plots.panels`.
-        alike: Whether the panels of `by` have the same categories, so that inner tick labels can be left out.
-    """
-
-    title: str
-    labels: tuple[str, ...]
-    panels: tuple[Panel, ...]
+    title: str  # the title in the gallery
+    labels: tuple[str, ...]  # the labels that the figure shows; of any other label only the first value is drawn
+    panels: tuple[Panel, ...]  # the panels; where `by` is given, the first is repeated for each of its values
+    # The caption, in which `{NAME}` stands for the values of a label and `{means}`, `{levels}`, `{published}` and
+    # `{theory}` for sentences that are computed from the rows.
     caption_words: str
-    by: str = ""
-    panel_title: Callable[[Any], Any] | None = None
+    by: str = ""  # the label of which each value has a panel
+    panel_title: Callable[[Any], Any] | None = None  # gives the title of a panel from the value of `by`
+    # The values of labels that did not vary and therefore are no columns.
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # Derives further columns from the rows of the last evaluation.
     prepare: Callable[[summary.Rows], summary.Rows] = lambda rows: rows
-    published: tuple[Published, ...] = ()
-    published_words: str = ""
-    shape: str = "bands"
-    words: Callable[[summary.Rows], Mapping[str, str]] = lambda rows: {}
-    layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    alike: bool = True
+    published: tuple[Published, ...] = ()  # published values
+    published_words: str = ""  # the caption's sentence on them
+    shape: str = "bands"  # what the caption calls the drawn intervals
+    words: Callable[[summary.Rows], Mapping[str, str]] = lambda rows: {}  # gives further texts of the caption by name
+    layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keywords of `plots.panels`
+    alike: bool = True  # whether the panels of `by` have the same categories, so that inner tick labels can be left out
 
     def final(self, rows: pd.DataFrame) -> summary.Rows:
         """The rows of the last evaluation that the figure shows, with the columns that it derives."""

@@ -76,8 +76,8 @@ cloud = FigureSpec(
     ),
     published=(
         Published(
-            by=("group",),
-            values={(group,): (mean,) for group, (mean, _) in _CLOUD.items()},
+            ("group",),
+            {(group,): (mean,) for group, (mean, _) in _CLOUD.items()},
             halves={(group,): half for group, (_, half) in _CLOUD.items()},
             label="published (Cloud et al. 2026, 100 models)",
             offset=0.15,
@@ -133,8 +133,8 @@ loss = FigureSpec(
     panels=(Panel(x="kind", lines=("m",), categories=True),),
     published=tuple(
         Published(
-            by=("kind", "m", "sees"),
-            values={(kind, 3, "aux"): (mean,) for kind, (mean, _) in values.items()},
+            ("kind", "m", "sees"),
+            {(kind, 3, "aux"): (mean,) for kind, (mean, _) in values.items()},
             halves={(kind, 3, "aux"): half for kind, (_, half) in values.items() if half},
             label=f"published, {source}",
             marker=marker,
@@ -201,8 +201,8 @@ noise = FigureSpec(
     # barathvelmu/subliminal-learning, README: Cloud et al.'s protocol with m = 3, 25 models x 5 seeds.
     published=(
         Published(
-            by=("kind", "m"),
-            values={("Uniform\nnoise", 3): (0.451,), ("Gaussian\nnoise", 3): (0.447,), ("MNIST\nimages", 3): (0.146,)},
+            ("kind", "m"),
+            {("Uniform\nnoise", 3): (0.451,), ("Gaussian\nnoise", 3): (0.447,), ("MNIST\nimages", 3): (0.146,)},
             label="published (barathvelmu, m = 3)",
         ),
     ),

@@ -81,11 +81,6 @@ def has(rows: summary.Rows, column: str) -> bool:
     return column in rows and bool(np.isfinite(rows[column].to_numpy(float)).any())
 
 
-def diamonds(drawn: bool, what: str) -> str:
-    """The sentence on published values, with a space after it, where there are any in the figure."""
-    return f"Open diamonds: {what}. " if drawn else ""
-
-
 def largest(rows: summary.Rows, column: str) -> tuple[Any, summary.Rows]:
     """The largest value of a label column, and its rows."""
     top = rows[column].max()

@@ -15,7 +15,6 @@ ABOUT = (
     "measured is the student's step in float64, and beside it what the theorem says to leading order in eps."
 )
 LABELS = ("arm", "condition", "net_activation", "loss", "sees", "eps", "alpha", "batch", "samples", "optimizer")
-PUBLISHED: dict[str, float] = {}  # the theorem has been proved, not measured
 _TITLES = ("(a) the law", "(b) sign", "(c) teacher's loss", "(d) many steps", "(e) sampled labels", "(f) large eps")
 _MISSING: dict[str, Any] = {
     "arm": "none",
