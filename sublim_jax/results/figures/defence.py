@@ -123,7 +123,7 @@ def _against_bits(ax: Axes, counted: summary.Rows, final: summary.Rows) -> None:
 
 
 def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
+    """The caption of the figure that these rows give."""
     final = _final(rows)
     measured = _words.has(final, IMITATION)
     found = [f"{kind} {_ends(those)}" for kind, _, those in _cells(final)]

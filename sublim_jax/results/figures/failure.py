@@ -99,7 +99,7 @@ PANELS = {
 
 
 def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
+    """The caption of the figure that these rows give."""
     final = _words.last(rows, (*LABELS, "arm"))
     return (
         "Student test accuracy where subliminal learning fails: noise on the student's auxiliary head, on its class "

@@ -285,7 +285,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
+    """The caption of the figure that these rows give."""
     seeds = len(set(rows["seed"]))
     over = "One seed" if seeds == 1 else f"Over {seeds} seeds, float64"
     short = {"|ratio - 1| falls as eps": "(a)", "shared weights: inner product >= 0": "(b) shared weights"}
