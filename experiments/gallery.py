@@ -3,9 +3,10 @@
     python -m experiments.gallery [--out=experiments/gallery.html]
     python -m experiments.gallery --keep=results/figure5 [--name=figure5]
 
-The first writes figure.svg and figure.png into every folder with a rows.parquet, and one HTML file that needs no other.
-The page and the SVG files are built and not kept in git. The second copies the rows of a finished work directory to
-experiments/NAME/rows.parquet, and its config and provenance to config.json. A folder may have a story.md (paragraphs and tables), and a figure module of its own, compare.py.
+The first writes figure.svg and figure.png into every folder with a rows.parquet, and one HTML file that needs no other
+file. The page and the SVG files are built and not kept in git. The second copies the rows of a finished work directory
+to experiments/NAME/rows.parquet, and its config and provenance to config.json. A folder may have a story.md (paragraphs
+and tables), and a figure module of its own, compare.py.
 """
 
 import argparse

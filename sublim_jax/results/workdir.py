@@ -198,7 +198,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def metadata(workdir: str | Path) -> dict[str, Any]:
-    """The content of a work directory's `config.json`, with the recorded facts of each run under `runs`, earliest first.
+    """The content of a work directory's `config.json`, with the facts of each run under `runs`, earliest first.
 
     Raises `ConfigError` where there is no such file, or one is damaged.
     """
