@@ -1,4 +1,4 @@
-"""What figures of language models have in common: panels of transfers, fractions of them, and what captions say."""
+"""Common parts of the figures of language models: panels of transfers and of fractions, and captions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -94,14 +94,14 @@ def figure(panels: Panels, columns: int = 3, **size: Any) -> Figure:
 
 
 def zero(ax: Axes, label: str = NATS, at: float = 0.0) -> None:
-    """The line of no transfer, and the axis' name."""
+    """Draw the line of zero transfer and name the axis."""
     ax.axhline(at, color="0.35", lw=0.8, zorder=0)
     if label:
         ax.set_ylabel(label)
 
 
 def pale(colour: str) -> Any:
-    """The same colour with white in it."""
+    """The colour mixed with white."""
     return tuple((1 - PALE) * np.array(matplotlib.colors.to_rgb(colour)) + PALE)
 
 
@@ -131,7 +131,7 @@ def across(ax: Axes, place: float, rows: summary.Rows, colour: str) -> None:
 
 
 def again(ax: Axes, said: Callable[[str], str]) -> None:
-    """Other words for what the legend says."""
+    """Rename the labels of the legend."""
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
         handle.set_label(said(label))
 
@@ -151,7 +151,7 @@ def shades(number: int) -> list[Any]:
 
 
 def fractions(parts: Mapping[Any, pd.Series], whole: pd.Series) -> dict[Any, summary.Interval]:
-    """What of the whole's transfer is left in each part."""
+    """The fraction of the whole transfer that each part has."""
     return {key: _claims.ratio(part, whole) for key, part in parts.items() if len(part)}
 
 
@@ -222,7 +222,7 @@ def _left_out(rows: pd.DataFrame, labels: Sequence[str]) -> str:
 
 
 def summed(claims: Sequence[_claims.Claim]) -> str:
-    """How many claims hold."""
+    """The sentence that counts the verdicts."""
     if not claims:
         return ""
     counts = pd.Series([one.verdict for one in claims], dtype=object).value_counts()

@@ -69,7 +69,7 @@ _T = _claims.TRANSFER
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     shown = _lm.final(rows, LABELS)
     mine, found = _main(shown), []
     for data in ("soft_carrier", "greedy"):

@@ -112,7 +112,7 @@ def _rates(ax: Axes, rows: summary.Rows) -> None:
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     shown, found = _lm.final(rows, LABELS), list[Claim]()
     several = _doses(shown)
     for dose in several:

@@ -78,7 +78,7 @@ def _steps(ax: Axes, rows: summary.Rows, form: str) -> None:
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     marks, shown = _lm.every(rows), _lm.final(rows, LABELS)
     found: list[Claim] = []
     for form in _FORMS:

@@ -92,7 +92,7 @@ def _best(rows: summary.Rows) -> pd.Series:
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     shown = _lm.final(rows, LABELS)
     found: list[Claim] = []
     for form in _FORMS:

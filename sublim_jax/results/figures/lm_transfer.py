@@ -22,7 +22,7 @@ _CLOUD = "owl 12 to > 60 % (GPT-4.1 nano, Cloud 2026)"
 
 
 def _panels(rows: pd.DataFrame, shown: summary.Rows) -> _lm.Panels:
-    """Six panels: forms, teachers, the filter, carriers, where it shows in the network, what foretells it."""
+    """Six panels: forms, teachers, the filter, carriers, residual streams, the first update."""
     return [
         ("form of the data", lambda ax: _forms(ax, shown)),
         ("teacher", lambda ax: _teachers(ax, shown)),
@@ -40,7 +40,7 @@ def _of(rows: summary.Rows, **labels: Any) -> summary.Rows:
 
 
 def _default(rows: summary.Rows) -> float:
-    """The dose of what was done with one dose only: of the carriers, else the smallest."""
+    """The dose of the arms with a single dose: that of the carriers, else the smallest."""
     coded = rows[rows["carrier"] != "number"]["dose"]
     return float(coded.iloc[0] if len(coded) else rows["dose"].min())
 
@@ -90,7 +90,7 @@ def _streams(ax: Axes, rows: summary.Rows) -> None:
 
 
 def _first(ax: Axes, rows: summary.Rows) -> None:
-    """Every condition's mean transfer against what Adam's first update foretells."""
+    """The mean transfer of each condition against the prediction from Adam's first update."""
     _lm.zero(ax)
     ax.set_xlabel("slope of Adam's first update")
     column = "theory/transfer_adam_slope"
@@ -103,7 +103,7 @@ def _first(ax: Axes, rows: summary.Rows) -> None:
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     shown = _lm.final(rows, LABELS)
     found: list[Claim] = []
     for dose in _doses(shown):
