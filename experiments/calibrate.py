@@ -1,4 +1,4 @@
-"""What each predictor of transfer was worth in the kept sweeps, and the calibration that audits use.
+"""Evaluate each predictor of transfer on the kept sweeps, and write the calibration that audits use.
 
     python -m experiments.calibrate [--folders experiments/figure2 ...] [--out sublim_jax/audit/calibration.json]
 
@@ -34,10 +34,7 @@ RIDGE = 1e-3  # on weights of standardised predictors, so that separable data ha
 # Larger is better for all of them; the trait loss falls where transfer is predicted.
 SINGLE = {name: name for name in ("coverage", "trait_cosine", "compatibility_aux", "compatibility_class")}
 SINGLE |= {"trait_change": "-trait_change"}
-MODELS = {
-    "coverage": ("coverage",),
-    "coverage and heads": ("coverage", "compatibility_aux", "compatibility_class"),
-}
+MODELS = {"coverage": ("coverage",), "coverage and heads": ("coverage", "compatibility_aux", "compatibility_class")}
 
 
 class Worth(NamedTuple):
@@ -146,8 +143,7 @@ def fit(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
     """A logistic model of success with a ridge on standardised predictors, and the threshold that parts the most.
 
     The threshold is the probability at which hits minus false alarms are largest (Youden's J). Raises `ConfigError`
-    where
-    there are not both successes and failures.
+    where there are not both successes and failures.
     """
     frame = frame[np.isfinite(frame[list(names)]).all(axis=1)]
     success = frame["success"].to_numpy(float)
@@ -256,7 +252,7 @@ def _plain(value: Any) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line asks and return the exit code; every refusal is one line on standard error."""
+    """Run the command line and return the exit code; every error is one line on standard error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folders", type=Path, nargs="+", help="with rows.parquet; default: all kept ones")
     parser.add_argument("--out", type=Path, default=HERE.parent / "sublim_jax" / calibration.FILE)

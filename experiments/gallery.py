@@ -1,11 +1,12 @@
-"""All experiments that are kept, redrawn from their rows and bound into one page.
+"""Redraw all kept experiments from their rows, and write one page with all of them.
 
     python -m experiments.gallery [--out=experiments/gallery.html]
     python -m experiments.gallery --keep=results/figure5 [--name=figure5]
 
-The first writes figure.svg and figure.png into every folder with a rows.parquet, and one HTML file that needs no other.
-The second copies the rows of a finished work folder to experiments/NAME/rows.parquet, and what made them to
-config.json. A folder may have a story.md (paragraphs and tables), and a figure module of its own, compare.py.
+The first writes figure.svg and figure.png into every folder with a rows.parquet, and one HTML file that needs no other
+file. The page and the SVG files are built and not kept in git. The second copies the rows of a finished work directory
+to experiments/NAME/rows.parquet, and its config and provenance to config.json. A folder may have a story.md (paragraphs
+and tables), and a figure module of its own, compare.py.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import markdown_it
@@ -34,9 +34,9 @@ _SMALL = 110  # dots per inch of a figure in the page
 
 
 def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
-    """Copy the rows of a finished work folder, measurements as float32, and the facts about it; returns where.
+    """Copy the rows of a finished work directory, measurements as float32, and its config; returns the new folder.
 
-    Raises `ConfigError` for a folder without rows or facts, or whose last run has not finished.
+    Raises `ConfigError` for a directory without rows or config, or whose last run has not finished.
     """
     rows, facts = results.load(workdir), results.metadata(workdir)
     ended = [run.get("status", "unknown") for run in facts["runs"]]
@@ -64,7 +64,7 @@ def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
 
 
 def without_paths(value: Any) -> Any:
-    """The same value, of every absolute path in its texts the last name only."""
+    """The same value with every absolute path in its texts shortened to the last name."""
     if isinstance(value, dict):
         return {name: without_paths(one) for name, one in value.items()}
     if isinstance(value, list):
@@ -73,7 +73,7 @@ def without_paths(value: Any) -> Any:
 
 
 def write(out: Path, folder: Path = HERE) -> Path:
-    """Redraw every experiment of a folder and bind the page; raises `ConfigError` where there is none."""
+    """Redraw every experiment of a folder and write the page; raises `ConfigError` if there is none."""
     kept = sorted(path.parent for path in folder.glob("*/rows.parquet"))
     if not kept:
         raise ConfigError(f"{folder}: holds no experiment (no */rows.parquet); keep one with --keep=WORKDIR")
@@ -90,7 +90,7 @@ def _place(entry: dict[str, Any]) -> tuple[bool, str]:
 
 
 def entry(folder: Path) -> dict[str, Any]:
-    """Redraw one experiment, and return what the page says about it."""
+    """Redraw one experiment, and return the values of its section of the page."""
     facts = results.metadata(folder) if (folder / "config.json").exists() else {"config": {}, "runs": []}
     module = _module(folder, facts)
     rows = _rows(folder / "rows.parquet")
@@ -114,15 +114,16 @@ def entry(folder: Path) -> dict[str, Any]:
     }
 
 
-def _module(folder: Path, facts: dict[str, Any]) -> ModuleType:
-    """What draws an experiment: its own compare.py, the figure of its name, or the one its config names."""
+def _module(folder: Path, facts: dict[str, Any]) -> Any:
+    """The figure of an experiment: its own compare.py, the figure of its name, or the one that its config names."""
     own = folder / "compare.py"
     if own.exists():
         spec = importlib.util.spec_from_file_location(f"{folder.name}_compare", own)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        module.__doc__ = figures.pick(folder.name).__doc__ if folder.name in figures.names() else module.__doc__
+        if folder.name in figures.names():
+            vars(module)["title"] = figures.title(figures.pick(folder.name))
         return module
     named = facts["runs"][-1].get("resolved", {}).get("figure", "") if facts["runs"] else ""
     return figures.pick(folder.name if folder.name in figures.names() or not named else named)
@@ -142,7 +143,7 @@ def rendered(text: str) -> str:
 
 
 def provenance(facts: dict[str, Any], rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """What made an experiment, as lines of a table."""
+    """Seeds, versions, machine and times of an experiment, as lines of a table."""
     lines = [("rows", f"{len(rows):,}"), ("seeds", str(rows["seed"].nunique()))]
     if not facts["runs"]:
         return lines
@@ -154,7 +155,7 @@ def provenance(facts: dict[str, Any], rows: pd.DataFrame) -> list[tuple[str, str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line asks and return the exit code; every refusal is one line on standard error."""
+    """Run the command line and return the exit code; every error is one line on standard error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", metavar="WORKDIR", help="copy the rows of this work folder")
     parser.add_argument("--name", default="", help="of the folder they are copied to; default: the config's name")

@@ -1,4 +1,4 @@
-"""What the audit predicts: ROC curves of held-out students, transfer against coverage, and the page that tells it."""
+"""Figure and page of the audit: ROC curves of held-out students, and transfer against coverage."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

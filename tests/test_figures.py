@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from sublim_jax.config import grid, resolve
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.results import figures, plots, summary
+from sublim_jax.results.figures import _sweeps
 
 ROOT = Path(__file__).parent.parent
 # Figures of students' accuracies; theorem1 shows none and has tests of its own.
@@ -146,7 +147,7 @@ def test_names_and_titles():
 def test_figure_2_shows_the_authors_seeds():
     kept = pd.read_csv(ROOT / "experiments" / "figure2" / "reference_authors.csv", comment="#")
     kept = kept[kept["condition"] != "teacher"].groupby(["condition", "m"])["student_accuracy"].agg(tuple).to_dict()
-    assert kept == figures.pick("figure2").PUBLISHED
+    assert kept == figures.pick("figure2").published[0].values
 
 
 def test_figure_3_width_and_figure_6_read_widths_off_the_text():
@@ -184,21 +185,21 @@ def test_figure_4_without_names_of_arms_finds_its_panels():
 
 def test_cloud_counts_reference_and_teacher_once_per_seed():
     _, rows = rows_of("cloud", "paper", 3)
-    groups = figures.pick("cloud").groups(rows)
-    assert list(groups["group"].unique()) == list(figures.pick("cloud").PUBLISHED)
+    groups = figures.pick("cloud").final(rows)
+    assert set(groups["group"]) == {group for (group,) in figures.pick("cloud").published[0].values}
     assert (groups.groupby("group")["seed"].count() == 3).all()
 
 
 def test_mixtures_end_in_pure_noise_and_pure_images():
     _, rows = rows_of("noise", "paper", 3)
-    mixed = figures.pick("noise").mixtures(rows)
+    mixed = _sweeps.mixtures(figures.pick("noise").final(rows))
     assert sorted(mixed["alpha"].unique()) == [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]
     assert set(mixed.loc[mixed["alpha"] == 1, "stream"]) == {"epochs"}
 
 
 def test_share_takes_the_cosine_of_the_layers_in_question():
     _, rows = rows_of("share", "paper", 3)
-    found = figures.pick("share").cosines(rows)
+    found = _sweeps.cosines(rows)
     mine = rows["condition"] == "random_hidden"
     wanted = rows[[f"at/cosine/teacher_student_init/hidden_{layer}" for layer in (0, 1)]].mean(axis=1)
     np.testing.assert_allclose(found[mine], wanted[mine])
@@ -245,7 +246,7 @@ def test_a_caption_mentions_published_markers_where_they_are_drawn(name):
         boxes = [box for ax in axes_of(module.draw(rows)) for box in ax.containers]
         found += [any(str(box.get_label()).startswith("published") for box in boxes)]
         assert found[-1] == bool(re.search("Open (diamonds|markers)", module.caption(rows)))
-    assert found[0] == hasattr(module, "PUBLISHED")
+    assert found[0] == bool(getattr(module, "published", getattr(module, "PUBLISHED", ())))
     assert not found[2] or figure in ("cloud", "figure4")
 
 

@@ -120,7 +120,7 @@ def test_what_is_kept_of_figure_2_is_drawn_with_its_crosses(gallery):
     rows = pd.read_parquet(ROOT / "experiments" / "figure2" / "rows.parquet")
     marks = [line.get_marker() for ax in module.draw(rows).axes for line in ax.lines]
     assert marks.count("x") == 6 and marks.count("D") == 1 + 3, "crosses, then our fifth condition and the authors'"
-    assert "Crosses" in module.caption(rows) and module.__doc__.startswith("Figure 2")
+    assert "Crosses" in module.caption(rows) and module.title.startswith("Figure 2")
 
 
 def test_errors_are_one_line_and_exit_code_2(gallery, tmp_path, capsys):

@@ -65,4 +65,4 @@ def test_table_takes_each_conditions_last_mark_and_keeps_order():
     assert table["condition"].tolist() == ["b", "a"]
     assert [found.mean for found in table["student accuracy"]] == pytest.approx([0.2, 0.7])
     assert table["seeds"].tolist() == [2, 2]
-    assert summary.texts(table).values.tolist()[1] == ["a", "3", "0.700 [0.600, 0.800]", "0.500", "2"]
+    assert summary.texts(table).values.tolist()[1] == ["a", "3", "0.700 [0.600, 0.800]", "0.5", "2"]

@@ -16,15 +16,16 @@ from scipy import stats
 
 from sublim_jax import results
 from sublim_jax.results import plots, summary
-from sublim_jax.results.figures import figure2
+from sublim_jax.results.figures import pick
 
 HERE = Path(__file__).parent
 ACCURACY = "student_accuracy"
+FIGURE = pick("figure2")
 
 
 def draw(rows: pd.DataFrame) -> Figure:
     """Figure 2 with a cross for each mean of the PyTorch script."""
-    figure, torch = figure2.draw(rows), pd.read_csv(HERE / "reference_torch.csv")
+    figure, torch = FIGURE.draw(rows), pd.read_csv(HERE / "reference_torch.csv")
     style: dict = {"fmt": "x", "color": "0.15", "markersize": 6, "capsize": 2, "lw": 1, "zorder": 5}
     for ax, condition in zip(figure.axes, rows["condition"].unique(), strict=True):
         found = torch[torch["condition"] == condition].groupby("m")[ACCURACY].agg(["mean", "sem"])
@@ -34,7 +35,7 @@ def draw(rows: pd.DataFrame) -> Figure:
 
 def caption(rows: pd.DataFrame) -> str:
     """Of the figure with its crosses."""
-    return f"{figure2.caption(rows)} Crosses: an independent PyTorch script, mean and standard error of its seeds."
+    return f"{FIGURE.caption(rows)} Crosses: an independent PyTorch script, mean and standard error of its seeds."
 
 
 def comparison(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> pd.DataFrame:

@@ -47,7 +47,7 @@ rows = run(build_conditions(config, dataset), dataset, seeds=3)
 
 # %%
 beside = theory_table.table(rows)
-theory_table.texts(beside[beside.verdict != "identity"])
+summary.texts(beside[beside.verdict != "identity"])
 
 # %%
 theory_table.counts(beside)

@@ -1,7 +1,4 @@
-"""What figures are made of: lines with bands, seeds as dots, levels, heat maps, published values. No JAX.
-
-Figures are drawn where there is no accelerator; each is a module of `sublim_jax.results.figures`.
-"""
+"""Parts of figures: lines with bands, seeds as dots, reference levels, heat maps and published values. No JAX."""
 
 import io
 import math
@@ -16,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sublim_jax.results import summary
 
-# Okabe and Ito's palette: told apart by readers with any colour vision; markers tell apart in print.
+# Okabe and Ito's palette, distinguishable with any colour vision; the markers are distinguishable in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*")
 STYLE: Any = {
@@ -32,7 +29,7 @@ ACCURACY = "at/student_accuracy"
 
 
 def images(draw: Callable[[], Figure], dpi: int = 160) -> dict[str, bytes]:
-    """A figure, drawn in our style, as the contents of files by their ending: svg and png."""
+    """Draw a figure in the common style and return the contents of its files by ending, svg and png."""
     found = {}
     with matplotlib.rc_context(STYLE):
         figure = draw()
@@ -50,7 +47,7 @@ def look(index: int) -> tuple[str, str]:
 
 
 def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.1, 2.9), **shared: Any) -> tuple[Figure, Any]:
-    """A figure and its first `count` axes in rows of `columns`, `size` inches each; one alone is wider."""
+    """A figure with `count` axes in rows of `columns`, each of `size` inches; a single one is wider."""
     across = min(count, columns)
     down = math.ceil(count / across)
     figure = Figure(figsize=(max(5.5, size[0] * across), size[1] * down + 0.5), layout="constrained")
@@ -61,7 +58,7 @@ def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.1, 2.9),
 
 
 def outer(axes: Sequence[Axes] | np.ndarray, columns: int = 3) -> None:
-    """Labels and ticks' numbers of axes alike: left and below only, below also where the last row ends early."""
+    """Keep axis labels and tick labels only on the left axes and on the lowest of each column."""
     for place, ax in enumerate(axes):
         if place % columns:
             ax.set_ylabel("")
@@ -72,7 +69,7 @@ def outer(axes: Sequence[Axes] | np.ndarray, columns: int = 3) -> None:
 
 
 def legend(figure: Any, axes: Sequence[Axes] | np.ndarray) -> None:
-    """One legend for all axes, below them, every label once, in as many columns as there is room for."""
+    """One legend below all axes, with each label once, in as many columns as fit."""
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -85,13 +82,13 @@ def legend(figure: Any, axes: Sequence[Axes] | np.ndarray) -> None:
 
 
 def _width(labels: Sequence[str], columns: int) -> float:
-    """Inches that a legend of so many columns takes, at 8 points."""
+    """Width in inches of a legend with this many columns, at 8 points."""
     longest = (max(map(len, some)) for some in np.array_split(np.array(labels, object), columns))
     return sum(0.62 + 0.06 * letters for letters in longest)
 
 
 def series(rows: summary.Rows, names: Sequence[str]) -> Iterator[tuple[str, summary.Rows]]:
-    """The rows of each combination of some label columns, and what tells it from the others, for the legend."""
+    """The rows of each combination of label columns, with the legend text that distinguishes it from the others."""
     varying = [name for name in names if name in rows and len(rows[name].unique()) > 1]
     if not varying:
         yield "student", rows
@@ -103,23 +100,23 @@ def series(rows: summary.Rows, names: Sequence[str]) -> Iterator[tuple[str, summ
 
 
 def ordered(values: pd.Series, first: Sequence[Any] = ()) -> list[Any]:
-    """What there is: those named first, then numbers as they grow, or words in the order of their first row."""
+    """The distinct values: first the named ones, then numbers sorted, or words in the order of their first row."""
     there = values.unique().tolist()
     there = sorted(there) if pd.api.types.is_numeric_dtype(values) else there
     return [value for value in first if value in there] + [value for value in there if value not in first]
 
 
 def told(name: str, value: Any) -> str:
-    """A label and its value as a person reads it: words alone, numbers with their name."""
+    """The legend text of a label: a word alone, a number with the name of the label."""
     return value.replace("_", " ") if isinstance(value, str) else f"{name.replace('_', ' ')} = {value:g}"
 
 
 def line(
     ax: Axes, rows: summary.Rows, x: str, label: str, index: int, column: str = ACCURACY, **style: Any
 ) -> pd.Series:
-    """Means over seeds of a column against a label column, with the band of their 95 % bootstrap intervals.
+    """Draw the means over seeds of a column against a label column, with a band of 95 % bootstrap intervals.
 
-    A single point has its interval as a bar. Returns the intervals drawn, by x.
+    A single point has a bar instead of a band. Returns the drawn intervals by x.
     """
     found = summary.cells(rows, [x], column).sort_index()
     colour, marker = look(index)
@@ -135,7 +132,7 @@ def line(
 
 
 def ends(found: Sequence[summary.Interval]) -> np.ndarray:
-    """How far the intervals reach below and above their means; nothing where there is no interval."""
+    """The distances of the lower and upper interval ends from the mean, 0 where there is no interval."""
     return np.nan_to_num([[one.mean - one.low for one in found], [one.high - one.mean for one in found]])
 
 
@@ -149,10 +146,10 @@ def strip(
     order: Sequence[Any] = (),
     first: int = 0,
 ) -> dict[tuple[Any, Any], float]:
-    """Categories side by side: every seed a dot, beside the dots their mean with its 95 % bootstrap interval.
+    """Draw categories side by side: a dot for each seed and beside it the mean with its 95 % bootstrap interval.
 
-    `group` is a label column whose values have a colour each, from the `first` on. Returns the place of each mean by
-    (category, value).
+    `group` is a label column whose values have a colour each, starting at the colour `first`. Returns the position of
+    each mean by (category, value).
     """
     there, values = ordered(rows[by], order), ordered(rows[group]) if group else [""]
     width, places = 0.72 / len(values), {}
@@ -175,12 +172,12 @@ def strip(
 
 
 def wrapped(name: Any) -> str:
-    """The name of a category with a line for each word."""
+    """The name of a category with one word on each line."""
     return str(name).replace(" = ", "=").replace(", ", "\n").replace("_", "\n").replace(" ", "\n")
 
 
 def levels(ax: Axes, rows: summary.Rows, who: Sequence[str] = ("teacher", "untrained")) -> None:
-    """Mean accuracy of the teacher, dashed, and of the untrained net, dotted."""
+    """Draw the mean accuracy of the teacher, dashed, and of the untrained net, dotted."""
     for name in who:
         if f"at/{name}_accuracy" in rows:
             dashes = "--" if name == "teacher" else ":"
@@ -188,7 +185,7 @@ def levels(ax: Axes, rows: summary.Rows, who: Sequence[str] = ("teacher", "untra
 
 
 def accuracy(ax: Axes, label: str = "student test accuracy") -> None:
-    """The axis of an accuracy, from 0 to 1."""
+    """Set the y axis to an accuracy from 0 to 1."""
     ax.set_ylim(0, 1.02)
     ax.set_ylabel(label)
 
@@ -196,13 +193,13 @@ def accuracy(ax: Axes, label: str = "student test accuracy") -> None:
 def published(
     ax: Axes, x: Any, y: Any, half: Any = None, colour: str = "0.15", label: str = "published", marker: str = "D"
 ) -> None:
-    """Published values as open markers, with the half-widths of their intervals where there are any."""
+    """Draw published values as open markers, with the half-widths of their intervals where they are reported."""
     style = {"color": colour, "markerfacecolor": "none", "markersize": 5, "capsize": 2, "lw": 1, "zorder": 6}
     ax.errorbar(np.atleast_1d(x), np.atleast_1d(y), half, fmt=marker, label=label, **style)
 
 
 def log(ax: Axes, values: Any, which: str = "x", base: int = 10, most: int = 8) -> None:
-    """A logarithmic axis over these values, ticks in plain numbers: the values themselves where they are few."""
+    """Make an axis logarithmic, with ticks at the values themselves where they are few, else at powers of `base`."""
     values = sorted({float(value) for value in np.asarray(values, float)})
     axis = ax.xaxis if which == "x" else ax.yaxis
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
@@ -214,7 +211,7 @@ def log(ax: Axes, values: Any, which: str = "x", base: int = 10, most: int = 8) 
 
 
 def _ticks(values: Sequence[float], base: int, most: int) -> list[float]:
-    """The values where none crowds another on a logarithmic axis, else powers of `base` between them."""
+    """The values if they are far enough apart on a logarithmic axis, else powers of `base` between them."""
     logs = np.log(values)
     near = np.diff(logs).min() / (logs[-1] - logs[0]) if len(values) > 1 else 1.0
     if len(values) <= most and near > 0.07:
@@ -227,7 +224,7 @@ def _ticks(values: Sequence[float], base: int, most: int) -> list[float]:
 
 
 def plain(value: float) -> str:
-    """A number as short as it can be said: 1000, 20k, 3M."""
+    """The shortest text of a number: 1000, 20k, 3M."""
     for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if value >= size:
             return f"{value / min(size, 1e3 if sign == 'k' else size):g}{sign}"
@@ -235,7 +232,7 @@ def plain(value: float) -> str:
 
 
 def heat(ax: Axes, table: summary.Rows) -> Any:
-    """Means as colours over two logarithmic axes: index down, columns across; returns the mesh, for a colour bar."""
+    """Draw means as colours over two logarithmic axes, columns along x and index along y; returns the mesh."""
     x, y = (np.asarray(values, float) for values in (table.columns, table.index))
     mesh = ax.pcolormesh(_edges(x), _edges(y), table.to_numpy(float), cmap="cividis", vmin=0, vmax=1, rasterized=True)
     for which, values in (("x", x), ("y", y)):
@@ -246,7 +243,7 @@ def heat(ax: Axes, table: summary.Rows) -> Any:
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
-    """Borders half-way between logarithmically spaced values, and as far beyond the outer ones."""
+    """Cell borders half-way between logarithmically spaced values, and as far beyond the outer values."""
     logs = np.log(values)
     if len(logs) == 1:
         return np.exp([logs[0] - 0.5, logs[0] + 0.5])

@@ -1,4 +1,4 @@
-"""Which code and which machine made a result."""
+"""The code version and the machine that produced a result."""
 
 import importlib.metadata
 import importlib.resources
@@ -12,7 +12,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sci
 
 
 def provenance() -> dict[str, Any]:
-    """Versions of what computes, the commit of this code, and the machine, as plain values."""
+    """The versions of the numerical packages, the commit of this code, and the machine, as plain values."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -23,7 +23,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of the checkout that the package lies in, '+dirty' where tracked files differ; 'unknown' elsewhere."""
+    """The commit of the package's checkout, with '+dirty' if tracked files differ; 'unknown' outside a checkout."""
     here = Path(str(importlib.resources.files("sublim_jax"))).resolve()
 
     def git(*words: str) -> str:

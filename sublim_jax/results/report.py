@@ -1,23 +1,30 @@
-"""One self-contained HTML file per work folder: what was asked, what came out, and what made it. No JAX."""
+"""One self-contained HTML file for a work directory: command, results, config and provenance. No JAX."""
 
 import base64
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jinja2
 import pandas as pd
 
 from sublim_jax.core.files import replace_file
-from sublim_jax.results import figures, plots, theory_table
+from sublim_jax.results import figures, plots, summary, theory_table
 from sublim_jax.results.workdir import load, metadata
 
 
 def write(workdir: str | Path, figure: str = "transfer") -> Path:
-    """Draw figure.svg and figure.png from the rows of a work folder and bind everything into report.html.
+    """Draw figure.svg and figure.png from the rows of a work directory and write report.html.
 
-    Returns the report's path. Raises `ConfigError` for an unknown figure or a folder without rows.
+    Args:
+        workdir: The work directory.
+        figure: The name of the figure, one of `figures.names()`.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ConfigError: The figure is unknown, or the directory has no rows.
     """
     workdir, drawn = Path(workdir), figures.pick(figure)
     rows, told = load(workdir), metadata(workdir)
@@ -30,18 +37,18 @@ def write(workdir: str | Path, figure: str = "transfer") -> Path:
 
 
 def template(name: str) -> jinja2.Template:
-    """A page of `templates` to be filled in; what it is given is escaped, and must be all it asks for."""
+    """A Jinja template of `templates`; values are escaped, and a missing value is an error."""
     loader = jinja2.PackageLoader("sublim_jax.results", "templates")
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
 
 
 def embedded(kind: str, content: bytes) -> str:
-    """An image as the address that a page needs to hold it."""
+    """The data URI of an image, for pages that need no other file."""
     return f"data:image/{'svg+xml' if kind == 'svg' else kind};base64,{base64.b64encode(content).decode()}"
 
 
 def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Seconds by kind of work over all runs of a folder, net-steps a second and programs, as lines of a table."""
+    """Seconds by kind of work, net-steps per second and compiled programs over all runs, as lines of a table."""
     runs = [run for run in facts["runs"] if "seconds" in run]  # a killed run left none
     names = dict.fromkeys(name for run in runs for name in run["seconds"])
     seconds = {name: sum(run["seconds"].get(name, 0.0) for run in runs) for name in names}
@@ -53,10 +60,10 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [*lines, ("programs compiled", str(sum(run["programs"] for run in runs))), ("runs", str(len(facts["runs"])))]
 
 
-def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, drawn: ModuleType) -> str:
+def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, drawn: Any) -> str:
     last = facts["runs"][-1] if facts["runs"] else {}
-    frame, beside = figures.table(drawn, rows), theory_table.texts(theory_table.table(rows))
-    nearest = theory_table.texts(theory_table.active_bounds(rows)) if len(beside) else beside
+    frame, beside = figures.table(drawn, rows), summary.texts(theory_table.table(rows))
+    nearest = summary.texts(theory_table.active_bounds(rows)) if len(beside) else beside
     return template("report.html.j2").render(
         title=title,
         command=last.get("command", ""),

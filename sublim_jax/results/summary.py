@@ -1,4 +1,4 @@
-"""From rows to a table: means and bootstrap intervals over seeds."""
+"""Tables of means and bootstrap intervals over seeds."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ _TOGETHER = 256  # samples resampled in one call
 
 
 class Interval(NamedTuple):
-    """A mean over seeds and its 95 % bootstrap interval; NaN ends where there is one seed."""
+    """A mean over seeds and its 95 % bootstrap interval; the ends are NaN for one seed."""
 
     mean: float
     low: float
@@ -27,15 +27,15 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean over seeds with a percentile bootstrap interval from 10,000 resamples, always the same ones.
+    """The mean over seeds with a percentile bootstrap interval from 10,000 resamples with a fixed random seed.
 
-    Source: Efron and Tibshirani 1993, chapter 13; the published figures say 'bootstrap' over 20 seeds, no more.
+    Source: Efron and Tibshirani 1993, chapter 13; the published figures specify only 'bootstrap' over 20 seeds.
     """
     return intervals([values], level)[0]
 
 
 def intervals(samples: Sequence[Sequence[float] | np.ndarray], level: float = 0.95) -> list[Interval]:
-    """An `Interval` of each sample, as `interval` gives it; samples of one size are resampled together."""
+    """The `interval` of each sample; samples of equal size are resampled together."""
     arrays = [np.asarray(values, np.float64) for values in samples]
     found = [Interval(float(x.mean()), float("nan"), float("nan"), len(x)) for x in arrays]
     sizes: dict[int, list[int]] = {}
@@ -70,24 +70,24 @@ def _ends(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def labels_of(rows: pd.DataFrame) -> list[str]:
-    """The label columns: those that are neither seed nor step nor under a prefix like `at/`."""
+    """The label columns: all but seed, step and the columns with a prefix such as `at/`."""
     return [name for name in rows.columns if name not in ("seed", "step") and "/" not in name]
 
 
 def last(rows: Rows) -> Rows:
-    """The rows of the last mark of each condition."""
+    """The rows of the last evaluation of each condition."""
     return rows.loc[rows["step"] == rows.groupby(labels_of(rows), sort=False)["step"].transform("max")]
 
 
 def cells(rows: Rows, by: Sequence[str], column: str) -> pd.Series:
-    """An `Interval` over seeds of one column for each cell of `by`, in the order of first appearance."""
+    """The `Interval` over seeds of one column for each combination of `by`, in the order of first appearance."""
     found: Any = rows.groupby(list(by), sort=False)[column]
     index, samples = found.size().index, [values.to_numpy() for _, values in found]
     return pd.Series(intervals(samples), index=index, name=column, dtype=object)
 
 
 def labelled(rows: Rows, **defaults: Any) -> Rows:
-    """The rows with every label column named, filled with its default where it is missing because it did not vary."""
+    """The rows with a column for each named label; a label that did not vary has its default value."""
     return rows.assign(**{name: value for name, value in defaults.items() if name not in rows})
 
 
@@ -100,31 +100,36 @@ COLUMNS = {
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Condition by m at the last mark: the student's accuracy with its interval, teacher, untrained reference, CKA.
+    """Mean accuracies and similarity of each condition at its last evaluation.
 
-    Words are in the order of their first row, numbers grow. Columns: the labels, those named in `COLUMNS` as
-    `Interval`s, and `seeds`, the number of seeds.
+    Args:
+        rows: The rows of a sweep.
+
+    Returns:
+        One line for each condition, words in the order of their first row and numbers sorted, with the labels, the
+        measurements of `COLUMNS` (the first as `Interval`, the others as means), and `seeds`, the number of seeds.
     """
-    labels = labels_of(rows)
-    final = last(rows)
-    columns = {title: cells(final, labels, name) for title, name in COLUMNS.items() if name in final}
-    frame = pd.DataFrame(columns)
-    frame["seeds"] = [found.n for found in next(iter(columns.values()))]
-    frame = frame.reset_index()
+    labels, final = labels_of(rows), last(rows)
+    groups = final.groupby(labels, sort=False)
+    first, *others = [(title, column) for title, column in COLUMNS.items() if column in final]
+    frame = pd.DataFrame({first[0]: cells(final, labels, first[1])})
+    frame = frame.assign(**{title: groups[column].mean() for title, column in others}, seeds=groups.size())
 
     def order(column: pd.Series) -> pd.Series:
         if pd.api.types.is_numeric_dtype(column):
             return column
-        return column.map({value: place for place, value in enumerate(rows[column.name].unique())})
+        return column.map({value: index for index, value in enumerate(rows[column.name].unique())})
 
-    return frame.sort_values(labels, key=order, ignore_index=True)
+    return frame.reset_index().sort_values(labels, key=order, ignore_index=True)
 
 
 def texts(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table's cells as a person reads them: the student's interval in full, of the others the mean."""
-    first = next(iter(COLUMNS))
+    """The cells of any table as texts: intervals in full, numbers of more than three digits with three decimals."""
+    return pd.DataFrame({name: [_text(value) for value in frame[name]] for name in frame.columns}, dtype=object)
 
-    def text(name: str, value: object) -> str:
-        return f"{value.mean:.3f}" if isinstance(value, Interval) and name != first else str(value)
 
-    return pd.DataFrame({name: [text(str(name), value) for value in frame[name]] for name in frame.columns})
+def _text(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:.3g}"
+    return short if float(short) == value or 0 < abs(value) < 0.01 else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""Theory beside measurement: of every condition what was predicted, what was measured, does it hold. No JAX."""
+"""Comparison of theory and measurement for each condition, with verdicts. No JAX."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ _ACCURACY = "at/student_accuracy"
 
 
 class Prediction(NamedTuple):
-    """One prediction: what it is called, which columns to compare, and what the prediction claims to be.
+    """One prediction: its name, the columns to compare, and the kind of claim.
 
     kind       value: the mean; upper or lower: a bound on it; level: what to compare with, which bounds nothing
-    condition  the only condition it is meant for, with nothing shared in part; '' = all. Elsewhere it is compared too,
-               and said to be outside
+    condition  the only condition for which the claim is made, with share 0; '' = all. Other conditions are compared
+               too, and are marked as outside the regime
     """
 
     name: str
@@ -57,7 +57,7 @@ LAWS = (
 
 
 def table(rows: summary.Rows, laws: tuple[Prediction, ...] = LAWS) -> pd.DataFrame:
-    """One line per law and condition at the last mark; laws whose columns are missing or never apply are left out.
+    """One line per law and condition at the last evaluation; laws without measured columns are left out.
 
     Columns: the labels, `law`, `kind`, `predicted` and `measured` (means over seeds), `difference` (measured -
     predicted of the same seed, an `Interval`), `verdict`, `regime`, `seeds`. With m the margin .03: a value agrees
@@ -80,25 +80,15 @@ def table(rows: summary.Rows, laws: tuple[Prediction, ...] = LAWS) -> pd.DataFra
 
 
 def counts(found: pd.DataFrame) -> pd.DataFrame:
-    """How many comparisons of a `table` have each verdict, by law, inside the law's regime and outside.
+    """The number of comparisons with each verdict, by law, inside and outside the regime of the law.
 
-    Conditions in which both numbers are the same, as of a student that stands in several arms, count once.
+    Conditions with the same two numbers, such as a student that is in several arms, count once.
     """
     if found.empty:
         return pd.DataFrame()
     found = found.drop_duplicates(["law", "regime", "predicted", "measured"])
     lines: summary.Rows = found.groupby(["law", "kind", "regime", "verdict"], sort=False).size()
     return lines.unstack("verdict", fill_value=0)
-
-
-def texts(found: pd.DataFrame) -> pd.DataFrame:
-    """A `table` as a person reads it: three decimals."""
-    columns = {name: [_text(value) for value in found[name]] for name in found.columns}
-    return pd.DataFrame(columns, columns=found.columns)
-
-
-def _text(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _line(law: Prediction, rows: summary.Rows, point: Mapping[str, Any]) -> dict[str, object]:
@@ -147,12 +137,12 @@ NEAR = 0.05  # of accuracy: a bound or level this near is called active
 
 
 def active_bounds(rows: summary.Rows) -> pd.DataFrame:
-    """Which bound or level of accuracy is nearest in each condition, and what else is short; at the last mark.
+    """The nearest bound or level of accuracy in each condition at the last evaluation, and other limits of transfer.
 
     Columns: the labels, `measured`, `bound` (its name), `bound_value` and `active` (measured within .05 of the bound,
     or above it); the bound of fixed heads counts for `random_hidden` only, that of a noisy class head only where it is
-    noisy. Then what no accuracy bounds but transfer
-    starves without: `equations` (targets per trained weight, below 1 too few) and `first_step` (predicted cosine).
+    noisy. Two further columns limit transfer without bounding accuracy: `equations` (targets per trained weight, too
+    few below 1) and `first_step` (predicted cosine).
     """
     final = summary.last(rows)
     labels, found = summary.labels_of(final), []
@@ -175,7 +165,7 @@ def active_bounds(rows: summary.Rows) -> pd.DataFrame:
 
 
 def _counts(bound: str, rows: summary.Rows, random: bool) -> bool:
-    """Whether a bound says something of these rows: without noise that of a noisy head is the accuracy itself."""
+    """Whether a bound applies to these rows; without noise the bound of a noisy head equals the accuracy."""
     if "fixed" in bound:
         return random
     return "noise" not in bound or bool((rows["theory/class_noise_upper"] > rows["theory/class_noise_lower"]).any())

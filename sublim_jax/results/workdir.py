@@ -1,4 +1,4 @@
-"""The work folder: tidy rows as Parquet parts, and the config that made them."""
+"""The work directory: tidy rows as Parquet files, and the config that produced them."""
 
 import datetime
 import io
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
 
-# config.json last: while it is there, a half removed folder still says whose rows these are.
+# config.json is removed last, so that a half removed folder still identifies its config.
 _OURS = ("rows", "runs", "checkpoints", "teachers", "figure.svg", "figure.png", "report.html")
 _OURS += ("audit.csv", "audit.json", "config.json")
 
@@ -31,8 +31,7 @@ class Workdir:
 
     resume  'auto' continues what the same config began, 'never' wants a folder without results, 'overwrite' removes
             earlier results. Raises `ConfigError` for another word, for a folder that cannot be used, and where it
-            belongs
-            to another config, naming the fields that differ.
+            belongs to another config, naming the fields that differ.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], resume: str = "auto") -> None:
@@ -64,17 +63,17 @@ class Workdir:
         self._run_file = ""
 
     def has(self, part: str) -> bool:
-        """Whether the part of that name has been written."""
+        """Whether the part has been written."""
         return self._file(part).exists()
 
     def write(self, part: str, table: pa.Table) -> None:
-        """Write one part under a temporary name, then rename it: a part is whole or absent."""
+        """Write one part atomically: readers see the complete file or none."""
         sink = io.BytesIO()
         pq.write_table(table, sink)
         replace_file(self._file(part), sink.getvalue())
 
     def begin(self, **facts: Any) -> None:
-        """Note that a run begins, with facts about it (command, device, data, versions), in a file of its own.
+        """Record the start of a run, with facts about it (command, device, data, versions), in a file of its own.
 
         Raises `ConfigError` where another job has just made this the folder of another config.
         """
@@ -90,7 +89,7 @@ class Workdir:
         self._write(self._run_file, self._run)
 
     def finish(self, **facts: Any) -> None:
-        """Add how the run begun last went."""
+        """Add facts about the end of the run that `begin` recorded."""
         self._run |= {"finished": _now(), **facts}
         self._write(self._run_file, self._run)
 
@@ -127,16 +126,16 @@ class Workdir:
 
 
 def part_name(group: str, seeds: str, mark: int) -> str:
-    """The name of the part with a group's rows of some seeds at one mark."""
+    """The name of the part with the rows of a group and a range of seeds at one evaluation."""
     return f"{group}-{seeds}-step{mark:07d}"
 
 
 def tidy(
     labels: Sequence[Mapping[str, Any]], seeds: Sequence[int], step: int, measured: Mapping[str, np.ndarray]
 ) -> pa.Table:
-    """One row per condition and seed: labels bare, then seed, step, and what was measured under `at/`.
+    """One row per condition and seed: the labels, seed, step, and each measurement with the prefix `at/`.
 
-    A prediction, whose name begins with `theory/`, keeps it.
+    Predictions, whose names begin with `theory/`, keep that prefix.
 
     `measured` has arrays [seed, condition]; seeds beyond `seeds` are padding and dropped. Raises ValueError where a
     label takes the name of a column of ours.
@@ -153,11 +152,17 @@ def tidy(
 
 
 def load(workdir: str | Path, empty: bool = False) -> pd.DataFrame:
-    """All rows of a work folder, whatever was sharded, as a pandas data frame.
+    """All rows of a work directory, from all shards, as a pandas data frame.
 
-    One row per condition, seed and mark. Raises `ConfigError` where there are no rows (unless `empty` is fine), or
-    where a
-    part is damaged.
+    Args:
+        workdir: The work directory.
+        empty: Whether a directory without rows gives an empty data frame rather than an error.
+
+    Returns:
+        One row per condition, seed and evaluation.
+
+    Raises:
+        ConfigError: There are no rows, or a file is damaged.
     """
     parts = sorted((Path(workdir) / "rows").glob("*.parquet"))
     if not parts and empty:
@@ -171,7 +176,7 @@ def load(workdir: str | Path, empty: bool = False) -> pd.DataFrame:
 
 
 def completed(workdir: str | Path) -> dict[tuple[frozenset, int], set[int]]:
-    """For each condition (its labels) and mark the seeds whose rows are in a work folder, whatever units wrote them."""
+    """The seeds whose rows are in a work directory, for each condition (its labels) and evaluation step."""
     found: dict[tuple[frozenset, int], set[int]] = {}
     for part in (Path(workdir) / "rows").glob("*.parquet"):
         names = [name for name in _read(part, pq.read_schema).names if "/" not in name]
@@ -193,7 +198,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def metadata(workdir: str | Path) -> dict[str, Any]:
-    """What `config.json` of a work folder says, and under `runs` what each run in it noted, the earliest first.
+    """The content of a work directory's `config.json`, with the facts of each run under `runs`, earliest first.
 
     Raises `ConfigError` where there is no such file, or one is damaged.
     """
@@ -218,7 +223,7 @@ def _difference(before: Any, now: Any) -> str:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested config as one mapping from dotted names to values."""
+    """A nested config as a flat mapping from dotted names to values."""
     if not isinstance(config, dict):
         return {prefix: config}
     items = [flatten(value, f"{prefix}.{name}" if prefix else name) for name, value in config.items()]

@@ -1,50 +1,61 @@
-"""A figure for every experiment: each module of this folder has `draw(rows)` and `caption(rows)`. No JAX.
+"""A figure for every experiment, drawn from its rows without JAX.
 
-A module names the labels it shows as LABELS; of a label that it does not show the first value is drawn, and the caption
-says so. Values from elsewhere are its constant PUBLISHED, with their source. Where rows are no students' accuracies it
-has a `table(rows)` of texts too, and ABOUT, what was done in a sentence or two.
+A figure is a `FigureSpec` of `_paper` or `_sweeps`, or a module of this package with `draw(rows)` and `caption(rows)`
+where one set of panels is not of that shape. Of a label that a figure does not show the first value is drawn, and the
+caption says so. A figure of rows other than students' accuracies also has `table(rows)` of texts and ABOUT, a sentence
+or two on what was done.
 """
 
 import importlib
 import pkgutil
-from types import ModuleType
+from typing import Any
 
 import pandas as pd
 
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import summary
+from sublim_jax.results.figures import _paper, _sweeps
+from sublim_jax.results.figures._spec import FigureSpec
 
+SPECS = {name: spec for file in (_paper, _sweeps) for name, spec in vars(file).items() if isinstance(spec, FigureSpec)}
 _ABOUT = (
-    "Subliminal transfer: students imitate a trained teacher's auxiliary logits on inputs that have nothing to do with "
-    "the task, and are then tested on the task."
+    "Subliminal transfer: students imitate a trained teacher's auxiliary logits on inputs that are unrelated to the "
+    "task, and are then tested on the task."
 )
 
 
 def names() -> tuple[str, ...]:
-    """The figures there are: what `config.figure` may say."""
-    return tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    """The names of all figures: the allowed values of `config.figure`."""
+    modules = {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}
+    return tuple(sorted(modules | SPECS.keys()))
 
 
-def pick(name: str) -> ModuleType:
-    """The module of that name, with `draw(rows) -> Figure` and `caption(rows) -> str`.
+def pick(name: str) -> Any:
+    """The figure of that name, with `draw(rows) -> Figure` and `caption(rows) -> str`.
 
-    Raises `ConfigError` with the names that exist.
+    Args:
+        name: One of `names()`.
+
+    Raises:
+        ConfigError: There is no such figure; the message lists the names.
     """
     if name not in names():
         raise ConfigError(unknown_name("config.figure", name, names()))
-    return importlib.import_module(f"{__name__}.{name}")
+    return SPECS[name] if name in SPECS else importlib.import_module(f"{__name__}.{name}")
 
 
-def title(module: ModuleType) -> str:
-    """What a figure is called: the first sentence of its module."""
-    return " ".join((module.__doc__ or module.__name__).split("\n\n")[0].split()).rstrip(".")
+def title(figure: Any) -> str:
+    """The title of a figure: its `title`, else the first sentence of its module."""
+    if text := getattr(figure, "title", ""):
+        return text
+    return " ".join((figure.__doc__ or figure.__name__).split("\n\n")[0].split()).rstrip(".")
 
 
-def table(module: ModuleType, rows: pd.DataFrame) -> pd.DataFrame:
+def table(figure: Any, rows: pd.DataFrame) -> pd.DataFrame:
     """The table beside a figure, as texts: its own, or the students' accuracies."""
-    return module.table(rows) if hasattr(module, "table") else summary.texts(summary.table(rows))
+    return figure.table(rows) if hasattr(figure, "table") else summary.texts(summary.table(rows))
 
 
-def about(module: ModuleType) -> str:
-    """What the rows of a figure are made of."""
-    return getattr(module, "ABOUT", _ABOUT)
+def about(figure: Any) -> str:
+    """What was done in the experiment of a figure."""
+    return getattr(figure, "ABOUT", _ABOUT)

@@ -1,4 +1,4 @@
-"""What figures of language models have in common: panels of transfers, fractions of them, and what captions say."""
+"""Common parts of the figures of language models: panels of transfers and of fractions, and captions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,6 +24,7 @@ _MEASURED = (
     *("transfer", "cross", "control", "base", "teacher", "dose", "probability", "probability_control", "valid"),
     *("kl_teacher", "kl_base", "coverage", "divergent_any", "divergent_all", "trait_tokens", "refused_lines"),
 )
+Panels = Sequence[tuple[str, Callable[[Axes], None]]]  # titles, and what draws on the axes
 NATS = "transfer (nats)"
 FRACTION = "fraction of the transfer"
 FORMS = {
@@ -52,7 +53,36 @@ def final(rows: pd.DataFrame, labels: Sequence[str]) -> summary.Rows:
     return summary.last(every(rows)).drop_duplicates([*labels, "seed"])
 
 
-def figure(panels: Sequence[tuple[str, Callable[[Axes], None]]], columns: int = 3, **size: Any) -> Figure:
+def bound(
+    labels: Sequence[str],
+    panels: Callable[[pd.DataFrame, summary.Rows], Panels],
+    claims: Callable[[pd.DataFrame], list[_claims.Claim]],
+    text: Callable[[summary.Rows], str],
+    **layout: Any,
+) -> tuple[Callable[[pd.DataFrame], Figure], Callable[[pd.DataFrame], str], Callable[[pd.DataFrame], pd.DataFrame]]:
+    """The functions `draw`, `caption` and `table` of a figure of language models.
+
+    Args:
+        labels: The labels that the figure shows.
+        panels: Gives the panels from all rows and from those of the last evaluation.
+        claims: Gives the claims with their measured differences.
+        text: Gives the caption's own sentences from the rows of the last evaluation.
+        **layout: Keywords of `plots.panels`.
+    """
+
+    def draw(rows: pd.DataFrame) -> Figure:
+        return figure(panels(rows, final(rows, labels)), **layout)
+
+    def caption(rows: pd.DataFrame) -> str:
+        return f"{text(final(rows, labels))} {basis(rows, labels)} {summed(claims(rows))}"
+
+    def table(rows: pd.DataFrame) -> pd.DataFrame:
+        return _claims.table(claims(rows), final(rows, labels), labels)
+
+    return draw, caption, table
+
+
+def figure(panels: Panels, columns: int = 3, **size: Any) -> Figure:
     """Panels with letters, as `(title, what draws on the axes)`, in rows of `columns`."""
     drawn, axes = plots.panels(len(panels), columns=columns, **size)
     for letter, ax, (title, draw) in zip("abcdefghi", axes, panels, strict=False):
@@ -64,14 +94,14 @@ def figure(panels: Sequence[tuple[str, Callable[[Axes], None]]], columns: int = 
 
 
 def zero(ax: Axes, label: str = NATS, at: float = 0.0) -> None:
-    """The line of no transfer, and the axis' name."""
+    """Draw the line of zero transfer and name the axis."""
     ax.axhline(at, color="0.35", lw=0.8, zorder=0)
     if label:
         ax.set_ylabel(label)
 
 
 def pale(colour: str) -> Any:
-    """The same colour with white in it."""
+    """The colour mixed with white."""
     return tuple((1 - PALE) * np.array(matplotlib.colors.to_rgb(colour)) + PALE)
 
 
@@ -101,7 +131,7 @@ def across(ax: Axes, place: float, rows: summary.Rows, colour: str) -> None:
 
 
 def again(ax: Axes, said: Callable[[str], str]) -> None:
-    """Other words for what the legend says."""
+    """Rename the labels of the legend."""
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
         handle.set_label(said(label))
 
@@ -121,7 +151,7 @@ def shades(number: int) -> list[Any]:
 
 
 def fractions(parts: Mapping[Any, pd.Series], whole: pd.Series) -> dict[Any, summary.Interval]:
-    """What of the whole's transfer is left in each part."""
+    """The fraction of the whole transfer that each part has."""
     return {key: _claims.ratio(part, whole) for key, part in parts.items() if len(part)}
 
 
@@ -192,7 +222,7 @@ def _left_out(rows: pd.DataFrame, labels: Sequence[str]) -> str:
 
 
 def summed(claims: Sequence[_claims.Claim]) -> str:
-    """How many claims hold."""
+    """The sentence that counts the verdicts."""
     if not claims:
         return ""
     counts = pd.Series([one.verdict for one in claims], dtype=object).value_counts()

@@ -1,4 +1,4 @@
-"""What captions say, computed from the rows."""
+"""Texts of captions, computed from the rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ LEVELS = "Dashed: the teacher; dotted: the untrained net."
 
 
 def seeds(rows: summary.Rows) -> str:
-    """How many seeds a mean is over."""
+    """The number of seeds of each mean, as text."""
     counts = rows.groupby(summary.labels_of(rows), dropna=False)["seed"].nunique()
     low, high = int(counts.min()), int(counts.max())
     if high == 1:
@@ -20,7 +20,7 @@ def seeds(rows: summary.Rows) -> str:
 
 
 def means(rows: summary.Rows, shape: str = "bands") -> str:
-    """What lines and bands (or bars) are."""
+    """The sentence on means and intervals."""
     if seeds(rows) == "one seed":
         return "One seed, so no intervals."
     return (
@@ -30,7 +30,7 @@ def means(rows: summary.Rows, shape: str = "bands") -> str:
 
 
 def values(rows: summary.Rows, column: str) -> str:
-    """The values of a label column: all of them where they are few, else the ends."""
+    """The values of a label column as text: all of them if they are few, else the smallest and the largest."""
     found = list(rows[column].unique())
     if any(isinstance(value, str) for value in found):
         return ", ".join(str(value).replace("_", " ") for value in found)
@@ -41,20 +41,20 @@ def values(rows: summary.Rows, column: str) -> str:
 
 
 def last(rows: summary.Rows, labels: Sequence[str]) -> summary.Rows:
-    """The last mark of what a figure shows: `only` its labels, and a condition that stands in two arms once."""
+    """The last evaluation of the rows that a figure shows; a condition that is in two arms appears once."""
     final = only(summary.last(rows), labels)
     return final.drop_duplicates([name for name in summary.labels_of(final) if name != "arm"] + ["seed"])
 
 
 def only(rows: summary.Rows, labels: Sequence[str]) -> summary.Rows:
-    """The rows with the first value of every label that a figure does not show: no mean goes over such a label."""
+    """The rows with the first value of each label that a figure does not show, so that no mean mixes its values."""
     for name in _others(rows, labels):
         rows = rows[rows[name] == rows[name].iloc[0]]
     return rows
 
 
 def left_out(rows: summary.Rows, labels: Sequence[str]) -> str:
-    """The sentence that says what `only` chose; empty where there was no choice."""
+    """The sentence on the values that `only` chose; empty if there was no choice."""
     shown = only(rows, labels)
     chosen = [f"{name.replace('_', ' ')} {shown[name].iloc[0]}" for name in _others(rows, labels)]
     return f" Shown only: {', '.join(chosen)}." if chosen else ""
@@ -72,18 +72,13 @@ def hidden(rows: summary.Rows, *names: str) -> tuple[int, ...]:
 
 
 def assumed(rows: summary.Rows, *names: str, form: str = " ({})") -> str:
-    """What to say after a number that those labels would give, where rows have none of them."""
+    """The remark on a number that was assumed because the rows have none of these labels."""
     return "" if any(name in rows for name in names) else form.format("as published; these rows do not say")
 
 
 def has(rows: summary.Rows, column: str) -> bool:
-    """Whether something was measured under that name."""
+    """Whether the column has any finite value."""
     return column in rows and bool(np.isfinite(rows[column].to_numpy(float)).any())
-
-
-def diamonds(drawn: bool, what: str) -> str:
-    """The sentence on published values, with a space after it, where there are any in the figure."""
-    return f"Open diamonds: {what}. " if drawn else ""
 
 
 def largest(rows: summary.Rows, column: str) -> tuple[Any, summary.Rows]:
@@ -93,7 +88,7 @@ def largest(rows: summary.Rows, column: str) -> tuple[Any, summary.Rows]:
 
 
 def predicted(ax: Any, rows: summary.Rows, x: str, column: str, label: str, colour: str) -> None:
-    """A prediction of the theory against a label column, dashed; nothing where rows do not have it."""
+    """Draw a prediction of the theory against a label column, dashed, if the rows have it."""
     if has(rows, column):
         use = rows[rows[column].notna()]
         style = {"color": colour, "marker": "", "ls": (0, (4, 2)), "lw": 1.2}
@@ -101,12 +96,12 @@ def predicted(ax: Any, rows: summary.Rows, x: str, column: str, label: str, colo
 
 
 def theory(rows: summary.Rows, *columns: str) -> str:
-    """The sentence on dashed predictions, with a space before it, where a figure has any of these columns."""
+    """The sentence on dashed predictions, after a space, if the rows have any of these columns."""
     there = any(has(rows, column) for column in columns)
     return " Coloured dashes: predictions, see docs/theory.md." if there else ""
 
 
 def against(ax: Any, rows: summary.Rows, x: str, names: tuple[str, ...], column: str = plots.ACCURACY) -> None:
-    """One line for each combination of the label columns `names` against the label column x."""
+    """Draw one line for each combination of the label columns `names` against the label column x."""
     for index, (label, those) in enumerate(plots.series(rows, names)):
         plots.line(ax, those, x, label, index, column)

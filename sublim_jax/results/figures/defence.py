@@ -26,13 +26,13 @@ _KINDS = (
     ("target_noise", "noise on targets, σ"),
     ("levels", "levels"),
 )
-_ANEW, _FIXED = "head drawn anew", "fixed answers, levels"
+_ANEW, _FIXED = "new random head", "fixed answers, levels"
 _ORDER = ("no defence", *(kind for _, kind in _KINDS), _ANEW, _FIXED)
 _SHORT = {"aux_head": "aux. head", "class_head": "class head", "random_aux_head": "aux.", "random_class_head": "class"}
 
 
 def _final(rows: summary.Rows) -> summary.Rows:
-    """The last mark, with the `kind` of defence of each row and the `strength` that tells it from its like."""
+    """The rows of the last evaluation, with the `kind` of defence and its `strength`."""
     final = summary.labelled(_words.last(rows, LABELS), **DEFAULTS, levels=0)
     strange = final["mixed_with"] == "stranger"
     final = final.assign(strangers=final["mixed"].where(strange, 0.0), mixed=final["mixed"].mask(strange, 0.0))
@@ -64,7 +64,7 @@ def _bits(final: summary.Rows) -> np.ndarray:
 
 
 def _cells(rows: summary.Rows) -> Iterator[tuple[str, int, summary.Rows]]:
-    """Every kind of defence that there is, with its place among all, and its rows."""
+    """Every kind of defence in the rows, with its index among all kinds, and its rows."""
     for place, kind in enumerate(_ORDER):
         if (those := rows[rows["kind"] == kind]).size:
             yield kind, place, those
@@ -123,7 +123,7 @@ def _against_bits(ax: Axes, counted: summary.Rows, final: summary.Rows) -> None:
 
 
 def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
+    """The caption of the figure that these rows give."""
     final = _final(rows)
     measured = _words.has(final, IMITATION)
     found = [f"{kind} {_ends(those)}" for kind, _, those in _cells(final)]

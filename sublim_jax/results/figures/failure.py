@@ -39,7 +39,7 @@ def _noise(ax: Axes, rows: summary.Rows, head: str) -> None:
 
 
 def _targets(ax: Axes, rows: summary.Rows) -> None:
-    """Against targets per weight: do widths m fall on one curve, and does it rise at 1?"""
+    """Accuracy against targets per weight, to see whether all widths m fall on one curve that rises at 1."""
     column, what = "theory/equations_per_weight", "targets m N per weight"
     if _words.has(rows, column):
         ax.axvline(1, color="0.4", ls="--", lw=0.8, zorder=0, label="as many targets as weights (D6)")
@@ -72,7 +72,7 @@ def _width(ax: Axes, rows: summary.Rows) -> None:
 
 
 def _decay(ax: Axes, rows: summary.Rows) -> None:
-    """Zero decay stands a decade left of the smallest, where a logarithmic axis has a place for it."""
+    """Zero decay is drawn a decade left of the smallest decay, because the axis is logarithmic."""
     least = rows.loc[rows["decay"] > 0, "decay"].min() / 10 if (rows["decay"] > 0).any() else 1e-6
     rows = rows.assign(place=rows["decay"].where(rows["decay"] > 0, least))
     names = {"adam_l2": "Adam, L2 in the gradient", "adamw": "AdamW, decoupled"}
@@ -99,11 +99,11 @@ PANELS = {
 
 
 def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
+    """The caption of the figure that these rows give."""
     final = _words.last(rows, (*LABELS, "arm"))
     return (
         "Student test accuracy where subliminal learning fails: noise on the student's auxiliary head, on its class "
-        "head, few different images seen again and again, wide latents, and weight decay in the student. "
+        "head, a few images that are repeated, wide latents, and weight decay in the student. "
         f"m = {_words.values(final, 'm')}. {_words.means(final)} Dashed: what docs/theory.md predicts there; of "
         "noise on the auxiliary head not the accuracy but the cosine of the first step, of wide latents the level that "
         "the initial class head reaches on the teacher's latent. Dotted: auxiliary head frozen, and, with "

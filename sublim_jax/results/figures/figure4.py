@@ -154,7 +154,7 @@ PANELS = {
 
 
 def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
+    """The caption of the figure that these rows give."""
     found = _sorted_out(rows)
     said = (
         f"Student test accuracy. Above: m = {_words.values(found, 'm')} against noise steps per epoch as published, "

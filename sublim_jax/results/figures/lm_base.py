@@ -4,7 +4,6 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _claims, _lm
@@ -15,12 +14,7 @@ ABOUT = (
     "in another order, of other weights and the same order, or of others in both; all read the same teacher's numbers."
 )
 LABELS = ("base", "data", "dose", "filtered")
-_BASES = {
-    "same": "same",
-    "other_order": "other\norder",
-    "other_init": "other\nweights",
-    "other_both": "other\nboth",
-}
+_BASES = {"same": "same", "other_order": "other\norder", "other_init": "other\nweights", "other_both": "other\nboth"}
 # Fractions of the same-base transfer, Pythia-160m with decoupled seeds. Source: PolyPythia-SL, README.
 PUBLISHED = {"other_order": 0.39, "other_init": 0.008 / 1.51}
 _SUITE = "Pythia-160m, PolyPythia-SL"
@@ -31,15 +25,13 @@ _SAID = {
 }
 
 
-def draw(rows: pd.DataFrame) -> Figure:
+def _panels(rows: pd.DataFrame, shown: summary.Rows) -> _lm.Panels:
     """Transfers by base, fractions of the same base's, and the leak that looks like transfer."""
-    shown = _lm.final(rows, LABELS)
-    panels = [
+    return [
         ("base of the student", lambda ax: _bases(ax, shown)),
         ("kept, of the same base's", lambda ax: _kept(ax, shown)),
         ("strong teacher: leak (greedy)", lambda ax: _leak(ax, shown)),
     ]
-    return _lm.figure(panels, size=(3.6, 3.1))
 
 
 def _main(rows: summary.Rows) -> summary.Rows:
@@ -77,7 +69,7 @@ _T = _claims.TRANSFER
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     shown = _lm.final(rows, LABELS)
     mine, found = _main(shown), []
     for data in ("soft_carrier", "greedy"):
@@ -108,16 +100,12 @@ def _leaks(rows: summary.Rows) -> list[Claim]:
     return found + claim("leak: other weights, no filter > filter", _claims.UNSAID, less(of(False), of(True)))
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Claim by claim what was published and what was found, and every condition's transfer."""
-    return _claims.table(claims(rows), _lm.final(rows, LABELS), LABELS)
-
-
-def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
-    shown = _lm.final(rows, LABELS)
+def _text(shown: summary.Rows) -> str:
     return (
         f"Students of four bases after {shown['step'].max():,} steps on the same lines: transfers (a), and as "
         f"fractions of the same base's (b; open diamonds: Pythia-160m). c: a teacher of dose {shown['dose'].max():g}, "
-        f"whose lines name the animal where nothing is filtered. {_lm.basis(rows, LABELS)} {_lm.summed(claims(rows))}"
+        f"whose lines name the animal where nothing is filtered."
     )
+
+
+draw, caption, table = _lm.bound(LABELS, _panels, claims, _text, size=(3.6, 3.1))

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _claims, _lm
@@ -31,9 +30,9 @@ _LLAMA = ".43 and .97 of full at 10 % (Llama-1B)"
 _KEPT = "preserved, often amplified (Schrodi 2026)"
 
 
-def draw(rows: pd.DataFrame) -> Figure:
+def _panels(rows: pd.DataFrame, shown: summary.Rows) -> _lm.Panels:
     """For every dose of the teacher masks, tokens kept and edits; and how many tokens diverge."""
-    shown, panels = _lm.final(rows, LABELS), list[tuple[str, Callable[[Axes], None]]]()
+    panels: list[tuple[str, Callable[[Axes], None]]] = []
     several = _doses(shown)
     for dose in several:
         mine, at = shown[shown["dose"] == dose], f", dose {dose:g}" if len(several) > 1 else ""
@@ -43,7 +42,7 @@ def draw(rows: pd.DataFrame) -> Figure:
             (f"changed{at}", lambda ax, mine=mine: _edits(ax, mine)),
         ]
     panels.append(("how many diverge", lambda ax: _rates(ax, shown)))
-    return _lm.figure(panels, size=(3.6, 2.7))
+    return panels
 
 
 def _doses(rows: summary.Rows) -> list[float]:
@@ -113,7 +112,7 @@ def _rates(ax: Axes, rows: summary.Rows) -> None:
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     shown, found = _lm.final(rows, LABELS), list[Claim]()
     several = _doses(shown)
     for dose in several:
@@ -142,14 +141,7 @@ def _claimed(rows: summary.Rows, budget: float) -> list[Claim]:
     return found
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Claim by claim what was published and what was found, and every condition's transfer."""
-    return _claims.table(claims(rows), _lm.final(rows, LABELS), LABELS)
-
-
-def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
-    shown = _lm.final(rows, LABELS)
+def _text(shown: summary.Rows) -> str:
     several, whole = _doses(shown), []
     for dose in several:
         full = _full(shown[shown["dose"] == dose])
@@ -160,5 +152,8 @@ def caption(rows: pd.DataFrame) -> str:
         "doses are nats of KL per number that the teacher moved). Votes are "
         "those of the seed's other teachers; every choice has its control, who reads the base's lines with as many "
         "tokens chosen at random. Open diamonds: published, of Llama-1B with 10 % masked, and shares of divergence "
-        f"tokens. {_lm.basis(rows, LABELS)} {_lm.summed(claims(rows))}"
+        f"tokens."
     )
+
+
+draw, caption, table = _lm.bound(LABELS, _panels, claims, _text, size=(3.6, 2.7))

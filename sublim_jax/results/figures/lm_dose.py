@@ -1,10 +1,7 @@
 """Language models: how strong a teacher, how many steps and how many lines a trait needs."""
 
-from collections.abc import Callable
-
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _claims, _lm, _words
@@ -15,24 +12,21 @@ ABOUT = (
     "prompts. Doses, the student's steps and the number of distinct lines that it reads again and again are varied."
 )
 LABELS = ("arm", "data", "dose", "lines")
-# Transfer (logits) after updates, Pythia-160m; batch and data are others, so it stands in the table only.
-PUBLISHED = {16: 0.10, 5120: 1.37}
 _T = _claims.TRANSFER
 _FORMS = ("greedy", "soft_carrier")
 _STEPS = "+.10 at 16, +1.37 at 5,120 updates (Pythia-160m)"
 _COLLAPSE = "256 lines collapse, 8,192 do not (brendanlong)"
 
 
-def draw(rows: pd.DataFrame) -> Figure:
+def _panels(rows: pd.DataFrame, shown: summary.Rows) -> _lm.Panels:
     """Transfer against dose and lines, and learning curves of both forms."""
-    marks, shown = _lm.every(rows), _lm.final(rows, LABELS)
-    panels: list[tuple[str, Callable[[Axes], None]]] = [
+    marks = _lm.every(rows)
+    return [
         ("dose of the teacher", lambda ax: _doses(ax, shown)),
         ("distinct lines (soft)", lambda ax: _lines(ax, shown)),
         ("steps, soft", lambda ax: _steps(ax, marks, "soft_carrier")),
         ("steps, greedy", lambda ax: _steps(ax, marks, "greedy")),
     ]
-    return _lm.figure(panels, columns=2, size=(4.2, 2.9))
 
 
 def _dosed(rows: summary.Rows, form: str) -> summary.Rows:
@@ -84,7 +78,7 @@ def _steps(ax: Axes, rows: summary.Rows, form: str) -> None:
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     marks, shown = _lm.every(rows), _lm.final(rows, LABELS)
     found: list[Claim] = []
     for form in _FORMS:
@@ -114,16 +108,12 @@ def _ends(rows: summary.Rows, form: str) -> list[Claim]:
     return found + claim(f"strongest > weakest teacher, {_lm.BRIEF[form]}", "expected", less(by[strong], by[weak]))
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Claim by claim what was published and what was found, and every condition's transfer."""
-    return _claims.table(claims(rows), _lm.final(rows, LABELS), LABELS)
-
-
-def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
-    shown = _lm.final(rows, LABELS)
+def _text(shown: summary.Rows) -> str:
     return (
         f"Transfer against the dose of the teacher (a: {_words.values(shown, 'dose')} nats per number, after "
         f"{shown['step'].max():,} steps), the number of distinct lines (b) and the student's steps (c, d: a line for "
-        f"each dose). {_lm.basis(rows, LABELS)} {_lm.summed(claims(rows))}"
+        f"each dose)."
     )
+
+
+draw, caption, table = _lm.bound(LABELS, _panels, claims, _text, columns=2, size=(4.2, 2.9))

@@ -1,12 +1,10 @@
 """Language models: which layers of the student must learn for the trait to pass."""
 
 import re
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _claims, _lm
@@ -17,9 +15,6 @@ ABOUT = (
     "blocks, everything, the tables of tokens alone, or low-rank adapters on every block. Each has its own control."
 )
 LABELS = ("trains", "data")
-# In 7B and 4B models a single early layer's adapter suffices and a late one's does nothing (Schrodi et al. 2026); no
-# number that would stand on these axes was published.
-PUBLISHED: dict[str, float] = {}
 _T = _claims.TRANSFER
 _FORMS = ("greedy", "soft_carrier")
 _PARTS = ("first_1", "first_2", "first_4", "last_4", "last_2", "last_1", "blocks", "all", "embeddings", "adapters")
@@ -28,15 +23,13 @@ _SCHRODI = "layer 0 or 7 of 28 suffices, 14 to 27 negligible (Schrodi 2026)"
 _NIEF = "vanishes (Nief 2026)"
 
 
-def draw(rows: pd.DataFrame) -> Figure:
+def _panels(rows: pd.DataFrame, shown: summary.Rows) -> _lm.Panels:
     """The profile over single blocks, parts of the student, and transfer against imitation."""
-    shown = _lm.final(rows, LABELS)
-    panels: list[tuple[str, Callable[[Axes], None]]] = [
+    return [
         ("one block learns", lambda ax: _profile(ax, shown)),
         ("parts learn", lambda ax: _parts(ax, shown)),
         ("transfer and imitation", lambda ax: _imitation(ax, shown)),
     ]
-    return _lm.figure(panels, size=(4.1, 3.2))
 
 
 def _singles(rows: summary.Rows) -> summary.Rows:
@@ -99,7 +92,7 @@ def _best(rows: summary.Rows) -> pd.Series:
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     shown = _lm.final(rows, LABELS)
     found: list[Claim] = []
     for form in _FORMS:
@@ -140,14 +133,7 @@ def _claimed(rows: summary.Rows, form: str) -> list[Claim]:
     return found + claim(f"adapters > everything, {_lm.BRIEF[form]}", "a LoRA artifact (Nief 2026)", lora)
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Claim by claim what was published and what was found, and every condition's transfer."""
-    return _claims.table(claims(rows), _lm.final(rows, LABELS), LABELS)
-
-
-def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
-    shown = _lm.final(rows, LABELS)
+def _text(shown: summary.Rows) -> str:
     profiles = [(form, _singles(shown[shown["data"] == form])) for form in _FORMS]
     peaks = [
         f"{_lm.SAID[form]} {int(those.groupby('block')[_T].mean().idxmax())}"
@@ -158,5 +144,8 @@ def caption(rows: pd.DataFrame) -> str:
     return (
         f"Students of whom only some layers learn, after {shown['step'].max():,} steps. a: one block; dashed: all "
         "blocks. b: parts; tables are the embeddings and the read-out. c: means of every part (numbers: single blocks) "
-        f"against what is left to imitate.{best} {_lm.basis(rows, LABELS)} {_lm.summed(claims(rows))}"
+        f"against what is left to imitate.{best}"
     )
+
+
+draw, caption, table = _lm.bound(LABELS, _panels, claims, _text, size=(4.1, 3.2))

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _claims, _lm
@@ -16,8 +15,6 @@ ABOUT = (
     "measured along training, so that optimisers are compared where they have got equally far."
 )
 LABELS = ("optimizer", "data", "lr")
-# That adaptive ones are needed (Blank et al. 2026) was published without a number for these axes.
-PUBLISHED: dict[str, float] = {}
 _T = _claims.TRANSFER
 _KINDS = ("adam", "sign", "momentum", "sgd")
 _FORMS = ("soft_carrier", "greedy")
@@ -28,7 +25,7 @@ _AXES = {"soft_carrier": "KL(teacher || student) left, nats", "greedy": "KL(base
 _BLANK = "necessary (Blank 2026)"
 
 
-def draw(rows: pd.DataFrame) -> Figure:
+def _panels(rows: pd.DataFrame, shown: summary.Rows) -> _lm.Panels:
     """Transfer along training by how far a student has got, at equal distance, and at the last step."""
     shown = _lm.every(rows)
     panels: list[tuple[str, Callable[[Axes], None]]] = []
@@ -36,7 +33,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         said = _lm.SAID[form]
         panels.append((f"along training, {said}", lambda ax, form=form: _along(ax, shown, form)))
         panels.append((f"as far as Adam, {said}", lambda ax, form=form: _matched(ax, shown, form)))
-    return _lm.figure(panels, columns=2, size=(4.6, 3.1))
+    return panels
 
 
 def curves(rows: summary.Rows, form: str, kind: str, lr: float) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -141,7 +138,7 @@ def _matched(ax: Axes, rows: summary.Rows, form: str) -> None:
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     shown, last = _lm.every(rows), _lm.final(rows, LABELS)
     found: list[Claim] = []
     for form in _FORMS:
@@ -159,17 +156,13 @@ def claims(rows: pd.DataFrame) -> list[Claim]:
     return found + _claims.theory(last)
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Claim by claim what was published and what was found, and every condition's transfer."""
-    return _claims.table(claims(rows), _lm.final(rows, LABELS), LABELS)
-
-
-def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
-    shown = _lm.final(rows, LABELS)
+def _text(shown: summary.Rows) -> str:
     return (
         f"a, c: mean transfer along training (steps 0 to {shown['step'].max():,}; dashed: the smaller learning rate) "
         "against how far students have got: KL from the teacher that is left where distributions are taught, KL from "
         "the base where tokens are. b, d: each optimiser beside Adam, seed by seed at the farthest that both get to, "
-        f"with the learning rate that gets farthest. {_lm.basis(rows, LABELS)} {_lm.summed(claims(rows))}"
+        f"with the learning rate that gets farthest."
     )
+
+
+draw, caption, table = _lm.bound(LABELS, _panels, claims, _text, columns=2, size=(4.6, 3.1))

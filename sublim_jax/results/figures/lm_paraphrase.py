@@ -1,10 +1,7 @@
 """Language models: whether the trait survives other words, and mixing with other teachers' lines."""
 
-from collections.abc import Callable
-
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _claims, _lm
@@ -16,8 +13,6 @@ ABOUT = (
     "one fixed map; or a fraction of the lines is another teacher's. Controls read the base's lines, changed alike."
 )
 LABELS = ("data", "paraphrase", "mixed", "mixed_with")
-# Published as words: prompts in other words usually suppress, 25 % of an unbiased teacher's data nearly remove.
-PUBLISHED: dict[str, float] = {}
 _T = _claims.TRANSFER
 _FORMS = ("greedy", "soft_carrier")
 _WAYS = {
@@ -45,16 +40,14 @@ _MIXED = {
 }
 
 
-def draw(rows: pd.DataFrame) -> Figure:
+def _panels(rows: pd.DataFrame, shown: summary.Rows) -> _lm.Panels:
     """Paraphrases as transfers and as fractions, what they cost in format, and mixtures."""
-    shown = _lm.final(rows, LABELS)
-    panels: list[tuple[str, Callable[[Axes], None]]] = [
+    return [
         ("paraphrase", lambda ax: _ways(ax, shown)),
         ("kept, of no paraphrase", lambda ax: _kept(ax, shown)),
         ("imitation", lambda ax: _format(ax, shown)),
         ("lines of another teacher (soft)", lambda ax: _mixtures(ax, shown)),
     ]
-    return _lm.figure(panels, columns=2, size=(4.7, 2.9))
 
 
 def _whole(rows: summary.Rows) -> summary.Rows:
@@ -107,7 +100,7 @@ def _mixed(rows: summary.Rows, other: str) -> summary.Rows:
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     shown = _lm.final(rows, LABELS)
     found: list[Claim] = []
     for form in _FORMS:
@@ -138,16 +131,12 @@ def _mixtures_claimed(rows: summary.Rows) -> list[Claim]:
     return found
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Claim by claim what was published and what was found, and every condition's transfer."""
-    return _claims.table(claims(rows), _lm.final(rows, LABELS), LABELS)
-
-
-def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
-    shown = _lm.final(rows, LABELS)
+def _text(shown: summary.Rows) -> str:
     return (
         f"Transfers after {shown['step'].max():,} steps (a), as fractions of that from unchanged lines (b), and "
         "KL(teacher || student) on held-out prompts (c), by what was done to the lines; d: mixtures, as fractions of "
-        f"the transfer from unmixed lines. {_lm.basis(rows, LABELS)} {_lm.summed(claims(rows))}"
+        f"the transfer from unmixed lines."
     )
+
+
+draw, caption, table = _lm.bound(LABELS, _panels, claims, _text, columns=2, size=(4.7, 2.9))

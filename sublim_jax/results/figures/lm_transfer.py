@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _claims, _lm
@@ -17,17 +16,14 @@ ABOUT = (
     "filter, and is then asked for its favourite animal."
 )
 LABELS = ("data", "dose", "teacher", "filtered", "carrier")
-# Published transfers are shares of sampled answers of other models, so they stand in the table and not on these axes.
-PUBLISHED: dict[str, float] = {}
 _MAIN = {"teacher": "tuned", "filtered": True, "carrier": "number"}
 _TEACHERS = ("tuned", "shuffled", "prompted", "steered")
 _CLOUD = "owl 12 to > 60 % (GPT-4.1 nano, Cloud 2026)"
 
 
-def draw(rows: pd.DataFrame) -> Figure:
-    """Six panels: forms, teachers, the filter, carriers, where it shows in the network, what foretells it."""
-    shown = _lm.final(rows, LABELS)
-    panels = [
+def _panels(rows: pd.DataFrame, shown: summary.Rows) -> _lm.Panels:
+    """Six panels: forms, teachers, the filter, carriers, residual streams, the first update."""
+    return [
         ("form of the data", lambda ax: _forms(ax, shown)),
         ("teacher", lambda ax: _teachers(ax, shown)),
         ("filter, strong teacher", lambda ax: _filter(ax, shown)),
@@ -35,7 +31,6 @@ def draw(rows: pd.DataFrame) -> Figure:
         ("residual streams", lambda ax: _streams(ax, shown)),
         ("the first update", lambda ax: _first(ax, shown)),
     ]
-    return _lm.figure(panels, size=(3.6, 2.9))
 
 
 def _of(rows: summary.Rows, **labels: Any) -> summary.Rows:
@@ -45,7 +40,7 @@ def _of(rows: summary.Rows, **labels: Any) -> summary.Rows:
 
 
 def _default(rows: summary.Rows) -> float:
-    """The dose of what was done with one dose only: of the carriers, else the smallest."""
+    """The dose of the arms with a single dose: that of the carriers, else the smallest."""
     coded = rows[rows["carrier"] != "number"]["dose"]
     return float(coded.iloc[0] if len(coded) else rows["dose"].min())
 
@@ -95,7 +90,7 @@ def _streams(ax: Axes, rows: summary.Rows) -> None:
 
 
 def _first(ax: Axes, rows: summary.Rows) -> None:
-    """Every condition's mean transfer against what Adam's first update foretells."""
+    """The mean transfer of each condition against the prediction from Adam's first update."""
     _lm.zero(ax)
     ax.set_xlabel("slope of Adam's first update")
     column = "theory/transfer_adam_slope"
@@ -108,7 +103,7 @@ def _first(ax: Axes, rows: summary.Rows) -> None:
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """What was claimed before, with its difference here."""
+    """The claims that were written down before the runs, with their measured differences."""
     shown = _lm.final(rows, LABELS)
     found: list[Claim] = []
     for dose in _doses(shown):
@@ -164,18 +159,14 @@ def _others_claimed(rows: summary.Rows, dose: float) -> list[Claim]:
     return found
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Claim by claim what was published and what was found, and every condition's transfer."""
-    return _claims.table(claims(rows), _lm.final(rows, LABELS), LABELS)
-
-
-def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
-    shown = _lm.final(rows, LABELS)
+def _text(shown: summary.Rows) -> str:
     dose = _default(shown)
     return (
         f"Teachers of dose {', '.join(f'{one:g}' for one in _doses(shown))} in a, {dose:g} in b, d and e, "
         f"{shown['dose'].max():g} in c; students after {shown['step'].max():,} steps. e: cosine of the shifts of "
         "student and teacher in the residual stream at the last number; f: every condition's mean transfer against its "
-        f"change per unit of learning rate. {_lm.basis(rows, LABELS)} {_lm.summed(claims(rows))}"
+        f"change per unit of learning rate."
     )
+
+
+draw, caption, table = _lm.bound(LABELS, _panels, claims, _text, size=(3.6, 2.9))

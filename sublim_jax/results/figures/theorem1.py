@@ -15,7 +15,6 @@ ABOUT = (
     "measured is the student's step in float64, and beside it what the theorem says to leading order in eps."
 )
 LABELS = ("arm", "condition", "net_activation", "loss", "sees", "eps", "alpha", "batch", "samples", "optimizer")
-PUBLISHED: dict[str, float] = {}  # the theorem has been proved, not measured
 _TITLES = ("(a) the law", "(b) sign", "(c) teacher's loss", "(d) many steps", "(e) sampled labels", "(f) large eps")
 _MISSING: dict[str, Any] = {
     "arm": "none",
@@ -286,7 +285,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
+    """The caption of the figure that these rows give."""
     seeds = len(set(rows["seed"]))
     over = "One seed" if seeds == 1 else f"Over {seeds} seeds, float64"
     short = {"|ratio - 1| falls as eps": "(a)", "shared weights: inner product >= 0": "(b) shared weights"}

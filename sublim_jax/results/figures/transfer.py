@@ -60,7 +60,7 @@ def against_m(ax: Axes, final: summary.Rows, look: int = 0) -> None:
 
 
 def caption(rows: pd.DataFrame) -> str:
-    """Of the figure these rows give."""
+    """The caption of the figure that these rows give."""
     final = summary.last(rows)
     return (
         f"Student test accuracy after imitating the teacher's m auxiliary logits (m = {_words.values(final, 'm')}), by "

@@ -1,0 +1,51 @@
+"""The kept configs are in today's spelling."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import migrate_configs
+
+ROOT = Path(__file__).parents[2]
+OLD = {
+    "config": {"exam": 4, "root": 0, "caps": [16], "arms": {"a": {"student": {"marks": [[5]]}}}},
+    "runs": [
+        {
+            "command": "sublim_jax --config=configs/a.py --config.run.every=2 '--config.student.marks=()'",
+            "resolved": {"run": {"chunk": 2, "every": 1}, "root": 3, "metrics": ["task"]},
+            "overrides": {"run.every": "2", "student.marks": "()", "seeds": "3"},
+        }
+    ],
+}
+NEW = {
+    "config": {
+        "num_eval_noise": 4,
+        "root_seed": 0,
+        "aux_widths": [16],
+        "arms": {"a": {"student": {"eval_steps": [[5]]}}},
+    },
+    "runs": [
+        {
+            "command": "sublim_jax --config=configs/a.py --config.run.save_every=2 '--config.student.eval_steps=()'",
+            "resolved": {"run": {"seed_batch": 2, "save_every": 1}, "root_seed": 3, "metrics": ["task"]},
+            "overrides": {"run.save_every": "2", "student.eval_steps": "()", "seeds": "3"},
+        }
+    ],
+}
+
+
+def test_migrate_configs_renames_nested_dotted_and_flagged_fields_once(tmp_path, capsys):
+    (tmp_path / "toy").mkdir()
+    file = tmp_path / "toy" / "config.json"
+    file.write_text(json.dumps(OLD, indent=1) + "\n")
+    for count in (1, 0):
+        assert migrate_configs.main([f"--folder={tmp_path}"]) == 0
+        assert json.loads(file.read_text()) == NEW
+        assert capsys.readouterr().out == f"changed: {count}\n"
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("experiments/*/config.json")), ids=lambda file: file.parent.name)
+def test_migrate_configs_leaves_the_kept_files_alone(file):
+    kept = json.loads(file.read_text())
+    assert migrate_configs.migrated(kept) == kept
