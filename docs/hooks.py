@@ -1,9 +1,10 @@
-"""MkDocs hook: the site shows the stories and figures that live in experiments/, outside the documentation folder."""
+"""MkDocs hooks: the site shows the stories and figures of experiments/, and examples in docstrings as code."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -35,3 +36,12 @@ def _page(path: Path) -> str:
     title = "" if text.startswith("# ") else f"# {path.parent.name}\n\n"
     figure = f"\n\n![{path.parent.name}](figure.png)\n" if (path.parent / "figure.png").exists() else ""
     return title + text + figure
+
+
+class ExampleSections(griffe.Extension):
+    """A section `Example:` of a docstring is shown as code, as `Examples:` is."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rename the section in the docstring of one object."""
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
