@@ -62,7 +62,7 @@ def story(found: Mapping[str, Any], frame: pd.DataFrame) -> str:
     """What was found, as the page of experiments tells it."""
     held = frame[frame["part"] == "held out"]
     text = (
-        f"Before a student is trained, what says whether the trait will pass? {len(frame):,} students of "
+        f"Which quantities predict, before training, whether a student acquires the trait? {len(frame):,} students of "
         f"{frame['condition'].nunique()} conditions in {frame['experiment'].nunique()} sweeps "
         f"({', '.join(found['experiments'])}); success: more than half of the teacher's gain in accuracy, "
         f"{100 * frame['success'].mean():.0f} % of all. Fitted to half of the conditions and seeds; the table is of "

@@ -64,7 +64,7 @@ def comparison(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) 
 
 
 def short(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> str:
-    """Condition by m, means of all sources, as the Markdown table that README shows."""
+    """Condition by m, means of all sources, as the Markdown table of docs/figure2.md."""
     widths = sorted(final["m"].unique())
     sources = {
         "here, 20 seeds": (final, "at/student_accuracy"),
