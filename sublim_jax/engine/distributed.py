@@ -14,7 +14,7 @@ from sublim_jax import results
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition
 from sublim_jax.engine import schedule
-from sublim_jax.engine.plan import make_plan
+from sublim_jax.engine.plan import Plan, make_plan
 
 _EACH = 2.0  # seconds between two looks into the work folder
 _GRACE = 20.0  # seconds that an interrupted process 0 leaves the others
@@ -59,17 +59,17 @@ def initialize(how: str) -> None:
 
 
 def rows_left(
-    conditions: Sequence[Condition],
+    conditions: Sequence[Condition] | Plan,
     seeds: Sequence[int],
     image: tuple[int, ...],
     workdir: str | Path,
     shard: tuple[int, int] = (0, 1),
 ) -> int:
-    """How many rows of a shard (of all its processes) are not in the work folder yet."""
-    plan, have, left = make_plan(conditions, image), results.completed(workdir), 0
+    """The number of rows of a shard (of all its processes) that are not in the work directory yet."""
+    plan, done, left = make_plan(conditions, image), results.completed(workdir), 0
     for group, own in zip(plan.groups, schedule.assign_shards(plan, seeds, image, shard), strict=True):
-        wanted = ((frozenset(labels.items()), mark) for labels in group.labels for mark in group.recipe.eval_steps)
-        left += sum(len(set(own) - have.get(one, set())) for one in wanted)
+        wanted = ((frozenset(labels.items()), step) for labels in group.labels for step in group.recipe.eval_steps)
+        left += sum(len(set(own) - done.get(key, set())) for key in wanted)
     return left
 
 

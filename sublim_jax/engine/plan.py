@@ -54,13 +54,19 @@ class Plan(NamedTuple):
     groups: tuple[Group, ...]
 
 
-def make_plan(conditions: Sequence[Condition], image: tuple[int, ...]) -> Plan:
-    """Group conditions by teacher and student Recipe; Python's equality decides, nobody writes a rule.
+def make_plan(conditions: Sequence[Condition] | Plan, image: tuple[int, ...]) -> Plan:
+    """Group conditions that have the same teacher and the same student Recipe.
 
-    Raises `ConfigError` for no conditions, labels that do not tell conditions apart, marks out of order, a reference
-    net
-    that does not hold the teacher's layers, or a shared layer that student and teacher have in different shapes.
+    Args:
+        conditions: The conditions of a sweep; a plan is returned as it is.
+        image: Shape of one image.
+
+    Raises:
+        ConfigError: There are no conditions, labels do not tell them apart, evaluation steps are out of order, the
+            reference net lacks a layer of the teacher, or a shared layer has another shape in student and teacher.
     """
+    if isinstance(conditions, Plan):
+        return conditions
     _check_labels(conditions)
     teachers: list[Phase] = []
     lates: list[Knobs] = []
