@@ -136,7 +136,7 @@ def whole_run(here: Lab, seeds: int) -> Timed:
 def seconds_of_run(conditions: Sequence[Condition], dataset: data.Dataset, seeds: int) -> float:
     """Seconds of `run.run` that measures accuracies only, without what the compiler takes."""
     watch, start = Progress(show=False), time.perf_counter()
-    run.run(conditions, dataset, seeds=seeds, metrics=(metrics.task,), num_eval_noise=64, watch=watch)
+    run.run(conditions, dataset, seeds=seeds, metrics=(metrics.task,), num_eval_noise=64, progress=watch)
     return time.perf_counter() - start - watch.seconds["compile"]
 
 

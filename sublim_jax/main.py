@@ -76,10 +76,10 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
             workdir=workdir,
             config=identity(config),
             resume=values.resume,
-            how=options_of(config),
-            watch=Progress(),
+            options=options_of(config),
+            progress=Progress(),
             stopped=stop,
-            facts=facts,
+            metadata=facts,
             shard=shard,
         )
     except Interrupted as saved:
@@ -106,6 +106,7 @@ def _images(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
     """The studies of nets that look at images: `transfer` and `theorem1`."""
     from sublim_jax.config import build_conditions, grids_of, load_data, metrics_of
     from sublim_jax.engine import distributed, run, theorem1
+    from sublim_jax.engine.plan import make_plan
 
     dataset = load_data(config)
     conditions, image = build_conditions(config, dataset), dataset.train.x.shape[1:]
@@ -116,10 +117,11 @@ def _images(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
         measured = functools.partial(theorem1.run, conditions, grids_of(config), **common)
         return _Job(measured, functools.partial(theorem1.left, len(conditions), seeds, workdir), asked, about)
     print(_amount(conditions, seeds, image), flush=True)
+    plan = make_plan(conditions, image)
     measured = functools.partial(
-        run.run, conditions, metrics=metrics_of(config), num_eval_noise=config.num_eval_noise, **common
+        run.run, plan, metrics=metrics_of(config), num_eval_noise=config.num_eval_noise, **common
     )
-    return _Job(measured, functools.partial(distributed.rows_left, conditions, seeds, image, workdir), asked, about)
+    return _Job(measured, functools.partial(distributed.rows_left, plan, seeds, image, workdir), asked, about)
 
 
 def _language(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:

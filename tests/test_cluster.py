@@ -79,7 +79,7 @@ def test_three_jobs_at_once_in_one_folder_do_each_part_once(tmp_path):
 
 def test_a_shard_alone_says_what_is_still_to_come(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,))
-    given = {"seeds": 3, "num_eval_noise": 64, "workdir": tmp_path / "w", "watch": Progress(show=False)}
+    given = {"seeds": 3, "num_eval_noise": 64, "workdir": tmp_path / "w", "progress": Progress(show=False)}
     part = run.run(conditions, mnist, shard=(1, 2), **given)
     left = distributed.rows_left(conditions, range(3), (28, 28), tmp_path / "w")
     assert left == 2 * 3 * 3 - len(part) > 0

@@ -273,7 +273,7 @@ EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for 
 def test_cutting_more_seeds_and_chunks_change_nothing_bitwise(mnist, tiny, name):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **DEFENDED[name])
     whole = go(mnist, conditions, seeds=3)
-    cut = go(mnist, conditions, seeds=3, how=RunOptions(save_every=3, seed_batch=2))
+    cut = go(mnist, conditions, seeds=3, options=RunOptions(save_every=3, seed_batch=2))
     assert whole.equals(cut)
     two = go(mnist, conditions)
     assert two.equals(whole[whole.seed < 2].reset_index(drop=True))
@@ -314,7 +314,7 @@ def test_strengths_share_one_program_and_one_question(mnist, tiny, field, values
     plan = make_plan(conditions, IMAGE)
     assert len(plan.groups) == 1 and plan.groups[0].unique_knobs.size == 2
     before = population.advance._cache_size()
-    together = run.run(conditions, mnist, seeds=2, num_eval_noise=64, watch=Progress(show=False))
+    together = run.run(conditions, mnist, seeds=2, num_eval_noise=64, progress=Progress(show=False))
     assert population.advance._cache_size() - before == 2  # one teacher, one student
     last = together[together["step"] == together["step"].max()].groupby(field)["at/student_accuracy"]
     assert last.mean().nunique() == 2 or together.groupby(field)["at/aux_mse"].last().nunique() == 2

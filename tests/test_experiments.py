@@ -23,13 +23,13 @@ def through(config, dataset, **fields):
     config = resolve(config, fields)
     conditions, watch = build_conditions(config, dataset), Progress(show=False)
     if config.study == "theorem1":
-        rows = theorem1.run(conditions, grids_of(config), dataset, seeds=seeds_of(config), watch=watch)
+        rows = theorem1.run(conditions, grids_of(config), dataset, seeds=seeds_of(config), progress=watch)
     else:
         given = {
             "seeds": seeds_of(config),
             "num_eval_noise": config.num_eval_noise,
             "metrics": metrics_of(config),
-            "watch": watch,
+            "progress": watch,
         }
         rows = run(conditions, dataset, **given)
     module = figures.pick(config.figure)

@@ -180,7 +180,7 @@ def study(mnist, grid, seeds=3, conditions=("same", "random"), **fields):
     given = {"student.optimizer": "sgd", "student.lr": 1.0, "student.steps": 1, "student.eval_steps": (), "m": (10,)}
     config.update_from_flattened_dict({**given, "teacher.batch": 100, "conditions": conditions, **fields})
     built = build_conditions(resolve(config), mnist)
-    return theorem1.run(built, [grid] * len(built), mnist, seeds=seeds, watch=Progress(show=False))
+    return theorem1.run(built, [grid] * len(built), mnist, seeds=seeds, progress=Progress(show=False))
 
 
 def test_study_measures_the_law(mnist):
@@ -209,7 +209,7 @@ def test_study_goes_on_where_it_stopped_and_shares_work(mnist, tmp_path):
     fields = {"student.steps": 1, "student.eval_steps": (), "m": (10,), "conditions": ("same", "random")}
     config.update_from_flattened_dict({**fields, "teacher.batch": 100})
     built = build_conditions(resolve(config), mnist)
-    given = {"seeds": 2, "watch": Progress(show=False), "config": {"a": 1}}
+    given = {"seeds": 2, "progress": Progress(show=False), "config": {"a": 1}}
     grids = [first_steps.Grid()] * 2
     first = theorem1.run(built, grids, mnist, workdir=tmp_path, shard=(0, 2), **given)
     assert len(first) == 2 and theorem1.left(2, range(2), tmp_path) == 1

@@ -24,10 +24,10 @@ def test_gpu_gives_the_rows_of_the_cpu(mnist, tiny):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **sgd)
     given = {"seeds": 3, "num_eval_noise": 64, "metrics": (metrics.task, metrics.imitation)}
     assert population.use_vmap()
-    here = run.run(conditions, mnist, watch=Progress(show=False), **given)
+    here = run.run(conditions, mnist, progress=Progress(show=False), **given)
     jax.clear_caches()  # `side_by_side` is asked while tracing
     with jax.default_device(jax.devices("cpu")[0]):
-        there = run.run(conditions, mnist, watch=Progress(show=False), how=RunOptions(devices=1), **given)
+        there = run.run(conditions, mnist, progress=Progress(show=False), options=RunOptions(devices=1), **given)
     keys = ["condition", "m", "seed", "step"]
     left, right = (rows.sort_values(keys, ignore_index=True) for rows in (here, there))
     for name in left:

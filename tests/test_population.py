@@ -23,7 +23,7 @@ from sublim_jax.training import population
 from sublim_jax.training import step as training_step
 
 QUIET = {
-    "watch": Progress(show=False),
+    "progress": Progress(show=False),
     "num_eval_noise": 64,
     "metrics": (metrics.task, metrics.imitation, metrics.layers),
 }
@@ -100,7 +100,7 @@ def test_adding_seeds_and_chunking_change_no_earlier_seed(mnist, tiny):
     """Bitwise, with the published optimiser: on CPU a seed goes through the same program whoever runs beside it."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,))
     two, three = go(mnist, conditions), go(mnist, conditions, seeds=3)
-    chunked = go(mnist, conditions, seeds=3, how=RunOptions(seed_batch=2))
+    chunked = go(mnist, conditions, seeds=3, options=RunOptions(seed_batch=2))
     assert two.equals(three[three.seed < 2].reset_index(drop=True))
     assert chunked.equals(three)
 
@@ -114,8 +114,8 @@ def test_a_seed_alone_is_the_seed_in_company(mnist, tiny):
 
 def test_cutting_and_marks_change_nothing_bitwise(mnist, tiny):
     conditions = tiny(conditions=("same",), m=(3,))
-    plain = go(mnist, conditions, how=RunOptions(save_every=1000))
-    cut = go(mnist, conditions, how=RunOptions(save_every=3))
+    plain = go(mnist, conditions, options=RunOptions(save_every=1000))
+    cut = go(mnist, conditions, options=RunOptions(save_every=3))
     more = go(mnist, tiny(conditions=("same",), m=(3,), **{"student.eval_steps": (0, 1, 5, 10)}))
     assert plain.equals(cut)
     assert plain.equals(more[more.step.isin(plain.step.unique())].reset_index(drop=True))
@@ -126,7 +126,7 @@ def test_one_trace_per_recipe(mnist, tiny):
     own = {"student.batch": 51, "teacher.batch": 301}  # Recipes that no other test compiles
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **own)
     before = population.advance._cache_size()
-    go(mnist, conditions, seeds=4, how=RunOptions(seed_batch=2, save_every=4))
+    go(mnist, conditions, seeds=4, options=RunOptions(seed_batch=2, save_every=4))
     after = population.advance._cache_size()
     assert after - before == 2  # one teacher Recipe, one student Recipe
     go(mnist, tiny(conditions=("same", "random_hidden"), m=(3, 20), **own), seeds=2)
@@ -194,8 +194,8 @@ SHARDED = """
     config.preset = "smoke"
     conditions = build_conditions(resolve(config, fields), mnist)
     def go(devices):
-        return run.run(conditions, mnist, seeds=3, num_eval_noise=64, watch=Watch(show=False),
-                       how=How(devices=devices))
+        return run.run(conditions, mnist, seeds=3, num_eval_noise=64, progress=Watch(show=False),
+                       options=How(devices=devices))
     one, eight = go(1), go(8)
     assert len(one) == len(eight) == 3 * 2 * 3
     for name in one:
@@ -225,10 +225,10 @@ def test_eight_devices_give_the_rows_of_one_without_collectives():
 
 def test_other_chunks_on_resume_do_what_is_left_and_double_nothing(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
-    whole = go(mnist, conditions, seeds=3, how=RunOptions(seed_batch=2), workdir=tmp_path)
+    whole = go(mnist, conditions, seeds=3, options=RunOptions(seed_batch=2), workdir=tmp_path)
     for part in sorted((tmp_path / "rows").glob("*step0000010.parquet"))[:1]:
         part.unlink()  # a mark in the middle, of the first slice
     watch = Progress(show=False)
-    again = go(mnist, conditions, seeds=3, how=RunOptions(seed_batch=1), workdir=tmp_path, watch=watch)
+    again = go(mnist, conditions, seeds=3, options=RunOptions(seed_batch=1), workdir=tmp_path, progress=watch)
     assert_close(whole, again)
     assert watch.steps["students"] == 2 * 2 * 20  # two seeds, two conditions, 20 steps

@@ -17,9 +17,10 @@ FEW = (metrics.task, metrics.budget, metrics.imitation, metrics.representation, 
 PLAIN = {"conditions": ("same",), "m": (3,), "student.steps": 20, "student.eval_steps": (0,)}
 
 
-def rows_of(tiny, mnist, watch=None, how=RunOptions(), **fields):  # noqa: B008  frozen
+def rows_of(tiny, mnist, progress=None, options=RunOptions(), **fields):  # noqa: B008  frozen
     conditions = tiny(**{**PLAIN, **fields})
-    rows = run(conditions, mnist, seeds=2, num_eval_noise=32, metrics=FEW, watch=watch or Progress(show=False), how=how)
+    given = {"progress": progress or Progress(show=False), "options": options}
+    rows = run(conditions, mnist, seeds=2, num_eval_noise=32, metrics=FEW, **given)
     return rows.sort_values(["step", "seed"], ignore_index=True)
 
 
@@ -105,7 +106,7 @@ def test_classes_are_those_below_and_accuracy_is_over_them(tiny, mnist):
         )
         for one in conditions
     ]
-    rows = run(plain, alone, seeds=2, num_eval_noise=32, metrics=FEW, watch=Progress(show=False))
+    rows = run(plain, alone, seeds=2, num_eval_noise=32, metrics=FEW, progress=Progress(show=False))
     assert rows.sort_values(["step", "seed"], ignore_index=True).equals(two)
     assert conditions[0].teacher.recipe.eval_steps == (2 * -(-int((np.asarray(mnist.train.y) < 2).sum()) // 300),)
     with pytest.raises(ConfigError, match=r"config.classes=11: must be at most 10"):
@@ -115,9 +116,9 @@ def test_classes_are_those_below_and_accuracy_is_over_them(tiny, mnist):
 def test_a_teacher_kept_by_another_sweep_is_not_trained_again(tiny, mnist, tmp_path):
     how = RunOptions(teachers=str(tmp_path))
     first, second = Progress(show=False), Progress(show=False)
-    fresh = rows_of(tiny, mnist, watch=first, how=how)
-    other = rows_of(tiny, mnist, watch=second, how=how, **{"student.lr": 2e-3})
-    again = rows_of(tiny, mnist, how=how)
+    fresh = rows_of(tiny, mnist, progress=first, options=how)
+    other = rows_of(tiny, mnist, progress=second, options=how, **{"student.lr": 2e-3})
+    again = rows_of(tiny, mnist, options=how)
     assert first.steps["teachers"] == 2 * 8 and "teachers" not in second.steps
     assert again.equals(fresh) and fresh.equals(rows_of(tiny, mnist)), "bitwise"
     assert differs(other, fresh, "teacher_accuracy") == NEVER
@@ -143,10 +144,10 @@ def test_conditions_that_differ_in_what_training_does_not_reach_are_trained_once
     (group,) = make_plan(every, (28, 28)).groups
     assert (group.untrained_layers, group.train_index, group.unique_knobs.size) == (("class_head",), (0, 0, 1, 0, 0), 2)
     watch = Progress(show=False)
-    together = run(every, mnist, seeds=2, num_eval_noise=32, metrics=FEW, watch=watch)
+    together = run(every, mnist, seeds=2, num_eval_noise=32, metrics=FEW, progress=watch)
     assert watch.steps["students"] == 2 * 2 * 20
     for one in every:
-        alone = run([one], mnist, seeds=2, num_eval_noise=32, metrics=FEW, watch=Progress(show=False))
+        alone = run([one], mnist, seeds=2, num_eval_noise=32, metrics=FEW, progress=Progress(show=False))
         mine = together[(together["condition"] == one.labels["condition"]) & (together["m"] == one.labels["m"])]
         by = ["step", "seed"]
         columns = [name for name in alone if name.startswith("at/")]

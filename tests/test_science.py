@@ -23,7 +23,7 @@ def test_students_have_the_accuracy_of_the_independent_pytorch_script():
     config.m = (10, 50)
     config = resolve(config)
     dataset = load_data(config)
-    rows = run.run(build_conditions(config, dataset), dataset, seeds=range(100, 106), watch=Progress(show=False))
+    rows = run.run(build_conditions(config, dataset), dataset, seeds=range(100, 106), progress=Progress(show=False))
     final, reference = summary.last(rows), pd.read_csv(REFERENCE)
     cells = [(condition, m) for condition in config.conditions for m in config.m]
     for condition, m in cells:

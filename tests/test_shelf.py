@@ -34,7 +34,7 @@ def test_a_kept_teacher_is_not_written_again(tmp_path):
 def test_a_damaged_file_is_as_none(tmp_path):
     one = TeacherCache(tmp_path, {})
     one.save((3,), nets((3,)))
-    (file,) = tmp_path.glob("*/seed*.npz")
+    (file,) = tmp_path.glob("*/seed*.safetensors")
     file.write_bytes(file.read_bytes()[:40])
     assert one.load((3,)) is None
     assert one.save((3,), nets((4,))) and one.load((3,))["hidden_0"]["kernel"][0, 0, 0] == 4

@@ -68,10 +68,10 @@ def test_shards_cost_the_same_up_to_one_block(plan):
 def test_what_is_done_is_left_out_whatever_wrote_it(plan):
     group = plan.groups[0]
     have = {(frozenset(label.items()), mark): {0, 1} for label in group.labels for mark in group.recipe.eval_steps}
-    work = schedule.work_units(plan, range(3), IMAGE, ROOMY, have=have)
+    work = schedule.work_units(plan, range(3), IMAGE, ROOMY, done=have)
     assert {unit.group.indices[0]: unit.slice.seeds[: unit.slice.real] for unit in work} == {0: (2,), 3: (0, 1, 2)}
     have[frozenset(group.labels[0].items()), group.recipe.eval_steps[-1]] = {0}
-    again = schedule.work_units(plan, range(3), IMAGE, ROOMY, have=have)
+    again = schedule.work_units(plan, range(3), IMAGE, ROOMY, done=have)
     assert {unit.slice.seeds[: unit.slice.real] for unit in again if unit.group.indices[0] == 0} == {(1, 2)}
 
 

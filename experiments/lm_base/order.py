@@ -51,7 +51,7 @@ def measured(rate: float, dose: float, workdir: Path, seeds: int) -> dict[str, A
     lab, how = lm_config.lab(config), lm_config.pretraining(config)
     place = RunOptions(teachers=str(teacher_cache.default_dir()))
     rows = lm_run.run(
-        lm_config.expand(config), lab, how, seeds=seeds, how=place, workdir=workdir, config=identity(config)
+        lm_config.expand(config), lab, how, seeds=seeds, options=place, workdir=workdir, config=identity(config)
     )
     final = summary.last(rows)
     each = final.groupby(["base", "seed"])["at/transfer"].mean().unstack("seed")

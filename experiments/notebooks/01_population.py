@@ -47,13 +47,13 @@ conditions = build_conditions(config, dataset)
 # %%
 seconds = {}
 watch = Progress(show=False)
-run(conditions[:1], dataset, seeds=1, watch=watch)
+run(conditions[:1], dataset, seeds=1, progress=watch)
 seconds["one pair"] = dict(watch.seconds)
 
 # %%
 watch = Progress(show=False)
 start = time.perf_counter()
-rows = run(conditions, dataset, seeds=4, watch=watch)
+rows = run(conditions, dataset, seeds=4, progress=watch)
 seconds["population"] = dict(watch.seconds)
 print(f"{len(conditions) * 4} students and 4 teachers in {time.perf_counter() - start:.0f} s")
 

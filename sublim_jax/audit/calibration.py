@@ -1,4 +1,4 @@
-"""What predictors of transfer were worth in sweeps that were run to the end, and the verdict that follows. No JAX."""
+"""Predictors of transfer, calibrated on complete sweeps, and the verdict they give. Imports no JAX."""
 
 import functools
 import importlib.resources
@@ -12,19 +12,21 @@ import numpy as np
 from sublim_jax.core.errors import ConfigError
 
 FILE = "calibration.json"
-# The larger model first: it is taken where all it needs is known.
+# In order of preference; a model is used where all its inputs are known.
 MODELS = ("coverage and heads", "coverage")
 
 
 class Verdict(NamedTuple):
-    """Whether the trait is expected to pass, and how far to trust that.
+    """Whether transfer of the trait is expected, and how reliable that prediction is.
 
-    passes       True, False, or None where nothing can be said
-    probability  that more than half of the trait passes, in the sweeps of the calibration; NaN without a verdict
-    threshold    the probability from which on it is said to pass
-    model        which calibrated model was asked
-    auroc        of that model, on conditions and seeds it was not fitted to
-    provisional  whether the calibration itself says that it is not final
+    Attributes:
+        passes: True, False, or None where no model applies.
+        probability: That more than half of the trait is transferred, in the sweeps of the calibration; NaN without a
+            verdict.
+        threshold: Least probability at which `passes` is True.
+        model: Name of the calibrated model.
+        auroc: Of that model, on held-out conditions and seeds.
+        provisional: Whether the calibration is marked as not final.
     """
 
     passes: bool | None
@@ -43,7 +45,7 @@ class Verdict(NamedTuple):
 
 
 def load(path: str | Path | None = None) -> dict[str, Any]:
-    """The calibration in a file; default: the one in the package. Raises `ConfigError` where it cannot be read."""
+    """The calibration in a file, by default the one in the package; raises `ConfigError` where it cannot be read."""
     if path is None:
         return _shipped()
     try:
@@ -64,7 +66,7 @@ def probability(model: Mapping[str, Any], values: Any) -> np.ndarray:
 
 
 def verdict(values: Mapping[str, float], calibration: Mapping[str, Any] | None = None) -> Verdict:
-    """The verdict on values of `coverage`, `compatibility_aux`, `compatibility_class`; NaN or missing is not known."""
+    """The verdict for `coverage`, `compatibility_aux` and `compatibility_class`; NaN or missing = unknown."""
     calibration = _shipped() if calibration is None else calibration
     provisional = bool(calibration["provisional"])
     for name in MODELS:

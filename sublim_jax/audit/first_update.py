@@ -1,4 +1,4 @@
-"""A student's first step before it is taken: one gradient of imitation, one of the trait, and their inner products.
+"""A student's first update before it is made: the imitation gradient, the trait gradient and their inner products.
 
 Nets are plain functions of trees of arrays; leaves are named by their path, like `params/hidden_0/kernel`.
 """
@@ -22,19 +22,22 @@ Leaves = dict[str, Any]  # arrays by path
 
 
 class First(NamedTuple):
-    """What is known of the first step of gradient descent on the imitation loss, at the student's parameters.
+    """Inner products of the first step of gradient descent on the imitation loss, at the student's parameters.
 
-    slopes        [input] -<grad trait loss, grad imitation loss of the input>; their mean is the change of the trait
-                  loss per unit learning rate
-    imitation     [input] the loss of imitation
-    trait         the loss of the trait
-    finite        whether student's outputs, teacher's outputs, the trait loss and all gradients are finite
-    update        squared norm of the imitation gradient, by leaf
-    wish          squared norm of the trait gradient, by leaf
-    both          inner product of the two gradients, by leaf
-    moved         squared norm of the teacher's displacement, by shared leaf
-    followed      inner product of -gradient and displacement, by shared leaf
-    student, teacher, between  squared norms and inner product of their parameters, by shared leaf
+    Attributes:
+        slopes: [input] -<grad trait loss, grad imitation loss of the input>; their mean is the change of the trait
+            loss per unit learning rate.
+        imitation: [input] imitation loss.
+        trait: Trait loss.
+        finite: For each of `CHECKS` whether it is finite.
+        update: Squared norm of the imitation gradient, by leaf.
+        trait_gradient: Squared norm of the trait gradient, by leaf.
+        gradients: Inner product of the two gradients, by leaf.
+        moved: Squared norm of the teacher's displacement, by shared leaf.
+        aligned: Inner product of minus the imitation gradient and the displacement, by shared leaf.
+        student: Squared norm of the student's parameters, by shared leaf.
+        teacher: Squared norm of the teacher's parameters, by shared leaf.
+        student_teacher: Inner product of their parameters, by shared leaf.
     """
 
     slopes: Float[Array, " n"]
@@ -42,13 +45,13 @@ class First(NamedTuple):
     trait: Float[Array, ""]
     finite: dict[str, Bool[Array, ""]]
     update: Leaves
-    wish: Leaves
-    both: Leaves
+    trait_gradient: Leaves
+    gradients: Leaves
     moved: Leaves
-    followed: Leaves
+    aligned: Leaves
     student: Leaves
     teacher: Leaves
-    between: Leaves
+    student_teacher: Leaves
 
 
 def mse(outputs: Float[Array, "n k"], targets: Float[Array, "n k"]) -> Float[Array, " n"]:
@@ -72,12 +75,12 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def floats(tree: Any) -> Leaves:
-    """The leaves of a tree that a gradient can move."""
+    """The leaves of a tree that have gradients."""
     return {name: leaf for name, leaf in named(tree).items() if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)}
 
 
 def layer_of(leaf: str) -> str:
-    """The path of a leaf's layer: all but its last word."""
+    """The path of a leaf's layer: all but the last part."""
     return leaf.rpartition("/")[0] or leaf
 
 
@@ -99,46 +102,54 @@ def first_step(
     inputs: Any,
     weights: Float[Array, "chunk rows"],
 ) -> First:
-    """The student's first step, from inputs in chunks [chunk, rows, ...]; rows of weight 0 only fill the last one.
+    """The student's first step (Cloud et al. 2026, Theorem 1: first-order law; Madl 2026: coverage).
 
-    moved  the teacher's displacement, of the leaves that student and teacher share
+    The slopes of all inputs come from one `jvp` of the loss per input along the gradient of the trait loss.
 
-    The slopes of all inputs come from one `jvp` of the loss per input along the gradient of the trait loss. Source:
-    Cloud et al. 2026, theorem 1 (the first-order law); Madl 2026 (coverage).
+    Args:
+        student_apply: (params, x) -> outputs [rows, k]; likewise `teacher_apply`.
+        teacher_apply: See `student_apply`.
+        trait_loss: params -> a number or one per example.
+        loss: (outputs, targets) -> [rows].
+        student: The student's parameters.
+        teacher: The trained teacher's parameters.
+        moved: The teacher's displacement of the leaves that student and teacher share.
+        inputs: [chunk, rows, ...].
+        weights: 0 for padding, else 1.
     """
-    trait, wish = jax.value_and_grad(lambda own: jnp.mean(trait_loss(_with(student, own))))(floats(student))
+    trait, trait_gradient = jax.value_and_grad(lambda own: jnp.mean(trait_loss(_with(student, own))))(floats(student))
 
-    def chunk(update: Leaves, given: tuple[Any, Array]) -> tuple[Leaves, Any]:
-        x, weight = given
+    def chunk(update: Leaves, weighted: tuple[Any, Array]) -> tuple[Leaves, Any]:
+        x, weight = weighted
         targets = teacher_apply(teacher, x)
 
         def each(own: Leaves) -> tuple[Array, Array]:
             outputs = student_apply(_with(student, own), x)
             return loss(outputs, targets), jnp.isfinite(outputs).all()
 
-        values, pull, good = jax.vjp(each, floats(student), has_aux=True)
-        (gradient,) = pull((weight / weights.sum()).astype(values.dtype))
-        _, slopes, _ = jax.jvp(each, (floats(student),), (wish,), has_aux=True)
+        values, pullback, outputs_finite = jax.vjp(each, floats(student), has_aux=True)
+        (gradient,) = pullback((weight / weights.sum()).astype(values.dtype))
+        _, slopes, _ = jax.jvp(each, (floats(student),), (trait_gradient,), has_aux=True)
         update = jax.tree.map(jnp.add, update, gradient)
-        return update, (-slopes, values, good, jnp.isfinite(targets).all())
+        return update, (-slopes, values, outputs_finite, jnp.isfinite(targets).all())
 
     zero = jax.tree.map(jnp.zeros_like, floats(student))
     update, (slopes, values, ours, theirs) = jax.lax.scan(chunk, zero, (inputs, weights))
-    finite = (ours.all(), theirs.all(), jnp.isfinite(trait), _finite(wish), _finite(update))
-    own, told = ({name: floats(tree)[name] for name in moved} for tree in (student, teacher))
+    finite = (ours.all(), theirs.all(), jnp.isfinite(trait), _finite(trait_gradient), _finite(update))
+    own, reference = ({name: floats(tree)[name] for name in moved} for tree in (student, teacher))
     return First(
         slopes.ravel(),
         values.ravel(),
         trait,
         dict(zip(CHECKS, finite, strict=True)),
         _dots(update, update),
-        _dots(wish, wish),
-        _dots(wish, update),
+        _dots(trait_gradient, trait_gradient),
+        _dots(trait_gradient, update),
         _dots(moved, moved),
         {name: -dot for name, dot in _dots(moved, update).items()},
         _dots(own, own),
-        _dots(told, told),
-        _dots(own, told),
+        _dots(reference, reference),
+        _dots(own, reference),
     )
 
 
@@ -163,20 +174,20 @@ def _scaled(apply: Partial, params: Any, x: Any, factors: Mapping[str, Array]) -
     return apply(_with(params, own), x)
 
 
-def read_outs(apply: Callable[..., Any], params: Any, x: Any, accuracy: float = 1e-3) -> tuple[str, ...]:
-    """The layers in which the outputs are linear, or do not depend on: those after the last nonlinearity.
+def linear_layers(apply: Callable[..., Any], params: Any, x: Any, accuracy: float = 1e-3) -> tuple[str, ...]:
+    """The layers in which the outputs are linear, that is those after the last nonlinearity, or do not occur.
 
-    A layer is multiplied by 0, 1, -1 and 2 and the outputs compared with a straight line; `accuracy` is relative.
+    Each layer is multiplied by 0, 1, -1 and 2; `accuracy` is the relative deviation of the outputs from a line.
     """
     layers = list(dict.fromkeys(layer_of(name) for name in floats(params)))
 
     def outputs(layer: str, factor: float) -> Array:
         return _scaled(apply, params, x, {one: jnp.float32(factor if one == layer else 1.0) for one in layers})
 
-    found = []
+    linear = []
     for layer in layers:
         zero, one, minus, two = (outputs(layer, factor) for factor in (0.0, 1.0, -1.0, 2.0))
         bend = jnp.maximum(jnp.abs(minus + one - 2 * zero).max(), jnp.abs(two + zero - 2 * one).max())
         if bend <= accuracy * jnp.maximum(jnp.abs(one - zero).max(), 1e-3 * jnp.abs(one).max()):
-            found.append(layer)
-    return tuple(found)
+            linear.append(layer)
+    return tuple(linear)

@@ -1,4 +1,4 @@
-"""An audit of a teacher and a student before any distillation: does the first step go where the teacher went?"""
+"""Audit a teacher and a student before distillation: does the first update follow the teacher's displacement?"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,25 +15,27 @@ from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import summary
 from sublim_jax.results.summary import Interval
 
-_LOOKED_AT = 16  # inputs on which last layers are told from others
+_NUM_PROBES = 16  # inputs on which output layers are detected
 
 
 class Audit(NamedTuple):
-    """What is known of a pair before distillation; every cosine is NaN where one of its vectors is zero.
+    """Measurements of a pair before distillation; every cosine is NaN where one of its vectors is zero.
 
-    coverage           cosine of the student's first update and the teacher's displacement, over shared leaves
-    layers             the same by layer
-    heads              cosine of the student's and the teacher's parameters, by head; NaN where not shared
-    compatibility_aux  cosine of the heads through which the student imitates
-    compatibility_class  cosine of the heads through which the trait is read
-    trait_change       change of the trait loss per unit learning rate, to first order: negative = learned; with its
-                       95 % bootstrap interval over inputs
-    trait_cosine       cosine of the two gradients: positive = the first update learns the trait
-    trait_loss, imitation_loss  their values at the student's parameters
-    slopes             [inputs] of which `trait_change` is the mean
-    inputs             how many there were
-    unshared           leaves of the student that the teacher has not, or in another shape
-    verdict            from the calibration
+    Attributes:
+        coverage: Cosine of the student's first update and the teacher's displacement, over shared leaves.
+        layers: The same by layer.
+        heads: Cosine of the student's and the teacher's parameters, by head; NaN where not shared.
+        compatibility_aux: Cosine of the heads through which the student imitates.
+        compatibility_class: Cosine of the heads through which the trait is measured.
+        trait_change: First-order change of the trait loss per unit learning rate (negative = learned), with its 95 %
+            bootstrap interval over inputs.
+        trait_cosine: Cosine of the two gradients; positive = the first update learns the trait.
+        trait_loss: Trait loss at the student's parameters.
+        imitation_loss: Imitation loss at the student's parameters.
+        slopes: [inputs] of which `trait_change` is the mean.
+        inputs: Number of inputs.
+        unshared: Leaves of the student that the teacher lacks or has in another shape.
+        verdict: Prediction of the calibration.
     """
 
     coverage: float
@@ -84,24 +86,29 @@ def audit_pair(
     batch: int = 1000,
     calibration: Mapping[str, Any] | None = None,
 ) -> Audit:
-    """Audit a student that is about to imitate a teacher.
+    """Audit a student that is about to imitate a teacher (Cloud et al. 2026, Theorem 1; Madl 2026).
 
-    student_apply   (params, inputs) -> [n, k], the outputs that are imitated; each row from its own input
-    teacher_params  after the teacher acquired the trait
-    trait_params0   before it did: the same tree
-    inputs          [n, ...] of the distillation; a tree of arrays with one leading axis is fine
-    trait_loss      params -> a number or one per example, of the student's parameters
-    teacher_apply   default: `student_apply`
-    loss            'mse', 'kl', or (outputs, targets) -> [n]
-    heads           names of layers, the last word of their path is enough; default: the layers in which the imitated
-                    outputs are linear
-    batch           inputs at a time
-    calibration     as `calibration.load` gives it; default: the one in the package
+    A function that holds arrays is compiled again for each of them; `jax.tree_util.Partial(f, arrays)` is not.
 
-    A function that holds arrays is compiled again for each of them; `jax.tree_util.Partial(f, arrays)` is not. Raises
-    `ConfigError` for trees that do not match, outputs that are not finite or not [n, k], and no inputs. Source: Cloud
-    et
-    al. 2026, theorem 1; Madl 2026.
+    Args:
+        student_apply: (params, inputs) -> [n, k], the outputs that are imitated; each row depends on its own input.
+        student_params: Before distillation.
+        teacher_params: After the teacher acquired the trait.
+        trait_params0: Before the teacher acquired the trait; the same tree.
+        inputs: [n, ...] of the distillation, or a tree of arrays with one leading axis.
+        trait_loss: params -> a number or one per example, of the student's parameters.
+        teacher_apply: Default: `student_apply`.
+        loss: 'mse', 'kl', or (outputs, targets) -> [n].
+        heads: Names of layers, of which the last part of the path suffices; default: the layers in which the imitated
+            outputs are linear.
+        batch: Number of inputs at a time.
+        calibration: As `calibration.load` returns it; default: the one in the package.
+
+    Returns:
+        Coverage, compatibilities, predicted change of the trait loss, and a verdict.
+
+    Raises:
+        ConfigError: Trees do not match, outputs are not finite or not [n, k], or there are no inputs.
     """
     functions = [_partial(one) for one in (student_apply, teacher_apply or student_apply, trait_loss)]
     functions.append(_partial(_loss(loss)))
@@ -111,30 +118,32 @@ def audit_pair(
     chunks, weights = _chunks(inputs, number, min(batch, number))
     first = first_update.first_step(*functions, student_params, teacher_params, moved, chunks, weights)
     first = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), first)
-    for what in first_update.CHECKS:
-        if not first.finite[what]:
-            raise ConfigError(f"{what} must be finite; got NaN or infinity")
+    for checked in first_update.CHECKS:
+        if not first.finite[checked]:
+            raise ConfigError(f"{checked} must be finite; got NaN or infinity")
     if heads is None:
-        some = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:_LOOKED_AT], inputs)
-        names = first_update.read_outs(functions[0], student_params, some)
-        names = tuple(one for one in names if _of(first.update, one) or _of(first.wish, one))
+        probes = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:_NUM_PROBES], inputs)
+        names = first_update.linear_layers(functions[0], student_params, probes)
+        names = tuple(name for name in names if _total(first.update, name) or _total(first.trait_gradient, name))
     else:
         names = tuple(_layer(name, first) for name in heads)
-    return _told(first, names, unshared, number, calibration)
+    return _audit(first, names, unshared, number, calibration)
 
 
-def _told(
+def _audit(
     first: First, names: Sequence[str], unshared: tuple[str, ...], number: int, calibration: Mapping[str, Any] | None
 ) -> Audit:
     """The audit that follows from the inner products."""
     shared = {name: first.update[name] for name in first.moved}
-    layers = {layer: _cosine(first.followed, shared, first.moved, layer) for layer in _layers(first.moved)}
-    compatible = {name: _cosine(first.between, first.student, first.teacher, name) for name in names}
+    layers = {layer: _cosine(first.aligned, shared, first.moved, layer) for layer in _layers(first.moved)}
+    compatible = {name: _cosine(first.student_teacher, first.student, first.teacher, name) for name in names}
     aux, trait = _roles(first, names)
     values = {
-        "coverage": _cosine(first.followed, shared, first.moved),
-        "compatibility_aux": _cosine(first.between, first.student, first.teacher, *aux) if aux else np.nan,
-        "compatibility_class": _cosine(first.between, first.student, first.teacher, *trait) if trait else np.nan,
+        "coverage": _cosine(first.aligned, shared, first.moved),
+        "compatibility_aux": _cosine(first.student_teacher, first.student, first.teacher, *aux) if aux else np.nan,
+        "compatibility_class": _cosine(first.student_teacher, first.student, first.teacher, *trait)
+        if trait
+        else np.nan,
     }
     slopes = np.asarray(first.slopes[:number])
     return Audit(
@@ -144,7 +153,7 @@ def _told(
         values["compatibility_aux"],
         values["compatibility_class"],
         summary.interval(slopes.tolist()),
-        _cosine(first.both, first.update, first.wish),
+        _cosine(first.gradients, first.update, first.trait_gradient),
         float(first.trait),
         float(first.imitation[:number].mean()),
         slopes,
@@ -155,9 +164,9 @@ def _told(
 
 
 def _roles(first: First, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The heads that are imitated, and those through which the trait is read; one head may be both."""
-    trait = tuple(name for name in names if _of(first.wish, name))
-    imitated = tuple(name for name in names if _of(first.update, name))
+    """The heads that are imitated, and those through which the trait is measured; one head may be both."""
+    trait = tuple(name for name in names if _total(first.trait_gradient, name))
+    imitated = tuple(name for name in names if _total(first.update, name))
     return tuple(name for name in imitated if name not in trait) or imitated, trait
 
 
@@ -165,36 +174,37 @@ def _layers(leaves: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(layer_of(name) for name in leaves))
 
 
-def _of(leaves: Mapping[str, Any], *layers: str) -> float:
+def _total(leaves: Mapping[str, Any], *layers: str) -> float:
     """The sum over the leaves of some layers, or of all."""
     return float(sum(value for name, value in leaves.items() if not layers or layer_of(name) in layers))
 
 
 def _cosine(dots: Mapping[str, Any], left: Mapping[str, Any], right: Mapping[str, Any], *layers: str) -> float:
     """The cosine of two trees from inner product and squared norms by leaf; NaN where one of them is zero."""
-    size = np.sqrt(_of(left, *layers) * _of(right, *layers))
-    return float(_of(dots, *layers) / size) if size > 0 else float("nan")
+    size = np.sqrt(_total(left, *layers) * _total(right, *layers))
+    return float(_total(dots, *layers) / size) if size > 0 else float("nan")
 
 
 def _layer(name: str, first: First) -> str:
     """The path of the layer of that name; raises `ConfigError` where there is none, or more than one."""
     layers = _layers(first.update)
-    found = [layer for layer in layers if layer == name or layer.endswith(f"/{name}")]
-    if not found:
+    matching = [layer for layer in layers if layer == name or layer.endswith(f"/{name}")]
+    if not matching:
         raise ConfigError(unknown_name("heads", name, layers))
-    if len(found) > 1 and name not in found:
-        raise ConfigError(f"heads: {name!r} is {len(found)} layers, {', '.join(found)}; give the whole path of one")
-    return name if name in found else found[0]
+    if len(matching) > 1 and name not in matching:
+        several = f"{name!r} is {len(matching)} layers, {', '.join(matching)}"
+        raise ConfigError(f"heads: {several}; give the whole path of one")
+    return name if name in matching else matching[0]
 
 
 def _partial(function: Callable[..., Any]) -> Partial:
-    """The function as JAX keeps it: compiled once for each function, whatever arrays are bound to it."""
+    """The function as a `Partial`, compiled once for each function whatever arrays are bound to it."""
     if isinstance(function, Partial):
         return function
     try:
         hash(function)
     except TypeError:
-        return Partial(lambda *given: function(*given))
+        return Partial(lambda *args: function(*args))
     return Partial(function)
 
 
@@ -207,7 +217,7 @@ def _loss(loss: str | Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _moved(student: Any, teacher: Any, before: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The teacher's displacement of the leaves that the student shares by path and shape, and the student's others."""
+    """The teacher's displacement by leaf that the student shares by path and shape, and the student's other leaves."""
     own, after, start = (first_update.floats(tree) for tree in (student, teacher, before))
     _check_alike(after, start)
     shared = [name for name, leaf in own.items() if name in after and jnp.shape(leaf) == jnp.shape(after[name])]
@@ -221,8 +231,8 @@ def _moved(student: Any, teacher: Any, before: Any) -> tuple[dict[str, Any], tup
 
 def _check_alike(after: Mapping[str, Any], start: Mapping[str, Any]) -> None:
     if odd := sorted(after.keys() ^ start.keys()):
-        who = "lack" if odd[0] in after else "have, and teacher_params lack,"
-        raise ConfigError(f"trait_params0: {who} {odd[0]!r}; must be the tree of teacher_params")
+        verb = "lack" if odd[0] in after else "have, and teacher_params lack,"
+        raise ConfigError(f"trait_params0: {verb} {odd[0]!r}; must be the tree of teacher_params")
     for name, leaf in after.items():
         if jnp.shape(leaf) != jnp.shape(start[name]):
             shapes = f"{jnp.shape(start[name])}, but {jnp.shape(leaf)} in teacher_params"
@@ -230,7 +240,7 @@ def _check_alike(after: Mapping[str, Any], start: Mapping[str, Any]) -> None:
 
 
 def _count(inputs: Any, batch: int) -> int:
-    """How many inputs there are."""
+    """The number of inputs."""
     if batch < 1:
         raise ConfigError(f"batch={batch}: must be 1 or more")
     numbers = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
@@ -245,10 +255,10 @@ def _check_shapes(functions: Sequence[Partial], student: Any, teacher: Any, inpu
     """Refuse outputs that are not [n, k] or not alike, and losses of another shape."""
     student_apply, teacher_apply, trait_loss, loss = functions
     ours, theirs = jax.eval_shape(student_apply, student, inputs), jax.eval_shape(teacher_apply, teacher, inputs)
-    for who, out in (("student", ours), ("teacher", theirs)):
+    for owner, out in (("student", ours), ("teacher", theirs)):
         if len(getattr(out, "shape", ())) != 2 or out.shape[0] != number:
             raise ConfigError(
-                f"{who}_apply: gives {getattr(out, 'shape', type(out).__name__)}; must give [{number}, k]"
+                f"{owner}_apply: gives {getattr(out, 'shape', type(out).__name__)}; must give [{number}, k]"
             )
     if ours.shape != theirs.shape:
         raise ConfigError(f"student_apply: gives {ours.shape}, but the teacher gives {theirs.shape}; must be the same")
@@ -259,8 +269,8 @@ def _check_shapes(functions: Sequence[Partial], student: Any, teacher: Any, inpu
 
 
 def _chunks(inputs: Any, number: int, batch: int) -> tuple[Any, jax.Array]:
-    """Inputs as [chunk, batch, ...], the last one repeated to fill up, with weights that tell which are real."""
-    place = np.arange(-(-number // batch) * batch)
-    rows = np.minimum(place, number - 1).reshape(-1, batch)
-    weights = (place < number).astype(np.float32).reshape(-1, batch)
+    """Inputs as [chunk, batch, ...] padded with the last one, and weights that are 0 for padding."""
+    index = np.arange(-(-number // batch) * batch)
+    rows = np.minimum(index, number - 1).reshape(-1, batch)
+    weights = (index < number).astype(np.float32).reshape(-1, batch)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], inputs), jnp.asarray(weights)

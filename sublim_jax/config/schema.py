@@ -245,5 +245,6 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "run.save_every": _is_int(1),
     "run.devices": _is_int(0),
     "run.memory_gb": _POSITIVE,
+    "run.keep_params": ("True or False", lambda value: isinstance(value, bool)),
     "run.precision": ("one of default, high, highest", lambda value: value in ("default", "high", "highest")),
 }

@@ -1,4 +1,4 @@
-"""The latest state of one unit of work, saved whole or not at all: a thin facade over Orbax, or plain files."""
+"""The latest state of one unit of work, saved whole or not at all, by Orbax or as plain files."""
 
 import contextlib
 import os
@@ -19,24 +19,23 @@ class _Backend(Protocol):
 
 
 class Store:
-    """The checkpoints of one unit of work in one folder; only the newest is kept.
+    """The newest checkpoint of one unit of work, in one directory.
 
-    They are written under a temporary name and renamed, so a killed process leaves the previous checkpoint. Of several
-    processes that JAX knows of, each keeps stores of its own and waits for no other.
+    A checkpoint is written under a temporary name and renamed, so that a killed process leaves the previous one.
+    Several processes that JAX knows of have separate stores and do not wait for each other.
     """
 
     def __init__(self, folder: Path) -> None:
-        # One of several processes finds nothing of what a process alone wrote, and the other way round.
-        self._alone = jax.process_count() == 1
-        self._folder = (folder if self._alone else folder.with_name(f"{folder.name}-arrays")).absolute()
+        self._single = jax.process_count() == 1
+        self._folder = (folder if self._single else folder.with_name(f"{folder.name}-arrays")).absolute()
         self._open()
 
     def _open(self) -> None:
-        _made(self._folder)
-        self._backend: _Backend = _Orbax(self._folder) if self._alone else _Arrays(self._folder)
+        _make_folder(self._folder)
+        self._backend: _Backend = _Orbax(self._folder) if self._single else _Arrays(self._folder)
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint; None where there is none."""
+        """The step of the newest checkpoint, or None."""
         return self._backend.latest_step()
 
     def save(self, step: int, tree: Any) -> None:
@@ -46,7 +45,7 @@ class Store:
             raise OSError(f"no space for a checkpoint in {self._folder}: {need:,} bytes needed, {free:,} free")
         try:
             self._backend.save(step, jax.device_get(tree))
-        except (ValueError, RuntimeError) as error:  # what a full disk is to the array writers below
+        except (ValueError, RuntimeError) as error:  # what array writers raise on a full disk
             reason = str(error).strip().splitlines()[0].rsplit(": ", 1)[-1]
             raise OSError(f"checkpoint {self._folder.name} at step {step} cannot be saved ({reason})") from error
 
@@ -56,20 +55,20 @@ class Store:
         return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), restored, like)
 
     def clear(self) -> None:
-        """Remove all checkpoints, to begin anew."""
+        """Remove all checkpoints."""
         self.remove()
         self._open()
 
     def remove(self) -> None:
-        """Remove all checkpoints and the folder, and the one around it if this was its last."""
+        """Remove all checkpoints and the directory, and its parent where that is empty then."""
         self._backend.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # other units, or other jobs, still have theirs there
+        with contextlib.suppress(OSError):  # other units or jobs have checkpoints there
             self._folder.parent.rmdir()
 
 
 class _Orbax:
-    """For a process alone."""
+    """For a single process."""
 
     def __init__(self, folder: Path) -> None:
         options = ocp.CheckpointManagerOptions(
@@ -86,7 +85,7 @@ class _Orbax:
 
 
 class _Arrays:
-    """For one of several processes: Orbax lets only the first of them write arrays that the others do not share."""
+    """For several processes: Orbax lets only process 0 write arrays that are not shared among processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -113,11 +112,11 @@ class _Arrays:
         pass
 
 
-def _made(folder: Path) -> None:
-    """Make a folder, though another job may remove the empty one around it at the same moment."""
-    for left in reversed(range(10)):
+def _make_folder(folder: Path) -> None:
+    """Make a directory, though another job may remove its empty parent at the same moment."""
+    for attempts_left in reversed(range(10)):
         try:
             return folder.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError:
-            if not left:
+            if not attempts_left:
                 raise

@@ -1,4 +1,4 @@
-"""Compiled programs are kept on disk, so that the second run of a config starts at once."""
+"""Compiled programs on disk, so that the second run of a config starts at once."""
 
 import os
 import platform
@@ -12,12 +12,17 @@ _VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own; where it is set, it decide
 
 
 def enable(folder: str | Path | None = None) -> Path | None:
-    """Keep compiled programs in a folder, by default in the user's cache; returns it, or None where none can be made.
+    """Keep compiled programs in a directory; call it before anything is compiled.
 
-    To be called before anything is compiled. JAX's environment variables go first: JAX_COMPILATION_CACHE_DIR names
-    another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. A program is found again by its text, the
-    versions and the device. Machines that share a home have folders of their own by kind of processor, because a
-    program for one CPU may hold instructions that another lacks.
+    JAX's environment variables take precedence: JAX_COMPILATION_CACHE_DIR names another directory,
+    JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. Kinds of processor have separate directories, because a program
+    for one CPU may hold instructions that another lacks.
+
+    Args:
+        folder: The directory; default: one in the user's cache.
+
+    Returns:
+        The directory, or None where none can be made.
     """
     settings: Any = jax.config
     if not settings.jax_enable_compilation_cache:
@@ -25,7 +30,7 @@ def enable(folder: str | Path | None = None) -> Path | None:
     path = Path(folder or os.environ.get(_VARIABLE) or user_cache_dir() / _machine())
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a read-only home: everything works, nothing is remembered
+    except OSError:  # a read-only home
         return None
     settings.update("jax_compilation_cache_dir", str(path))
     settings.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -34,7 +39,7 @@ def enable(folder: str | Path | None = None) -> Path | None:
 
 
 def user_cache_dir() -> Path:
-    """The folder in the user's cache where whatever a later process finds again is kept."""
+    """This package's directory in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sublim_jax"
 
 
@@ -43,7 +48,7 @@ def _machine() -> str:
 
 
 def _processor() -> str:
-    """What tells kinds of processors apart: on Linux the list of what they can do, elsewhere their name."""
+    """The kind of processor: on Linux the list of its features, elsewhere its name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

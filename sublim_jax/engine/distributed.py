@@ -1,4 +1,4 @@
-"""Several processes, several jobs: who am I, and is everybody done?"""
+"""Several processes and jobs: which part of the work is this process's, and are the others done?"""
 
 import os
 import re
@@ -14,69 +14,75 @@ from sublim_jax import results
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition
 from sublim_jax.engine import schedule
-from sublim_jax.engine.plan import make_plan
+from sublim_jax.engine.plan import Plan, make_plan
 
 _EACH = 2.0  # seconds between two looks into the work folder
 _GRACE = 20.0  # seconds that an interrupted process 0 leaves the others
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """'i/n' as (i, n); raises `ConfigError` where that is no i-th of n parts counted from 0."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    return _checked((int(found[1]), int(found[2])) if found else (0, 0), repr(text))
+    """'i/n' as (i, n); raises `ConfigError` unless 0 <= i < n."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    return _checked((int(match[1]), int(match[2])) if match else (0, 0), repr(text))
 
 
-def _checked(shard: tuple[int, int], told: str) -> tuple[int, int]:
+def _checked(shard: tuple[int, int], shown: str) -> tuple[int, int]:
     index, number = shard
     if not 0 <= index < number:
-        raise ConfigError(f"shard={told}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
+        raise ConfigError(f"shard={shown}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
     return shard
 
 
-def initialize(how: str) -> None:
-    """Make this process one of several that JAX knows of. To be called before anything else of JAX.
+def initialize(cluster: str) -> None:
+    """Make this process one of several that JAX knows of; call it before anything else of JAX.
 
-    how  '' for a process alone; 'auto' where JAX finds out by itself (TPU pods, SLURM steps, Kubernetes, Open MPI);
-         'HOST:PORT,i/n' for the i-th of n processes, of which the 0-th listens at that address
+    Processes wait for each other only here. A process that died may be started again while the others continue,
+    except process 0, without which the others end.
 
-    Processes wait for each other only here. One that dies may be started again while the others go on, but for the
-    0-th, without which the others end; they go on from what they saved. Raises `ConfigError` where they do not meet.
+    Args:
+        cluster: '' for a single process; 'auto' where JAX detects the cluster (TPU pods, SLURM steps, Kubernetes,
+            Open MPI); 'HOST:PORT,i/n' for process i of n, of which process 0 listens at that address.
+
+    Raises:
+        ConfigError: The processes do not find each other.
     """
-    if not how:
+    if not cluster:
         return
     address: dict[str, str | int] = {}
-    if how != "auto":
-        place, comma, part = how.partition(",")
-        if not comma or not re.fullmatch(r".+:\d+", place):
-            raise ConfigError(f"distributed={how!r}: must be auto, or HOST:PORT,i/n, for instance 10.0.0.1:1234,0/2")
+    if cluster != "auto":
+        coordinator, comma, part = cluster.partition(",")
+        if not comma or not re.fullmatch(r".+:\d+", coordinator):
+            raise ConfigError(
+                f"distributed={cluster!r}: must be auto, or HOST:PORT,i/n, for instance 10.0.0.1:1234,0/2"
+            )
         index, number = parse_shard(part)
-        address = {"coordinator_address": place, "process_id": index, "num_processes": number}
+        address = {"coordinator_address": coordinator, "process_id": index, "num_processes": number}
     jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(**address)  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"distributed={how!r}: {' '.join(str(error).split())[:200]}") from error
+        raise ConfigError(f"distributed={cluster!r}: {' '.join(str(error).split())[:200]}") from error
 
 
 def rows_left(
-    conditions: Sequence[Condition],
+    conditions: Sequence[Condition] | Plan,
     seeds: Sequence[int],
     image: tuple[int, ...],
     workdir: str | Path,
     shard: tuple[int, int] = (0, 1),
 ) -> int:
-    """How many rows of a shard (of all its processes) are not in the work folder yet."""
-    plan, have, left = make_plan(conditions, image), results.completed(workdir), 0
+    """The number of rows of a shard (of all its processes) that are not in the work directory yet."""
+    plan, done, left = make_plan(conditions, image), results.completed(workdir), 0
     for group, own in zip(plan.groups, schedule.assign_shards(plan, seeds, image, shard), strict=True):
-        wanted = ((frozenset(labels.items()), mark) for labels in group.labels for mark in group.recipe.eval_steps)
-        left += sum(len(set(own) - have.get(one, set())) for one in wanted)
+        wanted = ((frozenset(labels.items()), step) for labels in group.labels for step in group.recipe.eval_steps)
+        left += sum(len(set(own) - done.get(key, set())) for key in wanted)
     return left
 
 
 def leave(code: int) -> None:
-    """End one of several processes here and now; process 0 gives the others a moment to save and do the same.
+    """End one of several processes at once; process 0 waits until the others had time to save and end.
 
-    Without this JAX ends whoever leaves after process 0 with an error of its own.
+    Without this, JAX ends every process that leaves after process 0 with an error.
     """
     if not jax.distributed.is_initialized():
         return
@@ -88,24 +94,25 @@ def leave(code: int) -> None:
 
 
 def wait_for_others(left: Callable[[], int], stopped: Callable[[], bool]) -> None:
-    """Keep the 0-th of several processes alive until nothing is left; the others need it as their meeting point.
+    """Keep process 0 alive until no rows are left, because the others need it as their coordinator.
 
-    Raises KeyboardInterrupt where it is asked to stop before.
+    Raises:
+        KeyboardInterrupt: `stopped` returned True before.
     """
     if jax.process_count() == 1 or jax.process_index():
         return
-    said = False
+    printed = False
     while left():
         if stopped():
             raise KeyboardInterrupt
-        if not said:
+        if not printed:
             print("waiting for the other processes", flush=True)
-        said = True
+        printed = True
         time.sleep(_EACH)
 
 
 def process_shard(shard: tuple[int, int], resume: str, workdir: Any) -> tuple[int, int]:
-    """The part of the work this process does: its part, if there are several, of the shard asked for."""
+    """The shard of this process: its share, if JAX knows of several processes, of the shard asked for."""
     index, number = _checked(shard, "{}/{}".format(*shard))
     index, number = index * jax.process_count() + jax.process_index(), number * jax.process_count()
     if number > 1 and workdir is None:

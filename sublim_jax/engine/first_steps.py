@@ -1,7 +1,7 @@
-"""A student's first steps after a teacher that stands a little way from where both began, for many seeds. In float64.
+"""A student's first steps on a teacher close to their common initialisation, for many seeds, in float64.
 
-The teacher is not trained but stands at theta_0 + eps * displacement, where displacement is minus the gradient of its
-loss on its first batch. What is measured stands beside what Theorem 1 of Cloud et al. 2026 says of it.
+The teacher is not trained: its parameters are theta_0 + eps * displacement, where displacement is minus the gradient of
+its loss on its first batch. Measurements are compared with Theorem 1 of Cloud et al. 2026.
 """
 
 import dataclasses
@@ -24,10 +24,11 @@ from sublim_jax.training import step as training_step
 class Grid(NamedTuple):
     """What is measured of one condition.
 
-    eps      how far the teacher stands from theta_0, in units of minus its loss's gradient
-    alpha    how far along the student's displacement the teacher's loss is taken; 1 = where the student stands
-    samples  labels drawn from the teacher's softmax for each input; 0 = the student sees the distribution
-    draws    how often they are drawn
+    Attributes:
+        eps: Distance of the teacher from theta_0, in units of minus its loss's gradient.
+        alpha: Fraction of the student's displacement at which the teacher's loss is evaluated; 1 = at the student.
+        samples: Labels drawn from the teacher's softmax for each input; 0 = the student sees the distribution.
+        draws: Number of repetitions of the drawing.
     """
 
     eps: tuple[float, ...] = (1e-3,)
@@ -37,7 +38,7 @@ class Grid(NamedTuple):
 
 
 class StartingPoint(NamedTuple):
-    """Where teacher and student of one seed begin, what the teacher learned, its lesson, the student's first inputs."""
+    """Initial nets of one seed, the teacher's displacement and first batch, and the student's first inputs."""
 
     origin: Params
     begun: Params
@@ -48,74 +49,83 @@ class StartingPoint(NamedTuple):
 
 @contextmanager
 def float64(on: bool = True) -> Iterator[None]:
-    """Float64 inside (or not), under the name that this version of JAX has for it (since 0.8 `jax.enable_x64`)."""
+    """Float64 in the body (or not); the function moved to `jax.enable_x64` in JAX 0.8."""
     module = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
     with module.enable_x64(on):
         yield
 
 
 def measure(
-    teacher: Phase, student: Phase, grid: Grid, shared: bool, who: Sequence[Any], bank: ImageData
+    teacher: Phase, student: Phase, grid: Grid, shared: bool, phase_keys: Sequence[Any], bank: ImageData
 ) -> dict[str, Any]:
-    """What `run` names, [seed, eps, mark, alpha]; `who` are the seeds' keys of the phases teacher and student.
+    """Measure the first steps of some seeds; conditions share the programs, because compiling is most of a run.
 
-    Drawing, teaching and measuring are programs of their own, which many conditions share: compiling is most of a run.
+    Args:
+        teacher: Phase of the teacher.
+        student: Phase of the student.
+        grid: What is measured.
+        shared: Whether the student begins at the teacher's theta_0.
+        phase_keys: Keys [seed] of the phases teacher and student.
+        bank: Training images.
+
+    Returns:
+        The columns of `theorem1.run`, [seed, eps, evaluation step, alpha].
     """
     net, init, image = student.recipe.teacher, teacher.recipe.init, bank.x.shape[1:]
-    origins = _draw(net, init, image, who[0])
-    fresh = origins if shared else _draw(student.recipe.net, student.recipe.init, image, who[1])
-    moved, tasks = _teach(teacher.recipe, teacher.knobs, origins, who[0], bank)
-    x = _look(student.recipe.stream, student.recipe.batch, student.knobs, who[1], bank)
-    places = StartingPoint(origins, fresh, moved, tasks, x)
+    origins = _draw(net, init, image, phase_keys[0])
+    fresh = origins if shared else _draw(student.recipe.net, student.recipe.init, image, phase_keys[1])
+    moved, tasks = _teacher_step(teacher.recipe, teacher.knobs, origins, phase_keys[0], bank)
+    x = _first_inputs(student.recipe.stream, student.recipe.batch, student.knobs, phase_keys[1], bank)
+    starts = StartingPoint(origins, fresh, moved, tasks, x)
     more = jnp.asarray(grid.eps), jnp.asarray(grid.alpha), jnp.asarray(shared)
-    # What decides no program here, so that conditions that differ in it share one.
+    # Conditions that differ in unused parts of the recipes share a program.
     recipe = (
         student.recipe if student.recipe.eval_steps[-1] > 1 else dataclasses.replace(student.recipe, stream=_nothing)
     )
     task = dataclasses.replace(teacher.recipe, eval_steps=(1,))
     sampled = grid.samples, grid.draws
-    return _measure(task, recipe, sampled, more, (teacher.knobs, student.knobs), places, who[1], bank)
+    return _measure(task, recipe, sampled, more, (teacher.knobs, student.knobs), starts, phase_keys[1], bank)
 
 
 def _nothing(*_: Any) -> Any:
-    """The stream of those whose inputs are there already."""
+    """The stream of students whose inputs are drawn already."""
     raise NotImplementedError
 
 
 def _each(one: Callable[[Any], Any], many: Any) -> Any:
-    """Seeds stand side by side on accelerators, one after another on CPU, as in `population`."""
+    """one(many[i]) for every seed i: with `vmap` on accelerators, one after another on CPU, as in `population`."""
     return jax.vmap(one)(many) if population.use_vmap() else jax.lax.map(one, many)
 
 
 @functools.partial(jax.jit, static_argnames=("net", "init", "image"))
-def _draw(net: Any, init: Any, image: tuple[int, ...], who: Any) -> Params:
-    """Initial weights [seed], those that `population` would draw."""
+def _draw(net: Any, init: Any, image: tuple[int, ...], seed_keys: Any) -> Params:
+    """Initial parameters [seed], the same that `population` draws."""
     return _double(
-        _each(lambda key: training_step.init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS)), who)
+        _each(lambda key: training_step.init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS)), seed_keys)
     )
 
 
 @functools.partial(jax.jit, static_argnames=("recipe",))
-def _teach(
-    recipe: Recipe, knobs: Knobs, origins: Params, who: Any, bank: ImageData
+def _teacher_step(
+    recipe: Recipe, knobs: Knobs, origins: Params, seed_keys: Any, bank: ImageData
 ) -> tuple[Params, training_step.Batch]:
     """Minus the gradient of the teacher's loss on its first batch, and that batch [seed]."""
 
     def one(pair: Any) -> Any:
         task = training_step.make_batch(recipe, knobs, None, pair[1], bank, jnp.int32(0))
-        moved = first_order.student_step(functools.partial(_taught, recipe, knobs, task), pair[0])
+        moved = first_order.student_step(functools.partial(_teacher_loss, recipe, knobs, task), pair[0])
         return {name: _times(layer, knobs.trainable.get(name, jnp.float32(1))) for name, layer in moved.items()}, task
 
-    return _each(one, (origins, who))
+    return _each(one, (origins, seed_keys))
 
 
 @functools.partial(jax.jit, static_argnames=("stream", "size"))
-def _look(stream: Any, size: int, knobs: Knobs, who: Any, bank: ImageData) -> Any:
+def _first_inputs(stream: Any, size: int, knobs: Knobs, seed_keys: Any, bank: ImageData) -> Any:
     """The students' first inputs [seed]."""
-    return _each(lambda key: stream(keys.at(key, keys.INPUTS), jnp.int32(0), size, knobs, bank)[0], who)
+    return _each(lambda key: stream(keys.at(key, keys.INPUTS), jnp.int32(0), size, knobs, bank)[0], seed_keys)
 
 
-def _taught(recipe: Recipe, knobs: Knobs, task: training_step.Batch, params: Params) -> Any:
+def _teacher_loss(recipe: Recipe, knobs: Knobs, task: training_step.Batch, params: Params) -> Any:
     values = recipe.loss(training_step.apply(recipe.net, params, task.x), task.target, knobs)
     return values.mean(where=task.target >= 0)
 
@@ -127,16 +137,16 @@ def _measure(
     sampled: tuple[int, int],
     more: Any,
     knobs: Any,
-    places: StartingPoint,
-    who: Any,
+    starts: StartingPoint,
+    seed_keys: Any,
     bank: ImageData,
 ) -> dict[str, Any]:
     def one(pair: Any) -> dict[str, Any]:
         return _seed(
-            student, sampled, more, knobs, functools.partial(_taught, teacher, knobs[0]), pair[0], pair[1], bank
+            student, sampled, more, knobs, functools.partial(_teacher_loss, teacher, knobs[0]), pair[0], pair[1], bank
         )
 
-    return _each(one, (places, who))
+    return _each(one, (starts, seed_keys))
 
 
 def _seed(
@@ -144,98 +154,98 @@ def _seed(
     sampled: tuple[int, int],
     more: Any,
     knobs: Any,
-    taught: Any,
-    place: StartingPoint,
+    teacher_loss: Any,
+    start: StartingPoint,
     key: Any,
     bank: ImageData,
 ) -> dict[str, Any]:
-    """All measurements of one seed, [eps, mark, alpha]."""
+    """All measurements of one seed, [eps, evaluation step, alpha]."""
     (many, far, shared), knobs = more, knobs[1]
 
     def outputs(params: Params) -> Any:
-        return training_step.apply(student.net, params, place.x).logits
+        return training_step.apply(student.net, params, start.x).logits
 
-    leading = first_order.leading_step(outputs, place.begun, place.displacement, curvature(student, knobs))
+    leading = first_order.leading_step(outputs, start.begun, start.displacement, curvature(student, knobs))
     quadratic = jnp.where(shared, leading.quadratic, jnp.nan)
-    expected = first_order.overlap(leading.step, place.displacement, 1.0, leading.quadratic).cosine
-    before = taught(place.task, place.begun)
+    expected = first_order.overlap(leading.step, start.displacement, 1.0, leading.quadratic).cosine
+    before = teacher_loss(start.task, start.begun)
 
     def at(eps: Any) -> dict[str, Any]:
         if sampled[0]:
-            walked = [_sampled(sampled, knobs, place, outputs, eps, quadratic, key)]
+            steps = [_sampled(sampled, knobs, start, outputs, eps, quadratic, key)]
         else:
-            walked = _walk(student, knobs, place, eps, quadratic, key, bank)
-        found = []
-        for mark, (measured, moved) in zip(student.eval_steps, walked, strict=True):
-            change = jax.lax.map(lambda a, d=moved: taught(place.task, first_order.plus(place.begun, d, a)), far)
+            steps = _walk(student, knobs, start, eps, quadratic, key, bank)
+        columns = []
+        for step, (measured, moved) in zip(student.eval_steps, steps, strict=True):
+            change = jax.lax.map(lambda a, d=moved: teacher_loss(start.task, first_order.plus(start.begun, d, a)), far)
             measured |= {"loss_change": change - before, "theory/inner": quadratic}
             measured["theory/cosine"] = jnp.where(shared, expected, jnp.nan)
-            measured["theory/loss_change"] = -far * jnp.float64(knobs.lr) * mark * eps * quadratic
-            found.append({name: jnp.broadcast_to(value, far.shape) for name, value in measured.items()})
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+            measured["theory/loss_change"] = -far * jnp.float64(knobs.lr) * step * eps * quadratic
+            columns.append({name: jnp.broadcast_to(value, far.shape) for name, value in measured.items()})
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *columns)
 
     return jax.lax.map(at, many)
 
 
 def _walk(
-    student: Recipe, knobs: Knobs, place: StartingPoint, eps: Any, quadratic: Any, key: Any, bank: ImageData
+    student: Recipe, knobs: Knobs, start: StartingPoint, eps: Any, quadratic: Any, key: Any, bank: ImageData
 ) -> list[tuple[dict[str, Any], Params]]:
-    """At every mark what is measured, and the student's displacement.
+    """The measurements and the student's displacement at every evaluation step.
 
-    The displacement is what is trained, seen through theta_0 + displacement: after one step of gradient descent it is
-    the gradient itself, without the digits that a difference of parameters would lose.
+    The displacement is trained, not theta_0 + displacement: after one step of gradient descent it is the gradient
+    itself, without the rounding of a difference of parameters.
     """
-    reference = first_order.plus(place.origin, place.displacement, eps)
-    still = jax.tree.map(jnp.zeros_like, place.begun)
-    state, reached, found = State(still, student.optimizer().init(still)), 0, []
+    reference = first_order.plus(start.origin, start.displacement, eps)
+    still = jax.tree.map(jnp.zeros_like, start.begun)
+    state, reached, walk = State(still, student.optimizer().init(still)), 0, []
 
     def view(moved: Params) -> Params:
-        return first_order.plus(place.begun, moved)
+        return first_order.plus(start.begun, moved)
 
     def step(number: Any, state: State) -> State:
-        given = training_step.make_batch(student, knobs, reference, key, bank, number)
-        return training_step.train_step(student, state, knobs, given, view)
+        batch = training_step.make_batch(student, knobs, reference, key, bank, number)
+        return training_step.train_step(student, state, knobs, batch, view)
 
-    only = training_step.Batch(place.x, None, training_step.apply(student.net, reference, place.x))
+    only = training_step.Batch(start.x, None, training_step.apply(student.net, reference, start.x))
 
-    for mark in student.eval_steps:
+    for stop in student.eval_steps:
         if student.eval_steps == (1,):
             state = training_step.train_step(student, state, knobs, only, view)
         else:
-            state = jax.lax.fori_loop(jnp.int32(reached), jnp.int32(mark), step, state)
-        reached, rate = mark, 1 / (jnp.float64(knobs.lr) * max(mark, 1))
+            state = jax.lax.fori_loop(jnp.int32(reached), jnp.int32(stop), step, state)
+        reached, rate = stop, 1 / (jnp.float64(knobs.lr) * max(stop, 1))
         each = jax.tree.map(lambda leaf, rate=rate: leaf * rate, state.params)
-        there = first_order.overlap(each, place.displacement, eps, quadratic)
+        there = first_order.overlap(each, start.displacement, eps, quadratic)
         measured = {"positive": (there.inner > 0) * 1.0, "norm": first_order.norm(each), **there._asdict()}
-        found.append(({**measured, "theory/positive": jnp.where(quadratic > 0, 1.0, jnp.nan)}, state.params))
-    return found
+        walk.append(({**measured, "theory/positive": jnp.where(quadratic > 0, 1.0, jnp.nan)}, state.params))
+    return walk
 
 
 def _sampled(
-    sampled: tuple[int, int], knobs: Knobs, place: StartingPoint, outputs: Any, eps: Any, quadratic: Any, key: Any
+    sampled: tuple[int, int], knobs: Knobs, start: StartingPoint, outputs: Any, eps: Any, quadratic: Any, key: Any
 ) -> tuple[dict[str, Any], Params]:
-    """One step on labels drawn from the teacher: the gradient's inner product needs J displacement alone."""
+    """One step on labels drawn from the teacher; its inner product needs only J displacement."""
     samples, draws = sampled
-    said = outputs(first_order.plus(place.origin, place.displacement, eps))
-    ours, u = jax.jvp(outputs, (place.begun,), (place.displacement,))
-    bounds = jnp.cumsum(first_order.probabilities(said, knobs.logit_mask), -1)[None]  # [1, batch, logits]
+    taught = outputs(first_order.plus(start.origin, start.displacement, eps))
+    ours, u = jax.jvp(outputs, (start.begun,), (start.displacement,))
+    bounds = jnp.cumsum(first_order.probabilities(taught, knobs.logit_mask), -1)[None]  # [1, batch, logits]
     mean = (first_order.probabilities(ours, knobs.logit_mask) * u).sum(-1).mean()
 
     def draw(number: Any) -> Any:
-        words = keys.uniform(keys.at(key, keys.SAMPLED_LABELS, number), (samples, len(said), 1)).astype(jnp.float64)
+        words = keys.uniform(keys.at(key, keys.SAMPLED_LABELS, number), (samples, len(taught), 1)).astype(jnp.float64)
         label = jnp.minimum((words >= bounds).sum(-1), u.shape[-1] - 1)  # [sample, batch]
         return jnp.take_along_axis(u, label.T, axis=-1).mean() - mean
 
     inner = jax.lax.map(draw, jnp.arange(draws, dtype=jnp.uint32))
-    chance = first_order.positive(eps, quadratic, jnp.float64(samples * len(said)))
+    chance = first_order.positive(eps, quadratic, jnp.float64(samples * len(taught)))
     inner_mean = inner.mean() / eps
     measured = {"positive": (inner > 0).mean(), "inner": inner_mean, "ratio": inner_mean / quadratic}
     measured |= {"cosine": jnp.nan, "norm": jnp.nan, "theory/positive": chance}
-    return measured, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), place.begun)
+    return measured, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), start.begun)
 
 
 def curvature(student: Recipe, knobs: Knobs) -> first_order.Curvature:
-    """M of a recipe's loss; in closed form where it is known."""
+    """The curvature M of a recipe's loss, in closed form where one is known."""
     seen = knobs.logit_mask.astype(jnp.float64)
     if student.loss is losses.mse:
         return first_order.squared(seen / seen.sum())

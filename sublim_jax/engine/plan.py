@@ -1,4 +1,4 @@
-"""From conditions to a plan: what is compiled together, what is trained once, what cannot be trained at all."""
+"""From conditions to a plan: which conditions share a program, which teachers are trained, what is refused."""
 
 import dataclasses
 import hashlib
@@ -15,20 +15,22 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, Knobs, Phase, Recipe
 from sublim_jax.nets import shapes
 
-PACKAGE = __name__.partition(".")[0]  # whose functions need no digest of their source, wherever in it they are
+PACKAGE = __name__.partition(".")[0]  # its functions need no digest of their source
 
 
 class Group(NamedTuple):
-    """Conditions that one XLA program trains side by side: one student Recipe, one teacher.
+    """Conditions that one XLA program trains together: they have one student Recipe and one teacher.
 
-    teacher  index into `Plan.teachers`
-    late     the teacher's knobs, with the noise that is added after its training (to its auxiliary head: before)
-    knobs    of the conditions
-    labels   one mapping per condition, in the order of the stacked knobs
-    places   of the conditions among all that were asked for
-    idle     layers that training does not reach: each student ends with those it began with
-    trained  the knobs of conditions whose training differs
-    twins    for each condition its place in `trained`; conditions that differ in idle layers only share it
+    Attributes:
+        teacher: Index into `Plan.teachers`.
+        teacher_final_knobs: The teacher's knobs including post-training noise (on its auxiliary head: initial noise).
+        recipe: Of the students.
+        knobs: Of every condition.
+        labels: Of every condition.
+        indices: Of the conditions among all of the sweep.
+        untrained_layers: Layers that training does not reach; each student ends with their initial values.
+        unique_knobs: Knobs of distinct trainings; conditions that differ only in untrained layers share one.
+        train_index: For each condition its index in `unique_knobs`.
     """
 
     teacher: int
@@ -43,7 +45,7 @@ class Group(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Stands in file names; no two parts of one plan share it, however its groups are cut."""
+        """The group's part of file names, unique in its plan also after groups are split."""
         return f"condition{self.indices[0]:04d}x{len(self.indices):03d}"
 
 
@@ -54,60 +56,66 @@ class Plan(NamedTuple):
     groups: tuple[Group, ...]
 
 
-def make_plan(conditions: Sequence[Condition], image: tuple[int, ...]) -> Plan:
-    """Group conditions by teacher and student Recipe; Python's equality decides, nobody writes a rule.
+def make_plan(conditions: Sequence[Condition] | Plan, image: tuple[int, ...]) -> Plan:
+    """Group conditions that have the same teacher and the same student Recipe.
 
-    Raises `ConfigError` for no conditions, labels that do not tell conditions apart, marks out of order, a reference
-    net
-    that does not hold the teacher's layers, or a shared layer that student and teacher have in different shapes.
+    Args:
+        conditions: The conditions of a sweep; a plan is returned as it is.
+        image: Shape of one image.
+
+    Raises:
+        ConfigError: There are no conditions, labels do not tell them apart, evaluation steps are out of order, the
+            reference net lacks a layer of the teacher, or a shared layer has another shape in student and teacher.
     """
+    if isinstance(conditions, Plan):
+        return conditions
     _check_labels(conditions)
     teachers: list[Phase] = []
-    lates: list[Knobs] = []
+    final_knobs: list[Knobs] = []
     members: dict[tuple[int, int, Recipe], list[int]] = {}
-    for place, condition in enumerate(conditions):
-        teacher = _place(_trained(condition.teacher, image), teachers, _equal)
-        late = _place(condition.teacher.knobs, lates, _same_values)
-        members.setdefault((teacher, late, condition.student.recipe), []).append(place)
+    for index, condition in enumerate(conditions):
+        teacher = _index_of(_trained(condition.teacher, image), teachers, _equal)
+        final = _index_of(condition.teacher.knobs, final_knobs, _same_values)
+        members.setdefault((teacher, final, condition.student.recipe), []).append(index)
     groups = []
-    for (teacher, late, recipe), places in sorted(members.items(), key=lambda item: item[0][0]):
-        those = [conditions[place] for place in places]
-        for condition in those:
-            _check_phases(teachers[teacher].recipe, condition.student, image)
-        knobs, labels = [one.student.knobs for one in those], [one.labels for one in those]
-        groups.append(make_group(teacher, lates[late], recipe, knobs, labels, places, image))
+    for (teacher, final, recipe), indices in sorted(members.items(), key=lambda item: item[0][0]):
+        for index in indices:
+            _check_phases(teachers[teacher].recipe, conditions[index].student, image)
+        knobs = [conditions[index].student.knobs for index in indices]
+        labels = [conditions[index].labels for index in indices]
+        groups.append(make_group(teacher, final_knobs[final], recipe, knobs, labels, indices, image))
     return Plan(tuple(teachers), tuple(groups))
 
 
 def make_group(
     teacher: int,
-    late: Knobs,
+    teacher_final_knobs: Knobs,
     recipe: Recipe,
     knobs: Sequence[Knobs],
     labels: Sequence[Mapping[str, str | int | float]],
-    places: Sequence[int],
+    indices: Sequence[int],
     image: tuple[int, ...],
 ) -> Group:
-    """A group of conditions of one Recipe, with what their trainings have in common found out."""
-    idle = _idle(recipe, knobs, image)
+    """A group of conditions of one Recipe; arguments as the fields of `Group`."""
+    untrained = _untrained_layers(recipe, knobs, image)
     distinct: list[Knobs] = []
-    twins = tuple(_place(_training(one, idle), distinct, _same_values) for one in knobs)
-    first = [knobs[twins.index(place)] for place in range(len(distinct))]
-    all_, trained = trees.stack(knobs), trees.stack(first)
-    return Group(teacher, late, recipe, all_, tuple(labels), tuple(places), idle, trained, twins)
+    train_index = tuple(_index_of(_training(own, untrained), distinct, _same_values) for own in knobs)
+    unique = trees.stack([knobs[train_index.index(index)] for index in range(len(distinct))])
+    common = teacher, teacher_final_knobs, recipe
+    return Group(*common, trees.stack(knobs), tuple(labels), tuple(indices), untrained, unique, train_index)
 
 
-def _idle(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, ...]) -> tuple[str, ...]:
-    """The class head, where neither the loss nor the optimiser nor a guard reaches it.
+def _untrained_layers(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, ...]) -> tuple[str, ...]:
+    """The class head, where neither the loss nor the optimizer nor a gradient transform reaches it.
 
-    Of a loss, a net or a beginning from outside this package nobody knows what it reads; an optimiser may move
-    weights without a gradient, and what a guard takes away reads all weights.
+    Functions from outside this package may read any layer; an optimizer may move weights without a gradient, and a
+    gradient transform reads all weights.
     """
     if recipe.gradient_transform is not None:
         return ()
     head = shapes(recipe.net, image).get("class_head")
-    foreign = [one for one in (recipe.loss, recipe.net, recipe.init_transform) if one is not None and not _ours(one)]
-    if head is None or foreign or any(np.any(one.logit_mask[: head["bias"].shape[0]]) for one in knobs):
+    foreign = any(part is not None and not _ours(part) for part in (recipe.loss, recipe.net, recipe.init_transform))
+    if head is None or foreign or any(np.any(own.logit_mask[: head["bias"].shape[0]]) for own in knobs):
         return ()
     optimizer, weights = recipe.optimizer(), {"kernel": jnp.ones((1, 1))}
     moved, _ = optimizer.update(jax.tree.map(jnp.zeros_like, weights), optimizer.init(weights), weights)
@@ -119,26 +127,26 @@ def _ours(value: Any) -> bool:
     return (getattr(value, "__module__", None) or "").split(".")[0] == PACKAGE
 
 
-def _training(knobs: Knobs, idle: tuple[str, ...]) -> Knobs:
-    """What of a condition's knobs decides its training."""
+def _training(knobs: Knobs, untrained: tuple[str, ...]) -> Knobs:
+    """The part of a condition's knobs that decides its training."""
     none = jnp.float32(0)
     changed = {
-        name: {layer: none if layer in idle else value for layer, value in getattr(knobs, name).items()}
+        name: {layer: none if layer in untrained else value for layer, value in getattr(knobs, name).items()}
         for name in ("share", "init_noise", "trainable")
     }
     return dataclasses.replace(knobs, **changed, final_noise={})
 
 
-def _place(value: Any, seen: list[Any], equal: Callable[[Any, Any], bool]) -> int:
-    """Where a value, or one equal to it, stands in a list; it is appended where there is none."""
-    place = next((place for place, other in enumerate(seen) if equal(value, other)), len(seen))
-    if place == len(seen):
+def _index_of(value: Any, seen: list[Any], equal: Callable[[Any, Any], bool]) -> int:
+    """The index of an equal value in a list, to which the value is appended where there is none."""
+    index = next((index for index, other in enumerate(seen) if equal(value, other)), len(seen))
+    if index == len(seen):
         seen.append(value)
-    return place
+    return index
 
 
 def _trained(phase: Phase, image: tuple[int, ...]) -> Phase:
-    """What of a teacher's phase decides its training: not noise at its end, nor on a head that is put on afterwards."""
+    """The part of a teacher's phase that decides its training: no final noise, no noise on heads attached later."""
     layers, knobs = shapes(phase.recipe.net, image), phase.knobs
     none = {layer: jnp.float32(0) for layer in layers}
     sigma = {layer: knobs.init_noise.get(layer, none[layer]) for layer in layers}
@@ -173,10 +181,10 @@ def _check_labels(conditions: Sequence[Condition]) -> None:
 
 
 def _check_phases(teacher: Recipe, student: Phase, image: tuple[int, ...]) -> None:
-    for who, recipe in (("teacher", teacher), ("student", student.recipe)):
-        marks = recipe.eval_steps
-        if not marks or list(marks) != sorted({*marks}) or marks[0] < 0 or marks[-1] < 1:
-            raise ConfigError(f"{who}.eval_steps={marks}: must be increasing steps, the last of them 1 or later")
+    for phase, recipe in (("teacher", teacher), ("student", student.recipe)):
+        steps = recipe.eval_steps
+        if not steps or list(steps) != sorted({*steps}) or steps[0] < 0 or steps[-1] < 1:
+            raise ConfigError(f"{phase}.eval_steps={steps}: must be increasing steps, the last of them 1 or later")
     if student.recipe.teacher is None:
         raise ConfigError("student.teacher: None; a student needs the net that gives its targets")
     has, needs = shapes(student.recipe.teacher, image), shapes(teacher.net, image)
@@ -202,25 +210,23 @@ def _sizes(arrays: Mapping[str, jax.ShapeDtypeStruct] | None) -> str:
     return "missing" if arrays is None else str({name: array.shape for name, array in arrays.items()})
 
 
-def describe_plan(plan_: Plan) -> dict[str, object]:
-    """What a plan trains, as plain values: written beside results, compared before they are continued.
+def describe_plan(plan: Plan) -> dict[str, object]:
+    """A plan as plain values, stored beside results and compared before they are continued.
 
-    A function from outside this package is described by its name and a digest of its source, so that results of an
-    edited loss do not pass for those of the old one.
+    A function from outside this package is described by its name and a digest of its source, so that an edited loss
+    does not continue the results of the old one.
     """
-    return {
-        "teachers": [describe_phase(phase) for phase in plan_.teachers],
-        "groups": [
-            {
-                **_recipe(group.recipe),
-                "teacher": group.teacher,
-                "teacher_final_knobs": _values(group.teacher_final_knobs),
-                "labels": [dict(labels) for labels in group.labels],
-                "knobs": _values(group.knobs.tree),
-            }
-            for group in plan_.groups
-        ],
-    }
+    groups = [
+        {
+            **_recipe(group.recipe),
+            "teacher": group.teacher,
+            "teacher_final_knobs": _values(group.teacher_final_knobs),
+            "labels": [dict(labels) for labels in group.labels],
+            "knobs": _values(group.knobs.tree),
+        }
+        for group in plan.groups
+    ]
+    return {"teachers": [describe_phase(phase) for phase in plan.teachers], "groups": groups}
 
 
 def describe_phase(phase: Phase) -> dict[str, object]:
@@ -234,10 +240,12 @@ def _values(tree: Any) -> list[object]:
 
 def _recipe(recipe: Recipe) -> dict[str, object]:
     fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-    absent = {
-        name for name in ("target_transform", "gradient_transform") if fields[name] is None
-    }  # told only where there is one
-    return {name: _named(value) for name, value in fields.items() if name not in absent}
+    optional = ("target_transform", "gradient_transform")  # named only where there is one
+    return {name: _named(value) for name, value in fields.items() if name not in optional or value is not None}
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
 
 
 def _source(kind: type) -> str:
@@ -245,7 +253,7 @@ def _source(kind: type) -> str:
     if kind.__module__.split(".")[0] == PACKAGE:
         return ""
     try:
-        return f" {hashlib.blake2s(inspect.getsource(kind).encode(), digest_size=8).hexdigest()}"
+        return f" {_digest(inspect.getsource(kind))}"
     except (OSError, TypeError):
         return ""
 
@@ -258,13 +266,12 @@ def _named(value: object) -> str:
             body = inspect.getsource(value)
         except OSError:
             body = f"{code.co_code!r} {code.co_names}"
-        held = [cell.cell_contents for cell in value.__closure__ or ()]
-        told = f"{body} {value.__defaults__} {[_named(one) for one in held]}"
-        return f"{value.__qualname__} {hashlib.blake2s(told.encode(), digest_size=8).hexdigest()}"
+        bound = [_named(cell.cell_contents) for cell in value.__closure__ or ()]
+        return f"{value.__qualname__} {_digest(f'{body} {value.__defaults__} {bound}')}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [one.name for one in dataclasses.fields(value) if one.name not in ("parent", "name")]  # Flax's own two
-        held = ", ".join(f"{name}={_named(getattr(value, name))}" for name in names)
-        return f"{type(value).__qualname__}({held}){_source(type(value))}"
+        names = [field.name for field in dataclasses.fields(value) if field.name not in ("parent", "name")]  # Flax's
+        fields = ", ".join(f"{name}={_named(getattr(value, name))}" for name in names)
+        return f"{type(value).__qualname__}({fields}){_source(type(value))}"
     text = value.__qualname__ if inspect.isfunction(value) else repr(value)
     if " at 0x" in text:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a person sees while it runs, and where the time went."""
+"""A progress bar, and the seconds and net-steps of a run."""
 
 import functools
 import importlib.util
@@ -18,9 +18,13 @@ _listening: list["Progress"] = []
 class Progress:
     """A progress bar with the time left, and seconds by kind of work.
 
-    On a terminal or in a notebook with ipywidgets a bar moves; elsewhere a line is printed at every tenth.
-    `show=False` is silent. `seconds` holds wall time by name; time the compiler took is under `compile` and in no
-    other. `steps` holds net-steps by name, those done here and not those read back.
+    A terminal or a notebook with ipywidgets shows a bar; elsewhere a line is printed at every tenth. `show=False`
+    prints nothing.
+
+    Attributes:
+        seconds: Wall time by kind of work; compilation is under `compile` and in no other.
+        steps: Net-steps by kind of work, without those read back.
+        programs: Number of compiled programs.
     """
 
     def __init__(self, show: bool = True) -> None:
@@ -41,7 +45,7 @@ class Progress:
 
     @contextmanager
     def over(self, total: float, what: str) -> Iterator["Progress"]:
-        """Watch `total` units of work called `what`."""
+        """Show progress over `total` units of work called `what`."""
         self._total, self._done, self._tenth, self._began = total, 0.0, 0, time.perf_counter()
         _listen_to_jax()
         _listening.append(self)
@@ -53,7 +57,7 @@ class Progress:
             _listening.remove(self)
 
     def advance(self, amount: float) -> None:
-        """Some units of work are done."""
+        """Count units of work as done."""
         self._done += amount
         self._bar.update(self._task, advance=amount)
         tenth = int(10 * self._done / max(self._total, 1e-9))
@@ -64,17 +68,17 @@ class Progress:
             print(f"{10 * tenth:3d} % after {passed:.0f} s, about {left:.0f} s left", flush=True)
 
     def skip(self, amount: float) -> None:
-        """Some units of work need not be done: they were found done."""
+        """Take units of work off the total, because they are done already."""
         self._total -= amount
         self._bar.update(self._task, total=self._total)
 
     def count(self, name: str, steps: int) -> None:
-        """Some net-steps were done."""
+        """Count net-steps."""
         self.steps[name] = self.steps.get(name, 0) + steps
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Count the wall seconds inside under `name`, less what the compiler took."""
+        """Count the wall seconds of the body under `name`, without compilation."""
         start, compiled = time.perf_counter(), self.seconds["compile"]
         try:
             yield
@@ -86,9 +90,9 @@ class Progress:
 def _listen(event: str, duration: float, /, **_: Any) -> None:
     # Not the time to trace: that event is nested in itself on JAX 0.7, and would count twice.
     if event.endswith(("backend_compile_duration", "jaxpr_to_mlir_module_duration")):
-        for watch in _listening:
-            watch.seconds["compile"] += duration
-            watch.programs += event.endswith("backend_compile_duration")
+        for progress in _listening:
+            progress.seconds["compile"] += duration
+            progress.programs += event.endswith("backend_compile_duration")
 
 
 @functools.cache

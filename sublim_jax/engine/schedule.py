@@ -1,4 +1,4 @@
-"""From a plan to units of work: what fits in memory, which seeds go at a time, which of several jobs does what."""
+"""From a plan to units of work: what fits in memory, which seeds run together, which job does which part."""
 
 import itertools
 import math
@@ -13,42 +13,43 @@ from sublim_jax.nets import activity, shapes, unpooled
 from sublim_jax.nets.costs import step_macs
 from sublim_jax.training.targets import needs_unrelated_teachers
 
-# In turn, a bigger unit gains nothing, and whoever interrupts waits for the call in progress. Conditions of one unit
-# are written out one by one in its program, which compiles in a time proportional to their number.
+# Where nets run one after another, a larger unit gains nothing and takes longer to interrupt. Its program is unrolled
+# over conditions, so that compile time is proportional to their number.
 _NETS_IN_TURN = 64
 _CONDITIONS_IN_TURN = 12
-_STRANGERS = 2**20  # beyond any seed that is used
-_PROCESS_GB = 1.1  # what the libraries and a compiler at work take on CPU, measured; see BUILD.md
+_UNRELATED = 2**20  # beyond any seed that is used
+_PROCESS_GB = 1.1  # libraries and compiler on CPU, measured
 
 
 class SeedBatch(NamedTuple):
-    """Some seeds that go together; beyond `real` of them the last is repeated to fill the slice, and dropped."""
+    """Seeds that run together; after the first `real` the last one is repeated as padding."""
 
     name: str
     seeds: tuple[int, ...]
     real: int
 
 
-def unrelated_seeds(part: SeedBatch) -> SeedBatch:
-    """The seeds whose teachers are strangers to a slice's students; which, depends on the student's seed alone."""
-    return SeedBatch(f"strangers-{part.name}", tuple(seed + _STRANGERS for seed in part.seeds), part.real)
+def unrelated_seeds(batch: SeedBatch) -> SeedBatch:
+    """The seeds whose teachers are unrelated to the students of a batch; each depends on the student's seed only."""
+    return SeedBatch(f"strangers-{batch.name}", tuple(seed + _UNRELATED for seed in batch.seeds), batch.real)
 
 
 class WorkUnit(NamedTuple):
-    """What is trained by one call after another, and checkpointed and written as one: some conditions, some seeds."""
+    """A group of conditions and a seed batch that are trained, checkpointed and written together."""
 
     group: Group
     slice: SeedBatch
 
 
 class ResourceLimits(NamedTuple):
-    """What a unit may be.
+    """Limits of a unit of work.
 
-    memory_gb     of the whole process on CPU, of the device elsewhere
-    rows          test images and held-out inputs that are measured at once
-    devices       over which the seeds of a unit are spread
-    side_by_side  whether all nets of a unit are worked on at the same time (`population.side_by_side`)
-    seeds         in a unit, as the user wants; 0 = as many as fit
+    Attributes:
+        memory_gb: Of the whole process on CPU, of the device elsewhere.
+        rows: Number of test images and held-out inputs that are measured at once.
+        devices: Number of devices over which the seeds of a unit are spread.
+        side_by_side: Whether all nets of a unit run at the same time; see `population.use_vmap`.
+        seeds: Seeds in a unit as the user wants; 0 = as many as fit.
     """
 
     memory_gb: float
@@ -64,16 +65,23 @@ def work_units(
     image: tuple[int, ...],
     limits: ResourceLimits,
     shard: tuple[int, int] = (0, 1),
-    have: Mapping[tuple[frozenset, int], Set[int]] | None = None,
+    done: Mapping[tuple[frozenset, int], Set[int]] | None = None,
 ) -> list[WorkUnit]:
-    """The work of one shard that is not done yet, seed by seed; of a teacher's units the one with most seeds first.
+    """Remaining work units of one shard, ordered by first seed; among units of one teacher the largest comes first.
 
-    A teacher is trained for the largest slice and found again for the others (`shelf`).
+    A teacher is trained for the largest seed batch and read from the cache for the others. Shards depend only on the
+    plan and the seeds, so that jobs on any machines divide the work without communication.
 
-    have  for a condition (its labels) and a mark, the seeds whose rows are there already
+    Args:
+        plan: The plan of the sweep.
+        seeds: Seeds of the sweep.
+        image: Shape of one image.
+        limits: Limits of a unit.
+        shard: (i, n): part i of n.
+        done: For a condition (its labels) and an evaluation step the seeds whose rows are there.
 
-    Which shard does what depends on the plan and the seeds alone, so jobs that know nothing of each other, on machines
-    of any kind, share the work without a gap. Raises `ConfigError` where not even one net fits in memory.
+    Raises:
+        ConfigError: Not even one net fits in memory.
     """
     blocks = [
         (number, block, own)
@@ -81,51 +89,51 @@ def work_units(
         for block in split_to_fit(group, image, limits)
         if own
     ]
-    found = []
+    units = []
     for number, block, own in blocks:
-        done = _seeds_done(block, have or {})
         limit = limits.seeds or _seeds_that_fit(block, image, limits)
-        for part in seed_batches(own, seed_batch_size(len(own), limit, limits.devices), done):
-            found.append((part.seeds[0], block.teacher, -part.real, number, len(found), WorkUnit(block, part)))
-    return [unit for *_, unit in sorted(found, key=lambda one: one[:5])]
+        size = seed_batch_size(len(own), limit, limits.devices)
+        for batch in seed_batches(own, size, _seeds_done(block, done or {})):
+            units.append((batch.seeds[0], block.teacher, -batch.real, number, len(units), WorkUnit(block, batch)))
+    return [unit for *_, unit in sorted(units, key=lambda entry: entry[:5])]
 
 
 def assign_shards(
     plan: Plan, seeds: Sequence[int], image: tuple[int, ...], shard: tuple[int, int] = (0, 1)
 ) -> list[tuple[int, ...]]:
-    """For every group of a plan the seeds that shard (i, n) trains: each pair of group and seed belongs to one shard.
+    """The seeds that shard (i, n) trains, for every group of a plan; each pair of group and seed belongs to one shard.
 
-    The pairs stand in a row by teacher, then seed, then group, and are cut into n pieces of equal cost; a seed's groups
-    stay together, with the teacher they share, unless there are more shards than seeds and teachers.
+    The pairs are ordered by teacher, seed and group and divided into n parts of equal cost. The groups of one seed and
+    teacher stay together unless there are more shards than seeds and teachers.
     """
     index, number = shard
-    row = sorted(
+    pairs = sorted(
         (group.teacher, place, which) for which, group in enumerate(plan.groups) for place in range(len(seeds))
     )
-    few = number <= len({pair[:2] for pair in row})
+    together = number <= len({pair[:2] for pair in pairs})
     costs: dict[tuple[int, ...], float] = {}
-    for pair in row:
+    for pair in pairs:
         group = plan.groups[pair[2]]
-        block = pair[:2] if few else pair
+        block = pair[:2] if together else pair
         costs[block] = costs.get(block, 0.0) + group.recipe.eval_steps[-1] * step_macs(
             group.recipe, group.unique_knobs.size, image
         )
-    total, passed, mine = sum(costs.values()), 0.0, set()
+    total, passed, own = sum(costs.values()), 0.0, set()
     for block, amount in costs.items():
-        # The middle of what a block costs decides, so that rounding at its ends cannot.
+        # The middle of a block decides, where rounding does not matter.
         if min(number - 1, int(number * (passed + amount / 2) / total)) == index:
-            mine.add(block)
+            own.add(block)
         passed += amount
-    kept = [pair for pair in row if (pair[:2] if few else pair) in mine]
-    return [tuple(seeds[place] for _, place, which in kept if which == one) for one in range(len(plan.groups))]
+    kept = [pair for pair in pairs if (pair[:2] if together else pair) in own]
+    return [tuple(seeds[place] for _, place, which in kept if which == group) for group in range(len(plan.groups))]
 
 
 def split_to_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> list[Group]:
-    """A group in as few parts of its conditions as fit, as equal as may be."""
+    """Split the conditions of a group into as few parts as fit in memory, as equal as possible."""
     most = group.knobs.size if limits.side_by_side else _CONDITIONS_IN_TURN
     fixed, each, one_seed = _gigabytes(group, image, limits)
-    seeds = 1 if limits.side_by_side else limits.devices  # at the same time, in the same memory
-    fits = int((limits.memory_gb - fixed) / (each + one_seed) * group.unique_knobs.size / seeds)  # nets; twins are one
+    seeds = 1 if limits.side_by_side else limits.devices  # at the same time
+    fits = int((limits.memory_gb - fixed) / (each + one_seed) * group.unique_knobs.size / seeds)  # distinct nets
     if fits < 1:
         least = fixed + (each + one_seed) / group.unique_knobs.size * seeds
         raise ConfigError(
@@ -139,7 +147,7 @@ def split_to_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits) -
 
 
 def _ends(size: int, number: int) -> list[tuple[int, int]]:
-    """Where each of so many parts begins and ends."""
+    """First and last index of each of `number` equal parts."""
     return list(itertools.pairwise(round(part * size / number) for part in range(number + 1)))
 
 
@@ -147,19 +155,19 @@ def _part(group: Group, start: int, stop: int, image: tuple[int, ...]) -> Group:
     if stop - start == group.knobs.size:
         return group
     knobs = [group.knobs.member(index) for index in range(start, stop)]
-    labels, places = group.labels[start:stop], group.indices[start:stop]
-    return make_group(group.teacher, group.teacher_final_knobs, group.recipe, knobs, labels, places, image)
+    labels, indices = group.labels[start:stop], group.indices[start:stop]
+    return make_group(group.teacher, group.teacher_final_knobs, group.recipe, knobs, labels, indices, image)
 
 
 def seed_batch_size(seeds: int, limit: int, devices: int) -> int:
-    """Seeds in a slice: as equal as may be, at most `limit` but never fewer than `devices`, a multiple of them."""
+    """Seeds in a batch: batches as equal as possible, at most `limit`, and a positive multiple of `devices`."""
     limit = max(devices, limit - limit % devices)
     each = math.ceil(seeds / math.ceil(seeds / limit))
     return math.ceil(each / devices) * devices
 
 
 def seed_batches(seeds: Sequence[int], size: int, done: Set[int] = frozenset()) -> tuple[SeedBatch, ...]:
-    """The seeds in slices of `size`, so that one program serves them; those done are left out where they stand."""
+    """The seeds in batches of `size`, which share one program; seeds that are done are left out."""
     parts = (
         tuple(seed for seed in seeds[start : start + size] if seed not in done) for start in range(0, len(seeds), size)
     )
@@ -167,16 +175,16 @@ def seed_batches(seeds: Sequence[int], size: int, done: Set[int] = frozenset()) 
 
 
 def _name(seeds: tuple[int, ...]) -> str:
-    """First and last seed, and a digest where others than those between are meant."""
+    """First and last seed, and a digest where the seeds are not all between them."""
     plain = f"seeds{seeds[0]:05d}-{seeds[-1]:05d}"
     whole = seeds == tuple(range(seeds[0], seeds[-1] + 1))
     return plain if whole else f"{plain}-{zlib.crc32(repr(seeds).encode()):08x}"
 
 
-def _seeds_done(group: Group, have: Mapping[tuple[frozenset, int], Set[int]]) -> Set[int]:
-    """The seeds whose rows are there for every condition of a group at every mark, whatever units wrote them."""
-    wanted = [(frozenset(labels.items()), mark) for labels in group.labels for mark in group.recipe.eval_steps]
-    return set.intersection(*(set(have.get(one, ())) for one in wanted))
+def _seeds_done(group: Group, done: Mapping[tuple[frozenset, int], Set[int]]) -> Set[int]:
+    """The seeds that are done for every condition of a group at every evaluation step."""
+    wanted = [(frozenset(labels.items()), step) for labels in group.labels for step in group.recipe.eval_steps]
+    return set.intersection(*(set(done.get(key, ())) for key in wanted))
 
 
 def _seeds_that_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> int:
@@ -188,12 +196,12 @@ def _seeds_that_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits
 
 
 def _gigabytes(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> tuple[float, float, float]:
-    """Memory, generously: of the process whatever the unit; kept for every seed; and worked on for one seed.
+    """A generous estimate of memory in GB: of the process without a unit, per seed at rest, and per seed at work.
 
-    Kept: parameters and two Adam moments, before a call, after it and on the way to a checkpoint, and the teacher.
-    Worked on: more copies of them with gradients, the activations of a batch for every net, and of all measured rows
-    for one net (in turn) or all (side by side), for both nets before and after training, with copies on the way. The
-    numbers of copies were fitted to what processes took; see BUILD.md.
+    At rest: parameters and two Adam moments before and after a call and on the way to a checkpoint, and the teacher.
+    At work: further copies with gradients, the activations of a batch for every net, and those of all measured rows
+    for one net (nets in turn) or all (side by side), for both nets before and after training. The numbers of copies
+    are fitted to the measured memory of processes.
     """
     weights = shapes(group.recipe.net, image)
     numbers, pixels = trees.count(weights), math.prod(image)
@@ -201,23 +209,25 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> 
     # On CPU a convolution's maps pass in blocks and only what pooling leaves is kept.
     width += unpooled(group.recipe.net, image) if limits.side_by_side else 0
     read = weights.get("class_head", {}).get("kernel")  # [latent, classes]
-    # Latents and class logits meet in the measures; other layers, and auxiliary logits, only pass through.
+    # Metrics combine latents and class logits; other layers and auxiliary logits are transient.
     kept_rows = 12 * sum(() if read is None else read.shape) + 2 * width
     nets = group.unique_knobs.size
     measured = limits.rows * (kept_rows * (group.knobs.size if limits.side_by_side else 1) + kept_rows + 2 * pixels)
-    guarded = group.recipe.gradient_transform is not None  # another batch, and another gradient
-    batch = group.recipe.batch * (3 * width * nets + 2 * pixels) * (1 + guarded)
-    kept, worked = (9 * nets + 6) * numbers, (8 + guarded) * nets * numbers + max(batch, measured)
+    extra = group.recipe.gradient_transform is not None  # needs another batch and gradient
+    batch = group.recipe.batch * (3 * width * nets + 2 * pixels) * (1 + extra)
+    kept, worked = (9 * nets + 6) * numbers, (8 + extra) * nets * numbers + max(batch, measured)
     kept += needs_unrelated_teachers(group.recipe.target_transform) * numbers
     return (0.0 if limits.side_by_side else _PROCESS_GB), 4e-9 * kept, 4e-9 * worked
 
 
-def total_cost(plan: Plan, found: Sequence[WorkUnit], image: tuple[int, ...]) -> float:
-    """What the progress bar counts: every unit's students, and once the teachers they share."""
+def total_cost(plan: Plan, units: Sequence[WorkUnit], image: tuple[int, ...]) -> float:
+    """Multiply-accumulates of all units: their students, and once the teachers they share."""
     total, teachers = 0.0, {}
-    for group, part in found:
-        total += group.recipe.eval_steps[-1] * step_macs(group.recipe, group.unique_knobs.size * len(part.seeds), image)
-        teachers[group.teacher, part.name] = plan.teachers[group.teacher].recipe, len(part.seeds)
+    for group, batch in units:
+        total += group.recipe.eval_steps[-1] * step_macs(
+            group.recipe, group.unique_knobs.size * len(batch.seeds), image
+        )
+        teachers[group.teacher, batch.name] = plan.teachers[group.teacher].recipe, len(batch.seeds)
         if needs_unrelated_teachers(group.recipe.target_transform):
-            teachers[group.teacher, unrelated_seeds(part).name] = plan.teachers[group.teacher].recipe, len(part.seeds)
+            teachers[group.teacher, unrelated_seeds(batch).name] = plan.teachers[group.teacher].recipe, len(batch.seeds)
     return total + sum(recipe.eval_steps[-1] * step_macs(recipe, number, image) for recipe, number in teachers.values())

@@ -1,16 +1,13 @@
-"""From conditions to rows of another kind: the student's first steps, beside what Theorem 1 of Cloud et al. 2026 says.
+"""The study theorem1: a student's first steps, and what Theorem 1 of Cloud et al. 2026 predicts for them.
 
-    for condition, slice of seeds:
-        measure(condition, slice)            # every eps, mark and alpha: one part of rows
+    for condition, seed_batch in work:
+        measure(condition, seed_batch)       # every eps, evaluation step and alpha: one part of rows
 
-The teacher is not trained: see `first_steps`. Everything else is the condition's own: nets, streams, losses, what is
-shared, optimisers. All in float64, because eps goes down to where float32 knows no difference.
+The teacher is not trained; see `first_steps`. Nets, streams, losses, sharing and optimisers are the condition's.
+Everything is computed in float64, because float32 does not resolve small eps.
 """
 
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +21,10 @@ from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, ImageData, Phase
 from sublim_jax.data.load import Dataset
-from sublim_jax.engine import distributed
 from sublim_jax.engine.first_steps import Grid, float64, measure
-from sublim_jax.engine.options import Interrupted, RunOptions
+from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.progress import Progress
+from sublim_jax.engine.session import Session, check_seeds
 from sublim_jax.training import losses, population
 
 _SEEDS = 10  # in a unit of work
@@ -43,69 +40,77 @@ def run(
     workdir: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     resume: str = "auto",
-    how: RunOptions = RunOptions(),  # noqa: B008  frozen
-    watch: Progress | None = None,
+    options: RunOptions = RunOptions(),  # noqa: B008  frozen
+    progress: Progress | None = None,
     stopped: Callable[[], bool] = lambda: False,
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> pd.DataFrame:
-    """Measure the first steps of every condition for every seed; arguments and refusals are those of `run.run`.
+    """Measure the first steps of every condition for every seed.
 
-    Returns one row per condition, eps, alpha, seed and mark. Columns besides the labels: `at/inner` (the inner product
-    of the student's displacement, per step and learning rate, with the teacher's, divided by eps), `at/ratio` (to
-    `theory/inner`), `at/cosine`, `at/norm`, `at/loss_change` (of the teacher's loss) and `at/positive` (share of
-    positive inner products); predictions under `theory/`, NaN where the theorem says nothing.
+    Args:
+        conditions: Conditions whose students have the teacher's architecture.
+        grids: What is measured of each condition.
+        dataset: Images with labels; see `data.load`.
+        seeds: This and all others: as in `engine.run.run`.
+
+    Returns:
+        One row per condition, eps, alpha, seed and evaluation step. Columns besides the labels: `at/inner` (the inner
+        product of the student's displacement, per step and learning rate, with the teacher's, divided by eps),
+        `at/ratio` (to `theory/inner`), `at/cosine`, `at/norm`, `at/loss_change` (of the teacher's loss) and
+        `at/positive` (share of positive inner products); predictions under `theory/`, NaN where the theorem does not
+        apply.
+
+    Raises:
+        ConfigError: A value cannot be used, or the work directory belongs to another config.
+        Interrupted: `stopped` returned True.
     """
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    for one, grid in zip(conditions, grids, strict=True):
-        _check(one, grid)
-    shard, watch = distributed.process_shard(shard, resume, workdir), watch or Progress()
-    with ExitStack() as stack:
-        who = {**(config or {}), "data_sha256": dataset.checksum}
-        place = stack.enter_context(tempfile.TemporaryDirectory()) if workdir is None else workdir
-        folder = results.Workdir(place, who, resume)
-        work = _units(len(conditions), seeds, shard)
-        folder.begin(devices=[str(jax.local_devices()[0])], **(facts or {}))
-        begun, status = time.perf_counter(), "failed"
-        try:
-            with watch.over(float(sum(len(slice_) for _, slice_, _ in work)), "measuring"), float64():
-                bank = jax.tree.map(jnp.asarray, dataset.train)
-                for number, slice_, name in work:
-                    if folder.has(name):
-                        watch.skip(float(len(slice_)))
-                        continue
-                    with watch.timed("students"):
-                        table = _rows(conditions[number], grids[number], bank, keys.root(root_seed), slice_)
-                    folder.write(name, table)
-                    watch.count("students", table.num_rows)
-                    watch.advance(float(len(slice_)))
-                    if stopped():
-                        raise Interrupted
-            status = "done"
-        except (Interrupted, KeyboardInterrupt):
-            status = "interrupted"
-            raise
-        finally:
-            seconds = {"total": time.perf_counter() - begun, **watch.seconds}
-            folder.finish(status=status, seconds=seconds, steps=watch.steps, programs=watch.programs)
+    for condition, grid in zip(conditions, grids, strict=True):
+        _check(condition, grid)
+    session = Session(
+        seeds=check_seeds(seeds),
+        identity=lambda: {**(config or {}), "data_sha256": dataset.checksum},
+        workdir=workdir,
+        resume=resume,
+        options=options,
+        progress=progress or Progress(),
+        stopped=stopped,
+        metadata=metadata,
+        shard=shard,
+    )
+    with session.open() as folder:
+        work = _units(len(conditions), session.seeds, session.shard)
+        total = float(sum(len(batch) for _, batch, _ in work))
+        with session.record(folder, total, "measuring"), float64():
+            images = jax.tree.map(jnp.asarray, dataset.train)
+            for number, batch, name in work:
+                if folder.has(name):
+                    session.progress.skip(float(len(batch)))
+                    continue
+                with session.progress.timed("students"):
+                    table = _rows(conditions[number], grids[number], images, keys.root(root_seed), batch)
+                folder.write(name, table)
+                session.progress.count("students", table.num_rows)
+                session.progress.advance(float(len(batch)))
+                session.stop_if_asked()
         return results.load(folder.path, empty=True)
 
 
 def left(conditions: int, seeds: Sequence[int], workdir: str | Path, shard: tuple[int, int] = (0, 1)) -> int:
-    """How many parts of a shard are not in the work folder yet."""
+    """The number of parts of a shard that are not in the work directory yet."""
     there = {path.stem for path in (Path(workdir) / "rows").glob("*.parquet")}
     return len({name for _, _, name in _units(conditions, seeds, shard)} - there)
 
 
 def _units(conditions: int, seeds: Sequence[int], shard: tuple[int, int]) -> list[tuple[int, tuple[int, ...], str]]:
-    """Pairs of a condition and some seeds, and the name of their part; every n-th of them for one of n shards."""
-    slices = [tuple(seeds[start : start + _SEEDS]) for start in range(0, len(seeds), _SEEDS)]
-    found = [
-        (number, slice_, f"condition{number:03d}-seed{slice_[0]:04d}-{slice_[-1]:04d}")
+    """Condition, seeds and name of each part of rows; every n-th of them for one of n shards."""
+    batches = [tuple(seeds[start : start + _SEEDS]) for start in range(0, len(seeds), _SEEDS)]
+    units = [
+        (number, batch, f"condition{number:03d}-seed{batch[0]:04d}-{batch[-1]:04d}")
         for number in range(conditions)
-        for slice_ in slices
+        for batch in batches
     ]
-    return found[shard[0] :: shard[1]]
+    return units[shard[0] :: shard[1]]
 
 
 def _check(condition: Condition, grid: Grid) -> None:
@@ -116,12 +121,7 @@ def _check(condition: Condition, grid: Grid) -> None:
         raise ConfigError("config.net.dtype: must be float32 for theorem1, which computes in float64")
     if any(float(one) != 1 for one in knobs.trainable.values()):
         raise ConfigError("config.student.frozen: must be () for theorem1; its student moves every layer")
-    noises = (
-        knobs.init_noise,
-        knobs.final_noise,
-        condition.teacher.knobs.init_noise,
-        condition.teacher.knobs.final_noise,
-    )
+    noises = [sigma for each in (knobs, condition.teacher.knobs) for sigma in (each.init_noise, each.final_noise)]
     if recipe.init_transform is not None or any(float(one) for noise in noises for one in noise.values()):
         raise ConfigError("config.student.rotated, config.perturb: must be empty for theorem1")
     if recipe.gradient_transform is not None or recipe.target_transform is not None:
@@ -134,21 +134,20 @@ def _check(condition: Condition, grid: Grid) -> None:
         )
 
 
-def _rows(condition: Condition, grid: Grid, bank: ImageData, root: Any, seeds: tuple[int, ...]) -> pa.Table:
-    """The rows of one condition and some seeds: tidy at every mark, one below the other."""
+def _rows(condition: Condition, grid: Grid, images: ImageData, root: Any, seeds: tuple[int, ...]) -> pa.Table:
+    """The rows of one condition and some seeds at every evaluation step."""
     shared = _is_shared(condition.student)
-    who = [population.phase_keys(root, jnp.asarray(seeds), phase) for phase in (keys.TEACHER, keys.STUDENT)]
-    found = jax.device_get(measure(condition.teacher, condition.student, grid, shared, who, bank))
+    phase_keys = [population.phase_keys(root, jnp.asarray(seeds), phase) for phase in (keys.TEACHER, keys.STUDENT)]
+    measured = jax.device_get(measure(condition.teacher, condition.student, grid, shared, phase_keys, images))
     labels = [{**condition.labels, "eps": eps, "alpha": alpha} for eps in grid.eps for alpha in grid.alpha]
     tables = []
-    for place, mark in enumerate(condition.student.recipe.eval_steps):
-        # [seed, eps, mark, alpha] as [seed, (eps, alpha)]
-        here = {name: values[:, :, place].reshape(len(seeds), -1) for name, values in found.items()}
-        tables.append(results.tidy(labels, seeds, mark, here))
+    for index, step in enumerate(condition.student.recipe.eval_steps):
+        # [seed, eps, step, alpha] as [seed, (eps, alpha)]
+        at_step = {name: values[:, :, index].reshape(len(seeds), -1) for name, values in measured.items()}
+        tables.append(results.tidy(labels, seeds, step, at_step))
     return pa.concat_tables(tables)
 
 
 def _is_shared(student: Phase) -> bool:
     """Whether the student begins exactly where the teacher does."""
-    knobs = student.knobs
-    return all(float(one) == 1 for one in knobs.share.values())
+    return all(float(share) == 1 for share in student.knobs.share.values())

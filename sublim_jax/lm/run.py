@@ -9,10 +9,7 @@ Everything that trains is `train.advance`. A row is one arm, animal, seed and ma
 """
 
 import functools
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +21,9 @@ import pyarrow as pa
 from sublim_jax import results
 from sublim_jax.core import keys
 from sublim_jax.core.types import Phase
-from sublim_jax.engine import distributed
 from sublim_jax.engine.options import Interrupted, RunOptions
 from sublim_jax.engine.progress import Progress
+from sublim_jax.engine.session import Session, check_seeds
 from sublim_jax.lm import lessons
 from sublim_jax.lm import metrics as lm_metrics
 from sublim_jax.lm import training as lm_training
@@ -65,45 +62,53 @@ def run(
     workdir: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     resume: str = "auto",
-    how: RunOptions = RunOptions(),  # noqa: B008  frozen
-    watch: Progress | None = None,
+    options: RunOptions = RunOptions(),  # noqa: B008  frozen
+    progress: Progress | None = None,
     stopped: Callable[[], bool] = lambda: False,
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> pd.DataFrame:
-    """Train the students of every arm for every seed; arguments and refusals are those of `run.run`.
+    """Train the students of every student specification for every seed.
 
-    Returns one row per arm, animal, seed and mark. Besides labels and `measures.Measure`'s columns for the row's own
-    animal: `at/transfer` (margin less that of the control student, who reads the base's lines in the same form),
-    `at/cross` (the same animal's mean margin in students of the seed's other animals, less the control's),
-    `at/control`, `at/base` and `at/teacher` (margins of control, base and teacher), `at/dose` (KL in nats per number
-    of the teacher), counts of the filter and of divergence tokens, `at/coverage`, and the predictions
-    `theory/transfer_slope` and `theory/transfer_adam_slope` (change of the transfer per unit of learning rate by the
-    first update).
+    Args:
+        points: Student specifications and the labels of their rows.
+        lab: World, net and root key that all seeds have in common.
+        pretraining: How base models are trained.
+        seeds: This and all others: as in `engine.run.run`.
+
+    Returns:
+        One row per point, animal, seed and evaluation step. Columns besides the labels and those of
+        `lm.metrics.StudentMetrics` for the row's own animal: `at/transfer` (margin less that of the control student,
+        which reads the base's lines in the same form), `at/cross` (the same animal's mean margin in students of the
+        seed's other animals, less the control's), `at/control`, `at/base` and `at/teacher` (margins of control, base
+        and teacher), `at/dose` (KL in nats per number of the teacher), counts of the filter and of divergence tokens,
+        `at/coverage`, and the predictions `theory/transfer_slope` and `theory/transfer_adam_slope` (change of the
+        transfer per unit of learning rate by the first update).
+
+    Raises:
+        ConfigError: A value cannot be used, or the work directory belongs to another config.
+        Interrupted: `stopped` returned True.
     """
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     lessons.check(lab)
     for point in points:
         _phase(lab, point.arm)  # refuses layers that are not there before anything is trained
-    shard, watch = distributed.process_shard(shard, resume, workdir), watch or Progress()
-    with ExitStack() as stack:
-        stack.enter_context(jax.default_matmul_precision(how.precision))
-        place = stack.enter_context(tempfile.TemporaryDirectory()) if workdir is None else workdir
-        folder = results.Workdir(place, config or {"arms": [str(point) for point in points], "lab": str(lab)}, resume)
-        work = [one for one in _units(points, seeds, how, shard) if any(not folder.has(name) for _, name in one[1])]
-        folder.begin(devices=[str(jax.local_devices()[0])], **(facts or {}))
-        begun, status = time.perf_counter(), "failed"
-        try:
-            with watch.over(_cost(points, lab, pretraining, work, folder), "training"):
-                for slice_, parts in work:
-                    _slice(points, lab, pretraining, slice_, parts, how, folder, watch, stopped)
-            status = "done"
-        except (Interrupted, KeyboardInterrupt):
-            status = "interrupted"
-            raise
-        finally:
-            seconds = {"total": time.perf_counter() - begun, **watch.seconds}
-            folder.finish(status=status, seconds=seconds, steps=watch.steps, programs=watch.programs)
+    session = Session(
+        seeds=check_seeds(seeds),
+        identity=lambda: config or {"arms": [str(point) for point in points], "lab": str(lab)},
+        workdir=workdir,
+        resume=resume,
+        options=options,
+        progress=progress or Progress(),
+        stopped=stopped,
+        metadata=metadata,
+        shard=shard,
+    )
+    with session.open() as folder:
+        units = _units(points, session.seeds, options, session.shard)
+        work = [unit for unit in units if any(not folder.has(name) for _, name in unit[1])]
+        with session.record(folder, _cost(points, lab, pretraining, work, folder), "training"):
+            for batch, parts in work:
+                _slice(points, lab, pretraining, batch, parts, options, folder, session.progress, stopped)
         return results.load(folder.path, empty=True)
 
 

@@ -20,7 +20,7 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
 
 # config.json is removed last, so that a half removed folder still identifies its config.
-_OURS = ("rows", "runs", "checkpoints", "teachers", "figure.svg", "figure.png", "report.html")
+_OURS = ("rows", "runs", "checkpoints", "teachers", "params", "figure.svg", "figure.png", "report.html")
 _OURS += ("audit.csv", "audit.json", "config.json")
 
 

@@ -207,7 +207,9 @@ def theorem1_rows():
     config.teacher.optimizer = config.student.optimizer = "sgd"
     config.student.steps, config.student.eval_steps = 10, (1,)
     mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
-    rows = theorem1.run(build_conditions(config, mnist), grids_of(config), mnist, seeds=2, watch=Progress(show=False))
+    rows = theorem1.run(
+        build_conditions(config, mnist), grids_of(config), mnist, seeds=2, progress=Progress(show=False)
+    )
     return of_rows(rows, ["condition", "m", "eps", "alpha", "seed", "step"])
 
 
@@ -219,7 +221,7 @@ def quickstart_rows():
     config.student.eval_steps = (0, 30, 100)
     mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
     given = {"seeds": seeds_of(config), "num_eval_noise": config.num_eval_noise, "metrics": metrics_of(config)}
-    rows = run(build_conditions(config, mnist), mnist, **given, watch=Progress(show=False))
+    rows = run(build_conditions(config, mnist), mnist, **given, progress=Progress(show=False))
     return of_rows(rows, ["condition", "m", "seed", "step"])
 
 
