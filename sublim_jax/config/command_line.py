@@ -11,7 +11,6 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-import sublim_jax
 from sublim_jax.config import grid, schema
 from sublim_jax.core.errors import ConfigError, unknown_name
 
@@ -118,7 +117,7 @@ def _has_type(text: str, default: Any) -> bool:
 
 def config_files() -> dict[str, Path]:
     """The configs that come with the package by name: from the wheel, or from the root of a checkout."""
-    package = Path(sublim_jax.__file__).parent
+    package = Path(__file__).parent.parent
     folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
 
