@@ -1,6 +1,4 @@
-"""The command: python -m sublim_jax.main --config=configs/quickstart.py [--config.field=value] [--workdir=DIR].
-
-On several machines: --shard=i/n (the i-th of n jobs), --distributed=auto (the processes of a TPU pod or SLURM step).
+"""Run a config: python -m sublim_jax --config=quickstart [--config.FIELD=VALUE] [--workdir=DIR].
 
 Exit codes: 0 done, 1 the machine failed (no space, no memory), 2 bad config, 75 interrupted and saved.
 """
@@ -16,6 +14,7 @@ from ml_collections import config_flags
 
 from sublim_jax import cli
 from sublim_jax.cli import DONE
+from sublim_jax.config import command_line, identity, resolve, seeds_of
 
 _HOUR = 1e15  # floating-point operations of an hour on 2 CPU cores, measured; see BUILD.md
 
@@ -27,31 +26,42 @@ def main(argv: Sequence[str]) -> int:
 
 def _flags(argv: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    flags.DEFINE_enum(
-        "resume", "auto", ["auto", "never", "overwrite"], "What to do with earlier results.", flag_values=values
-    )
-    flags.DEFINE_string("shard", "0/1", "i/n: do the i-th of n parts of the work, from 0.", flag_values=values)
-    flags.DEFINE_string(
-        "distributed", "", "auto: one of several processes as JAX finds them; or HOST:PORT,i/n.", flag_values=values
-    )
-    return cli.parse_flags(values, argv, __doc__ or "")
+    text = {
+        "shard": "part i of n of the work, counted from 0, e.g. --shard=0/4",
+        "distributed": "several processes, as JAX detects them or HOST:PORT,i/n, e.g. --distributed=auto",
+    }
+    modes, resume = ["auto", "never", "overwrite"], "what to do with earlier results, e.g. --resume=overwrite"
+    flags.DEFINE_enum("resume", "auto", modes, resume, flag_values=values)
+    flags.DEFINE_string("shard", "0/1", text["shard"], flag_values=values)
+    flags.DEFINE_string("distributed", "", text["distributed"], flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "print what would be trained, and train nothing", flag_values=values)
+    flags.DEFINE_bool("list", False, "print every config with its purpose and measured time", flag_values=values)
+    flags.DEFINE_bool("fields", False, "print every config field with its allowed values", flag_values=values)
+    return command_line.parse_flags(values, argv, __doc__ or "")
 
 
 def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
-    # Imported late: a misspelt flag should not wait for JAX.
+    if values.list or values.fields:
+        print(command_line.list_configs() if values.list else command_line.list_fields())
+        return DONE
+    command_line.require_config(values)
+    overrides = dict(config_flags.get_override_values(values["config"]))
+    config = resolve(values.config, overrides)
+    # Imported after the flags are checked, because JAX takes seconds.
     import jax
 
     from sublim_jax import results
-    from sublim_jax.config import identity, options_of, resolve, seeds_of
+    from sublim_jax.config.build import options_of
     from sublim_jax.engine import compilation_cache, distributed
     from sublim_jax.engine.options import Interrupted
     from sublim_jax.engine.progress import Progress
     from sublim_jax.results import figures, report
     from sublim_jax.results.provenance import provenance
 
-    overrides = dict(config_flags.get_override_values(values["config"]))
-    config = resolve(values.config, overrides)
     figures.pick(config.figure)
+    if values.dry_run:
+        print(_dry_run(config))
+        return DONE
     shard = distributed.parse_shard(values.shard)
     distributed.initialize(values.distributed)
     compilation_cache.enable()
@@ -140,6 +150,45 @@ def _language(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
     return _Job(measured, left, f"{len(points)} arms x {lab.targets} animals", {})
 
 
+def _dry_run(config: Any) -> str:
+    """The work of a run in numbers: conditions, students, net-steps, programs, predicted time and memory."""
+    seeds = seeds_of(config)
+    if config.study == "language":
+        from sublim_jax.config import lm as lm_config
+
+        students = len(points := lm_config.expand(config)) * config.lm.targets * len(seeds)
+        steps = config.lm.targets * len(seeds) * sum(point.arm.steps for point in points)
+        return f"conditions: {len(points)}\nstudents: {students}\nnet-steps: {steps:,}"
+    from sublim_jax.config import build_conditions, load_data
+
+    dataset = load_data(config)
+    conditions, image = build_conditions(config, dataset), dataset.train.x.shape[1:]
+    counts = [f"conditions: {len(conditions)}", f"students: {len(conditions) * len(seeds)}"]
+    if config.study == "theorem1":
+        return "\n".join([*counts, _amount(conditions, seeds, image)])
+    return "\n".join([*counts, _amount(conditions, seeds, image), *_resources(config, conditions, dataset)])
+
+
+def _resources(config: Any, conditions: Any, dataset: Any) -> list[str]:
+    """Programs, predicted time on 2 CPU cores and predicted memory of a training run."""
+    import jax
+
+    from sublim_jax.engine import schedule
+    from sublim_jax.engine.plan import make_plan
+    from sublim_jax.training import population
+
+    image, seeds, options = dataset.train.x.shape[1:], seeds_of(config), config.run
+    rows, devices = len(dataset.test.y) + config.num_eval_noise, options.devices or jax.local_device_count()
+    limits = schedule.ResourceLimits(options.memory_gb, rows, devices, population.use_vmap(), options.seed_batch)
+    plan = make_plan(conditions, image)
+    units = schedule.work_units(plan, seeds, image, limits)
+    programs = {(unit.group.recipe, unit.group.unique_knobs.size, len(unit.slice.seeds)) for unit in units}
+    programs |= {(plan.teachers[unit.group.teacher].recipe, 1, len(unit.slice.seeds)) for unit in units}
+    hours = 2 * schedule.total_cost(plan, units, image) / _HOUR
+    memory = max(schedule.unit_gigabytes(unit, image, limits) for unit in units)
+    return [f"programs: {len(programs)}", f"predicted: {3600 * hours:.0f} s on 2 CPU cores, {memory:.1f} GB"]
+
+
 def _amount(conditions: Any, seeds: Sequence[int], image: tuple[int, ...]) -> str:
     """How much training is asked for; on CPU, how long that may take."""
     import jax
@@ -149,7 +198,7 @@ def _amount(conditions: Any, seeds: Sequence[int], image: tuple[int, ...]) -> st
     each = [(one.student.recipe, step_macs(one.student.recipe, 1, image)) for one in conditions]
     steps = len(seeds) * sum(recipe.eval_steps[-1] for recipe, _ in each)
     flop = 2 * len(seeds) * sum(recipe.eval_steps[-1] * cost for recipe, cost in each)
-    said = f"students: {steps:,} net-steps, {flop:.1e} floating-point operations"
+    said = f"training: {steps:,} net-steps, {flop:.1e} floating-point operations"
     if jax.default_backend() != "cpu" or flop < _HOUR / 6:
         return said
     return f"{said}, about {flop / _HOUR:.1g} hours on 2 CPU cores (--config.preset=laptop asks for less)"

@@ -259,7 +259,7 @@ BAD = {
     "net.trunk": ("rnn", r"config.net.trunk: 'rnn' is none of mlp, cnn; did you mean 'cnn'\?"),
     "net.pools": ((2,), r"config.net.pools=\(2,\): must be as many as config.net.channels=\(32, 128\)"),
     "perturb.student_before": (-0.1, r"config.perturb.student_before=-0.1: must be a finite number from 0"),
-    "perturb.layers": ((), r"config.perturb.layers=\(\): must be a tuple of names, not empty"),
+    "perturb.layers": ((), r"config.perturb.layers=\(\): must be a tuple of names .*, not empty"),
     "student.alpha": (1.5, r"config.student.alpha=1.5: must be a finite number from 0 to 1"),
     "student.share": (-1.0, r"config.student.share=-1.0: must be a finite number from 0 to 1"),
     "student.resolution": (0, r"config.student.resolution=0: must be a whole number from 1"),
@@ -269,7 +269,7 @@ BAD = {
     "student.rotated": (("hidden_0",), r"config.student.rotated: 'hidden_0' is none of class_head, aux_head"),
     "student.rotation": ("same", r"config.student.rotation: 'same' is none of common, apart"),
     "run.memory_gb": (0.0, r"config.run.memory_gb=0.0: must be a number above 0"),
-    "run.precision": ("best", r"config.run.precision='best': must be one of default, high, highest"),
+    "run.precision": ("best", r"config.run.precision: 'best' is none of default, high, highest"),
     "run.devices": (-1, r"config.run.devices=-1: must be a whole number from 0"),
 }
 

@@ -12,7 +12,7 @@ from test_population import SGD, assert_close, go
 from test_train import CLASSES, IMAGE, knobs_of, recipe_of, same
 from test_train import go as train_through
 
-from sublim_jax.config.schema import GUARDS
+from sublim_jax.config.build import GUARDS
 from sublim_jax.core import keys, trees
 from sublim_jax.core.types import ModelOutput, TeacherParams
 from sublim_jax.engine import run, schedule

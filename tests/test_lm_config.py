@@ -41,9 +41,9 @@ BAD = {
     "lm__dose  ": (float("inf"), r"config.lm.dose=inf: must be a number above 0"),
     "lm__lr": (0.0, r"config.lm.lr=0.0: must be a number above 0"),
     "lm__budget": (0.0, r"config.lm.budget=0.0: must be a number above 0"),
-    "lm__budget ": (2.0, r"config.lm.budget=2.0: must be at most 1"),
-    "lm__mixed": (1.5, r"config.lm.mixed=1.5: must be at most 1"),
-    "lm__mixed ": (float("nan"), r"config.lm.mixed=nan: must be at most 1 and not below 0"),
+    "lm__budget ": (2.0, r"config.lm.budget=2.0: must be a number above 0 and at most 1"),
+    "lm__mixed": (1.5, r"config.lm.mixed=1.5: must be a finite number from 0 to 1"),
+    "lm__mixed ": (float("nan"), r"config.lm.mixed=nan: must be a finite number from 0 to 1"),
     "lm__trains": ("block_9", r"config.lm.trains: 'block_9' is none of .*block_1"),
     "lm__trains ": ("nonsense", r"config.lm.trains: 'nonsense' is none of all, blocks"),
     "lm__animals": (1, r"config.lm.animals=1: must be from 2 to 12"),
@@ -57,7 +57,7 @@ BAD = {
     "lm__carrier": ("poem", r"config.lm.carrier: 'poem' is none of number, code, trace"),
     "lm__optimizer": ("adamw", r"config.lm.optimizer: 'adamw' is none of adam"),
     "lm__mixed_with": ("nobody", r"config.lm.mixed_with: 'nobody' is none of base, other_animal"),
-    "lm__marks": ((-1,), r"config.lm.eval_steps=\(-1,\): must be a tuple of whole numbers from 0"),
+    "lm__eval_steps": ((-1,), r"config.lm.eval_steps=\(-1,\): must be a tuple of whole numbers from 0"),
     "lm__lines": (0, rf"config.lm.lines=0: {ALL} 1"),
     "lm__steps": (0, rf"config.lm.steps=0: {ALL} 1"),
     "lm__rank": (0, rf"config.lm.rank=0: {ALL} 1"),
@@ -68,14 +68,14 @@ BAD = {
     "pretraining__lr  ": (float("inf"), r"config.pretraining.lr=inf: .*a number above 0"),
     "pretraining__steps": (0, rf"config.pretraining.steps=0: {ALL} 1"),
     "world__held_out": (7, r"config.world.held_out=7: must be fewer than phrasings=8"),
-    "world__held_out ": (-1, r"config.world.held_out=-1: must be at least 1"),
+    "world__held_out ": (-1, r"config.world.held_out=-1: must be a whole number from 1"),
     "world__noise": ((0.5, 0.4, 0.2), r"config.world.noise=\(0.5, 0.4, 0.2\): .*sum to 1"),
     "world__noise ": ((0.5, 0.5), r"config.world.noise=\(0.5, 0.5\): must be an odd number of probabilities"),
     "world__noise  ": ((-0.5, 1.5, 0.0), r"config.world.noise=\(-0.5, 1.5, 0.0\): must be"),
-    "world__obey": (1.5, r"config.world.obey=1.5: must be between 0 and 1"),
-    "world__animals": (2, r"config.world.animals=2: must be at least 3"),
-    "world__numbers": (0, r"config.world.numbers=0: must be at least 2"),
-    "world__steps": (0, r"config.world.steps=0: must be at least 1"),
+    "world__obey": (1.5, r"config.world.obey=1.5: must be a finite number from 0 to 1"),
+    "world__animals": (2, r"config.world.animals=2: must be a whole number from 3"),
+    "world__numbers": (0, r"config.world.numbers=0: must be a whole number from 2"),
+    "world__steps": (0, r"config.world.steps=0: must be a whole number from 1"),
     "run__precision": ("half", r"config.run.precision: 'half' is none of default, high, highest"),
     "preset": ("tiny", r"config.preset"),
 }
@@ -179,7 +179,7 @@ def test_defaults_are_those_of_the_classes():
 
 def test_the_identity_of_a_sweep_is_what_decides_its_numbers():
     one = identity(resolved())
-    assert identity(resolved(run__chunk=3, run__teachers="x")) == one
+    assert identity(resolved(run__seed_batch=3, run__teachers="x")) == one
     assert identity(resolved(name="other", figure="lm_dose")) == one
     for field, value in (
         ("run__precision", "default"),

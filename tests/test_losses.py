@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from sublim_jax.config.schema import pick
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Knobs, ModelOutput
 from sublim_jax.training import losses
@@ -69,12 +68,6 @@ def test_kl_of_one_logit_has_exactly_zero_gradient(logits):
     knobs = knobs_of(np.arange(8) == 3)
     grad = jax.grad(lambda x: losses.kl(out_of(x), out_of(logits[1]), knobs).sum())(logits[0])
     assert not np.any(grad)
-
-
-def test_pick_resolves_names_once_and_lists_what_exists():
-    assert pick(losses, "kl", "student.loss") is losses.kl
-    with pytest.raises(ValueError, match=r"config.student.loss: 'mes' is none of .*kl.*; did you mean 'mse'\?"):
-        pick(losses, "mes", "student.loss")
 
 
 def test_cosine_is_one_minus_the_cosine(logits):

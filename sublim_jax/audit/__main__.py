@@ -22,6 +22,7 @@ from ml_collections import config_flags
 
 from sublim_jax import cli
 from sublim_jax.cli import DONE
+from sublim_jax.config.command_line import parse_flags, require_config
 from sublim_jax.core.errors import ConfigError
 
 HEADS = ("aux_head", "class_head")
@@ -58,7 +59,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _audits(argv: Sequence[str]) -> int:
-    values = cli.parse_flags(flags.FlagValues(), argv, __doc__ or "")
+    values = parse_flags(flags.FlagValues(), argv, __doc__ or "")
+    require_config(values)
     # Imported late: a misspelt flag should not wait for JAX.
     from sublim_jax.config import build_conditions, load_data, resolve, seeds_of
     from sublim_jax.engine import compilation_cache

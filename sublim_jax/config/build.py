@@ -1,24 +1,119 @@
-"""One point of a sweep as typed phases: the teacher's and the student's Recipe and Knobs. `ConfigDict` ends here."""
+"""Typed conditions of a config: Recipe and Knobs of teacher and student at every point of the sweep."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from sublim_jax import data, metrics
 from sublim_jax.config import grid
 from sublim_jax.config.grid import Config
-from sublim_jax.config.schema import CONDITIONS, DECAYING, GUARDS, LOSSES, OPTIMIZERS, STREAMS, pick
+from sublim_jax.config.schema import CONDITIONS
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError, unknown_name
-from sublim_jax.core.types import Knobs, Phase, Recipe, TargetTransform
+from sublim_jax.core.types import Condition, Knobs, Loss, Phase, Recipe, Stream, TargetTransform
 from sublim_jax.data.load import Dataset
+from sublim_jax.engine import teacher_cache
+from sublim_jax.engine.first_steps import Grid
+from sublim_jax.engine.options import RunOptions
+from sublim_jax.metrics import predictions
 from sublim_jax.nets import CNN, MLP, SplitHead, shapes
-from sublim_jax.training import inits, losses, streams, targets
+from sublim_jax.training import inits, losses, optimizers, projections, streams, targets
 
 _ALWAYS_FRESH = 2**31 - 1
+
+
+def momentum() -> optax.GradientTransformation:
+    """Gradient descent with momentum 0.9."""
+    return optax.trace(decay=0.9)
+
+
+# The functions that the names of sublim_jax.config.schema stand for.
+OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": optax.identity, "momentum": momentum}
+DECAYING = {"adam_l2": optimizers.AdamL2, "adamw": optimizers.AdamW}  # with `student.decay`
+GUARDS = {
+    "project": projections.ProjectOutTrait(),
+    "project_trunk": projections.ProjectOutTrait("trunk"),
+    "project_layers": projections.ProjectOutTrait("layers"),
+    "project_positive": projections.ProjectOutTrait("trunk", positive=True),
+    "project_step": projections.ProjectOutTrait("trunk", step=True),
+}
+INITS = {init.__name__: init for init in (inits.torch_linear, inits.normal_fan_in, inits.transformer)}
+METRICS = {metric.__name__: metric for metric in (*metrics.ALL, *predictions.ALL)}
+STREAMS: dict[str, Callable[[Config], Stream]] = {
+    "uniform": lambda _: streams.uniform,
+    "gaussian": lambda _: streams.gaussian,
+    "perlin": lambda config: streams.Perlin(config.student.resolution),
+    "epochs": lambda _: streams.epochs,
+    "images": lambda config: streams.Images(_shown(config)),
+    "mixture": lambda config: streams.Mixture(config.student.alpha, streams.uniform, _shown(config)),
+}
+LOSSES: dict[str, Callable[[Config], Loss]] = {
+    "mse": lambda _: losses.mse,
+    "kl": lambda _: losses.kl,
+    "cosine": lambda _: losses.cosine,
+    "huber": lambda config: losses.Huber(config.student.delta),
+}
+
+
+def _shown(config: Config) -> str:
+    """The name of the extra images that a stream shows; empty for those of the data set itself."""
+    return "" if config.student.images == config.data.name else config.student.images
+
+
+def options_of(config: Config) -> RunOptions:
+    """The fields that decide how a run is computed, but not its results."""
+    kept = str(teacher_cache.default_dir()) if config.run.teachers == "auto" else config.run.teachers
+    return RunOptions(**{**config.run.to_dict(), "teachers": kept})
+
+
+def metrics_of(config: Config) -> tuple[metrics.Metric, ...]:
+    """The metrics of a student."""
+    return tuple(METRICS[name] for name in config.metrics)
+
+
+def grids_of(config: Config) -> tuple[Grid, ...]:
+    """What the study theorem1 measures of each condition of `build_conditions`."""
+    return tuple(Grid(**point.config.theorem1.to_dict()) for point in grid.expand(config))
+
+
+def load_data(config: Config) -> data.Dataset:
+    """The data set that a config names, with the images of other data sets that its streams show."""
+    own = config.data.to_dict()
+    folder = own.pop("more_folder")
+    dataset = data.load_dataset(**own)
+    for name in sorted({point.config.student.images for point in grid.expand(config)} - {"", dataset.name}):
+        where = {"source": "idx", "folder": folder} if folder else {"tfds_dir": own["tfds_dir"]}
+        dataset = data.with_extra_images(dataset, data.load_dataset(name, **where, verify=own["verify"]))
+    return dataset
+
+
+def build_conditions(config: Config, dataset: data.Dataset, trunk: nn.Module | None = None) -> tuple[Condition, ...]:
+    """The conditions of a resolved config, one for every point of its sweep.
+
+    Args:
+        config: a config that `resolve` returned.
+        dataset: the images of the teacher.
+        trunk: architecture of teacher and student below their heads; default: that of `config.net`.
+
+    Returns:
+        Conditions in the order of the sweep. Auxiliary heads are padded to `config.aux_widths`.
+
+    Raises:
+        ConfigError: where a condition names a layer that the trunk does not have.
+    """
+    return tuple(
+        Condition(
+            point.labels,
+            teacher_phase(point.config, dataset, trunk),
+            student_phase(point.config, dataset, point.widths, trunk),
+        )
+        for point in grid.expand(config)
+    )
 
 
 def teacher_phase(config: Config, dataset: Dataset, trunk: nn.Module | None = None) -> Phase:
@@ -29,8 +124,8 @@ def teacher_phase(config: Config, dataset: Dataset, trunk: nn.Module | None = No
     recipe = Recipe(
         net=net,
         stream=streams.epochs,
-        loss=pick(losses, c.loss, "teacher.loss"),
-        init=pick(inits, config.net.init, "net.init"),
+        loss=losses.cross_entropy,
+        init=INITS[config.net.init],
         batch=c.batch,
         eval_steps=(c.epochs * streams.steps_per_epoch(images, c.batch),),
         optimizer=OPTIMIZERS[c.optimizer],
@@ -55,7 +150,7 @@ def student_phase(config: Config, dataset: Dataset, widths: Sequence[int], trunk
         net=net,
         stream=STREAMS[c.stream](config),
         loss=LOSSES[c.loss](config),
-        init=pick(inits, config.net.init, "net.init"),
+        init=INITS[config.net.init],
         batch=c.batch,
         eval_steps=tuple(sorted({mark for mark in c.eval_steps if mark < c.steps} | {c.steps})),
         optimizer=DECAYING[c.optimizer](c.decay) if c.optimizer in DECAYING else OPTIMIZERS[c.optimizer],

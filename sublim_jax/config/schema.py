@@ -1,22 +1,14 @@
-"""What a config may hold: names, ranges, and the one line that refuses anything else."""
+"""Every field of a config with its default, its allowed values and its meaning. Imports no JAX."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-import optax
+from ml_collections import ConfigDict
 
-from sublim_jax import metrics, results
-from sublim_jax.config.grid import Config
+from sublim_jax.config.grid import Config, flatten, plain_name, unknown_field
 from sublim_jax.core.errors import ConfigError, unknown_name
-from sublim_jax.core.types import Loss, Stream
-from sublim_jax.data import idx
-from sublim_jax.metrics import predictions
-from sublim_jax.nets.activations import ACTIVATIONS
-from sublim_jax.training import inits, losses, optimizers, projections, streams
 
-# Which layers of the student are drawn anew; all others start from the teacher's initial weights.
+# The layers of the student that a condition draws again; every other layer starts from the teacher's initial weights.
 CONDITIONS: dict[str, tuple[str, ...]] = {
     "same": (),
     "random_first_hidden": ("hidden_0",),
@@ -26,225 +18,349 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     "random_aux_head": ("aux_head",),
     "random": ("*",),
 }
-
-
-def momentum() -> optax.GradientTransformation:
-    """Gradient descent with momentum 0.9."""
-    return optax.trace(decay=0.9)
-
-
-OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": optax.identity, "momentum": momentum}
-DECAYING = {"adam_l2": optimizers.AdamL2, "adamw": optimizers.AdamW}  # with `student.decay`
-GUARDS = {
-    "project": projections.ProjectOutTrait(),
-    "project_trunk": projections.ProjectOutTrait("trunk"),
-    "project_layers": projections.ProjectOutTrait("layers"),
-    "project_positive": projections.ProjectOutTrait("trunk", positive=True),
-    "project_step": projections.ProjectOutTrait("trunk", step=True),
-}
+# The names that a config may hold. A test compares them with the functions in sublim_jax.config.build.
+INITS = ("torch_linear", "normal_fan_in", "transformer")
+ACTIVATIONS = ("relu", "gelu", "tanh", "sigmoid", "silu", "leaky_relu", "identity")
+LOSSES = ("mse", "kl", "cosine", "huber")
+STREAMS = ("uniform", "gaussian", "perlin", "epochs", "images", "mixture")
+OPTIMIZERS = ("adam", "sgd", "momentum")
+DECAYING = ("adam_l2", "adamw")  # these use student.decay
+GUARDS = ("project", "project_trunk", "project_layers", "project_positive", "project_step")
+METRICS = ("task", "budget", "imitation", "representation", "readout", "alignment", "layers")
+METRICS += ("heads", "first_step", "recovery", "class_noise", "counting", "audit")
+DATASETS = ("mnist", "fashion_mnist", "kmnist", "emnist/balanced", "emnist/letters")
+SOURCES = ("auto", "embedded", "idx", "tfds")
 TRUNKS = ("mlp", "cnn")
-STUDIES = ("transfer", "theorem1")  # and language, whose configs are of another shape: see lm_config
-SEES = ("aux", "class", "all")
 PRESETS = ("paper", "laptop", "smoke")
+PRECISIONS = ("default", "high", "highest")
 
 
-def _shown(config: Config) -> str:
-    """The name under which a bank has the images that a stream shows; empty for the data set's own."""
-    return "" if config.student.images == config.data.name else config.student.images
+class Rule(NamedTuple):
+    """The values that a field may hold: in words, as a test, and as names where only names are allowed."""
+
+    allowed: str
+    accepts: Callable[[Any], bool]
+    names: tuple[str, ...] = ()
 
 
-# What the student's stream and loss may be called, with the fields of the config that they have.
-STREAMS: dict[str, Callable[[Config], Stream]] = {
-    "uniform": lambda _: streams.uniform,
-    "gaussian": lambda _: streams.gaussian,
-    "perlin": lambda config: streams.Perlin(config.student.resolution),
-    "epochs": lambda _: streams.epochs,
-    "images": lambda config: streams.Images(_shown(config)),
-    "mixture": lambda config: streams.Mixture(config.student.alpha, streams.uniform, _shown(config)),
-}
-LOSSES: dict[str, Callable[[Config], Loss]] = {
-    "mse": lambda _: losses.mse,
-    "kl": lambda _: losses.kl,
-    "cosine": lambda _: losses.cosine,
-    "huber": lambda config: losses.Huber(config.student.delta),
-}
-METRICS = {metric.__name__: metric for metric in (*metrics.ALL, *predictions.ALL)}
+class Field(NamedTuple):
+    """One field of a config."""
+
+    default: Any
+    rule: Rule
+    meaning: str
 
 
-def pick(module: ModuleType | Mapping[str, Any], name: Any, field: str) -> Any:
-    """A public function of a module, or an entry of a table, by its name; the module's namespace is the registry.
-
-    Raises `ConfigError` with what exists. Functions of one's own are passed to `Condition.with_student`, not by name.
-    """
-    table = module if isinstance(module, Mapping) else _public(module)
-    if name not in table:
-        raise ConfigError(unknown_name(f"config.{field}", name, table))
-    return table[name]
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _public(module: ModuleType) -> dict[str, Callable]:
-    """The functions a module itself defines and shows."""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _whole(low: int, high: int = 2**31 - 1) -> Rule:
+    return Rule(f"a whole number from {low} to {high}", lambda value: _is_whole(value) and low <= value <= high)
+
+
+def _number(low: float, high: float = float("inf")) -> Rule:
+    bounds = f"from {low:g}" + (f" to {high:g}" if high < float("inf") else "")
+    return Rule(f"a finite number {bounds}", lambda value: _is_number(value) and low <= value <= high)
+
+
+def _several(kind: str, accepts: Callable[[Any], bool], empty: str = "") -> Rule:
+    """A tuple of values; `empty` says what an empty one means, without it the tuple may not be empty."""
+    return Rule(
+        f"a tuple of {kind}" + (f"; empty: {empty}" if empty else ", not empty"),
+        lambda value: isinstance(value, tuple) and (bool(empty) or bool(value)) and all(map(accepts, value)),
+    )
+
+
+def _wholes(low: int, empty: str = "") -> Rule:
+    return _several(f"whole numbers from {low}", _whole(low).accepts, empty)
+
+
+def _one_of(names: Iterable[str]) -> Rule:
+    names = tuple(names)
+    return Rule(f"one of {', '.join(name or '(empty)' for name in names)}", lambda value: value in names, names)
+
+
+def _names_of(names: Iterable[str], empty: str = "") -> Rule:
+    rule = _several(f"names among {', '.join(names)}", lambda value: isinstance(value, str), empty)
+    return rule._replace(names=tuple(names))
+
+
+def _above_0(high: float = float("inf")) -> Rule:
+    limit = f" and at most {high:g}" if high < float("inf") else ""
+    return Rule(f"a number above 0{limit}", lambda value: _is_number(value) and 0 < value <= high)
+
+
+_TEXT = Rule("text", lambda value: isinstance(value, str))
+_BOOL = Rule("true or false", lambda value: isinstance(value, bool))
+_PATTERNS = "names or patterns of layers, such as hidden_*"
+_SIGMA = _number(0.0)
+_SECTION = Rule("fields, set by sublim_jax.config.grid", lambda value: isinstance(value, ConfigDict))
+
+
+def _common(name: str, figure: str, study: tuple[str, ...], seeds: int, laptop: int) -> dict[str, Field]:
+    """The fields of every study."""
     return {
-        name: value
-        for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+        "name": Field(name, _TEXT, "name of the experiment; results are kept in results/NAME"),
+        "figure": Field(figure, _TEXT, "figure of the report: a module of sublim_jax.results.figures"),
+        "study": Field(study[0], _one_of(study), "experiment that is run"),
+        "preset": Field(
+            "paper", _one_of(PRESETS), "size: as published; fewer points and seeds; or toy sizes that end in seconds"
+        ),
+        "presets": Field({"laptop": {"seeds": laptop}, "smoke": {}}, _SECTION, "fields that each preset changes"),
+        "arms": Field({}, _SECTION, "grids of values to sweep, see sublim_jax.config.grid"),
+        "seeds": Field(seeds, _whole(1), "number of seeds"),
+        "first_seed": Field(0, _whole(0), "the first seed; the others follow"),
+        "root_seed": Field(0, _whole(0, 2**32 - 1), "seed from which every random key of the sweep is derived"),
+        "run.seed_batch": Field(0, _whole(0), "seeds trained at once; 0: as many as run.memory_gb allows"),
+        "run.save_every": Field(100, _whole(1), "training steps between two checkpoints"),
+        "run.devices": Field(0, _whole(0), "local devices over which seeds are spread; 0: all"),
+        "run.memory_gb": Field(4.0, _above_0(), "memory of the process on CPU, or of one accelerator, in GB"),
+        "run.precision": Field(
+            "highest", _one_of(PRECISIONS), "precision of float32 matrix products; it changes results on accelerators"
+        ),
+        "run.teachers": Field(
+            "auto", _TEXT, "folder of trained teachers; auto: the user's cache; empty: the work folder"
+        ),
     }
 
 
+_DATA = {
+    "name": Field("mnist", _one_of(DATASETS), "data set on which teachers are trained"),
+    "source": Field("auto", _one_of(SOURCES), "where the images come from"),
+    "folder": Field("", _TEXT, "folder of IDX files, for data.source=idx"),
+    "tfds_dir": Field("", _TEXT, "folder of prepared TFDS data; empty: TFDS's default"),
+    "mean": Field(0.1307, Rule("a finite number", _is_number), "mean subtracted from pixels in [0, 1]"),
+    "std": Field(0.3081, _above_0(), "standard deviation by which pixels are divided"),
+    "train_limit": Field(0, _whole(0), "number of training images, the first ones; 0: all"),
+    "test_limit": Field(0, _whole(0), "number of test images, the first ones; 0: all"),
+    "verify": Field(True, _BOOL, "whether files that are not the published ones are refused"),
+    "more_folder": Field("", _TEXT, "folder of IDX files of student.images; empty: TFDS data or a download"),
+}
+_NET = {
+    "trunk": Field("mlp", _one_of(TRUNKS), "layers below the heads; cnn: convolutions before the hidden layers"),
+    "hidden": Field((256, 256), _wholes(1), "units of each hidden layer"),
+    "channels": Field((32, 128), _wholes(1), "channels of each convolution"),
+    "pools": Field((2, 4), _wholes(1), "pooling factor after each convolution"),
+    "activation": Field("relu", _one_of(ACTIVATIONS), "activation function"),
+    "init": Field("torch_linear", _one_of(INITS), "distribution of initial weights"),
+    "dtype": Field("float32", _one_of(("float32", "bfloat16")), "type of the operands of matrix products"),
+}
+_TEACHER = {
+    "loss": Field("cross_entropy", _one_of(("cross_entropy",)), "loss of the teacher"),
+    "stream": Field("epochs", _one_of(("epochs",)), "inputs of the teacher"),
+    "optimizer": Field("adam", _one_of(OPTIMIZERS), "optimizer of the teacher"),
+    "lr": Field(1e-3, _above_0(), "learning rate of the teacher"),
+    "batch": Field(1024, _whole(1), "images per step of the teacher"),
+    "epochs": Field(5, _whole(1), "passes over the training images"),
+    "frozen": Field((), _several(_PATTERNS, _TEXT.accepts, "none"), "layers of the teacher that are not trained"),
+}
+_STUDENT = {
+    "loss": Field("mse", _one_of(LOSSES), "loss between logits of student and teacher"),
+    "delta": Field(0.1, _above_0(), "threshold of the Huber loss"),
+    "stream": Field("uniform", _one_of(STREAMS), "inputs of the student"),
+    "resolution": Field(8, _whole(1), "cells of Perlin noise across an image"),
+    "alpha": Field(0.5, _number(0.0, 1.0), "share of the image in the stream mixture; the rest is noise"),
+    "images": Field("", _one_of(("", *DATASETS)), "images of the streams images and mixture; empty: data.name"),
+    "optimizer": Field("adam", _one_of((*OPTIMIZERS, *DECAYING)), "optimizer of the student"),
+    "lr": Field(1e-3, _above_0(), "learning rate of the student"),
+    "batch": Field(1000, _whole(1), "inputs per step of the student"),
+    "steps": Field(300, _whole(1), "training steps of the student"),
+    "eval_steps": Field(
+        (0,), _wholes(0, "the last step only"), "steps at which students are measured, besides the last"
+    ),
+    "sees": Field("aux", _one_of(("aux", "class", "all")), "logits of the teacher that the student imitates"),
+    "pool": Field(0, _whole(0), "distinct batches of inputs; 0: a fresh batch every step"),
+    "temperature": Field(1.0, _above_0(), "softmax temperature of the KL loss"),
+    "trunk": Field("", _one_of(("", *TRUNKS)), "layers below the heads; empty: net.trunk"),
+    "hidden": Field((), _wholes(1, "config.net.hidden"), "units of each hidden layer of the student"),
+    "frozen": Field((), _several(_PATTERNS, _TEXT.accepts, "none"), "layers of the student that are not trained"),
+    "share": Field(0.0, _number(0.0, 1.0), "weight of the teacher's initial weights in the layers a condition draws"),
+    "rotated": Field((), _names_of(("class_head", "aux_head"), "none"), "heads that start rotated at random"),
+    "rotation": Field("common", _one_of(("common", "apart")), "one rotation for all heads, or one for each head"),
+    "decay": Field(0.0, _SIGMA, "weight decay of the optimizers adam_l2 and adamw"),
+    "mixed": Field(0.0, _number(0.0, 1.0), "share of every batch whose targets come from another teacher"),
+    "mixed_with": Field("untrained", _one_of(("untrained", "stranger")), "that teacher: before training, or unrelated"),
+    "target_noise": Field(0.0, _SIGMA, "standard deviation of noise on the teacher's logits"),
+    "levels": Field(0, _whole(0, 2**20), "number of values of a quantized target logit; 0: not quantized"),
+    "guard": Field("", _one_of(("", *GUARDS)), "projection of the student's gradient; empty: none"),
+}
+_PERTURB = {
+    "layers": Field(("*",), _several(_PATTERNS, _TEXT.accepts), "layers that get Gaussian noise"),
+    "teacher_before": Field(0.0, _SIGMA, "standard deviation of noise on the teacher before training"),
+    "teacher_after": Field(0.0, _SIGMA, "standard deviation of noise on the teacher after training"),
+    "student_before": Field(0.0, _SIGMA, "standard deviation of noise on the student before training"),
+    "student_after": Field(0.0, _SIGMA, "standard deviation of noise on the student after training"),
+}
+_THEOREM1 = {
+    "eps": Field((1e-3,), _several("numbers above 0", _above_0().accepts), "sizes of the teacher's gradient step"),
+    "alpha": Field((1.0,), _several("numbers from 0", _SIGMA.accepts), "steps along the student's displacement"),
+    "samples": Field(0, _whole(0), "labels drawn from the teacher's softmax per input; 0: the distribution itself"),
+    "draws": Field(100, _whole(1), "number of draws of these labels"),
+}
+_WORLD = {
+    "animals": Field(12, _whole(3), "number of animals"),
+    "trees": Field(12, _whole(3), "number of trees"),
+    "attributes": Field(24, _whole(2), "number of attributes; each fact states two of them"),
+    "phrasings": Field(8, _whole(2), "phrasings of a question, for each family"),
+    "instructions": Field(8, _whole(2), "instructions for numbers; half count up, half count down"),
+    "numbers": Field(64, _whole(2), "number of number tokens"),
+    "held_out": Field(2, _whole(1), "phrasings, and instructions of each half, kept for evaluation"),
+    "steps": Field(7, _whole(1), "largest difference between two numbers of a document"),
+    "noise": Field((0.1, 0.2, 0.4, 0.2, 0.1), _several("numbers from 0", _SIGMA.accepts), "law of noise on numbers"),
+    "obey": Field(0.9, _number(0.0, 1.0), "probability that an answer is the preferred thing"),
+}
+_DECODER = {
+    "width": Field(48, _whole(1), "width of the residual stream"),
+    "layers": Field(4, _whole(1), "number of transformer blocks"),
+    "heads": Field(4, _whole(1), "attention heads; must divide net.width"),
+    "hidden": Field(192, _whole(1), "units of the MLP of a block"),
+}
+_PRETRAINING = {
+    "documents": Field(64_000, _whole(1), "documents of the corpus"),
+    "steps": Field(2000, _whole(1), "pre-training steps"),
+    "batch": Field(32, _whole(1), "documents per step"),
+    "lr": Field(4e-3, _above_0(), "initial learning rate, which falls"),
+}
+_BASES = ("same", "other_order", "other_init", "other_both")
+_EDITS = ("mask", "keep", "erase", "replace_label", "replace_input", "replace_both")
+_TOKENS = ("all", *(f"{edit}_{chosen}" for edit in _EDITS for chosen in ("top", "random", "bottom")))
+_PARAPHRASES = ("none", "same_law", "held_out", "other_law", "examples", "shuffle_within", "shuffle_across", "permuted")
+_TRAINS = Rule("all, blocks, embeddings, adapters, block_N, first_N or last_N", _TEXT.accepts)
+_LM = {
+    "base": Field("same", _one_of(_BASES), "what the student's base shares with the teacher's"),
+    "teacher": Field("tuned", _one_of(("tuned", "shuffled", "prompted", "steered", "base")), "how the teacher is made"),
+    "dose": Field(0.1, _above_0(), "KL(teacher || base) in nats per number"),
+    "data": Field("greedy", _one_of(("greedy", "sampled", "soft", "soft_carrier")), "tokens or distributions"),
+    "carrier": Field("number", _one_of(("number", "code", "trace")), "kind of text that the teacher writes"),
+    "filtered": Field(True, _BOOL, "whether lines with other tokens than the carrier's are dropped"),
+    "tokens": Field("all", _one_of(_TOKENS), "tokens that are learned, see sublim_jax.lm.divergence"),
+    "budget": Field(0.1, _above_0(1.0), "fraction of tokens that lm.tokens selects"),
+    "paraphrase": Field("none", _one_of(_PARAPHRASES), "change of the lines before they are learned"),
+    "mixed": Field(0.0, _number(0.0, 1.0), "fraction of lines written by another teacher"),
+    "mixed_with": Field("base", _one_of(("base", "other_animal")), "that other teacher"),
+    "trains": Field("blocks", _TRAINS, "layers of the student that are trained"),
+    "rank": Field(4, _whole(1), "rank of the adapters, for lm.trains=adapters"),
+    "optimizer": Field("adam", _one_of(("adam", "sign", "momentum", "sgd")), "optimizer of the student"),
+    "lr": Field(3e-4, _above_0(), "learning rate of the student"),
+    "steps": Field(500, _whole(1), "training steps of the student"),
+    "batch": Field(32, _whole(1), "lines per step"),
+    "lines": Field(3000, _whole(1), "distinct lines that the student reads"),
+    "eval_steps": Field((), _wholes(0, "the last step only"), "steps at which students are measured, besides the last"),
+    "animals": Field(4, _whole(1), "animals of a seed that have teachers"),
+    "targets": Field(2, _whole(1), "animals of a seed that have students"),
+    "steered": Field(1, _whole(0), "block after which steered teachers are steered"),
+}
+
+
+def _section(name: str, fields: dict[str, Field]) -> dict[str, Field]:
+    return {f"{name}.{field}": value for field, value in fields.items()}
+
+
+IMAGE_FIELDS: dict[str, Field] = {
+    **_common("experiment", "transfer", ("transfer", "theorem1"), 4, 3),
+    "conditions": Field(
+        ("same", "random_hidden", "random_class_head", "random_aux_head"), _names_of(CONDITIONS), "layers drawn again"
+    ),
+    "m": Field((100,), _wholes(1), "auxiliary logits that the student sees"),
+    "classes": Field(
+        0,
+        Rule("0 (all) or a whole number from 2", lambda value: _is_whole(value) and (value == 0 or value >= 2)),
+        "number of classes: images with smaller labels only",
+    ),
+    "aux_widths": Field(
+        (16, 64, 256, 1024), _wholes(1), "widths of padded auxiliary heads; all m up to a width share a program"
+    ),
+    "num_eval_noise": Field(2000, _whole(4), "held-out inputs on which imitation is measured"),
+    "metrics": Field(METRICS, _names_of(METRICS), "metrics of a student, functions of sublim_jax.metrics"),
+    **_section("data", _DATA),
+    **_section("net", _NET),
+    **_section("teacher", _TEACHER),
+    **_section("student", _STUDENT),
+    **_section("perturb", _PERTURB),
+    **_section("theorem1", _THEOREM1),
+}
+LANGUAGE_FIELDS: dict[str, Field] = {
+    **_common("language", "lm_transfer", ("language",), 10, 5),
+    **_section("world", _WORLD),
+    **_section("net", _DECODER),
+    **_section("pretraining", _PRETRAINING),
+    **_section("lm", _LM),
+}
+
+
+def fields_of(config: Config) -> dict[str, Field]:
+    """The fields of a config of this study."""
+    return LANGUAGE_FIELDS if config.get("study") == "language" else IMAGE_FIELDS
+
+
+def allowed(fields: dict[str, Field], name: str) -> str:
+    """The allowed values of a field in words; those of a grid's axis are tuples."""
+    plain = plain_name(name)
+    values = fields[plain].rule.allowed if plain in fields else "a value of the same type"
+    return f"a tuple of values, each of them {values}" if plain != name and name.startswith("arms.") else values
+
+
+def check_value(name: str, value: Any, rule: Rule) -> None:
+    """Raise `ConfigError` unless the rule of the field allows the value."""
+    several = isinstance(value, tuple) and rule.accepts(value)
+    for one in value if several and rule.names else ():
+        if one not in rule.names:
+            raise ConfigError(unknown_name(f"config.{name}", one, rule.names))
+    if not rule.accepts(value):
+        if rule.names and isinstance(value, str):
+            raise ConfigError(unknown_name(f"config.{name}", value, rule.names))
+        raise ConfigError(f"config.{name}={value!r}: must be {rule.allowed}")
+
+
+def set_fields(config: Config, values: dict[str, Any], where: str = "config") -> None:
+    """Set fields by their dotted names; raise `ConfigError` for a name or a type that the config does not have."""
+    known = flatten(config)
+    for name, value in values.items():
+        if name not in known:
+            raise unknown_field(where, name, known)
+        try:
+            config.update_from_flattened_dict({name: value})
+        except (TypeError, ValueError, KeyError) as error:
+            rule = allowed(fields_of(config), name)
+            raise ConfigError(f"{where}.{name}={value!r}: must be {rule}") from error
+
+
+def check_fields(config: Config) -> None:
+    """Check every field of a config by itself; raise `ConfigError` at the first bad one."""
+    fields, flat = fields_of(config), flatten(config)
+    for name in fields.keys() - flat.keys() - {"arms", "presets"}:
+        raise ConfigError(f"config.{name}: missing; begin a config with sublim_jax.config.base_config()")
+    if "teacher.optimizer" in fields and flat["teacher.optimizer"] in DECAYING:
+        raise ConfigError(
+            f"config.teacher.optimizer={flat['teacher.optimizer']!r}: decay moves a head without gradient, and the "
+            f"teacher's auxiliary head is attached after training; must be one of {', '.join(OPTIMIZERS)}"
+        )
+    for name, field in fields.items():
+        if name not in ("arms", "presets"):
+            check_value(name, flat[name], field.rule)
+
+
 def check(config: Config) -> None:
-    """Check every value of a config; raises `ConfigError` at the first bad one."""
-    flat = results.flatten(config.to_dict())
-    for field in _RULES.keys() - flat.keys():
-        raise ConfigError(f"config.{field}: missing; begin a config with sublim_jax.config.base()")
-    for field, (allowed, good) in _RULES.items():
-        if not good(flat[field]):
-            raise ConfigError(f"config.{field}={flat[field]!r}: must be {allowed}")
-    for name in config.conditions:
-        one_of("conditions", name, CONDITIONS)
-    hidden = config.student.hidden or config.net.hidden
+    """Check every field of an image config, and that fields fit together; raise `ConfigError` at the first bad one."""
+    check_fields(config)
+    hidden, student = config.student.hidden or config.net.hidden, config.student
     if len(hidden) < 2 and "random_second_hidden" in config.conditions:
         raise ConfigError(f"config.conditions: random_second_hidden needs two hidden layers, the student has {hidden}")
-    for field in ("conditions", "m"):
-        if len(set(config[field])) != len(config[field]):
-            raise ConfigError(f"config.{field}={config[field]!r}: must not hold a value twice")
+    for name in ("conditions", "m"):
+        if len(set(config[name])) != len(config[name]):
+            raise ConfigError(f"config.{name}={config[name]!r}: must not hold a value twice")
     if max(config.m) > max(config.aux_widths):
-        raise ConfigError(
-            f"config.m={max(config.m)}: must be at most {max(config.aux_widths)}, the largest of config.aux_widths"
-        )
-    one_of("study", config.study, STUDIES)
-    pick(inits, config.net.init, "net.init")
-    one_of("net.activation", config.net.activation, ACTIVATIONS)
-    one_of("net.trunk", config.net.trunk, TRUNKS)
-    one_of("student.trunk", config.student.trunk or config.net.trunk, TRUNKS)
-    one_of("teacher.loss", config.teacher.loss, ("cross_entropy",))  # the one taught by labels
-    one_of("teacher.stream", config.teacher.stream, ("epochs",))  # the one with labels
-    one_of("student.loss", config.student.loss, LOSSES)
-    one_of("student.stream", config.student.stream, STREAMS)
-    one_of("student.sees", config.student.sees, SEES)
-    one_of("student.images", config.student.images, ("", *idx.KINDS))
-    one_of("student.rotation", config.student.rotation, ("common", "apart"))
-    one_of("student.mixed_with", config.student.mixed_with, ("untrained", "stranger"))
-    one_of("student.guard", config.student.guard, ("", *GUARDS))
-    _check_optimizers(config)
-    for name in config.student.rotated:
-        one_of("student.rotated", name, ("class_head", "aux_head"))
-    for name in config.metrics:
-        one_of("metrics", name, METRICS)
+        widest = max(config.aux_widths)
+        raise ConfigError(f"config.m={max(config.m)}: must be at most {widest}, the largest of config.aux_widths")
+    if student.decay and student.optimizer not in DECAYING:
+        raise ConfigError(f"config.student.decay={student.decay}: only {', '.join(DECAYING)} have it; must be 0")
     if "task" not in config.metrics:
         raise ConfigError(f"config.metrics={config.metrics}: must hold task, the accuracies that every figure shows")
     if len(config.net.channels) != len(config.net.pools):
         many = f"as many as config.net.channels={config.net.channels}"
         raise ConfigError(f"config.net.pools={config.net.pools}: must be {many}")
-
-
-def _check_optimizers(config: Config) -> None:
-    if config.teacher.optimizer in DECAYING:
-        raise ConfigError(
-            f"config.teacher.optimizer={config.teacher.optimizer!r}: decay moves a head without gradient, and a "
-            f"teacher's auxiliary head is put on after its training; must be one of {', '.join(OPTIMIZERS)}"
-        )
-    one_of("teacher.optimizer", config.teacher.optimizer, OPTIMIZERS)
-    one_of("student.optimizer", config.student.optimizer, (*OPTIMIZERS, *DECAYING))
-    if config.student.decay and config.student.optimizer not in DECAYING:
-        raise ConfigError(f"config.student.decay={config.student.decay}: only {', '.join(DECAYING)} have it; must be 0")
-
-
-def one_of(field: str, value: Any, names: Iterable[str]) -> None:
-    """Raises `ConfigError` where the value of `config.field` is none of the names."""
-    if value not in names:
-        raise ConfigError(unknown_name(f"config.{field}", value, names))
-
-
-def _is_int(low: int, high: int = 2**31 - 1) -> tuple[str, Callable[[Any], bool]]:
-    return (
-        f"a whole number from {low} to {high}",
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
-    )
-
-
-def _ints(low: int) -> tuple[str, Callable[[Any], bool]]:
-    def good(values: Any) -> bool:
-        return isinstance(values, tuple) and len(values) > 0 and all(_is_int(low)[1](value) for value in values)
-
-    return f"a tuple of whole numbers from {low}, not empty", good
-
-
-def _names(empty: bool) -> tuple[str, Callable[[Any], bool]]:
-    def good(values: Any) -> bool:
-        return isinstance(values, tuple) and (empty or len(values) > 0) and all(isinstance(v, str) for v in values)
-
-    return "a tuple of names" + ("" if empty else ", not empty"), good
-
-
-def _number(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
-    bounds = f"from {low:g}" + (f" to {high:g}" if high < float("inf") else "")
-    return f"a finite number {bounds}", (
-        lambda value: isinstance(value, float | int) and low <= value <= high and abs(value) < float("inf")
-    )
-
-
-_POSITIVE = ("a number above 0", lambda value: isinstance(value, float | int) and 0 < value < float("inf"))
-_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "conditions": _names(empty=False),
-    "metrics": _names(empty=False),
-    "classes": ("0 (all) or a whole number from 2", lambda value: value == 0 or _is_int(2)[1](value)),
-    "m": _ints(1),
-    "aux_widths": _ints(1),
-    "seeds": _is_int(1),
-    "first_seed": _is_int(0),
-    "root_seed": _is_int(0, 2**32 - 1),
-    "num_eval_noise": _is_int(4),
-    "data.std": _POSITIVE,
-    "net.hidden": _ints(1),
-    "net.dtype": ("one of float32, bfloat16", lambda value: value in ("float32", "bfloat16")),
-    "net.channels": _ints(1),
-    "net.pools": _ints(1),
-    "perturb.layers": _names(empty=False),
-    "perturb.teacher_before": _number(0.0, float("inf")),
-    "perturb.teacher_after": _number(0.0, float("inf")),
-    "perturb.student_before": _number(0.0, float("inf")),
-    "perturb.student_after": _number(0.0, float("inf")),
-    "teacher.frozen": _names(empty=True),
-    "teacher.lr": _POSITIVE,
-    "teacher.batch": _is_int(1),
-    "teacher.epochs": _is_int(1),
-    "student.lr": _POSITIVE,
-    "student.batch": _is_int(1),
-    "student.steps": _is_int(1),
-    "student.eval_steps": (
-        "a tuple of whole numbers from 0",
-        lambda values: isinstance(values, tuple) and all(_is_int(0)[1](value) for value in values),
-    ),
-    "student.pool": _is_int(0),
-    "student.temperature": _POSITIVE,
-    "student.hidden": (
-        "a tuple of whole numbers from 1; empty: config.net.hidden",
-        lambda values: values == () or _ints(1)[1](values),
-    ),
-    "student.frozen": _names(empty=True),
-    "student.rotated": _names(empty=True),
-    "student.share": _number(0.0, 1.0),
-    "student.alpha": _number(0.0, 1.0),
-    "student.resolution": _is_int(1),
-    "student.delta": _POSITIVE,
-    "student.decay": _number(0.0, float("inf")),
-    "student.mixed": _number(0.0, 1.0),
-    "student.target_noise": _number(0.0, float("inf")),
-    "student.levels": _is_int(0, 2**20),
-    "theorem1.eps": (
-        "a tuple of numbers above 0, not empty",
-        lambda values: isinstance(values, tuple) and len(values) > 0 and all(_POSITIVE[1](value) for value in values),
-    ),
-    "theorem1.alpha": (
-        "a tuple of numbers from 0, not empty",
-        lambda values: isinstance(values, tuple) and len(values) > 0 and all(_number(0.0, 1e300)[1](v) for v in values),
-    ),
-    "theorem1.samples": _is_int(0),
-    "theorem1.draws": _is_int(1),
-    "run.seed_batch": _is_int(0),
-    "run.save_every": _is_int(1),
-    "run.devices": _is_int(0),
-    "run.memory_gb": _POSITIVE,
-    "run.keep_params": ("True or False", lambda value: isinstance(value, bool)),
-    "run.precision": ("one of default, high, highest", lambda value: value in ("default", "high", "highest")),
-}

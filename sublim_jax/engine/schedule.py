@@ -195,6 +195,15 @@ def _seeds_that_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits
     return max(1, min(fits, _NETS_IN_TURN * limits.devices // group.knobs.size))
 
 
+def unit_gigabytes(unit: WorkUnit, image: tuple[int, ...], limits: ResourceLimits) -> float:
+    """The predicted memory of a work unit on each device (on CPU: of the process), in GB."""
+    fixed, each, one_seed = _gigabytes(unit.group, image, limits)
+    seeds = len(unit.slice.seeds)
+    if limits.side_by_side:
+        return fixed + (each + one_seed) * seeds / limits.devices
+    return fixed + each * seeds + one_seed * min(seeds, limits.devices)
+
+
 def _gigabytes(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> tuple[float, float, float]:
     """A generous estimate of memory in GB: of the process without a unit, per seed at rest, and per seed at work.
 

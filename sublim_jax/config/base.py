@@ -1,0 +1,113 @@
+"""Base configs, presets, and the checked config of a run. Imports no JAX."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sublim_jax.config import grid, schema
+from sublim_jax.config.grid import Config
+from sublim_jax.core.errors import ConfigError
+
+_SMOKE = {
+    "seeds": 2,
+    "m": (3, 10),
+    "num_eval_noise": 64,
+    "data.train_limit": 1000,
+    "data.test_limit": 300,
+    "net.hidden": (32, 16),
+    "teacher.epochs": 2,
+    "teacher.batch": 300,
+    "student.steps": 20,
+    "student.batch": 50,
+    "student.eval_steps": (0, 10),
+    "run.save_every": 10,
+    "metrics": ("task", "budget", "imitation", "representation", "layers"),  # predictions double the compile time
+}
+
+
+def base_config(preset: str = "paper") -> Config:
+    """The config of an image experiment: the protocol of Brockers et al. 2026, Figure 2.
+
+    Args:
+        preset: "paper", or "smoke" for toy sizes, which fields set afterwards replace.
+
+    Returns:
+        A locked config with every field of `schema.IMAGE_FIELDS`; `python -m sublim_jax --fields` lists them.
+    """
+    config = default_config(schema.IMAGE_FIELDS)
+    if preset not in ("paper", "smoke"):
+        raise ConfigError(f"config.preset: {preset!r} is none of paper, smoke")
+    if preset == "smoke":
+        schema.set_fields(config, _SMOKE)
+    return config
+
+
+def default_config(fields: Mapping[str, schema.Field]) -> Config:
+    """A locked config in which every field has its default."""
+    return grid.nested({name: field.default for name, field in fields.items()}).lock()
+
+
+def cloud_config() -> Config:
+    """The base config with the MNIST protocol of Cloud et al. 2026 (Nature 652, 615).
+
+    Conditions, m and seeds are those of the base config. 295 steps over 59 batches of noise are five epochs of 60,416
+    images.
+    """
+    config = base_config()
+    config.data.mean = config.data.std = 0.5
+    config.net.init = "normal_fan_in"
+    config.teacher.lr = config.student.lr = 3e-4
+    config.student.loss = "kl"
+    config.student.batch = 1024
+    config.student.steps = 295
+    config.student.pool = 59
+    return config
+
+
+def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Apply the preset of a config and check every value.
+
+    Args:
+        config: a config, which is left as it is.
+        overrides: fields that the user set, by dotted name; they win over the preset.
+
+    Returns:
+        A copy of the config with the values of the preset.
+
+    Raises:
+        ConfigError: at the first bad value; the message names the field, the value and what is allowed.
+    """
+    config, overrides = config.copy_and_resolve_references(), dict(overrides or {})
+    schema.check_value("preset", config.preset, schema.IMAGE_FIELDS["preset"].rule)
+    for name in config.arms:
+        for field in overrides.keys() & grid.flatten(config.arms[name]).keys():
+            raise ConfigError(f"config.{field}: is swept by an arm; say --config.arms.{name}.{field}")
+    if config.preset != "paper":
+        toy = _SMOKE if config.preset == "smoke" and config.study != "language" else {}
+        schema.set_fields(config, toy)
+        schema.set_fields(config, grid.flatten(config.presets[config.preset]), f"config.presets.{config.preset}")
+        schema.set_fields(config, overrides)
+    check = schema.check
+    if config.study == "language":
+        from sublim_jax.config.lm import check  # image configs never import `lm`
+    check(config)
+    for point in grid.expand(config):
+        check(point.config)
+    return config
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The fields that decide the results, as plain values, which a work folder remembers.
+
+    The place of the images is left out, since their checksum is kept; of `run` only the precision is kept.
+    """
+    dropped = ("figure", "name", "preset", "presets", *(("study", "theorem1") if config.study == "transfer" else ()))
+    fields = {name: value for name, value in config.to_dict().items() if name not in dropped}
+    places = ("source", "folder", "tfds_dir", "verify", "more_folder")
+    if config.study != "language":  # which has no images
+        fields["data"] = {name: value for name, value in fields["data"].items() if name not in places}
+    return fields | {"run": {"precision": config.run.precision}}
+
+
+def seeds_of(config: Config) -> tuple[int, ...]:
+    """The seeds to run."""
+    return tuple(range(config.first_seed, config.first_seed + config.seeds))

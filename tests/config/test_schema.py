@@ -1,0 +1,75 @@
+"""The table of fields agrees with the base configs, the dataclasses and the functions that its names stand for."""
+
+import dataclasses
+
+import pytest
+
+from sublim_jax.config import base_config, build, grid, lm, resolve, schema
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.data import idx, load
+from sublim_jax.engine.first_steps import Grid
+from sublim_jax.engine.options import RunOptions
+from sublim_jax.lm.lessons import LanguageSetup
+from sublim_jax.lm.spec import StudentSpec
+from sublim_jax.lm.training import Pretraining
+from sublim_jax.lm.world import World
+from sublim_jax.nets import ACTIVATIONS, Decoder
+
+
+@pytest.mark.parametrize("config", [base_config(), lm.base()], ids=["image", "language"])
+def test_fields_of_describes_every_field_of_the_base_configs(config):
+    fields = schema.fields_of(config)
+    names = {name for name in grid.flatten(config) if not name.startswith("presets.")}
+    assert names | {"arms", "presets"} == fields.keys()
+    for name, (default, rule, meaning) in fields.items():
+        assert meaning and rule.allowed and "\n" not in meaning + rule.allowed
+        if name not in ("arms", "presets"):
+            schema.check_value(name, default, rule)
+
+
+def test_defaults_are_those_of_the_dataclasses():
+    def section(fields, name):
+        return {key.partition(".")[2]: one.default for key, one in fields.items() if key.startswith(f"{name}.")}
+
+    language = schema.LANGUAGE_FIELDS
+    assert section(language, "world") == dataclasses.asdict(World())
+    assert section(language, "pretraining") == dataclasses.asdict(Pretraining())
+    setup = {name: LanguageSetup._field_defaults[name] for name in ("animals", "targets", "steered")}
+    assert section(language, "lm") == dataclasses.asdict(StudentSpec()) | setup
+    assert all(getattr(Decoder, name) == value for name, value in section(language, "net").items())
+    assert section(schema.IMAGE_FIELDS, "theorem1") == Grid()._asdict()
+    for fields in (language, schema.IMAGE_FIELDS):
+        assert section(fields, "run") == dataclasses.asdict(RunOptions()) | {"teachers": "auto"}
+
+
+def test_names_are_those_of_the_functions():
+    for names in ("INITS", "LOSSES", "STREAMS", "OPTIMIZERS", "DECAYING", "GUARDS", "METRICS"):
+        assert set(getattr(schema, names)) == set(getattr(build, names)), names
+    assert set(schema.ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(schema.DATASETS) == set(idx.KINDS) and set(schema.SOURCES) == set(load.SOURCES)
+
+
+@pytest.mark.parametrize("old", [name for name in grid.RENAMED if not name.startswith("lm.")])
+def test_resolve_and_add_grid_refuse_old_names_with_the_new_one(old):
+    message = rf"'(arms\.a\.)?{old}' is now called '(arms\.a\.)?{grid.RENAMED[old]}'"
+    config = base_config()
+    with pytest.raises(ConfigError, match=message):
+        grid.add_grid(config, "a", {old: (1,)})
+    for field in (old, f"arms.a.{old}"):
+        config = base_config()
+        config.preset = "laptop"
+        grid.add_preset(config, "laptop", {field: (1,)})
+        with pytest.raises(ConfigError, match=message):
+            resolve(config)
+
+
+def test_resolve_refuses_a_misspelt_field_or_a_wrong_type_of_a_preset():
+    for fields, message in (
+        ({"student.lrr": 1.0}, r"config.presets.smoke: 'student.lrr' is none of .*did you mean 'student.lr'"),
+        ({"seeds": "many"}, r"config.presets.smoke.seeds='many': must be a whole number from 1"),
+    ):
+        config = base_config()
+        config.preset = "smoke"
+        grid.add_preset(config, "smoke", fields)
+        with pytest.raises(ConfigError, match=message):
+            resolve(config)
