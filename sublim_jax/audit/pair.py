@@ -84,24 +84,38 @@ def audit_pair(
     batch: int = 1000,
     calibration: Mapping[str, Any] | None = None,
 ) -> Audit:
-    """Audit a student that is about to imitate a teacher.
+    """Audit a student that is about to imitate a teacher: does its first update go where the teacher went?
 
-    student_apply   (params, inputs) -> [n, k], the outputs that are imitated; each row from its own input
-    teacher_params  after the teacher acquired the trait
-    trait_params0   before it did: the same tree
-    inputs          [n, ...] of the distillation; a tree of arrays with one leading axis is fine
-    trait_loss      params -> a number or one per example, of the student's parameters
-    teacher_apply   default: `student_apply`
-    loss            'mse', 'kl', or (outputs, targets) -> [n]
-    heads           names of layers, the last word of their path is enough; default: the layers in which the imitated
-                    outputs are linear
-    batch           inputs at a time
-    calibration     as `calibration.load` gives it; default: the one in the package
+    A function that holds arrays is compiled again for each of them; `jax.tree_util.Partial(f, arrays)` is not. Source:
+    Cloud et al. 2026, theorem 1; Madl 2026.
 
-    A function that holds arrays is compiled again for each of them; `jax.tree_util.Partial(f, arrays)` is not. Raises
-    `ConfigError` for trees that do not match, outputs that are not finite or not [n, k], and no inputs. Source: Cloud
-    et
-    al. 2026, theorem 1; Madl 2026.
+    Args:
+        student_apply: (params, inputs) -> [n, k], the outputs that are imitated; each row from its own input.
+        student_params: Student's parameters before distillation.
+        teacher_params: Teacher's parameters after it acquired the trait.
+        trait_params0: Teacher's parameters before it did; the same tree.
+        inputs: [n, ...] of the distillation; a tree of arrays with one leading axis is fine.
+        trait_loss: params -> a number or one per example, of the student's parameters.
+        teacher_apply: Default: `student_apply`.
+        loss: 'mse', 'kl', or (outputs, targets) -> [n].
+        heads: Names of layers, the last word of their path is enough; default: the layers in which the imitated outputs
+            are linear.
+        batch: Inputs at a time.
+        calibration: As `calibration.load` gives it; default: the one in the package.
+
+    Returns:
+        Cosines, losses, the first-order change of the trait loss, and a verdict; printed as a short report.
+
+    Raises:
+        ConfigError: Trees do not match, outputs are not finite or not [n, k], or there are no inputs.
+
+    Example:
+        >>> import jax.numpy as jnp, sublim_jax as sl
+        >>> w, moved, x = jnp.zeros((2, 3)), jnp.ones((2, 3)), jnp.eye(2)
+        >>> trait = lambda params: ((params["w"] - moved) ** 2).sum()
+        >>> read = lambda params, x: x @ params["w"]
+        >>> round(sl.audit_pair(read, {"w": w}, {"w": moved}, {"w": w}, x, trait).coverage, 3)
+        1.0
     """
     functions = [_partial(one) for one in (student_apply, teacher_apply or student_apply, trait_loss)]
     functions.append(_partial(_loss(loss)))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from sublim_jax.core import keys
+from sublim_jax.core import keys, trees
 from sublim_jax.core.types import (
     ImageData,
     Init,
@@ -193,7 +193,7 @@ def advance(
 
 def apply(net: nn.Module, params: Params | None, x: Shaped[Array, "batch ..."]) -> ModelOutput:
     """What the net says about a batch."""
-    variables: Any = {"params": params}
+    variables: Any = {"params": trees.unflatten_layers(params or {})}
     out: Any = net.apply(variables, x)
     return out
 
