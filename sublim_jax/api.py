@@ -96,7 +96,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def add_grid(config: Config, name: str, axes: Mapping[str, Iterable[Any]]) -> None:
+def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
     """Add a sweep to a config: all combinations of the values of some fields.
 
     Args:
@@ -374,7 +374,7 @@ def params(workdir: str | Path, seed: int = 0, **labels: Any) -> Any:
     return importlib.import_module("sublim_jax.engine.params").load_params_of(workdir, seed, **labels)
 
 
-def save_params(params: Mapping[str, Any], path: str | Path) -> None:
+def save_params(params: Any, path: str | Path) -> None:
     """Save nested parameters as a safetensors file, which is written whole or not at all.
 
     Args:
