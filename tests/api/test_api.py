@@ -120,9 +120,10 @@ def test_any_linen_trunk_trains(data):
     config = sl.base_config("smoke", conditions="random_hidden", m=3, **fields)
     conditions = sl.build(config, data, trunk=Attention())
     rows = sl.run(conditions, data, seeds=1, metrics=(sl.metrics.task, sl.metrics.layers), num_eval_noise=8)
-    cosine = rows.filter(like="at/cosine/teacher_student_init/").iloc[0]
-    assert cosine.iloc[-2:].to_numpy() == pytest.approx(1)  # both heads are shared
-    assert abs(cosine["at/cosine/teacher_student_init/MultiHeadDotProductAttention_0"]) < 0.9
+    cosine = {name.rpartition("/")[2]: rows[name].iloc[0] for name in rows if "cosine/teacher_student_init/" in name}
+    assert cosine["class_head"] == pytest.approx(1)
+    assert cosine["aux_head"] == pytest.approx(1)
+    assert abs(cosine["MultiHeadDotProductAttention_0"]) < 0.9
     net = conditions[0].student.recipe.net
     flat = sl.nets.shapes(net, (8, 8))
     drawn = {layer: sl.inits.torch_linear(sl.keys.root(0), arrays) for layer, arrays in flat.items()}
