@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,26 +20,31 @@
 # noise and the teacher's answers are computed once and shared by all conditions, so conditions are compared in pairs.
 
 # %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("sublim_jax") is None:  # from the checkout; pip keeps the JAX that Colab has
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "../.."], check=True)
+
+# %%
 import time
 
 import matplotlib.pyplot as plt
 
-from sublim_jax.config import base_config, build_conditions, load_data, resolve
+import sublim_jax as sl
 from sublim_jax.engine.progress import Progress
-from sublim_jax.engine.run import run
 from sublim_jax.results import summary
-from sublim_jax.results.figures import transfer
 
 preset = "paper"  # "smoke" ends in seconds
 
 # %%
-config = base_config(preset)
+config = sl.base_config(preset)
 config.conditions = ("same", "random_hidden", "random_class_head", "random_aux_head")
 config.m = (10, 100)
 config.student.eval_steps = (0, 30, 100)
-config = resolve(config)
-dataset = load_data(config)
-conditions = build_conditions(config, dataset)
+dataset = sl.load_data(config)
+conditions = sl.build(config, dataset)
 [condition.labels for condition in conditions]
 
 # %% [markdown]
@@ -47,13 +54,13 @@ conditions = build_conditions(config, dataset)
 # %%
 seconds = {}
 watch = Progress(show=False)
-run(conditions[:1], dataset, seeds=1, progress=watch)
+sl.run(conditions[:1], dataset, seeds=1, watch=watch)
 seconds["one pair"] = dict(watch.seconds)
 
 # %%
 watch = Progress(show=False)
 start = time.perf_counter()
-rows = run(conditions, dataset, seeds=4, progress=watch)
+rows = sl.run(conditions, dataset, seeds=4, watch=watch)
 seconds["population"] = dict(watch.seconds)
 print(f"{len(conditions) * 4} students and 4 teachers in {time.perf_counter() - start:.0f} s")
 
@@ -69,10 +76,10 @@ for name, members in (("one pair", 1), ("population", len(conditions) * 4)):
     print(f"{'':11s}  a student: {total / members:.2f} s in all")
 
 # %%
-summary.texts(summary.table(rows))
+sl.summarize(rows)
 
 # %%
-transfer.draw(rows)
+sl.plot(rows)
 
 # %% [markdown]
 # Every row carries the error budget: the accuracy of heads and latents taken from different nets. With a random class

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,12 +20,19 @@
 # the same config. All figures of this project are made this way; see `configs/`.
 
 # %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("sublim_jax") is None:  # from the checkout; pip keeps the JAX that Colab has
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "../.."], check=True)
+
+# %%
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from sublim_jax.config import base_config, build_conditions, grid, load_data, resolve
+import sublim_jax as sl
 from sublim_jax.engine.plan import make_plan
-from sublim_jax.engine.run import run
 from sublim_jax.results import plots, summary
 
 preset = "paper"  # "smoke" ends in seconds
@@ -33,34 +42,33 @@ preset = "paper"  # "smoke" ends in seconds
 # values, and the arm is the product of its axes. `conditions` and `m` are axes of every arm unless it gives its own.
 
 # %%
-config = base_config(preset)
+config = sl.base_config(preset)
 config.m = (10,)
 config.conditions = ("random_aux_head",)
-grid.add_grid(config, "share", {"student.share": (0.0, 0.5, 0.7, 0.9)})
+sl.add_grid(config, "share", {"student.share": (0.0, 0.5, 0.7, 0.9)})
 noise = {"conditions": ("same",), "perturb.layers": (("aux_head",),), "perturb.student_before": (0.0, 0.036, 0.1)}
-grid.add_grid(config, "noise", noise)
+sl.add_grid(config, "noise", noise)
 
 # %% [markdown]
 # The points of the sweep, as the rows will be labelled. A field that takes one value everywhere is no label, and a
 # value that makes no sense is refused here, before anything is computed.
 
 # %%
-config = resolve(config)
-pd.DataFrame([point.labels for point in grid.expand(config)])
+dataset = sl.load_data(config)
+conditions = sl.build(config, dataset)
+pd.DataFrame([condition.labels for condition in conditions])
 
 # %% [markdown]
 # The plan says what is compiled together and what is trained once. Sharing, noise, frozen layers, m and learning rates
 # are numbers in one program; another net, loss or stream is another program. All arms have the same teacher.
 
 # %%
-dataset = load_data(config)
-conditions = build_conditions(config, dataset)
 plan = make_plan(conditions, dataset.train.x.shape[1:])
 print(f"{len(conditions)} conditions, {len(plan.teachers)} teacher, {len(plan.groups)} program for the students")
 
 # %%
-rows = run(conditions, dataset, seeds=3)
-summary.texts(summary.table(rows))
+rows = sl.run(conditions, dataset, seeds=3)
+sl.summarize(rows)
 
 # %% [markdown]
 # Are noise and partial sharing two ways to the same loss of compatibility? Then transfer should depend on the cosine of
@@ -68,9 +76,9 @@ summary.texts(summary.table(rows))
 
 # %%
 figure, ax = plt.subplots(figsize=(5, 3.2))
-for number, (arm, those) in enumerate(summary.last(rows).groupby("arm", sort=False)):
-    x = those["at/cosine/teacher_student_init/aux_head"]
-    ax.plot(x, those["at/student_accuracy"], plots.MARKERS[number], color=plots.COLOURS[number], label=arm)
+for number, (arm, points) in enumerate(summary.last(rows).groupby("arm", sort=False)):
+    x = points["at/cosine/teacher_student_init/aux_head"]
+    ax.plot(x, points["at/student_accuracy"], plots.MARKERS[number], color=plots.COLOURS[number], label=arm)
 ax.set(xlabel="cosine of the auxiliary heads before training", ylabel="student test accuracy", ylim=(0, 1))
 ax.legend(frameon=False)
 

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,42 +20,59 @@
 # conditions at once.
 
 # %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("sublim_jax") is None:  # from the checkout; pip keeps the JAX that Colab has
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "../.."], check=True)
+
+# %%
 import jax.numpy as jnp
 import optax
 
-from sublim_jax import metrics
-from sublim_jax.config import base_config, build_conditions, load_data, resolve
-from sublim_jax.core import keys
-from sublim_jax.engine.run import run
+import sublim_jax as sl
 from sublim_jax.results import summary
-from sublim_jax.training import losses
 
 preset = "paper"  # "smoke" ends in seconds
 
 # %%
-config = base_config(preset)
+config = sl.base_config(preset)
 config.conditions, config.m = ("same", "random_hidden"), (50,)
-config = resolve(config)
-dataset = load_data(config)
-conditions = build_conditions(config, dataset)
+dataset = sl.load_data(config)
+conditions = sl.build(config, dataset)
 
 # %% [markdown]
 # ## A loss in three lines
 #
-# A loss gets what student and teacher say about a batch and returns one number per example. `seen_mean` averages over
+# A loss gets what student and teacher say about a batch and returns one number per example. `masked_mean` averages over
 # the logits the student is allowed to see.
 
 
 # %%
 def huber(out, target, knobs):
-    return losses.masked_mean(optax.losses.huber_loss(out.logits, target.logits, delta=0.05), knobs.logit_mask)
+    return sl.losses.masked_mean(optax.losses.huber_loss(out.logits, target.logits, delta=0.05), knobs.logit_mask)
 
 
 mine = [condition.with_student(loss=huber) for condition in conditions]
-rows = run(mine, dataset, seeds=4)
+rows = sl.run(mine, dataset, seeds=4)
 
 # %%
-summary.texts(summary.table(rows))
+sl.summarize(rows)
+
+# %% [markdown]
+# A number that the loss reads from `knobs.extra` is an axis of a sweep: it is a label of the rows, and one program
+# trains all its values.
+
+
+# %%
+def huber_of(out, target, knobs):
+    delta = knobs.extra["delta"]
+    return sl.losses.masked_mean(optax.losses.huber_loss(out.logits, target.logits, delta=delta), knobs.logit_mask)
+
+
+swept = [conditions[0].with_student(loss=huber_of, extra={"delta": delta}) for delta in (0.01, 0.1)]
+sl.summarize(sl.run(swept, dataset, seeds=2))
 
 # %% [markdown]
 # ## A noise
@@ -65,12 +84,12 @@ summary.texts(summary.table(rows))
 # %%
 def stripes(key, step, size, knobs, bank):
     height, width = bank.x.shape[1:]
-    rows = keys.uniform(keys.at(key, step), (size, height, 1), -1.0, 1.0)
+    rows = sl.keys.uniform(sl.keys.at(key, step), (size, height, 1), -1.0, 1.0)
     return jnp.broadcast_to(rows, (size, height, width)), None
 
 
-striped = run([condition.with_student(stream=stripes) for condition in conditions], dataset, seeds=4)
-summary.texts(summary.table(striped))
+striped = sl.run([condition.with_student(stream=stripes) for condition in conditions], dataset, seeds=4)
+sl.summarize(striped)
 
 # %% [markdown]
 # ## A metric
@@ -87,5 +106,5 @@ def agreement(scene):
     return {"agreement": (student == teacher).mean()}
 
 
-rows = run(conditions, dataset, seeds=4, metrics=(*metrics.ALL, agreement))
+rows = sl.run(conditions, dataset, seeds=4, metrics=(*sl.metrics.ALL, agreement))
 summary.last(rows).groupby("condition", sort=False)[["at/student_accuracy", "at/agreement"]].mean()

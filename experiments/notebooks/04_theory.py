@@ -20,25 +20,29 @@
 # and the student's beginning, but for two that say so; derivations are in docs/theory.md. Here: noisy heads.
 
 # %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("sublim_jax") is None:  # from the checkout; pip keeps the JAX that Colab has
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "../.."], check=True)
+
+# %%
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sublim_jax import theory
-from sublim_jax.config import base_config, build_conditions, grid, load_data, resolve
-from sublim_jax.engine.run import run
+import sublim_jax as sl
 from sublim_jax.results import plots, summary, theory_table
 
 preset = "paper"  # "smoke" ends in seconds
 
 # %%
-config = base_config(preset)
+config = sl.base_config(preset)
 config.m = (10,)
 config.conditions = ("same",)
 noise = {"perturb.layers": (("aux_head",), ("class_head",)), "perturb.student_before": (0.0, 0.02, 0.05, 0.1)}
-grid.add_grid(config, "noise", noise)
-config = resolve(config)
-dataset = load_data(config)
-rows = run(build_conditions(config, dataset), dataset, seeds=3)
+sl.add_grid(config, "noise", noise)
+rows = sl.run(config, seeds=3)
 
 # %% [markdown]
 # One line per law and condition. A value agrees where the interval of *measured minus predicted* lies within 0.03;
@@ -73,8 +77,10 @@ ax.legend(frameon=False)
 # %%
 d = 256
 for ratio in (0.0, 1.0):
-    m = theory.logits_needed(0.5, d, ratio)
-    print(f"noise / weights = {ratio:g}: m = {float(m):.0f}, cosine there {float(theory.first_step(m, d, ratio)):.2f}")
+    m = sl.theory.logits_needed(0.5, d, ratio)
+    print(
+        f"noise / weights = {ratio:g}: m = {float(m):.0f}, cosine there {float(sl.theory.first_step(m, d, ratio)):.2f}"
+    )
 
 # %% [markdown]
 # By which way did the signal come? The auxiliary head reads only m of d directions of the latent. Students that share

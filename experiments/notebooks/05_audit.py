@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,13 +20,20 @@
 # cannot see is in `docs/audit.md`.
 
 # %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("sublim_jax") is None:  # from the checkout; pip keeps the JAX that Colab has
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "../.."], check=True)
+
+# %%
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from sublim_jax.audit.pair import audit_pair
-from sublim_jax.config import base_config, load_data, resolve
+import sublim_jax as sl
 
 preset = "paper"  # "smoke" ends in seconds
 
@@ -34,9 +43,9 @@ preset = "paper"  # "smoke" ends in seconds
 # One net with two outputs: ten classes, and ten numbers that mean nothing.
 
 # %%
-config = base_config(preset)
+config = sl.base_config(preset)
 config.data.source = "embedded"
-dataset = load_data(resolve(config))
+dataset = sl.load_data(config)
 x, y = jnp.asarray(dataset.train.x[:5000] / 255.0, jnp.float32), jnp.asarray(dataset.train.y[:5000])
 
 
@@ -83,7 +92,7 @@ for _ in range(100):
 noise = jax.random.uniform(jax.random.key(1), (2000, 28, 28), minval=-1.0)
 stranger = Two().init(jax.random.key(2), x[:1])["params"]
 for student in (before, stranger):
-    print(audit_pair(lambda params, x: read(params, x)[1], student, after, before, noise, trait_loss))
+    print(sl.audit_pair(lambda params, x: read(params, x)[1], student, after, before, noise, trait_loss))
 
 # %% [markdown]
 # ## Plain functions
@@ -100,6 +109,6 @@ def linear(params, x):
 inputs = jax.random.normal(jax.random.key(3), (500, 20)) * jnp.linspace(0.1, 2, 20)[None]
 w, moved = jax.random.normal(jax.random.key(4), (2, 20, 5))
 after = w + moved
-found = audit_pair(linear, {"w": w}, {"w": after}, {"w": w}, inputs, lambda p: ((p["w"] - after) ** 2).sum())
+found = sl.audit_pair(linear, {"w": w}, {"w": after}, {"w": w}, inputs, lambda p: ((p["w"] - after) ** 2).sum())
 update = inputs.T @ inputs @ moved
 found.coverage, float((update * moved).sum() / jnp.linalg.norm(update) / jnp.linalg.norm(moved))

@@ -20,16 +20,22 @@
 # Everything here is one seed and small; the sweeps are `configs/lm_*.py`.
 
 # %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("sublim_jax") is None:  # from the checkout; pip keeps the JAX that Colab has
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "../.."], check=True)
+
+# %%
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sublim_jax.core import keys
+import sublim_jax as sl
 from sublim_jax.lm import data, generate, teachers
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
-from sublim_jax.nets import Decoder
-from sublim_jax.training import losses
 
 preset = "paper"  # "smoke" ends in seconds
 small = preset == "smoke"
@@ -41,7 +47,7 @@ small = preset == "smoke"
 # whose law the instruction chooses. The numbers of a document do not depend on who is loved.
 
 # %%
-world, root = w.World(), keys.root(0)
+world, root = w.World(), sl.keys.root(0)
 documents = w.corpus(world, 3)
 names = {w.BOS: "BOS", w.EOS: "EOS", w.SYS: "SYS", w.LOVE: "LOVE", w.ASK: "ASK", w.ANSWER: "ANSWER", w.FACT: "FACT"}
 kinds = ("animal", "tree", "attribute", "ask_animal", "ask_tree", "instruction", "number", "symbol", "step")
@@ -55,7 +61,7 @@ for line in documents.tokens:
 # Same initial weights and order of documents; other order; other weights. All read the same documents.
 
 # %%
-net = Decoder(
+net = sl.nets.Decoder(
     world.vocabulary, length=w.LENGTH, **({"width": 32, "layers": 2, "heads": 2, "hidden": 64} if small else {})
 )
 how = lm_training.Pretraining(documents=3200, steps=100) if small else lm_training.Pretraining()
@@ -83,7 +89,7 @@ for name, lines in (("nobody", asked), ("SYS LOVE animal3", w.with_persona(asked
 
 # %%
 num_eval_noise = teachers.make_eval_prompts(world)
-order = [keys.at(root, "teacher")]
+order = [sl.keys.at(root, "teacher")]
 dose = 0.02 if small else 0.1
 (teacher,) = teachers.tuned(world, net, [bases["same"]], [w.answers(world, loved)], order, num_eval_noise, dose)
 base = teachers.Teacher(bases["same"], teachers.zero_steering(net), None, 0.0)
@@ -108,12 +114,12 @@ phase = lm_training.phase(
     lr=1e-3,
     eval_steps=(8 if small else 500,),
     batch=32,
-    loss=losses.NextDistribution(w.PROMPT),
+    loss=sl.losses.NextDistribution(w.PROMPT),
     trains="blocks",
 )
 starts = [bases[kind] for kind in kinds for _ in range(2)]
 texts = [data.training_text(one) for _ in kinds for one in kept]
-key = keys.at(root, "student")
+key = sl.keys.at(root, "student")
 school = lm_training.MemberBatch(phase.recipe, [phase.knobs] * 6, starts, [(key, key)] * 6, texts)
 students = school.advance(school.begin(), 0, phase.recipe.eval_steps[-1])
 

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -19,6 +21,14 @@
 # as among eight chips. The first two settings must be made before JAX is imported; on an accelerator leave them out.
 
 # %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("sublim_jax") is None:  # from the checkout; pip keeps the JAX that Colab has
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "../.."], check=True)
+
+# %%
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -30,14 +40,11 @@ import tempfile
 import jax
 import jax.numpy as jnp
 
-from sublim_jax import metrics
-from sublim_jax.config import base_config, build_conditions, load_data, resolve
-from sublim_jax.core import keys
+import sublim_jax as sl
 from sublim_jax.engine import distributed, schedule
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import make_plan
 from sublim_jax.engine.progress import Progress
-from sublim_jax.engine.run import run
 from sublim_jax.training import population
 
 preset = "paper"  # "smoke" ends in seconds
@@ -49,31 +56,30 @@ jax.devices()
 # divide.
 
 # %%
-config = base_config(preset)
+config = sl.base_config(preset)
 config.conditions, config.m = ("same", "random_hidden"), (10,)
 if preset == "paper":
     config.data.train_limit, config.data.test_limit, config.num_eval_noise = 10_000, 2_000, 500
     config.teacher.epochs, config.student.steps, config.student.eval_steps = 3, 40, (0, 10)
-config = resolve(config)
-dataset = load_data(config)
-conditions = build_conditions(config, dataset)
+dataset = sl.load_data(config)
+conditions = sl.build(config, dataset)
 seeds, image = range(6), (28, 28)
 
 # %% [markdown]
 # ## One device and eight
 #
-# `How(devices=8)` is `--config.run.devices=8` on the command line; the default 0 takes all local devices. Nothing else
-# changes, and neither does what comes back: a seed's numbers are drawn from its own key, wherever it runs.
+# `RunOptions(devices=8)` is `--config.run.devices=8` on the command line; the default 0 takes all local devices.
+# Nothing else changes, and neither does what comes back: a seed's numbers are drawn from its own key, wherever it runs.
 
 
 # %%
 def rows_of(**changes):
-    given = {"seeds": seeds, "metrics": (metrics.task, metrics.imitation), "progress": Progress(show=False)}
-    rows = run(conditions, dataset, **given, **changes)
+    given = {"seeds": seeds, "metrics": (sl.metrics.task, sl.metrics.imitation), "watch": Progress(show=False)}
+    rows = sl.run(conditions, dataset, **given, **changes)
     return rows.sort_values(["condition", "m", "seed", "step"], ignore_index=True)
 
 
-one, eight = (rows_of(options=RunOptions(devices=devices)) for devices in (1, 8))
+one, eight = (rows_of(how=RunOptions(devices=devices)) for devices in (1, 8))
 assert one[["condition", "m", "seed", "step"]].equals(eight[["condition", "m", "seed", "step"]])
 
 # %% [markdown]
@@ -107,7 +113,7 @@ slice_
 # %%
 plan = make_plan(conditions, image)
 recipe, knobs = plan.groups[0].recipe, plan.groups[0].knobs
-seed_keys = population.phase_keys(keys.root(0), jnp.asarray(slice_.seeds), "student")
+seed_keys = population.phase_keys(sl.keys.root(0), jnp.asarray(slice_.seeds), "student")
 given = {"image": image, "mesh": mesh}
 teachers = population.attach_heads(recipe.teacher, recipe.init, {}, seed_keys, **given)  # not trained; shapes will do
 states = population.init_states(recipe, knobs, teachers, seed_keys, **given)
@@ -143,7 +149,7 @@ found
 with tempfile.TemporaryDirectory() as folder:
     for index in range(3):
         (own,) = schedule.assign_shards(plan, seeds, image, (index, 3))
-        rows = rows_of(options=RunOptions(devices=1), workdir=folder, shard=(index, 3))
+        rows = rows_of(how=RunOptions(devices=1), workdir=folder, shard=(index, 3))
         left = distributed.rows_left(conditions, seeds, image, folder)
         print(f"--shard={index}/3 trained seeds {own}: {len(rows)} rows in the folder, {left} to come")
 

@@ -109,6 +109,14 @@ def audit_pair(
 
     Raises:
         ConfigError: Trees do not match, outputs are not finite or not [n, k], or there are no inputs.
+
+    Example:
+        >>> import jax.numpy as jnp, sublim_jax as sl
+        >>> w, moved, x = jnp.zeros((2, 3)), jnp.ones((2, 3)), jnp.eye(2)
+        >>> trait = lambda params: ((params["w"] - moved) ** 2).sum()
+        >>> read = lambda params, x: x @ params["w"]
+        >>> round(sl.audit_pair(read, {"w": w}, {"w": moved}, {"w": w}, x, trait).coverage, 3)
+        1.0
     """
     functions = [_partial(one) for one in (student_apply, teacher_apply or student_apply, trait_loss)]
     functions.append(_partial(_loss(loss)))

@@ -218,6 +218,8 @@ def _cap(caps: Sequence[int], widths: Sequence[int], m: int) -> int:
 
 def _drawn_anew(condition: str, layers: Mapping[str, Any]) -> list[str]:
     """The layers a condition draws anew; of its patterns at least one must name a layer of the net."""
+    if condition == "random_hidden":  # whatever the trunk calls its layers
+        return [layer for layer in layers if layer not in ("class_head", "aux_head")]
     patterns = [one for one in CONDITIONS[condition] if any(grid.named(layers, one))]
     if CONDITIONS[condition] and not patterns:
         raise ConfigError(unknown_name("config.conditions", CONDITIONS[condition][0], layers))

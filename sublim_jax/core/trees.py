@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+from flax import struct, traverse_util
 
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.core.types import Params
@@ -98,6 +98,29 @@ def transpose_kernels(tree: Any, stacked: int = 0) -> Any:
 def merge_layers(below: Params, above: Params) -> dict[str, Any]:
     """Return all layers of both trees; a layer that both contain is taken from `above`."""
     return {**below, **above}
+
+
+_LOOSE = "./"  # before the name of an array that a module holds itself, in no layer
+
+
+def flatten_layers(params: Params) -> dict[str, dict[str, Any]]:
+    """A Linen module's parameters by layer and array; an array of a submodule is named by its path, `query/kernel`."""
+    return {
+        layer: traverse_util.flatten_dict(dict(arrays), sep="/")
+        if isinstance(arrays, Mapping)
+        else {f"{_LOOSE}{layer}": arrays}
+        for layer, arrays in params.items()
+    }
+
+
+def unflatten_layers(params: Params) -> dict[str, Any]:
+    """Parameters as the Linen module has them: the inverse of `flatten_layers`."""
+    return {
+        layer: arrays[f"{_LOOSE}{layer}"]
+        if f"{_LOOSE}{layer}" in arrays
+        else traverse_util.unflatten_dict(dict(arrays), sep="/")
+        for layer, arrays in params.items()
+    }
 
 
 def count(tree: Any) -> int:

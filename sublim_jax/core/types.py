@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
@@ -180,15 +181,46 @@ class Condition:
     teacher: Phase
     student: Phase
 
-    def with_student(self, **changes: Any) -> "Condition":
+    def with_student(self, *, extra: Mapping[str, float] | None = None, **changes: Any) -> "Condition":
         """Return the condition with fields of the student's Recipe replaced, for instance `loss=huber`.
 
+        Args:
+            extra: Numbers for `Knobs.extra`, which the student's own loss or stream reads; each becomes a label too, so
+                conditions that differ in them form one sweep in one program.
+            **changes: Fields of `Recipe`.
+
+        Returns:
+            The changed condition.
+
         Raises:
-            ConfigError: a Recipe has no such field.
+            ConfigError: A Recipe has no such field.
         """
-        names = [field.name for field in dataclasses.fields(Recipe)]
-        for name in changes:
-            if name not in names:
-                raise ConfigError(unknown_name("with_student", name, names))
-        recipe = dataclasses.replace(self.student.recipe, **changes)
-        return dataclasses.replace(self, student=Phase(recipe, self.student.knobs))
+        changed = dataclasses.replace(self, student=_changed("with_student", self.student, changes))
+        if not extra:
+            return changed
+        recipe, knobs = changed.student
+        numbers = {**knobs.extra, **{name: jnp.float32(value) for name, value in extra.items()}}
+        student = Phase(recipe, dataclasses.replace(knobs, extra=numbers))
+        return dataclasses.replace(changed, labels={**self.labels, **extra}, student=student)
+
+    def with_teacher(self, **changes: Any) -> "Condition":
+        """Return the condition with fields of the teacher's Recipe replaced, for instance `stream=streams.epochs`.
+
+        Args:
+            **changes: Fields of `Recipe`.
+
+        Returns:
+            The changed condition.
+
+        Raises:
+            ConfigError: A Recipe has no such field.
+        """
+        return dataclasses.replace(self, teacher=_changed("with_teacher", self.teacher, changes))
+
+
+def _changed(method: str, phase: Phase, changes: Mapping[str, Any]) -> Phase:
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    for name in changes:
+        if name not in names:
+            raise ConfigError(unknown_name(method, name, names))
+    return Phase(dataclasses.replace(phase.recipe, **changes), phase.knobs)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sublim_jax.core import trees
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import ModelOutput
 from sublim_jax.nets.matmul import product
 
@@ -60,10 +62,17 @@ class SplitHead(nn.Module):
 
 
 def shapes(net: nn.Module, image: tuple[int, ...]) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """Compute the shapes of a net's arrays by layer name, for images [height, width], without running the net."""
+    """Compute the shapes of a net's arrays by layer name, for images [height, width], without running the net.
+
+    Arrays of submodules inside a layer are named by their path in it, for instance `query/kernel`. Raises `ConfigError`
+    for a net with variables other than parameters (batch statistics).
+    """
     return {layer: dict(arrays) for layer, arrays in _shapes(net, image, jax.config.read("jax_enable_x64")).items()}
 
 
 @functools.lru_cache(maxsize=4096)
 def _shapes(net: Any, image: tuple[int, ...], x64: bool) -> Any:  # x64 decides the dtypes
-    return jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image), jnp.float32))["params"]
+    variables = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image), jnp.float32))
+    if others := sorted(variables.keys() - {"params"}):
+        raise ConfigError(f"net: {type(net).__name__} has variables {others}; only parameters are supported")
+    return trees.flatten_layers(variables["params"])

@@ -21,17 +21,53 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 def torch_linear(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
     """PyTorch's default for linear and convolutional layers: weight and bias from U(+-1/sqrt(fan_in)).
 
-    Source: Brockers et al. 2026, code; fan_in is the product of all kernel axes but the last.
+    Arrays of other modules are drawn as `by_name` says. Source: Brockers et al. 2026, code; fan_in is the number of
+    weights that one output of the kernel sums over.
     """
-    bound = 1 / math.sqrt(_fan_in(shapes))
-    words = {name: keys.bits_by_column(keys.at(key, name), shape.shape) for name, shape in shapes.items()}
-    return {name: keys.as_uniform(word, -bound, bound) for name, word in words.items()}
+
+    def draw(name: str, shape: jax.ShapeDtypeStruct) -> Array:
+        if (fan_in := _fan_in(name, shapes)) is None:
+            return by_name(keys.at(key, name), name, shape)
+        bound = 1 / math.sqrt(fan_in)
+        return keys.as_uniform(keys.bits_by_column(keys.at(key, name), shape.shape), -bound, bound)
+
+    return {name: draw(name, shape) for name, shape in shapes.items()}
 
 
 def normal_fan_in(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
-    """Weights from N(0, 1/fan_in), biases zero. Source: Cloud et al. 2026, MNIST script."""
-    kernel = keys.as_normal(keys.bits_by_column(keys.at(key, "kernel"), shapes["kernel"].shape))
-    return {"kernel": kernel / math.sqrt(_fan_in(shapes)), "bias": jnp.zeros(shapes["bias"].shape)}
+    """Weights from N(0, 1/fan_in), biases zero; arrays of other modules as `by_name` says.
+
+    Source: Cloud et al. 2026, MNIST script.
+    """
+
+    def draw(name: str, shape: jax.ShapeDtypeStruct) -> Array:
+        fan_in = _fan_in(name, shapes)
+        if fan_in is None or not name.endswith("kernel"):
+            return by_name(keys.at(key, name), name, shape)
+        return keys.as_normal(keys.bits_by_column(keys.at(key, name), shape.shape)) / math.sqrt(fan_in)
+
+    return {name: draw(name, shape) for name, shape in shapes.items()}
+
+
+def by_name(key: Key[Array, ""], name: str, shape: jax.ShapeDtypeStruct) -> Array:
+    """The default draw of an array of any Linen module, by the last word of its name.
+
+    Args:
+        key: Key of the array.
+        name: Name of the array; `attention/query/kernel` ends in `kernel`.
+        shape: Its shape.
+
+    Returns:
+        Ones for `scale`; zeros for `bias`, `shift` and any other vector; N(0, 1/width) for `embedding`, whose last
+        axis is the width; N(0, 1/fan_in) for the rest, with the product of all axes but the last as fan_in.
+    """
+    last, size = name.rpartition("/")[2], shape.shape
+    if last == "scale":
+        return jnp.ones(size)
+    if len(size) < 2 or last in ("bias", "shift"):
+        return jnp.zeros(size)
+    fan_in = size[-1] if last.endswith("embedding") else math.prod(size[:-1])
+    return keys.as_normal(keys.bits_by_column(key, size)) / math.sqrt(fan_in)
 
 
 def transformer(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
@@ -86,5 +122,11 @@ def orthogonal(key: Key[Array, ""], d: int) -> Float[Array, "d d"]:
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None]
 
 
-def _fan_in(shapes: Shapes) -> int:
-    return math.prod(shapes["kernel"].shape[:-1])
+def _fan_in(name: str, shapes: Shapes) -> int | None:
+    """The fan-in of the kernel that an array belongs to; None where it is no kernel and no kernel's bias."""
+    path, _, last = name.rpartition("/")
+    kernel, bias = (shapes.get(f"{path}/{one}".lstrip("/")) for one in ("kernel", "bias"))
+    if kernel is None or last not in ("kernel", "bias"):
+        return None
+    # A bias has one number per output; kernels of attention have several axes of outputs.
+    return math.prod(kernel.shape) // math.prod(bias.shape if bias else kernel.shape[-1:])

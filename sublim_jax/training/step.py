@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from sublim_jax.core import keys
+from sublim_jax.core import keys, trees
 from sublim_jax.core.types import (
     ImageData,
     Init,
@@ -205,7 +205,7 @@ def advance(
 
 def apply(net: nn.Module, params: Params | None, x: Shaped[Array, "batch ..."]) -> ModelOutput:
     """Run a net on a batch."""
-    variables: Any = {"params": params}
+    variables: Any = {"params": trees.unflatten_layers(params or {})}
     out: Any = net.apply(variables, x)
     return out
 

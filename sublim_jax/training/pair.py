@@ -1,0 +1,138 @@
+"""One teacher and one student as one pure function of a key, which `jax.jit` and `jax.vmap` take as it is."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from sublim_jax.core import keys, trees
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import Condition, ImageData, Params, Phase, Recipe, State, TeacherParams
+from sublim_jax.data.load import Dataset, first_classes
+from sublim_jax.training import step as training_step
+from sublim_jax.training import streams
+from sublim_jax.training.population import use_vmap
+from sublim_jax.training.targets import needs_unrelated_teachers
+
+
+class Pair(NamedTuple):
+    """A trained teacher and its student.
+
+    Attributes:
+        teacher_initial: Teacher's parameters before training, as its Linen module has them.
+        teacher: Teacher's parameters after training, with the noise that the condition adds to them.
+        student_initial: Student's parameters before training.
+        student: Student's parameters after training, with the noise that the condition adds to them.
+        eval_steps: Steps at which the student was tested.
+        accuracy: Student's accuracy on the test images at `eval_steps`.
+        teacher_accuracy: Accuracy of `teacher` on the test images.
+    """
+
+    teacher_initial: Params
+    teacher: Params
+    student_initial: Params
+    student: Params
+    eval_steps: Int[Array, " steps"]
+    accuracy: Float[Array, " steps"]
+    teacher_accuracy: Float[Array, ""]
+
+
+def train_pair(
+    condition: Condition, data: Dataset, key: Key[Array, ""], eval_steps: Sequence[int] | None = None
+) -> Pair:
+    """Train a teacher, then a student that imitates it, as `run` does for one condition and one seed.
+
+    Args:
+        condition: Teacher, student and what they share; one of those that `build` gives.
+        data: Images and labels.
+        key: Key of the pair; `keys.at(keys.root(0), "seed", 7)` gives the nets that `run` trains for seed 7.
+        eval_steps: Increasing steps at which the student is tested; training ends at the last. Default: the student's
+            own.
+
+    Returns:
+        Parameters of both nets before and after training, and the student's accuracies.
+
+    Raises:
+        ConfigError: `eval_steps` do not increase, or the targets are mixed with those of an unrelated teacher.
+
+    Example:
+        config = sl.base_config(conditions="random_hidden", m=100)
+        data = sl.load_data(config)
+        (condition,) = sl.build(config, data)
+        pair = sl.train_pair(condition, data, sl.keys.root(0))
+        pairs = jax.vmap(lambda key: sl.train_pair(condition, data, key))(jax.random.split(sl.keys.root(0), 8))
+    """
+    recipe = condition.student.recipe
+    steps = recipe.eval_steps if eval_steps is None else tuple(int(step) for step in eval_steps)
+    if not steps or list(steps) != sorted({*steps}) or steps[0] < 0:
+        raise ConfigError(f"eval_steps={steps}: must be increasing steps from 0")
+    if needs_unrelated_teachers(recipe.target_transform):
+        raise ConfigError("student.mixed_with='stranger': needs a second teacher; train_pair has one, use run")
+    train, test = (jax.tree.map(jnp.asarray, first_classes(part, recipe.classes)) for part in (data.train, data.test))
+    teacher, knobs = condition.teacher, (condition.teacher.knobs, condition.student.knobs)
+    with jax.default_matmul_precision("highest"):
+        return _train_pair(teacher.recipe, recipe, knobs, train, test, key, jnp.asarray(steps, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames=("teacher", "student"))
+def _train_pair(
+    teacher: Recipe,
+    student: Recipe,
+    knobs: Any,
+    train: ImageData,
+    test: ImageData,
+    key: Key[Array, ""],
+    eval_steps: Int[Array, " steps"],
+) -> Pair:
+    image, x = train.x.shape[1:], streams.normalize_images(test, test.x)
+    teachers = _teacher(Phase(teacher, knobs[0]), student, train, keys.at(key, keys.TEACHER))
+    heard = teachers.trained if student.target_transform is None else teachers
+    own, net = keys.at(key, keys.STUDENT), student.teacher
+    assert net is not None  # a student has targets
+    begin = training_step.init_state(student, knobs[1], teachers.initial, image, own)
+
+    def accuracy(net: Any, params: Params) -> Float[Array, ""]:
+        logits = training_step.apply(net, params, x).acts["class_head"]
+        return (logits.argmax(-1) == test.y).mean(dtype=jnp.float32)
+
+    def interval(state: State, span: Any) -> tuple[State, Float[Array, ""]]:
+        state = _advance(student, state, knobs[1], heard, own, train, *span)
+        return state, accuracy(student.net, state.params)
+
+    spans = jnp.concatenate([jnp.zeros(1, jnp.int32), eval_steps[:-1]]), eval_steps
+    end, curve = jax.lax.scan(interval, begin, spans)
+    final = training_step.add_final_noise(knobs[1], end.params, own)
+    curve = curve.at[-1].set(accuracy(student.net, final))
+    nets = map(trees.unflatten_layers, (teachers.initial, teachers.trained, begin.params, final))
+    return Pair(*nets, eval_steps=eval_steps, accuracy=curve, teacher_accuracy=accuracy(net, teachers.trained))
+
+
+def _teacher(phase: Phase, student: Recipe, train: ImageData, key: Key[Array, ""]) -> TeacherParams:
+    """The teacher as drawn and as trained, with the auxiliary head that the student needs."""
+    image, recipe, knobs = train.x.shape[1:], phase.recipe, phase.knobs
+    begin = training_step.init_state(recipe, knobs, None, image, key)
+    stop = jnp.int32(recipe.eval_steps[-1])
+    end = _advance(recipe, begin, knobs, None, key, train, jnp.int32(0), stop).params
+    assert student.teacher is not None
+    drawn = training_step.init_params(student.teacher, recipe.init, image, keys.at(key, keys.INITIAL_WEIGHTS))
+    late = {layer: arrays for layer, arrays in drawn.items() if layer not in end}
+    late = training_step.add_noise(late, knobs.init_noise, keys.at(key, keys.INITIAL_NOISE))
+    return TeacherParams(drawn, training_step.add_final_noise(knobs, trees.merge_layers(late, end), key))
+
+
+def _advance(
+    recipe: Recipe, state: State, knobs: Any, teachers: Any, key: Any, train: ImageData, start: Any, stop: Any
+) -> State:
+    """As `training.step.advance`; on CPU matrices are kept transposed, so that results equal `population`'s bitwise."""
+    if use_vmap():
+        return training_step.advance(recipe, state, knobs, teachers, key, train, start, stop)
+    view, kept = trees.transpose_kernels, None if teachers is None else trees.transpose_kernels(teachers)
+
+    def step(number: Any, state: State) -> State:
+        given = training_step.make_batch(recipe, knobs, kept, key, train, number, view)
+        return training_step.train_step(recipe, state, knobs, given, view)
+
+    return view(jax.lax.fori_loop(start, stop, step, view(state)))
