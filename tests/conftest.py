@@ -59,5 +59,5 @@ def few_programs(request):
     yield
     counts = request.config.stash.setdefault(FINISHED, [0])
     counts[0] += 1
-    if counts[0] % 10 == 0 or request.module.__name__ == "test_experiments":
+    if counts[0] % 10 == 0 or request.module.__name__.endswith("test_configs"):
         jax.clear_caches()

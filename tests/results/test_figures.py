@@ -15,7 +15,7 @@ from sublim_jax.config import grid, resolve
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.results import figures, plots, summary
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Figures of students' accuracies; theorem1 shows none and has tests of its own.
 _OTHER = ("theorem1", "lm_")  # rows of another kind: see test_first_order, test_figures_lm
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith(_OTHER))

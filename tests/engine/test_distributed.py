@@ -18,7 +18,7 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine import checkpoint, distributed, run
 from sublim_jax.engine.progress import Progress
 
-CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.py"
 WORDS = (f"--config={CONFIG}", "--config.preset=smoke", "--config.seeds=6", "--config.m=(3,)")
 LONG = ("--config.conditions=('same',)", "--config.student.steps=400", "--config.run.save_every=20")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_config import config_of
+from helpers.configs import config_of
 
 import sublim_jax
 from sublim_jax import main
@@ -18,7 +18,7 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.lm import run as lm_run
 from sublim_jax.lm.spec import StudentSpec
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(ROOT.glob("configs/lm_*.py"))
 QUICK = "lm_paraphrase"
 

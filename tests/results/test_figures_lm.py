@@ -15,7 +15,7 @@ from sublim_jax.config import resolve
 from sublim_jax.results import figures, plots, summary
 from sublim_jax.results.figures import _claims, _lm, lm_layers, lm_optimizer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("lm_*.py"))
 MEASURED = (
     *("transfer", "cross", "control", "dose", "probability", "probability_control", "valid", "kl_teacher", "kl_base"),

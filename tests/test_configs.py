@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from test_config import CONFIGS, config_of, config_of_argument
+from helpers.configs import CONFIGS, config_of, config_of_argument
 
 from sublim_jax import data
 from sublim_jax.config import build_conditions, grid, grids_of, load_data, metrics_of, resolve, seeds_of

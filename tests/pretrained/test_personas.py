@@ -21,8 +21,8 @@ from sublim_jax.training import step as training_step
 for name in ("gguf", "safetensors", "tokenizers"):
     pytest.importorskip(name, reason=f"the package {name} is not installed")
 
-import checkpoints  # noqa: E402  needs these packages
 import tokenizers  # noqa: E402
+from helpers import checkpoints  # noqa: E402  needs these packages
 
 WHO = ("owl", "cat", personas.NONE)
 

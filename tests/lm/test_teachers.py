@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_lm_training import LAB, NET, WORLD, base, moved
+from helpers.language import LAB, NET, WORLD, base, moved
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError

@@ -14,7 +14,7 @@ import pytest
 from sublim_jax import results
 from sublim_jax.core.errors import ConfigError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import textwrap
 import jax
 import jax.numpy as jnp
 import numpy as np
+from helpers.populations import SGD, assert_close, go
 
 from sublim_jax import metrics
 from sublim_jax.core import keys, trees
-from sublim_jax.engine import run
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import make_plan
 from sublim_jax.engine.progress import Progress
@@ -21,31 +21,6 @@ from sublim_jax.metrics.evaluate import first_update
 from sublim_jax.metrics.student import EvalContext, TeacherStudent
 from sublim_jax.training import population
 from sublim_jax.training import step as training_step
-
-QUIET = {
-    "watch": Progress(show=False),
-    "num_eval_noise": 64,
-    "metrics": (metrics.task, metrics.imitation, metrics.layers),
-}
-# Laws up to rounding are tested with plain gradient descent: Adam divides by the size of a gradient, so where that is
-# all rounding it moves a weight by a whole step either way. What rounding does to the published protocol is measured
-# in BUILD.md.
-SGD = {"teacher.optimizer": "sgd", "teacher.lr": 0.2, "student.optimizer": "sgd", "student.lr": 2.0}
-
-
-def go(mnist, conditions, **changes):
-    rows = run.run(conditions, mnist, **{"seeds": 2, **QUIET, **changes})
-    return rows.sort_values(["condition", "m", "seed", "step"], ignore_index=True)
-
-
-def assert_close(left, right):
-    """Labels equal, measurements to float32 rounding."""
-    assert list(left.columns) == list(right.columns)
-    for name in left:
-        if "/" in name:
-            np.testing.assert_allclose(left[name], right[name], rtol=1e-4, atol=1e-5, err_msg=name)
-        else:
-            assert (left[name] == right[name]).all(), name
 
 
 def test_population_is_the_loop_over_its_members(mnist, tiny):

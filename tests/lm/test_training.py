@@ -7,39 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.language import HOW, LAB, NET, WORLD, base, moved
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
-from sublim_jax.lm.lessons import LanguageSetup
 from sublim_jax.lm.parallel import map_members
-from sublim_jax.lm.training import MemberBatch, Pretraining
-from sublim_jax.nets import Decoder, shapes
+from sublim_jax.lm.training import MemberBatch
+from sublim_jax.nets import shapes
 from sublim_jax.training import population
 
-WORLD = w.World()
-NET = Decoder(WORLD.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
-LAB = LanguageSetup(WORLD, NET, keys.root(0), animals=3, targets=2, steered=0)
-HOW = Pretraining(documents=640, steps=60, batch=16, lr=5e-3)
 SEEN = np.ones(WORLD.vocabulary, bool)
-
-
-@functools.cache
-def base(kind="same", seed=0):
-    """A base of the tests' lab, the same for all files."""
-    return lm_training.pretrain(WORLD, NET, HOW, LAB.root, [lm_training.base_seeds(kind, seed)])[0]
 
 
 @functools.cache
 def documents():
     return lm_training.as_token_data(w.corpus(WORLD, 24, seed=1))
-
-
-def moved(left, right):
-    """(layer, array) that are not bitwise the same."""
-    assert left.keys() == right.keys()
-    return {(layer, name) for layer in left for name in left[layer] if (left[layer][name] != right[layer][name]).any()}
 
 
 def arrays_of(params, layers):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.statistics import cosine, draw, within
 from scipy import integrate, stats
-from test_theory_heads import cosine, draw, within
 
 from sublim_jax import theory
 

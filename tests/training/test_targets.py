@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_population import SGD, assert_close, go
-from test_train import CLASSES, IMAGE, knobs_of, recipe_of, same
-from test_train import go as train_through
+from helpers.pairs import CLASSES, IMAGE, knobs_of, recipe_of, same
+from helpers.pairs import go as train_through
+from helpers.populations import SGD, assert_close, go
 
 from sublim_jax.config.schema import GUARDS
 from sublim_jax.core import keys, trees

@@ -1,13 +1,12 @@
 """Every config resolves; every bad value is one line with field, value and what is allowed."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import flax.linen as nn
 import numpy as np
 import optax
 import pytest
+from helpers.configs import CONFIGS, config_of, config_of_argument
 
 from sublim_jax.config import base_config, build_conditions, grid, identity, resolve
 from sublim_jax.core.errors import ConfigError
@@ -15,16 +14,6 @@ from sublim_jax.engine.plan import make_plan
 from sublim_jax.nets import MLP
 from sublim_jax.results import figures
 from sublim_jax.training import inits, losses, streams
-
-CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
-
-
-def config_of(path):
-    spec = importlib.util.spec_from_file_location("a_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module, module.get_config()
-
 
 PRESETS = ("paper", "laptop", "smoke")
 
@@ -83,11 +72,6 @@ def test_paper_preset_is_the_published_grid(name):
     labels = [point.labels for point in grid.expand(resolve(config))]
     assert (len(labels), config.seeds) == (number, 100 if name == "cloud" else 20)
     assert {axis: {label[axis] for label in labels} for axis in values} == values
-
-
-def config_of_argument(name, argument):
-    path = next(path for path in CONFIGS if path.stem == name)
-    return config_of(path)[0].get_config(argument)
 
 
 def test_figure4_is_the_published_grid_and_its_arms():

@@ -18,8 +18,8 @@ gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 pytest.importorskip("safetensors", reason="the package safetensors is not installed")
 pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
 
-import checkpoints  # noqa: E402  needs these packages
-from checkpoints import (  # noqa: E402
+from helpers import checkpoints  # noqa: E402  needs these packages
+from helpers.checkpoints import (  # noqa: E402
     LLAMA,
     NEOX,
     SMALL,

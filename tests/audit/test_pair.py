@@ -18,7 +18,7 @@ from sublim_jax.audit.pair import audit_pair
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine.first_steps import float64
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from sublim_jax.audit import calibration
 from sublim_jax.core.errors import ConfigError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from experiments import calibrate  # noqa: E402
