@@ -147,7 +147,7 @@ def first_classes(bank: ImageData, classes: int) -> ImageData:
 def with_extra_images(dataset: Dataset, other: Dataset) -> Dataset:
     """The data set with the images of another beside its own, for streams that show them; train and test each."""
     train, test = (
-        mine._replace(extra={**mine.more, other.name: its.x})
+        mine._replace(more={**mine.more, other.name: its.x})
         for mine, its in ((dataset.train, other.train), (dataset.test, other.test))
     )
     checksum = hashlib.sha256(f"{dataset.checksum} {other.name} {other.checksum}".encode()).hexdigest()

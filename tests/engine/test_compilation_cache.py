@@ -6,8 +6,8 @@ import sys
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from sublim_jax import programs
-print(programs.keep())
+from sublim_jax.engine import compilation_cache
+print(compilation_cache.enable())
 seconds = []
 jax.monitoring.register_event_listener(lambda name, **_: seconds.append(name))
 jax.block_until_ready(jax.jit(lambda x: x @ x + 1)(jnp.ones((50, 50))))

@@ -158,9 +158,9 @@ SHARDED = """
     from sublim_jax.config import base_config, build_conditions, resolve
     from sublim_jax.core import keys, trees
     from sublim_jax.engine import run
-    from sublim_jax.engine.options import How
+    from sublim_jax.engine.options import RunOptions
     from sublim_jax.engine.plan import make_plan
-    from sublim_jax.engine.progress import Watch
+    from sublim_jax.engine.progress import Progress
     from sublim_jax.training import population, step
     mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
     fields = {"conditions": ("same", "random_hidden"), "m": (3,), "teacher.optimizer": "sgd", "teacher.lr": 0.2,
@@ -169,8 +169,8 @@ SHARDED = """
     config.preset = "smoke"
     conditions = build_conditions(resolve(config, fields), mnist)
     def go(devices):
-        return run.run(conditions, mnist, seeds=3, num_eval_noise=64, watch=Watch(show=False),
-                       how=How(devices=devices))
+        return run.run(conditions, mnist, seeds=3, num_eval_noise=64, watch=Progress(show=False),
+                       how=RunOptions(devices=devices))
     one, eight = go(1), go(8)
     assert len(one) == len(eight) == 3 * 2 * 3
     for name in one:
@@ -182,8 +182,8 @@ SHARDED = """
     group = make_plan(conditions, (28, 28)).groups[0]
     key = population.phase_keys(keys.root(0), np.arange(8), "student")
     bank = jax.tree.map(jax.numpy.asarray, mnist.train)
-    reference = jax.vmap(lambda k: step.draw(group.recipe.net, group.recipe.init, (28, 28), k))(key)
-    states = population.begin(group.recipe, group.knobs, reference, key, image=(28, 28), mesh=mesh)
+    reference = jax.vmap(lambda k: step.init_params(group.recipe.net, group.recipe.init, (28, 28), k))(key)
+    states = population.init_states(group.recipe, group.knobs, reference, key, image=(28, 28), mesh=mesh)
     text = population.advance.lower(group.recipe, states, group.knobs, reference, key, bank, np.int32(0), np.int32(5),
                                     mesh=mesh).compile().as_text()
     for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
