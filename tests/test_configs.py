@@ -16,6 +16,8 @@ from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.run import run
 from sublim_jax.results import figures, plots
 
+pytestmark = pytest.mark.e2e
+
 
 def through(config, dataset, **fields):
     """The rows of a config's smoke size, and its figure drawn from them."""
@@ -46,13 +48,10 @@ def through(config, dataset, **fields):
     return rows
 
 
-# Many programs each; what they are made of is tested in test_defence, test_predictions and test_first_order.
-LONG = ("defence", "failure", "theorem1")
-IMAGES = [path for path in CONFIGS if not path.stem.startswith("lm_")]  # for the others see test_language
-EACH = [pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ()) for path in IMAGES]
+IMAGES = [path for path in CONFIGS if not path.stem.startswith("lm_")]  # for the others see config/test_lm.py
 
 
-@pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
 def test_every_config_runs_from_file_to_figure(path, mnist):
     # Fashion-MNIST is not in the package; what its images show does not matter here.
     dataset = data.with_extra_images(mnist, dataclasses.replace(mnist, name="fashion_mnist"))

@@ -276,6 +276,7 @@ def command(tmp_path, *words):
 SMOKE = ("--config.preset=smoke", "--config.data.source=embedded", "--config.run.teachers=", "--config.m=(3,)")
 
 
+@pytest.mark.e2e
 def test_the_command_audits_every_student_and_trains_none(tmp_path):
     done = command(tmp_path, *SMOKE)
     assert done.returncode == 0, done.stderr
@@ -298,6 +299,7 @@ def test_the_command_audits_every_student_and_trains_none(tmp_path):
 SAME = ("coverage", "trait_change", "trait_cosine", "compatibility_class", "compatibility_aux")
 
 
+@pytest.mark.e2e
 def test_a_run_goes_on_where_its_audit_was(tmp_path):
     """The function, on the nets that the command audits, gives the numbers that the rows of their sweep have."""
     only = "--config.conditions=('same', 'random_aux_head', 'random_class_head')", "--config.seeds=2", "--workdir=w"

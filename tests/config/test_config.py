@@ -10,7 +10,6 @@ from helpers.configs import CONFIGS, config_of, config_of_argument
 
 from sublim_jax.config import base_config, build_conditions, grid, identity, resolve
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.engine.plan import make_plan
 from sublim_jax.nets import MLP
 from sublim_jax.results import figures
 from sublim_jax.training import inits, losses, streams
@@ -38,18 +37,6 @@ def test_config_resolves_in_every_size_and_says_its_command(path):
             assert min(full) <= min(few) <= max(few) <= max(full), axis
         else:
             assert few == full, axis
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in CONFIGS if not path.stem.startswith("lm_")], ids=lambda path: path.stem
-)
-def test_every_point_of_a_config_is_built_in_the_size_of_tests(path, mnist):
-    _, config = config_of(path)
-    config.preset = "smoke"
-    config = resolve(config)
-    built = build_conditions(config, mnist)
-    plan = make_plan(built, (28, 28))
-    assert sum(group.knobs.size for group in plan.groups) == len(built) == len(grid.expand(config))
 
 
 PUBLISHED = {

@@ -1,7 +1,6 @@
 """The door for language: every bad value is one line, and every config builds its arms in every size."""
 
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +56,7 @@ BAD = {
     "lm__carrier": ("poem", r"config.lm.carrier: 'poem' is none of number, code, trace"),
     "lm__optimizer": ("adamw", r"config.lm.optimizer: 'adamw' is none of adam"),
     "lm__mixed_with": ("nobody", r"config.lm.mixed_with: 'nobody' is none of base, other_animal"),
-    "lm__marks": ((-1,), r"config.lm.eval_steps=\(-1,\): must be a tuple of whole numbers from 0"),
+    "lm__eval_steps": ((-1,), r"config.lm.eval_steps=\(-1,\): must be a tuple of whole numbers from 0"),
     "lm__lines": (0, rf"config.lm.lines=0: {ALL} 1"),
     "lm__steps": (0, rf"config.lm.steps=0: {ALL} 1"),
     "lm__rank": (0, rf"config.lm.rank=0: {ALL} 1"),
@@ -107,6 +106,7 @@ def test_what_does_not_fit_together_is_refused():
         resolve(config)
 
 
+@pytest.mark.e2e
 def test_marks_that_are_not_steps_are_refused(tmp_path):
     """By a process of its own: here types are checked at run time, before the door is asked."""
     words = f"--config={ROOT}/configs/{QUICK}.py", "--config.preset=smoke", "--config.lm.eval_steps=(1.5,)"
@@ -179,7 +179,7 @@ def test_defaults_are_those_of_the_classes():
 
 def test_the_identity_of_a_sweep_is_what_decides_its_numbers():
     one = identity(resolved())
-    assert identity(resolved(run__chunk=3, run__teachers="x")) == one
+    assert identity(resolved(run__seed_batch=3, run__teachers="x")) == one
     assert identity(resolved(name="other", figure="lm_dose")) == one
     for field, value in (
         ("run__precision", "default"),
@@ -211,21 +211,10 @@ def through(path, folder):
     return rows
 
 
-@pytest.fixture
-def as_it_was():
-    """The command listens to signals and keeps programs; afterwards this process does what it did."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, what in before.items():
-        signal.signal(number, what)
-
-
-EACH = [pytest.param(path, marks=() if path.stem == QUICK else pytest.mark.slow) for path in CONFIGS]
-
-
+@pytest.mark.e2e
 @OF_FLAGS
-@pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
-def test_every_config_runs_from_file_to_report(path, tmp_path, as_it_was, capsys):
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_runs_from_file_to_report(path, tmp_path, in_process, capsys):
     rows = through(path, tmp_path)
     said = capsys.readouterr()
     assert said.err == "" and "report.html" in said.out

@@ -429,6 +429,7 @@ def test_prepare_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert words in said.err and said.err.count("\n") == 1 and said.out == ""
 
 
+@pytest.mark.e2e
 def test_embedded_and_unprepared_import_no_tfds() -> None:
     code = """
 import sys, time

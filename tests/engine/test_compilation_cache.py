@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.e2e
+
 PROGRAM = """
 import jax, jax.numpy as jnp
 from sublim_jax.engine import compilation_cache

@@ -50,6 +50,7 @@ def saved(folder):
     return {path.name for path in folder.glob("checkpoints/*-00005x*/*") if path.name.isdigit()}
 
 
+@pytest.mark.e2e
 def test_two_processes_give_the_rows_of_one_though_one_is_killed_and_restarted(tmp_path):
     finish(start(tmp_path, *LONG, "--workdir=one"))
     place = f"127.0.0.1:{free_port()}"
@@ -67,6 +68,7 @@ def test_two_processes_give_the_rows_of_one_though_one_is_killed_and_restarted(t
     assert not list((tmp_path / "two").glob("checkpoints/*"))
 
 
+@pytest.mark.e2e
 def test_three_jobs_at_once_in_one_folder_do_each_part_once(tmp_path):
     finish(start(tmp_path, "--workdir=one"))
     told = finish(*(start(tmp_path, "--workdir=three", f"--shard={index}/3") for index in range(3)))

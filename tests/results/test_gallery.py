@@ -142,6 +142,7 @@ def test_errors_are_one_line_and_exit_code_2(gallery, tmp_path, capsys):
     assert list(empty.iterdir()) == []
 
 
+@pytest.mark.e2e
 def test_command(tmp_path):
     kept(tmp_path, "transfer", rows_of())
     words = [sys.executable, "-m", "experiments.gallery", f"--folder={tmp_path}"]

@@ -9,6 +9,7 @@ import textwrap
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers.populations import SGD, assert_close, go
 
 from sublim_jax import metrics
@@ -193,6 +194,7 @@ SHARDED = """
 """
 
 
+@pytest.mark.e2e
 def test_eight_devices_give_the_rows_of_one_without_collectives():
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(SHARDED)], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0 and "sharded ok" in done.stdout, done.stderr[-2000:]
