@@ -73,7 +73,7 @@ def test_bases_are_found_again_by_what_made_them_and_by_nothing_else(tmp_path, m
     assert (steps(), steps(), steps(lr=1e-3), steps()) == (2, 0, 2, 0)
     with jax.default_matmul_precision("high"):
         assert (steps(), steps()) == (2, 0)
-    monkeypatch.setattr(teacher_cache, "code", lambda *_: "other")
+    monkeypatch.setattr(teacher_cache, "source_digest", lambda *_: "other")
     assert (steps(), steps()) == (2, 0)
 
 
