@@ -377,6 +377,7 @@ def prepare(*flags: str) -> int:
     return prepare_tfds.main(["prepare_tfds", *flags])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["mnist", "emnist/letters"])
 def test_prepared_is_the_idx(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -88,6 +88,7 @@ def test_frozen_layers_of_teacher_and_student_stay(tiny, mnist):
     assert np.all(moved["teacher_init_final/class_head"] == 0) and np.all(moved["student_init_final/hidden_0"] == 0)
 
 
+@pytest.mark.e2e
 def test_classes_are_those_below_and_accuracy_is_over_them(tiny, mnist):
     """Two classes through the config are the data set of two classes."""
     two = rows_of(tiny, mnist, classes=2)
@@ -134,6 +135,7 @@ def test_interpolated_share_is_between(tiny, mnist):
     assert cosines[1] == pytest.approx(0.5**0.5, abs=0.2), "half of each of two independent draws"
 
 
+@pytest.mark.e2e
 def test_conditions_that_differ_in_what_training_does_not_reach_are_trained_once(tiny, mnist):
     conditions = tiny(**{**PLAIN, "conditions": ("same", "random_class_head", "random_aux_head")})
     noisy = tiny(**{**PLAIN, "perturb.layers": ("class_head",), "perturb.student_before": 0.3})

@@ -199,11 +199,13 @@ def test_study_measures_the_law(mnist):
     assert (random["at/norm"] > 100 * same["at/norm"].max()).all()  # imitates the untrained teacher, at order 1
 
 
+@pytest.mark.e2e
 def test_study_of_a_teacher_that_moved_its_class_head_alone(mnist):
     rows = study(mnist, first_steps.Grid(), conditions=("same",), **{"teacher.frozen": ("hidden_*",)})
     assert (rows[["at/inner", "at/cosine", "at/norm", "theory/inner"]] == 0).all(axis=None)
 
 
+@pytest.mark.e2e
 def test_study_goes_on_where_it_stopped_and_shares_work(mnist, tmp_path):
     config = base_config("smoke")
     fields = {"student.steps": 1, "student.eval_steps": (), "m": (10,), "conditions": ("same", "random")}

@@ -88,6 +88,7 @@ TRAINS = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("trains", TRAINS)
 def test_only_the_layers_that_are_named_learn(trains, bases):
     net = NET.clone(rank=2) if trains == "adapters" else NET
@@ -109,6 +110,7 @@ def test_layers_that_are_not_there_are_refused():
             lm_training.trained_layers(list(shapes(NET, (w.LENGTH,))), trains)
 
 
+@pytest.mark.e2e
 def test_members_beside_each_other_are_as_alone(monkeypatch):
     members = [(jnp.float32(i), jnp.arange(3.0) + i) for i in range(5)]
     alone = [map_members(plus, [member])[0] for member in members]
@@ -238,12 +240,14 @@ def test_rows_have_a_student_for_every_animal_and_its_control(rows):
     assert (taught["at/teacher"] > taught["at/base"]).all() and np.isfinite(taught["theory/transfer_slope"]).all()
 
 
+@pytest.mark.e2e
 def test_the_base_teaches_its_own_distribution_nothing(shelf):
     still = dataclasses.replace(SMALL, data="soft_carrier", teacher="base")
     found = RUN((SweepPoint({"arm": "still"}, still),), seeds=1, how=shelf)
     assert found["at/kl_base"].max() < 1e-3  # Adam turns rounding into steps; see BUILD
 
 
+@pytest.mark.e2e
 def test_a_seed_is_the_same_whoever_runs_beside_it(rows, shelf):
     one = RUN(POINTS, seeds=(1,), how=shelf)
     two = rows[rows["seed"] == 1]
@@ -251,6 +255,7 @@ def test_a_seed_is_the_same_whoever_runs_beside_it(rows, shelf):
         np.testing.assert_array_equal(sorted_rows(one)[name], sorted_rows(two)[name])
 
 
+@pytest.mark.e2e
 def test_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
     watch, calls = Progress(show=False), iter([False, True])
     with pytest.raises(Interrupted):
@@ -267,6 +272,7 @@ def test_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
         RUN(POINTS[:1], seeds=2, how=shelf, workdir=tmp_path / "a")
 
 
+@pytest.mark.e2e
 def test_all_arms_at_once_are_as_one_after_another(rows, shelf, monkeypatch):
     monkeypatch.setattr(population, "use_vmap", lambda: True)
     found, rows = sorted_rows(RUN(POINTS, seeds=2, how=shelf)), sorted_rows(rows)

@@ -77,6 +77,7 @@ def test_a_dose_is_the_mean_kl_from_the_base(kind):
     assert (one.dose == 0) == (kind == "base")
 
 
+@pytest.mark.e2e
 def test_teachers_reach_their_dose_and_have_their_trait():
     for place, one in zip((0, 5), both(), strict=True):
         assert 0.8 * DOSE < one.dose < 1.25 * DOSE and one.persona is None and not one.steer.any()
@@ -87,6 +88,7 @@ def test_teachers_reach_their_dose_and_have_their_trait():
     assert moved(both()[0].params, both()[1].params)
 
 
+@pytest.mark.e2e
 def test_a_teacher_is_the_same_whoever_is_tuned_beside_it():
     """Of these the second takes a look longer, at which the first would be nearer to the dose."""
     lessons = teachers.shuffled_answers(WORLD, 0), w.answers(WORLD, ANIMALS[1])
@@ -105,6 +107,7 @@ def test_a_teacher_is_the_same_whoever_is_tuned_beside_it():
         assert one.dose == alone.dose and not moved(one.params, alone.params)
 
 
+@pytest.mark.e2e
 def test_tuning_reports_its_steps_and_stops_at_a_dose():
     told = []
     lessons, order = [w.answers(WORLD, ANIMALS[0])] * 2, [keys.root(0)] * 2
@@ -112,6 +115,7 @@ def test_tuning_reports_its_steps_and_stops_at_a_dose():
     assert set(told) == {4} and len(told) < 300  # two looks' steps, for two teachers
 
 
+@pytest.mark.e2e
 def test_a_dose_out_of_reach_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match=r"config.lm.dose=1000.0: .*not reached"):
         teachers.steered(NET, base(), ANIMALS[0], EXAM, 1, 1000.0)

@@ -304,6 +304,7 @@ def check_only_adapters_learn(model, tokens, steps, lr):
     return first, last
 
 
+@pytest.mark.e2e
 def test_adapters_alone_learn(model):
     tokens = np.random.default_rng(0).integers(0, model.net.vocabulary, (4, 12)).astype(np.int32)
     first, last = check_only_adapters_learn(model, tokens, 8, 1e-2)

@@ -82,6 +82,7 @@ def test_absolute_paths_lose_their_folders(gallery, text, told):
     assert gallery.without_paths({"a": [text, 3]}) == {"a": [told, 3]}
 
 
+@pytest.mark.e2e
 def test_page_holds_every_experiment_and_needs_no_other_file(gallery, tmp_path):
     story = (
         "First **line**.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n[link](http://x.org) ![i](http://x.org/i.png) <script>"
@@ -101,6 +102,7 @@ def test_page_holds_every_experiment_and_needs_no_other_file(gallery, tmp_path):
         assert (tmp_path / name / "figure.svg").exists() and (tmp_path / name / "figure.png").exists()
 
 
+@pytest.mark.e2e
 def test_figure_is_the_folders_own_or_of_its_name_or_of_its_config(gallery, tmp_path):
     own = '"""Mine."""\nfrom sublim_jax.results.figures.transfer import draw\n\n'
     own += 'def caption(rows):\n    return "By hand."\n'

@@ -72,6 +72,7 @@ def test_permuted_conditions_permute_rows(mnist, tiny):
     assert_close(go(mnist, conditions), go(mnist, conditions[::-1]))
 
 
+@pytest.mark.e2e
 def test_adding_seeds_and_chunking_change_no_earlier_seed(mnist, tiny):
     """Bitwise, with the published optimiser: on CPU a seed goes through the same program whoever runs beside it."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,))
@@ -81,6 +82,7 @@ def test_adding_seeds_and_chunking_change_no_earlier_seed(mnist, tiny):
     assert chunked.equals(three)
 
 
+@pytest.mark.e2e
 def test_a_seed_alone_is_the_seed_in_company(mnist, tiny):
     """Up to rounding only: the loop over one seed is compiled away, and what is left is fused differently."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
@@ -140,6 +142,7 @@ def test_noise_and_teacher_are_computed_once_per_seed(mnist, tiny, monkeypatch):
     assert sizes.count(2 * 4 * 32 * 53) == 2  # the students, on and back
 
 
+@pytest.mark.e2e
 def test_nets_side_by_side_give_the_rows_of_nets_in_turn(mnist, tiny, monkeypatch):
     """The way of accelerators (vmap over seeds and conditions, JAX's own cipher), forced on this device."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
@@ -200,6 +203,7 @@ def test_eight_devices_give_the_rows_of_one_without_collectives():
     assert done.returncode == 0 and "sharded ok" in done.stdout, done.stderr[-2000:]
 
 
+@pytest.mark.e2e
 def test_other_chunks_on_resume_do_what_is_left_and_double_nothing(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
     whole = go(mnist, conditions, seeds=3, how=RunOptions(seed_batch=2), workdir=tmp_path)

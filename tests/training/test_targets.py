@@ -135,6 +135,7 @@ def taught(condition, bank, seed):
     return trees.merge_layers(drawn, begun.params), trees.merge_layers(drawn, ended.params)
 
 
+@pytest.mark.e2e
 def test_who_hears_strangers_alone_is_their_student(mnist, tiny, bank):
     """The second way: a stranger trained by itself, and a plain student of it that begins as its own teacher did."""
     fields = {"conditions": ("same",), "m": (3,), "student.mixed_with": "stranger", **SGD}
@@ -259,17 +260,11 @@ def test_what_an_optimizer_or_a_guard_moves_is_not_idle(tiny):
     assert idle(**DEFENDED["guard"]) == idle(**DEFENDED["adamw"]) == ()
 
 
-STRENGTHS = [
-    ("mixed", (0.2, 0.9)),
-    pytest.param("target_noise", (0.1, 2.0), marks=pytest.mark.slow),
-    pytest.param("levels", (2, 9), marks=pytest.mark.slow),
-]
-# In CI all answers at once and a guard; each alone with `pytest -m slow`.
-QUICK = ("all", "guard")
-EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DEFENDED]
+STRENGTHS = [("mixed", (0.2, 0.9)), ("target_noise", (0.1, 2.0)), ("levels", (2, 9))]
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", DEFENDED)
 def test_cutting_more_seeds_and_chunks_change_nothing_bitwise(mnist, tiny, name):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **DEFENDED[name])
     whole = go(mnist, conditions, seeds=3)
@@ -280,6 +275,7 @@ def test_cutting_more_seeds_and_chunks_change_nothing_bitwise(mnist, tiny, name)
     assert np.isfinite(whole["at/aux_r2"]).all()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["all", "guard"])
 def test_permuted_and_padded_conditions_and_nets_side_by_side(mnist, tiny, name, monkeypatch):
     fields = {**SGD, **DEFENDED[name]}
@@ -307,6 +303,7 @@ def strengths(tiny, field, values, **fields):
     ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("field", "values"), STRENGTHS)
 def test_strengths_share_one_program_and_one_question(mnist, tiny, field, values):
     own = {"student.batch": 52, "teacher.batch": 300 + len(field)}  # Recipes that no other test compiles
