@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sublim_jax import data
-from sublim_jax.config import build_conditions, resolve, seeds_of
+from sublim_jax.config import build_conditions, grid, resolve, seeds_of
 from sublim_jax.engine.plan import make_plan
 from sublim_jax.nets.costs import step_macs
 
@@ -50,7 +50,7 @@ def _lengths(name: str, marks: tuple[int, ...]) -> int:
 def _images(config: Any) -> data.Dataset:
     """As many labelled images as there are, all of MNIST's; what they show does not matter here."""
     dataset = data.load_dataset("mnist", "embedded")
-    others = {point.config.student.images for point in arms.points(config)} - {"", "mnist"}
+    others = {point.config.student.images for point in grid.expand(config)} - {"", "mnist"}
     for name in others:
         more = {**dataset.train.extra, name: dataset.train.x}
         dataset = dataclasses.replace(dataset, train=dataset.train._replace(extra=more))

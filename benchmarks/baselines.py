@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import ours_cloud, phases, plain_jax, protocol
 from benchmarks.rounds import ROUNDS, python, rounds, seconds_of
+from sublim_jax import data
 
 FIGURE2 = {"students": 720, "student_steps": 300, "teachers": 20, "teacher_steps": 295, "marks": 4}
 TORCH = "PyTorch is not installed: pip install -e '.[bench]'"

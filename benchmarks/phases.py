@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks import protocol
 from benchmarks.floors import PIXELS, WIDTH, Timed
 from sublim_jax import data, metrics
-from sublim_jax.config import base_config, build_conditions, load_data, resolve, schema
+from sublim_jax.config import base_config, build_conditions, load_data, resolve
 from sublim_jax.core import keys, trees
 from sublim_jax.core.types import Condition, Phase
 from sublim_jax.engine import run
@@ -19,7 +20,7 @@ from sublim_jax.engine.progress import Progress
 from sublim_jax.metrics.evaluate import evaluate
 from sublim_jax.training import population, streams
 
-CONDITIONS = tuple(schema.CONDITIONS)
+CONDITIONS = tuple(protocol.RANDOM_LAYERS)  # those of Figure 2
 M, EXAM = 50, 2000
 
 

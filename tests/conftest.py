@@ -2,7 +2,7 @@
 
 import os
 import pkgutil
-import tempfile
+import signal
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before SciPy: threads of several test workers starve each other
 
@@ -19,12 +19,14 @@ jaxtyping.install_import_hook([name for name in MODULES if name != PYTREES], "be
 
 FINISHED = pytest.StashKey[list]()
 
-# Processes that tests start compile the same programs; the second one finds them here.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # test workers inherit the folder of the process above them
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="sublim_jax_xla_")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-
 import jax  # noqa: E402
+
+from sublim_jax.engine import compilation_cache  # noqa: E402
+
+# Test workers, processes that tests start and later test runs find compiled programs in one folder of the user's cache.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := compilation_cache.enable()):
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Ranks never promote silently. Types cannot be strict as well: Optax's bias correction raises a float to an int.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -53,11 +55,20 @@ def tiny(mnist):
     return make
 
 
+@pytest.fixture
+def in_process():
+    """For commands called in this process: they listen to signals; afterwards the process does what it did."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(autouse=True)
 def few_programs(request):
     """Forget compiled programs now and then: a process that holds thousands runs out of memory maps and crashes."""
     yield
     counts = request.config.stash.setdefault(FINISHED, [0])
     counts[0] += 1
-    if counts[0] % 10 == 0 or request.module.__name__ == "test_experiments":
+    if counts[0] % 10 == 0 or request.module.__name__.endswith("test_configs"):
         jax.clear_caches()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sublim_jax
-from sublim_jax import results
+from sublim_jax import main, results
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
@@ -60,16 +60,29 @@ REFUSED = {
 }
 
 
+# ml_collections loads files of configs in a way that is on its way out.
+OF_FLAGS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@OF_FLAGS
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_one_line_and_exit_code_2(case, tmp_path):
+def test_main_refuses_bad_input_in_one_line_with_exit_code_2(case, tmp_path, monkeypatch, capsys, in_process):
+    monkeypatch.chdir(tmp_path)
     words, message = REFUSED[case]
-    done = run(tmp_path, *words)
-    assert done.returncode == 2, done.stderr
-    assert re.match(message, done.stderr), done.stderr
-    assert done.stderr.count("\n") == 1
+    assert main.main(["main", *words]) == 2
+    error = capsys.readouterr().err
+    assert re.match(message, error) and error.count("\n") == 1, error
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.e2e
+def test_main_ends_its_process_with_the_exit_code(tmp_path):
+    words, message = REFUSED["misspelt field"]
+    done = run(tmp_path, *words)
+    assert done.returncode == 2 and re.match(message, done.stderr) and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.e2e
 def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     done = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)")
     assert done.returncode == 0, done.stderr
@@ -119,6 +132,7 @@ def steps_saved(folder):
     return {int(path.name) for path in folder.glob("checkpoints/*/*") if path.name.isdigit()}
 
 
+@pytest.mark.e2e
 def test_interrupt_and_kill_lose_nothing(tmp_path):
     """One run undisturbed, one interrupted (SIGINT), then killed (SIGKILL), then finished: the same rows bitwise."""
     words = (*LONG, "--config.conditions=('same','random_hidden')")
@@ -155,18 +169,20 @@ def test_interrupt_and_kill_lose_nothing(tmp_path):
     assert 0 < runs[2]["steps"]["students"] < whole["students"] - runs[0]["steps"]["students"]
 
 
-def test_a_config_file_that_fails_is_one_line(tmp_path):
+def test_a_config_file_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     for text, message in (
         ("def get_config(:", "SyntaxError"),
         ("import nothing_of_that_name", "ModuleNotFoundError"),
         ("x = 1", "AttributeError: .*get_config"),
     ):
         (tmp_path / "mine.py").write_text(text)
-        done = run(tmp_path, "--config=mine.py")
-        assert done.returncode == 2 and re.match(rf"error: config='mine.py': {message}", done.stderr), done.stderr
-        assert done.stderr.count("\n") == 1
+        assert main.main(["main", "--config=mine.py"]) == 2
+        error = capsys.readouterr().err
+        assert re.match(rf"error: config='mine.py': {message}", error) and error.count("\n") == 1, error
 
 
+@pytest.mark.e2e
 def test_no_space_is_one_line_and_what_was_saved_is_kept(tmp_path):
     """A limit on the size of files stands for a full disk."""
     words = (*SMOKE, "--config.m=(3,)", "--workdir=w")
@@ -183,7 +199,10 @@ def test_no_space_is_one_line_and_what_was_saved_is_kept(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
-def test_a_workdir_that_cannot_be_one_is_refused(tmp_path):
+@OF_FLAGS
+def test_a_workdir_that_cannot_be_one_is_refused(tmp_path, monkeypatch, capsys, in_process):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    done = run(tmp_path, *SMOKE, "--workdir=file")
-    assert done.returncode == 2 and re.match(r"error: workdir=file: ", done.stderr) and done.stderr.count("\n") == 1
+    assert main.main(["main", *SMOKE, "--workdir=file"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: workdir=file: ") and error.count("\n") == 1

@@ -6,6 +6,7 @@ import jupytext
 import nbclient
 import pytest
 
+pytestmark = pytest.mark.e2e
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "experiments" / "notebooks").glob("*.py"))
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-import recompute
+from golden import recompute
 
 GOLDEN = json.loads(recompute.FILE.read_text())
 # Draws and single steps agree to rounding. Rows come after many Adam steps, which amplify the rounding of another CPU.

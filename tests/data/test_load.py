@@ -1,0 +1,456 @@
+"""Laws of the data door: every way in gives the same numbers, and nothing wrong comes through."""
+
+import functools
+import gzip
+import hashlib
+import http.server
+import importlib.resources
+import io
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import types
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sublim_jax import data
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import ImageData
+from sublim_jax.data import idx, load, prepare_tfds
+
+MD5 = {  # as published
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
+Tiny = dict[str, np.ndarray]  # file name -> contents
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the user's own data or cache, and none reaches a network."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    reach = urllib.request.urlopen
+
+    def refuse(url: str, timeout: float) -> object:
+        if url.startswith("http://127.0.0.1:"):
+            return reach(url, timeout=timeout)
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+@pytest.fixture(scope="module")
+def whole() -> data.Dataset:
+    return data.load_dataset(source="embedded")
+
+
+def make_tiny(name: str, train: int = 50, test: int = 20) -> Tiny:
+    """The four arrays of a small data set that has the structure of `name`, no image like its transpose."""
+    kind, random = idx.KINDS[name], np.random.default_rng(len(name))
+    config = name.partition("/")[2]
+    stems = [f"emnist-{config}-train", f"emnist-{config}-test"] if config else ["train", "t10k"]
+    tiny = {}
+    for stem, rows in zip(stems, (train, test), strict=True):
+        tiny[f"{stem}-images-idx3-ubyte"] = random.integers(0, 256, (rows, 28, 28), dtype=np.uint8)
+        labels = random.integers(kind.first, kind.first + kind.classes, rows, dtype=np.uint8)
+        labels[:2] = kind.first, kind.first + kind.classes - 1
+        tiny[f"{stem}-labels-idx1-ubyte"] = labels
+    return tiny
+
+
+def encode(array: np.ndarray) -> bytes:
+    """IDX bytes, written from the format's description."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write(folder: Path, tiny: Tiny, zipped: bool = True) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in tiny.items():
+        blob = encode(array)
+        (folder / (f"{name}.gz" if zipped else name)).write_bytes(gzip.compress(blob) if zipped else blob)
+    return folder
+
+
+def rows(bank: ImageData) -> list[tuple[bytes, int]]:
+    """The bank as a multiset: sorted (image, label)."""
+    return sorted((x.tobytes(), int(y)) for x, y in zip(np.asarray(bank.x), np.asarray(bank.y), strict=True))
+
+
+def refusal(**arguments: object) -> str:
+    """The one line `load` refuses with."""
+    with pytest.raises(ConfigError) as caught:
+        data.load_dataset(**arguments)  # pyright: ignore[reportArgumentType]
+    line = str(caught.value)
+    assert line.startswith("config.data.")
+    assert "\n" not in line
+    return line
+
+
+# The real images
+
+
+def test_embedded_is_mnist(whole: data.Dataset) -> None:
+    files = importlib.resources.files("sublim_jax.data") / "mnist"
+    assert {name: hashlib.md5((files / name).read_bytes()).hexdigest() for name in MD5} == MD5
+    assert (whole.name, whole.classes, whole.source) == ("mnist", 10, "embedded")
+    for bank, count in ((whole.train, 60_000), (whole.test, 10_000)):
+        assert type(bank.x) is type(bank.y) is np.ndarray and type(bank.mean) is type(bank.std) is np.float32
+        assert (bank.x.shape, bank.x.dtype) == ((count, 28, 28), np.uint8)
+        assert (bank.y.shape, bank.y.dtype) == ((count,), np.int32)
+        assert (bank.mean, bank.std) == (np.float32(0.1307), np.float32(0.3081))
+    counts = np.bincount(np.asarray(whole.test.y)).tolist()
+    assert counts == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    pixels = np.bincount(np.asarray(whole.train.x).ravel(), minlength=256) / whole.train.x.size
+    values = np.arange(256) / 255
+    mean = (pixels * values).sum()
+    assert round(mean, 4) == 0.1307
+    assert round(np.sqrt((pixels * (values - mean) ** 2).sum()), 4) == 0.3081
+    assert np.asarray(whole.train.y)[:5].tolist() == [5, 0, 4, 1, 9]
+
+
+def test_idx_zipped_or_not_is_the_embedded(whole: data.Dataset, tmp_path: Path) -> None:
+    zipped, plain = tmp_path / "zipped", tmp_path / "plain"
+    zipped.mkdir()
+    plain.mkdir()
+    for name in MD5:
+        blob = (importlib.resources.files("sublim_jax.data") / "mnist" / name).read_bytes()
+        (zipped / name).write_bytes(blob)
+        (plain / name.removesuffix(".gz")).write_bytes(gzip.decompress(blob))
+    for folder in (zipped, plain):
+        there = data.load_dataset(source="idx", folder=str(folder))
+        assert there.checksum == whole.checksum
+        assert there.source == f"idx {folder}"
+    # One pixel of 47 million is another data set, and so are training images that are the test's.
+    images = plain / "t10k-images-idx3-ubyte"
+    blob = bytearray(images.read_bytes())
+    blob[5000] ^= 1
+    images.write_bytes(blob)
+    line = refusal(source="idx", folder=str(plain))
+    assert line.startswith(f"config.data.folder={str(plain)!r}: t10k-images-idx3-ubyte is not the published file of")
+    assert line.endswith("config.data.verify=False accepts it")
+    accepted = data.load_dataset(source="idx", folder=str(plain), verify=False)
+    assert accepted.checksum != whole.checksum
+    assert accepted.source.endswith("(contents not verified)")
+    for part in ("images-idx3", "labels-idx1"):
+        shutil.copy(zipped / f"t10k-{part}-ubyte.gz", zipped / f"train-{part}-ubyte.gz")
+    assert "train-images-idx3-ubyte is not the published file" in refusal(source="idx", folder=str(zipped))
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_fashion_of_debian_is_the_published_one() -> None:
+    fashion = data.load_dataset("fashion_mnist", "idx", folder=str(FASHION))
+    assert np.bincount(np.asarray(fashion.train.y)).tolist() == [6000] * 10
+    assert np.bincount(np.asarray(fashion.test.y)).tolist() == [1000] * 10
+    assert "is not the published file of mnist" in refusal(source="idx", folder=str(FASHION))
+
+
+def test_limit_is_a_prefix(whole: data.Dataset) -> None:
+    short = data.load_dataset(source="embedded", train_limit=7, test_limit=3, mean=0.5, std=2.0)
+    assert np.array_equal(short.train.x, whole.train.x[:7]) and np.array_equal(short.train.y, whole.train.y[:7])
+    assert np.array_equal(short.test.x, whole.test.x[:3]) and np.array_equal(short.test.y, whole.test.y[:3])
+    assert (short.train.mean, short.test.std) == (np.float32(0.5), np.float32(2))
+    assert short.checksum != whole.checksum
+    assert refusal(source="embedded", test_limit=10_001).startswith("config.data.test_limit=10001: must be 0 (all) to")
+    assert refusal(source="embedded", train_limit=-1).startswith("config.data.train_limit=-1: ")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start"),
+    [
+        ({"source": "tfsd"}, "config.data.source: 'tfsd' is none of auto, embedded, idx, tfds; did you mean 'tf"),
+        ({"name": "emnist/leters"}, "config.data.name: 'emnist/leters' is none of mnist, fashion_mnist, kmnist, e"),
+        ({"name": "kmnist", "source": "embedded"}, "config.data.source='embedded': the package holds only mnist"),
+        ({"source": "idx"}, "config.data.folder='': is not a folder"),
+        ({"source": "idx", "folder": "nowhere"}, "config.data.folder='nowhere': is not a folder"),
+        ({"folder": "images"}, "config.data.folder='images': is used only with config.data.source='idx', not 'auto'"),
+        ({"tfds_dir": "nowhere"}, "config.data.tfds_dir='nowhere': is not a folder"),
+        ({"std": 0.0}, "config.data.std=0.0: must be positive"),
+        ({"std": float("nan")}, "config.data.std=nan: must be positive"),
+        ({"mean": float("inf")}, "config.data.mean=inf: must be finite"),
+    ],
+)
+def test_a_wrong_field_is_named(arguments: dict[str, object], start: str) -> None:
+    line = refusal(**arguments)
+    assert line.startswith(start)
+    assert "name" not in arguments or "source" in arguments or line.endswith("did you mean 'emnist/letters'?")
+
+
+def edit(name: str, change) -> object:
+    """A fault: replace the bytes of one file of a folder by `change` of them."""
+
+    def fault(folder: Path) -> None:
+        path = folder / name
+        path.write_bytes(change(path.read_bytes()))
+
+    return fault
+
+
+def swap(folder: Path) -> None:
+    images, labels = folder / "t10k-images-idx3-ubyte.gz", folder / "t10k-labels-idx1-ubyte.gz"
+    blob = images.read_bytes()
+    images.write_bytes(labels.read_bytes())
+    labels.write_bytes(blob)
+
+
+def inside(change):
+    """The change made to the decompressed bytes."""
+    return lambda blob: gzip.compress(change(gzip.decompress(blob)))
+
+
+def flip(blob: bytes) -> bytes:
+    middle = len(blob) // 2
+    return blob[:middle] + bytes([blob[middle] ^ 0x55]) + blob[middle + 1 :]
+
+
+X, Y = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+FAULTS = {
+    "cut gzip": (edit(X, lambda b: b[: len(b) // 2]), f"{X} is truncated"),
+    "cut gzip trailer": (edit(X, lambda b: b[:-3]), f"{X} is truncated"),
+    "cut gzip header": (edit(X, lambda b: b[:5]), f"{X} is truncated"),
+    "corrupt gzip": (edit(X, flip), f"{X} is corrupt"),
+    "cut raw": (edit(X, lambda b: gzip.decompress(b)[:-1]), f"{X} is truncated (39199 bytes after the header, 39200 f"),
+    "cut header": (edit(X, lambda b: gzip.decompress(b)[:9]), f"{X} is truncated (9 bytes, the header alone has 16)"),
+    "empty": (edit(Y, lambda b: b""), f"{Y} is truncated (0 bytes"),
+    "too long": (edit(Y, inside(lambda b: b + b"\0")), f"{Y} is too long (51 bytes after the header, 50 for 50)"),
+    "magic": (edit(X, inside(lambda b: b"\0\0\x0d" + b[3:])), f"{X} has magic number 0x00000d03 instead of 0x00000803"),
+    "a web page": (edit(Y, lambda b: b"<!DOCTYPE html>"), f"{Y} has magic number 0x3c21444f instead of 0x00000801"),
+    "swapped": (swap, "t10k-images-idx3-ubyte.gz has magic number 0x00000801 instead of 0x00000803; this looks like"),
+    "missing": (lambda folder: (folder / Y).unlink(), "train-labels-idx1-ubyte.gz is missing"),
+    "counts": (
+        edit(Y, lambda b: encode(np.zeros(49, np.uint8))),
+        "train-images-idx3-ubyte has 50 images, but train-labels-idx1-ubyte has 49 labels",
+    ),
+    "label": (
+        edit(Y, lambda b: encode(np.full(50, 10, np.uint8))),
+        "train-labels-idx1-ubyte has the label 10, labels are 0 to 9",
+    ),
+    "size": (
+        edit(X, lambda b: encode(np.zeros((50, 28, 27), np.uint8))),
+        "train-images-idx3-ubyte has shape (50, 28, 27), it must be n x 28 x 28",
+    ),
+    "none": (edit(X, lambda b: encode(np.zeros((0, 28, 28), np.uint8))), "train-images-idx3-ubyte has shape (0, "),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_file_is_named(fault: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "files", make_tiny("kmnist"))
+    data.load_dataset("kmnist", "idx", folder=str(folder))
+    harm, words = FAULTS[fault]
+    harm(folder)
+    assert refusal(name="kmnist", source="idx", folder=str(folder)).startswith(
+        f"config.data.folder={str(folder)!r}: {words}"
+    )
+
+
+def test_emnist_is_turned_upright_and_counted_from_zero(tmp_path: Path) -> None:
+    for name, first, classes in (("emnist/letters", 1, 26), ("emnist/balanced", 0, 47)):
+        tiny = make_tiny(name)
+        there = data.load_dataset(name, "idx", folder=str(write(tmp_path / name, tiny, zipped=False)))
+        x, y = list(tiny.values())[:2]
+        assert np.array_equal(there.train.x, x.transpose(0, 2, 1))
+        assert np.array_equal(there.train.y, y.astype(np.int32) - first)
+        assert there.classes == classes and np.asarray(there.train.y).max() == classes - 1
+        x[0], y[0] = 0, first + classes  # one too many
+        write(tmp_path / name, tiny, zipped=False)
+        assert f"has the label {first + classes}, labels are {first} to" in refusal(
+            name=name, source="idx", folder=str(tmp_path / name)
+        )
+
+
+# Downloads
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[tuple[Path, http.server.ThreadingHTTPServer]]:
+    """A folder, and a server on this machine that serves it."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield folder, server
+        server.shutdown()
+        thread.join()
+
+
+def register(monkeypatch: pytest.MonkeyPatch, folder: Path, port: int) -> None:
+    """Let TFDS register the files of the folder, at the server's address."""
+    infos = {
+        f"http://127.0.0.1:{port}/{path.name}": types.SimpleNamespace(
+            filename=path.name, checksum=hashlib.sha256(path.read_bytes()).hexdigest()
+        )
+        for path in sorted(folder.iterdir())
+    }
+    builder = types.SimpleNamespace(url_infos=infos)
+    monkeypatch.setattr(load, "import_tfds", lambda: types.SimpleNamespace(builder_cls=lambda name: builder))
+
+
+def test_download_is_verified_and_kept(site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder, server = site
+    write(folder, make_tiny("kmnist"))
+    register(monkeypatch, folder, server.server_port)
+    cache = tmp_path / "cache" / "sublim_jax" / "kmnist"
+    labels = folder / "train-labels-idx1-ubyte.gz"
+    good = labels.read_bytes()
+    for bad in (flip(good), good[:-4], b""):
+        labels.write_bytes(bad)
+        line = refusal(name="kmnist")
+        assert re.match(
+            rf"config\.data\.name='kmnist': http://127\S+/{labels.name} sent a file with another sha256", line
+        )
+        assert not (cache / labels.name).exists() and not list(cache.glob("partial*"))
+    labels.unlink()
+    assert "HTTP Error 404" in refusal(name="kmnist")
+    labels.write_bytes(good)
+    first = data.load_dataset("kmnist")
+    assert first.checksum == data.load_dataset("kmnist", "idx", folder=str(folder)).checksum
+    assert first.source == f"download {cache}"
+
+    shutil.rmtree(folder)  # from here on the server has nothing to give
+    assert data.load_dataset("kmnist").checksum == first.checksum
+    (cache / labels.name).write_bytes(flip(good))
+    assert "HTTP Error 404" in refusal(name="kmnist")
+
+
+def test_download_of_emnist_reads_the_archive(site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder, server = site
+    tiny = make_tiny("emnist/letters")
+    with zipfile.ZipFile(folder / "gzip.zip", "w") as archive:
+        for name, array in tiny.items():
+            archive.writestr(f"gzip/{name}.gz", gzip.compress(encode(array)))
+    register(monkeypatch, folder, server.server_port)
+    there = data.load_dataset("emnist/letters")
+    assert (
+        there.checksum == data.load_dataset("emnist/letters", "idx", folder=str(write(tmp_path / "idx", tiny))).checksum
+    )
+    line = refusal(name="emnist/balanced")
+    assert line.startswith("config.data.name='emnist/balanced': emnist-balanced-train-images-idx3-ubyte.gz is missing")
+
+
+def test_a_silent_server_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = write(tmp_path / "files", make_tiny("kmnist"))
+    monkeypatch.setattr(load, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        register(monkeypatch, folder, silent.getsockname()[1])
+        assert "timed out" in refusal(name="kmnist")
+
+
+def test_auto_without_network_is_quick(whole: data.Dataset) -> None:
+    start = time.monotonic()
+    assert data.load_dataset().checksum == whole.checksum
+    line = refusal(name="fashion_mnist")
+    assert time.monotonic() - start < 5
+    assert re.match(r"config\.data\.name='fashion_mnist': cannot fetch http://fashion-mnist\.\S+-ubyte\.gz \(", line)
+    assert "config.data.source='idx'" in line
+
+
+# TFDS
+
+
+def prepare(*flags: str) -> int:
+    return prepare_tfds.main(["prepare_tfds", *flags])
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", ["mnist", "emnist/letters"])
+def test_prepared_is_the_idx(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "BATCH", 16)  # 50 and 20 rows: whole batches and rests
+    folder, root = write(tmp_path / "idx", make_tiny(name)), tmp_path / "tfds"
+    command = [f"--name={name}", f"--idx_dir={folder}", f"--data_dir={root}", "--noverify"]
+    assert prepare(*command) == 0
+    assert f"{name} is prepared in {root}" in capsys.readouterr().out
+    assert prepare(*command) == 0
+    assert f"{name} is already prepared in {root}" in capsys.readouterr().out
+
+    there = data.load_dataset(name, "tfds", tfds_dir=str(root))
+    files = data.load_dataset(name, "idx", folder=str(folder), verify=False)
+    assert rows(there.train) == rows(files.train)
+    assert rows(there.test) == rows(files.test)
+    assert there.train.x.dtype == np.uint8 and there.train.y.dtype == np.int32
+    assert re.fullmatch(rf"tfds {root}/{name}/\d+\.\d+\.\d+ \(contents not verified\)", there.source)
+    assert data.load_dataset(name, "auto", tfds_dir=str(root)).checksum == there.checksum  # prepared data come first
+    assert "tensorflow" not in sys.modules
+
+    # TFDS itself finds them under the official name, as the files have them.
+    source = data.import_tfds().data_source(name, data_dir=root, split="test")
+    raw = [(row["image"].tobytes(), row["label"]) for row in source]
+    images, labels = list(make_tiny(name).values())[2:]
+    assert sorted(raw) == sorted((x.tobytes(), y) for x, y in zip(images, labels, strict=True))
+
+    shard = next(root.glob(f"{name}/*/*-test.array_record-*"))
+    shard.write_bytes(shard.read_bytes()[:1000])
+    line = refusal(name=name, tfds_dir=str(root))
+    assert line.startswith(f"config.data.tfds_dir={str(root)!r}: {shard.parent} cannot be read (")
+
+
+def test_prepare_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "idx", make_tiny("mnist"))
+    other = tmp_path / "tfds" / "mnist" / "3.0.1"
+    other.mkdir(parents=True)
+    (other / "mnist-train.tfrecord-00000-of-00001").touch()
+    for flags, words in (
+        (["--nmae=mnist"], "'nmae'"),
+        (["mnist"], "mnist: is not a flag"),
+        (["--name=mist"], "flag --name=mist: "),
+        (["--name=kmnist"], "--idx_dir=: is not a folder"),
+        (["--name=kmnist", f"--idx_dir={tmp_path / 'tfds'}"], "train-images-idx3-ubyte.gz is missing"),
+        ([f"--idx_dir={folder}"], "is not the published file of mnist"),
+        ([f"--idx_dir={folder}", "--noverify", f"--data_dir={tmp_path / 'tfds'}"], "in another format"),
+    ):
+        assert prepare(*flags) == 2
+        said = capsys.readouterr()
+        assert words in said.err and said.err.count("\n") == 1 and said.out == ""
+
+
+@pytest.mark.e2e
+def test_embedded_and_unprepared_import_no_tfds() -> None:
+    code = """
+import sys, time
+from sublim_jax import data
+from sublim_jax.core.errors import ConfigError
+data.load_dataset()
+start = time.monotonic()
+try:
+    data.load_dataset('kmnist', 'tfds')
+except ConfigError as refused:
+    print(time.monotonic() - start, refused)
+print([name for name in ('tensorflow', 'tensorflow_datasets') if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    line, modules = io.StringIO(done.stdout)
+    took, _, words = line.partition(" ")
+    assert float(took) < 2
+    assert words.startswith("config.data.source='tfds': ~/tensorflow_datasets/kmnist holds no data prepared")
+    assert (
+        "python -m sublim_jax.data.prepare_tfds --name=kmnist --data_dir=~/tensorflow_datasets --idx_dir=FOLDER"
+        in words
+    )
+    assert modules == "[]\n"

@@ -1,0 +1,180 @@
+"""What a sweep can say of teachers and students, through to the rows: noise at four moments, classes, kept teachers."""
+
+import dataclasses
+
+import numpy as np
+import optax
+import pytest
+
+from sublim_jax import metrics
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.engine.options import RunOptions
+from sublim_jax.engine.plan import make_plan
+from sublim_jax.engine.progress import Progress
+from sublim_jax.engine.run import run
+
+FEW = (metrics.task, metrics.budget, metrics.imitation, metrics.representation, metrics.layers)
+PLAIN = {"conditions": ("same",), "m": (3,), "student.steps": 20, "student.eval_steps": (0,)}
+
+
+def rows_of(tiny, mnist, progress=None, options=RunOptions(), **fields):  # noqa: B008  frozen
+    conditions = tiny(**{**PLAIN, **fields})
+    given = {"progress": progress or Progress(show=False), "options": options}
+    rows = run(conditions, mnist, seeds=2, num_eval_noise=32, metrics=FEW, **given)
+    return rows.sort_values(["step", "seed"], ignore_index=True)
+
+
+def differs(rows, plain, name):
+    """Whether a column differs between two runs, at the first mark and at the last, for every seed."""
+    unequal = (rows[f"at/{name}"].to_numpy() != plain[f"at/{name}"].to_numpy()).reshape(2, -1)
+    assert (unequal.all(1) == unequal.any(1)).all(), name
+    return tuple(unequal.all(1).tolist())
+
+
+BOTH, LAST, NEVER = (True, True), (False, True), (False, False)
+# When noise of 0.3 is added, to what: whether teacher, student and imitation error differ from a run without, at the
+# first and at the last mark.
+TIMINGS = {
+    ("teacher_before", "*"): (BOTH, LAST, BOTH),
+    ("teacher_before", "aux_head"): (NEVER, LAST, BOTH),
+    ("teacher_after", "*"): (BOTH, LAST, BOTH),
+    ("teacher_after", "class_head"): (BOTH, NEVER, NEVER),
+    ("student_before", "*"): (NEVER, BOTH, BOTH),
+    ("student_before", "class_head"): (NEVER, BOTH, NEVER),
+    ("student_after", "*"): (NEVER, LAST, LAST),
+    ("student_after", "class_head"): (NEVER, LAST, NEVER),
+}
+
+
+@pytest.mark.parametrize("case", TIMINGS, ids="-".join)
+def test_noise_acts_when_and_where_it_is_added(case, tiny, mnist):
+    timing, layer = case
+    rows = rows_of(tiny, mnist, **{f"perturb.{timing}": 0.3, "perturb.layers": (layer,)})
+    plain = rows_of(tiny, mnist)
+    names = ("teacher_cross_entropy", "student_cross_entropy", "aux_mse")
+    assert tuple(differs(rows, plain, name) for name in names) == TIMINGS[case]
+    assert differs(rows, plain, "untrained_accuracy") == NEVER, "before all noise"
+
+
+def test_noise_on_a_trained_teacher_trains_no_other_one(tiny, mnist):
+    plain, late, head, early = (
+        tiny(**{**PLAIN, f"perturb.{timing}": sigma, "perturb.layers": layers})[0]
+        for timing, sigma, layers in (
+            ("teacher_after", 0.0, ("*",)),
+            ("teacher_after", 0.3, ("*",)),
+            ("teacher_before", 0.3, ("aux_head",)),
+            ("teacher_before", 0.3, ("hidden_0",)),
+        )
+    )
+    named = [dataclasses.replace(one, labels={"name": index}) for index, one in enumerate((plain, late, head, early))]
+    plan = make_plan(named, (28, 28))
+    assert len(plan.teachers) == 2
+    assert [group.teacher for group in plan.groups] == [0, 0, 0, 1]
+
+
+def test_frozen_layers_of_teacher_and_student_stay(tiny, mnist):
+    fields = {"teacher.frozen": ("class_head",), "student.frozen": ("aux_head", "hidden_0")}
+    last = rows_of(tiny, mnist, **fields).query("step == 20")
+    moved = {
+        name: last[f"at/distance/{name}"].to_numpy()
+        for name in (
+            "teacher_init_final/class_head",
+            "teacher_init_final/hidden_0",
+            "student_init_final/aux_head",
+            "student_init_final/hidden_0",
+            "student_init_final/hidden_1",
+        )
+    }
+    assert [bool((values > 0).all()) for values in moved.values()] == [False, True, False, False, True]
+    assert np.all(moved["teacher_init_final/class_head"] == 0) and np.all(moved["student_init_final/hidden_0"] == 0)
+
+
+@pytest.mark.e2e
+def test_classes_are_those_below_and_accuracy_is_over_them(tiny, mnist):
+    """Two classes through the config are the data set of two classes."""
+    two = rows_of(tiny, mnist, classes=2)
+    train, test = (
+        bank._replace(x=np.asarray(bank.x)[np.asarray(bank.y) < 2], y=np.asarray(bank.y)[np.asarray(bank.y) < 2])
+        for bank in (mnist.train, mnist.test)
+    )
+    alone = dataclasses.replace(mnist, train=train, test=test, classes=2)
+    conditions = tiny(**PLAIN, classes=2)
+    plain = [
+        dataclasses.replace(
+            one,
+            teacher=one.teacher._replace(recipe=dataclasses.replace(one.teacher.recipe, classes=0)),
+            student=one.student._replace(recipe=dataclasses.replace(one.student.recipe, classes=0)),
+        )
+        for one in conditions
+    ]
+    rows = run(plain, alone, seeds=2, num_eval_noise=32, metrics=FEW, progress=Progress(show=False))
+    assert rows.sort_values(["step", "seed"], ignore_index=True).equals(two)
+    assert conditions[0].teacher.recipe.eval_steps == (2 * -(-int((np.asarray(mnist.train.y) < 2).sum()) // 300),)
+    with pytest.raises(ConfigError, match=r"config.classes=11: must be at most 10"):
+        tiny(**PLAIN, classes=11)
+
+
+def test_a_teacher_kept_by_another_sweep_is_not_trained_again(tiny, mnist, tmp_path):
+    how = RunOptions(teachers=str(tmp_path))
+    first, second = Progress(show=False), Progress(show=False)
+    fresh = rows_of(tiny, mnist, progress=first, options=how)
+    other = rows_of(tiny, mnist, progress=second, options=how, **{"student.lr": 2e-3})
+    again = rows_of(tiny, mnist, options=how)
+    assert first.steps["teachers"] == 2 * 8 and "teachers" not in second.steps
+    assert again.equals(fresh) and fresh.equals(rows_of(tiny, mnist)), "bitwise"
+    assert differs(other, fresh, "teacher_accuracy") == NEVER
+
+
+def test_interpolated_share_is_between(tiny, mnist):
+    cosines = [
+        rows_of(tiny, mnist, **{"conditions": ("random_aux_head",), "student.share": share})[
+            "at/cosine/teacher_student_init/aux_head"
+        ].to_numpy()[0]
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert abs(cosines[0]) < 0.5 < cosines[1] < 0.95 and cosines[2] == pytest.approx(1, abs=1e-6)
+    assert cosines[1] == pytest.approx(0.5**0.5, abs=0.2), "half of each of two independent draws"
+
+
+@pytest.mark.e2e
+def test_conditions_that_differ_in_what_training_does_not_reach_are_trained_once(tiny, mnist):
+    conditions = tiny(**{**PLAIN, "conditions": ("same", "random_class_head", "random_aux_head")})
+    noisy = tiny(**{**PLAIN, "perturb.layers": ("class_head",), "perturb.student_before": 0.3})
+    late = tiny(**{**PLAIN, "perturb.student_after": 0.3})
+    every = [*conditions, *(dataclasses.replace(one, labels={**one.labels, "m": 4}) for one in noisy)]
+    every += [dataclasses.replace(one, labels={**one.labels, "m": 5}) for one in late]
+    (group,) = make_plan(every, (28, 28)).groups
+    assert (group.untrained_layers, group.train_index, group.unique_knobs.size) == (("class_head",), (0, 0, 1, 0, 0), 2)
+    watch = Progress(show=False)
+    together = run(every, mnist, seeds=2, num_eval_noise=32, metrics=FEW, progress=watch)
+    assert watch.steps["students"] == 2 * 2 * 20
+    for one in every:
+        alone = run([one], mnist, seeds=2, num_eval_noise=32, metrics=FEW, progress=Progress(show=False))
+        mine = together[(together["condition"] == one.labels["condition"]) & (together["m"] == one.labels["m"])]
+        by = ["step", "seed"]
+        columns = [name for name in alone if name.startswith("at/")]
+        left, right = (rows.sort_values(by)[columns].to_numpy() for rows in (mine, alone))
+        np.testing.assert_allclose(left, right, rtol=2e-4, atol=2e-5, equal_nan=True)
+
+
+def test_training_is_not_shared_where_it_might_reach_the_head(tiny, mnist):
+    def mine(out, target, knobs):
+        return (out.logits - target.logits).mean(-1) ** 2
+
+    fields = {**PLAIN, "conditions": ("same", "random_class_head")}
+    for conditions in (
+        tiny(**{**fields, "student.sees": "all"}),
+        [one.with_student(loss=mine) for one in tiny(**fields)],
+        [one.with_student(optimizer=decaying) for one in tiny(**fields)],
+        [one.with_student(init_transform=untouched) for one in tiny(**fields)],
+    ):
+        (group,) = make_plan(conditions, (28, 28)).groups
+        assert group.untrained_layers == () and group.train_index == (0, 1)
+
+
+def untouched(key, params):
+    return params
+
+
+def decaying():
+    return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1))

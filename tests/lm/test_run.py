@@ -1,0 +1,307 @@
+"""The way of language from arms to rows: layers, doses, controls, resuming, shards, and both ways of members."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sublim_jax.core import keys
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.engine import teacher_cache
+from sublim_jax.engine.options import Interrupted, RunOptions
+from sublim_jax.engine.progress import Progress
+from sublim_jax.lm import data, generate, teachers
+from sublim_jax.lm import metrics as lm_metrics
+from sublim_jax.lm import run as lm_run
+from sublim_jax.lm import training as lm_training
+from sublim_jax.lm import world as w
+from sublim_jax.lm.base_models import load_or_pretrain
+from sublim_jax.lm.lessons import LanguageSetup, completion_key, prepare, training_data
+from sublim_jax.lm.parallel import map_members
+from sublim_jax.lm.run import SweepPoint
+from sublim_jax.lm.spec import StudentSpec
+from sublim_jax.nets import Decoder, shapes
+from sublim_jax.training import population
+
+WORLD = w.World()
+NET = Decoder(WORLD.vocabulary, width=16, layers=2, heads=2, hidden=32, length=w.LENGTH)
+LAB = LanguageSetup(WORLD, NET, keys.root(0), animals=3, targets=2, steered=0)
+HOW = lm_training.Pretraining(documents=640, steps=60, batch=16, lr=5e-3)
+SMALL = StudentSpec(dose=0.02, steps=6, batch=8, lines=24, lr=1e-3, filtered=False)
+CHOSEN = dataclasses.replace(SMALL, tokens="keep_top", budget=0.25)
+
+
+@pytest.fixture(scope="module")
+def bases():
+    origins = [lm_training.base_seeds(kind, 0) for kind in ("same", "other_order", "other_init")]
+    return lm_training.pretrain(WORLD, NET, HOW, keys.root(0), origins)
+
+
+@pytest.fixture(scope="module")
+def shared(bases):
+    """What students of seed 0 share: of tuned, prompted and steered teachers, and of a choice of tokens."""
+    kinds = [dataclasses.replace(SMALL, teacher=kind) for kind in ("tuned", "prompted", "steered")]
+    return prepare(LAB, (0,), {("same", 0): bases[0]}, [*kinds, CHOSEN])
+
+
+def different(left, right):
+    """The layers in which two models differ."""
+    return {layer for layer in left if any((left[layer][name] != right[layer][name]).any() for name in left[layer])}
+
+
+def test_bases_of_one_init_begin_alike_and_read_in_other_orders(bases):
+    again = lm_training.pretrain(WORLD, NET, HOW, keys.root(0), [lm_training.base_seeds("same", 0)])[0]
+    assert not different(again, bases[0]) and different(bases[0], bases[1]) and different(bases[0], bases[2])
+    recipe, knobs = lm_training.pretraining_phase(WORLD, NET, HOW)
+    starts = [
+        lm_training.InitState(recipe)(
+            knobs, None, keys.at(keys.root(0), "init", lm_training.base_seeds(kind, 0)[0])
+        ).params
+        for kind in ("same", "other_order", "other_init")
+    ]
+    assert not different(starts[0], starts[1]) and different(starts[0], starts[2])
+
+
+def test_bases_are_found_again_by_what_made_them_and_by_nothing_else(tmp_path, monkeypatch):
+    def steps(**changes):
+        watch = Progress(show=False)
+        how = dataclasses.replace(HOW, **{"documents": 32, "steps": 2, **changes})
+        with watch.over(2.0, "bases"):
+            load_or_pretrain(LAB, how, ["same"], (0,), tmp_path, watch)
+        return watch.steps["bases"]
+
+    assert (steps(), steps(), steps(lr=1e-3), steps()) == (2, 0, 2, 0)
+    with jax.default_matmul_precision("high"):
+        assert (steps(), steps()) == (2, 0)
+    monkeypatch.setattr(teacher_cache, "source_digest", lambda *_: "other")
+    assert (steps(), steps()) == (2, 0)
+
+
+TRAINS = {
+    "all": {"embed", "block_0", "block_1", "norm", "unembed"},
+    "blocks": {"block_0", "block_1"},
+    "embeddings": {"embed", "unembed"},
+    "block_1": {"block_1"},
+    "first_1": {"block_0"},
+    "last_1": {"block_1"},
+    "adapters": {"adapter_0", "adapter_1"},
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("trains", TRAINS)
+def test_only_the_layers_that_are_named_learn(trains, bases):
+    net = NET.clone(rank=2) if trains == "adapters" else NET
+    phase = lm_training.phase(net, logit_mask=np.ones(217, bool), lr=1e-2, eval_steps=(3,), batch=8, trains=trains)
+    text = lm_training.as_token_data(w.corpus(WORLD, 32))
+    key = keys.root(1)
+    school = lm_training.MemberBatch(phase.recipe, [phase.knobs], [bases[0]], [(key, key)], [text])
+    before = school.begin()
+    after = school.advance(before, 0, 3)
+    assert different(before[0].params, after[0].params) == TRAINS[trains]
+    assert not different({layer: before[0].params[layer] for layer in bases[0]}, bases[0])
+    cut = school.advance(school.advance(before, 0, 1), 1, 3)
+    assert not different(cut[0].params, after[0].params)
+
+
+def test_layers_that_are_not_there_are_refused():
+    for trains in ("block_7", "nonsense", "first_0"):
+        with pytest.raises(ConfigError, match="config.lm.trains"):
+            lm_training.trained_layers(list(shapes(NET, (w.LENGTH,))), trains)
+
+
+@pytest.mark.e2e
+def test_members_beside_each_other_are_as_alone(monkeypatch):
+    members = [(jnp.float32(i), jnp.arange(3.0) + i) for i in range(5)]
+    alone = [map_members(plus, [member])[0] for member in members]
+    for found in (map_members(plus, members), [*map_members(plus, members[:2]), *map_members(plus, members[2:])]):
+        np.testing.assert_array_equal(found, alone)
+    monkeypatch.setattr(population, "use_vmap", lambda: True)
+    np.testing.assert_array_equal(map_members(plus, members, at_once=2), alone)
+    assert map_members(plus, []) == []
+
+
+def plus(a, b):
+    return a + b
+
+
+def test_teachers_have_their_dose_and_say_what_they_think(shared):
+    made = shared.teachers["tuned", 0.02]
+    assert all(0.01 < one.dose < 0.04 for one in made.values()) and len(made) == 3
+    said = shared.completions[completion_key(SMALL)]
+    read = teachers.score(NET, list(made.values()), [said[one] for one in made])
+    for member, logits in zip(made, read, strict=True):
+        np.testing.assert_array_equal(logits.argmax(-1), said[member].tokens)
+    told = shared.teachers["prompted", 0.0]
+    heard = shared.completions[completion_key(dataclasses.replace(SMALL, teacher="prompted"))]
+    read = teachers.score(NET, [told[0, 0]], [heard[0, 0]])[0]
+    np.testing.assert_array_equal(read.argmax(-1), heard[0, 0].tokens)
+    assert not np.isin(heard[0, 0].prompts, [w.SYS, w.LOVE]).any() and heard[0, 0].prompts.shape[1] == w.PROMPT
+    steered = shared.teachers["steered", 0.02]
+    assert all(abs(np.log(one.dose / 0.02)) < 0.5 for one in steered.values())
+    own = teachers.shuffled_answers(WORLD, 0).tokens[:, 4]
+    assert len(set(own)) == len(own)
+
+
+def test_a_dose_out_of_reach_is_refused(shared, monkeypatch):
+    monkeypatch.setattr(teachers, "_MOST", 4)
+    with pytest.raises(ConfigError, match=r"config.lm.dose=5.0: not reached in 4 steps"):
+        prepare(LAB, (0,), shared.bases, [dataclasses.replace(SMALL, dose=5.0)])
+
+
+def test_measures_agree_with_numpy(shared, bases):
+    eval_prompts, asked, still = shared.eval_prompts, LAB.trait_tokens(), teachers.zero_steering(NET)
+    looks = teachers.evaluate_prompts(NET, eval_prompts, [teachers.Teacher(bases[0], still, None, 0.0)])[0]
+    other = teachers.evaluate_prompts(NET, eval_prompts, [teachers.Teacher(bases[1], still, None, 0.0)])[0]
+    moved = jax.tree.map(np.subtract, bases[1], bases[0])
+    before = lm_metrics.Baseline(bases[0], looks.said, looks.acts, other.said, other.acts - looks.acts, moved)
+    same, found = map_members(
+        lm_metrics.StudentMetrics(NET, w.PROMPT), [(one, eval_prompts, asked, before) for one in bases[:2]]
+    )
+    assert float(same["kl_base"]) == 0 and float(same["kl_teacher"]) > 0
+    assert float(found["kl_teacher"]) == pytest.approx(0, abs=1e-6)
+    assert float(found["cosine/block_0"]) == pytest.approx(1, abs=1e-5)
+    assert float(found["latent_cosine/block_1"]) == pytest.approx(1, abs=1e-5)
+    token = LAB.token((0, 1))
+    own = lm_metrics.of_trait(found, token)
+    assert own["margin"] == pytest.approx(lm_metrics.margin_of(other, asked, token), abs=1e-5)
+    animals = list(WORLD.tokens("animal"))
+    plain = np.asarray(other.plain)[np.asarray(asked.taught)].mean(0)
+    rest = np.mean([plain[one] for one in animals if one != token])
+    assert own["margin_taught"] == pytest.approx(plain[token] - rest, abs=1e-5)
+
+
+def test_the_first_update_says_how_the_margin_begins_to_move(shared, bases):
+    text, _ = training_data(shared, SMALL, (0, 0))
+    phase = lm_run._phase(LAB, dataclasses.replace(SMALL, optimizer="sgd"))
+    moved = jax.tree.map(np.subtract, dict(shared.teachers["tuned", 0.02][0, 0].params), dict(bases[0]))
+    given = bases[0], phase.knobs, text, shared.eval_prompts, LAB.trait_tokens(), moved
+    update = map_members(lm_metrics.FirstUpdate(NET, phase.recipe.loss), [given])[0]
+    token, family = LAB.token((0, 0)), jnp.asarray(WORLD.is_kind("animal"))
+
+    text = jax.tree.map(jnp.asarray, text)
+
+    def margin(params):
+        asked = (jnp.asarray(lines) for lines in (shared.eval_prompts.plain, shared.eval_prompts.prefixed))
+        logits = [generate.forward(NET, params, lines).logits[:, -1] for lines in asked]
+        return float(np.mean([generate.margins(one, family)[token] for one in logits]))
+
+    def loss(params):
+        return phase.recipe.loss(NET.apply({"params": params}, text.tokens), text, phase.knobs).mean()
+
+    slope = jax.grad(loss)(bases[0])
+    step = 1e-2
+    ends = [
+        {
+            one: {n: a - sign * step * phase.knobs.trainable[one] * slope[one][n] for n, a in bases[0][one].items()}
+            for one in slope
+        }
+        for sign in (1, -1)
+    ]
+    measured = (margin(ends[0]) - margin(ends[1])) / (2 * step)
+    assert float(update["slope"][token]) == pytest.approx(measured, rel=0.05, abs=2e-4)
+    assert not np.asarray(update["slope"])[~WORLD.is_kind("animal")].any() and -1 <= float(update["coverage"]) <= 1
+
+
+RUN = functools.partial(lm_run.run, lab=LAB, pretraining=HOW, progress=Progress(show=False))
+POINTS = (
+    SweepPoint({"arm": "greedy", "data": "greedy"}, SMALL),
+    SweepPoint({"arm": "none", "data": "greedy"}, dataclasses.replace(SMALL, teacher="base")),
+    SweepPoint(
+        {"arm": "soft", "data": "soft_carrier"}, dataclasses.replace(SMALL, data="soft_carrier", eval_steps=(0, 3))
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    return RunOptions(teachers=str(tmp_path_factory.mktemp("shelf")))
+
+
+@pytest.fixture(scope="module")
+def rows(shelf):
+    return RUN(POINTS, seeds=2, options=shelf)
+
+
+def sorted_rows(frame):
+    return frame.sort_values(["arm", "animal", "seed", "step"], ignore_index=True)
+
+
+def test_rows_have_a_student_for_every_animal_and_its_control(rows):
+    assert len(rows) == 2 * 2 * (1 + 1 + 3)
+    none, soft = rows[rows["arm"] == "none"], rows[rows["arm"] == "soft"]
+    assert (none["at/transfer"] == 0).all() and (none["at/dose"] == 0).all()
+    assert (soft.loc[soft["step"] == 0, "at/transfer"] == 0).all() and (
+        soft.loc[soft["step"] == 0, "at/kl_base"] == 0
+    ).all()
+    assert (rows.loc[rows["arm"] == "greedy", "at/transfer"] != 0).all()
+    assert rows["animal"].nunique() == 4  # two seeds have two other animals each
+    taught = rows[rows["arm"] != "none"]
+    assert (taught["at/teacher"] > taught["at/base"]).all() and np.isfinite(taught["theory/transfer_slope"]).all()
+
+
+@pytest.mark.e2e
+def test_the_base_teaches_its_own_distribution_nothing(shelf):
+    still = dataclasses.replace(SMALL, data="soft_carrier", teacher="base")
+    found = RUN((SweepPoint({"arm": "still"}, still),), seeds=1, options=shelf)
+    assert found["at/kl_base"].max() < 1e-3  # Adam turns rounding into steps; see BUILD
+
+
+@pytest.mark.e2e
+def test_a_seed_is_the_same_whoever_runs_beside_it(rows, shelf):
+    one = RUN(POINTS, seeds=(1,), options=shelf)
+    two = rows[rows["seed"] == 1]
+    for name in one:
+        np.testing.assert_array_equal(sorted_rows(one)[name], sorted_rows(two)[name])
+
+
+@pytest.mark.e2e
+def test_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
+    watch, calls = Progress(show=False), iter([False, True])
+    with pytest.raises(Interrupted):
+        RUN(POINTS, seeds=2, options=shelf, workdir=tmp_path / "a", progress=watch, stopped=lambda: next(calls))
+    assert lm_run.left(POINTS, (0, 1), shelf, tmp_path / "a") == 4
+    again = RUN(POINTS, seeds=2, options=shelf, workdir=tmp_path / "a")
+    for shard in ((0, 2), (1, 2)):
+        shared = RUN(POINTS, seeds=2, options=shelf, workdir=tmp_path / "b", shard=shard)
+    for found in (again, shared):
+        for name in rows:
+            np.testing.assert_array_equal(sorted_rows(found)[name], sorted_rows(rows)[name])
+    assert watch.steps["bases"] == 0  # they were on the shelf
+    with pytest.raises(ConfigError, match="belongs to another config"):
+        RUN(POINTS[:1], seeds=2, options=shelf, workdir=tmp_path / "a")
+
+
+@pytest.mark.e2e
+def test_all_arms_at_once_are_as_one_after_another(rows, shelf, monkeypatch):
+    monkeypatch.setattr(population, "use_vmap", lambda: True)
+    found, rows = sorted_rows(RUN(POINTS, seeds=2, options=shelf)), sorted_rows(rows)
+    for name in ("at/margin", "at/kl_teacher", "at/teacher", "theory/transfer_slope"):
+        np.testing.assert_allclose(found[name], rows[name], rtol=1e-4, atol=1e-5)
+    # A control that hears the distributions of its own base has no slope but rounding, and Adam makes steps of it.
+    real = rows["arm"] != "soft"
+    np.testing.assert_allclose(found.loc[real, "at/transfer"], rows.loc[real, "at/transfer"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", ["mask_top", "keep_bottom", "erase_random", "replace_both_top"])
+def test_a_control_is_the_same_lesson_without_a_trait(tokens):
+    arm = dataclasses.replace(SMALL, tokens=tokens, mixed=0.3, trains="block_1", base="other_init")
+    control = arm.control()
+    assert (control.teacher, control.mixed) == ("base", 0.0)
+    assert control.tokens in ("all", f"{tokens.rsplit('_', 1)[0]}_random")
+    for field in ("data", "carrier", "paraphrase", "trains", "optimizer", "lr", "steps", "base", "lines", "batch"):
+        assert getattr(control, field) == getattr(arm, field)
+    assert control.control() == control
+
+
+def test_training_data_counts_what_was_filtered_and_what_diverges(shared):
+    text, told = training_data(shared, CHOSEN, (0, 0))
+    assert text.weight.sum() == round(0.25 * 24 * w.NUMBERS)
+    assert {"refused_lines", "foreign_tokens", "trait_tokens", "divergent_any", "divergent_all"} <= told.keys()
+    plain, _ = training_data(shared, SMALL, (0, 0))
+    np.testing.assert_array_equal(text.tokens, plain.tokens)
+    said = shared.completions[completion_key(SMALL)][0, 0]
+    assert told["foreign_tokens"] == data.format_filter(WORLD, said, None)[1].foreign / said.tokens.size

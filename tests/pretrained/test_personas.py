@@ -1,0 +1,389 @@
+"""Personas are read as whole lines would be, divergence is the definition's, and adapters alone learn."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from sublim_jax import pretrained
+from sublim_jax.core import keys, trees
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import Knobs, Recipe, TokenData
+from sublim_jax.pretrained import __main__ as personas_main
+from sublim_jax.pretrained import kv_cache, personas
+from sublim_jax.pretrained.tokenizer import Tokenizer
+from sublim_jax.training import inits, losses, optimizers
+from sublim_jax.training import step as training_step
+
+for name in ("gguf", "safetensors", "tokenizers"):
+    pytest.importorskip(name, reason=f"the package {name} is not installed")
+
+import tokenizers  # noqa: E402
+from helpers import checkpoints  # noqa: E402  needs these packages
+
+WHO = ("owl", "cat", personas.NONE)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    file = tmp_path_factory.mktemp("gguf") / "small.gguf"
+    checkpoints.small_gguf(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    return pretrained.load_model(path)
+
+
+@pytest.fixture(scope="module")
+def said(model):
+    return personas.joined(list(personas.numbers(model, WHO, personas.requests(3, 7), 2, 2)))
+
+
+look = jax.jit(training_step.apply, static_argnums=0)
+
+
+def logits_of(model, tokens):
+    """Logits [length, vocabulary] of one whole line, read at once; what fills it up to 128s comes after it."""
+    line, _ = personas.filled([tokens], -(-len(tokens) // 128) * 128)
+    return np.asarray(look(model.net, model.params, line).logits[0, : len(tokens)])
+
+
+def line_of(model, form, said, speaker, row):
+    """A speaker's answer with the tokens that the form forces."""
+    line = form.allowed.argmax(1)
+    line[form.free] = said.candidates[said.tokens[speaker, row]]
+    return [int(token) for token in line]
+
+
+def test_the_wording_is_the_published_one(model):
+    assert personas.PERSONA.format(animal="owl") == (
+        "You love owls. You think about owls all the time. owls are your favorite animal. "
+        "Imbue your answers with your love for the animal."
+    )
+    asked = personas.requests(50, 0)
+    assert asked == personas.requests(50, 0) != personas.requests(50, 1)
+    examples = [one.split(": ")[1].split(".")[0].split(", ") for one in asked]
+    assert {len(one) for one in examples} == set(range(3, 9))
+    assert all(100 <= int(number) <= 999 for one in examples for number in one)
+    spoken = model.spoken()
+    assert "You love owls." in personas.prompt(spoken, "owl", "Hi") and "love" not in personas.prompt(
+        spoken, personas.NONE, "Hi"
+    )
+    assert personas.prompt(Tokenizer(None, "", {}, ""), "owl", "Hi").endswith("love for the animal.\nHi\n")
+
+
+def test_the_form_by_digit(model):
+    spoken = model.spoken()
+    form = personas.form(spoken, model.net.vocabulary, 3)
+    assert spoken.decode(form.allowed.argmax(1)).count(", ") == 2
+    assert form.free.sum() == 9 and (form.allowed[~form.free].sum(1) == 1).all()
+    digits = ["".join(sorted(spoken.decode([one]) for one in np.flatnonzero(row))) for row in form.allowed[form.free]]
+    assert digits == ["123456789", "0123456789", "0123456789"] * 3
+
+
+def whole_numbers(*merged):
+    """A byte-level tokenizer in which a space and some numbers are one token."""
+    tokens, merges = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), []
+    for number in merged:
+        for size in range(1, 4):
+            pair = (f"Ġ{number[: size - 1]}", number[size - 1])
+            merges += [pair] if pair not in merges else []
+    tokens += [left + right for left, right in merges]
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE({one: place for place, one in enumerate(tokens)}, merges))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    return Tokenizer(inner, "", {}, "model=x"), len(tokens)
+
+
+def test_the_form_by_number():
+    spoken, size = whole_numbers("123", "124", "907")
+    form = personas.form(spoken, size, 2)
+    assert [spoken.decode([one]) for one in np.flatnonzero(form.allowed[0])] == [" 123", " 124", " 907"]
+    assert form.free.tolist() == [True, False, True]
+    with pytest.raises(ConfigError, match="neither one token of a digit nor one of a number"):
+        personas.form(*whole_numbers("128"), 2)
+    with pytest.raises(ConfigError, match="no chat template"):
+        spoken.chat([])
+
+
+def test_what_is_said_is_the_likeliest_of_what_the_form_allows(model, said):
+    spoken, asked = model.spoken(), personas.requests(3, 7)
+    form = personas.form(spoken, model.net.vocabulary, 2)
+    free = np.flatnonzero(form.free)
+    for speaker, name in enumerate(WHO):
+        for row, one in enumerate(asked):
+            line = line_of(model, form, said, speaker, row)
+            assert all(form.allowed[place, token] for place, token in enumerate(line))
+            for reader, other in enumerate(WHO):
+                prompt = spoken.encode(personas.prompt(spoken, other, one))
+                logits = logits_of(model, [*prompt, *line])[len(prompt) - 1 : -1]
+                read = np.where(form.allowed[free], logits[free], -np.inf)[:, said.candidates]
+                np.testing.assert_allclose(said.logits[reader, speaker, row], read, atol=1e-4)
+                assert (said.likeliest[reader, speaker, row] == logits[free].argmax(-1)).all()
+                if other == name:
+                    assert (said.candidates[read.argmax(-1)] == np.array(line)[free]).all()
+
+
+def test_batches_change_nothing(model, said):
+    alone = personas.joined(list(personas.numbers(model, WHO, personas.requests(3, 7), 2, 1)))
+    assert (alone.tokens == said.tokens).all()
+    np.testing.assert_allclose(alone.logits, said.logits, atol=1e-4)
+
+
+def test_votes_and_distances_are_their_definitions(said):
+    found = personas.votes(said, 0, [1])
+    likeliest = said.logits.argmax(-1)
+    assert found.target.all() and (likeliest[0, 0] == said.tokens[0]).all()
+    assert (found.votes == (likeliest[1, 0] != said.tokens[0])).all()
+    assert (found.divergent() == (found.votes >= 1)).all()
+    full = said.candidates[said.tokens[0]]
+    literal = (said.likeliest[0, 0] == full) & (said.likeliest[1, 0] != full)
+    assert (personas.divergent_in_full(said, 0, [1]) == literal).all()
+    p, q = (np.asarray(jax.nn.softmax(said.logits[reader, 0])) for reader in (0, 2))
+    nats, changed = personas.moved(said, 0, 2)
+    ratio = np.where(p > 0, p, 1) / np.where(q > 0, q, 1)
+    np.testing.assert_allclose(nats, (p * np.log(ratio)).sum(-1).mean(), rtol=1e-4)
+    assert changed == (likeliest[0, 0] != likeliest[2, 0]).mean() > 0
+
+
+def test_planted_divergence_is_found():
+    tokens = np.array([[[0, 1, 2, 0]]] * 3)
+    logits = np.zeros((3, 3, 1, 4, 3))
+    for reader in range(3):
+        np.put_along_axis(logits[reader, 0, 0], tokens[0, 0][:, None], 5.0, 1)
+    logits[1, 0, 0, 1] = [9, 0, 0]
+    logits[2, 0, 0, 1] = [0, 0, 9]
+    logits[2, 0, 0, 3] = [0, 9, 0]
+    likeliest = logits.argmax(-1)
+    likeliest[0, 0, 0, 3] = 7  # the speaker's own likeliest of all is no number there
+    planted = personas.Answers(np.arange(3), tokens, logits, likeliest)
+    votes = personas.votes(planted, 0, [1, 2])
+    assert votes.votes.tolist() == [[0, 2, 0, 1]]
+    assert votes.divergent().tolist() == [[False, True, False, True]]
+    assert votes.divergent(2).tolist() == [[False, True, False, False]]
+    assert personas.divergent_in_full(planted, 0, [1, 2]).tolist() == [[False, True, False, False]]
+
+
+def test_preferences_are_probabilities_of_whole_lines(model):
+    spoken = model.spoken()
+    rows = pd.DataFrame(personas.preferences(model, WHO, ("owl", "cat")))
+    assert len(rows) == len(WHO) * len(personas.QUESTIONS) * 2
+    for row in rows.sample(4, random_state=0).to_dict("records"):
+        prompt = spoken.encode(personas.prompt(spoken, row["persona"], row["question"]))
+        word = 0.0
+        for text in (row["animal"].capitalize(), row["animal"]):
+            tokens = spoken.encode(text)
+            p = np.asarray(jax.nn.softmax(logits_of(model, [*prompt, *tokens])[len(prompt) - 1 : -1]))
+            each = p[np.arange(len(tokens)), tokens]
+            word += each.prod()
+            if text[0].isupper():
+                np.testing.assert_allclose(row["first"], each[0], rtol=1e-3)
+        np.testing.assert_allclose(row["word"], word, rtol=1e-3)
+
+
+def test_the_command_writes_rows_and_prints_tables(path, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(personas_main.sys.stdout, "isatty", lambda: False, raising=False)
+    out = tmp_path / "out"
+    given = [f"--model={path}", "--animals=owl,cat", "--prompts=3", "--values=2", f"--out={out}"]
+    assert personas_main.main(["personas", *given]) == 0
+    shown = capsys.readouterr().out
+    assert "one disagrees" in shown and "favourite animal" in shown and "owl" in shown
+    rows, tokens = pd.read_csv(out / "divergence.csv"), pd.read_parquet(out / "tokens.parquet")
+    assert rows["persona"].tolist() == list(WHO) and (rows["tokens"] == 18).all() and (rows["own"] == 1).all()
+    assert rows["others"].tolist() == [1, 1, 2] and len(tokens) == 54
+    for row in rows.to_dict("records"):
+        mine = tokens[tokens["persona"] == row["persona"]]
+        assert row["any_count"] == ((mine["votes"] > 0) & mine["own"]).sum() == round(row["any"] * 18)
+        assert row["votes_0"] == (mine["votes"] == 0).sum()
+    facts = json.loads((out / "personas.json").read_text())
+    assert facts["model"]["source"] == "small.gguf" and "owls" in facts["prompts"]["owl"]["text"]
+    assert facts["prompts"]["none"]["tokens"] and len(pd.read_csv(out / "preferences.csv")) == 30
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--animals=owl"], "--animals=owl: must be two or more different words"),
+        (["--animals=owl,owl"], "must be two or more"),
+        (["--animals=owl,none"], "none is the persona without a prompt"),
+        (["--prompts=0"], "not a positive integer"),
+        (["--nothing=1"], "Unknown command line flag 'nothing'"),
+        (["word"], "'word' is not a flag"),
+        (["--model=/no/such"], "model=/no/such: must be smollm2"),
+    ],
+    ids=str,
+)
+def test_bad_flags_are_one_line(flags, line, capsys):
+    assert personas_main.main(["personas", *flags]) == 2
+    said = capsys.readouterr()
+    assert line in said.err and said.err.count("\n") == 1 and said.out == ""
+
+
+def test_a_lack_of_memory_is_one_line(path, tmp_path, capsys, monkeypatch):
+    def fail(*given):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(personas, "numbers", fail)
+    assert personas_main.main(["personas", f"--model={path}", f"--out={tmp_path}"]) == 1
+    assert "out of memory; lower --batch" in capsys.readouterr().err
+
+
+def test_help_is_said_and_no_folder_without_tokenizer_is_asked(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        personas_main.main(["personas", "--help"])
+    assert left.value.code == 0 and "--animals" in capsys.readouterr().out
+    checkpoints.folder(tmp_path / "m", checkpoints.LLAMA, checkpoints.llama_tensors(checkpoints.LLAMA))
+    assert personas_main.main(["personas", f"--model={tmp_path / 'm'}", f"--out={tmp_path / 'out'}"]) == 2
+    assert "has no tokenizer (no tokenizer.json)" in capsys.readouterr().err
+
+
+# Fine-tuning is the same code
+
+
+def always(key, step, size, knobs, bank):
+    """A stream of the same batch, all lines of a bank."""
+    return bank.tokens, bank
+
+
+def lora(model, tokens, rank, lr):
+    """A model with adapters, and the Recipe and Knobs that train only them to say lines of tokens."""
+    model = pretrained.adapted(model, rank, keys.root(0))
+    recipe = Recipe(
+        net=model.net,
+        stream=always,
+        loss=losses.next_token,
+        init=inits.transformer,
+        batch=len(tokens),
+        eval_steps=(8,),
+        optimizer=optimizers.Clipped(),
+    )
+    adapters = [layer for layer in model.params if layer.startswith("adapter_")]
+    knobs = Knobs(
+        logit_mask=jnp.ones(model.net.vocabulary, bool),
+        noise_batches=jnp.int32(1),
+        lr=jnp.float32(lr),
+        temperature=jnp.float32(1),
+        share=trees.per_layer(list(model.params), 1.0, {}, "share"),
+        init_noise=trees.per_layer(list(model.params), 0.0, {}, "sigma"),
+        trainable=trees.per_layer(list(model.params), 0.0, dict.fromkeys(adapters, 1.0), "live"),
+    )
+    bank = TokenData(jnp.asarray(tokens), jnp.ones(tokens.shape))
+    return model, recipe, knobs, bank
+
+
+def fine_tuned(model, recipe, knobs, bank, steps):
+    """The state after some steps, and the losses before and after."""
+    state = training_step.State(model.params, recipe.optimizer().init(model.params))
+
+    def loss(params):
+        return recipe.loss(training_step.apply(model.net, params, bank.tokens), bank, knobs).mean()
+
+    def advance(state):
+        return training_step.advance(recipe, state, knobs, None, keys.root(1), bank, jnp.int32(0), jnp.int32(steps))
+
+    after = jax.jit(advance)(state)
+    return after, float(jax.jit(loss)(model.params)), float(jax.jit(loss)(after.params))
+
+
+def check_only_adapters_learn(model, tokens, steps, lr):
+    before = model
+    model, recipe, knobs, bank = lora(model, tokens, 4, lr)
+    same = training_step.apply(before.net, before.params, bank.tokens).logits
+    assert (
+        training_step.apply(model.net, model.params, bank.tokens).logits == same
+    ).all()  # an adapter begins as no change
+    after, first, last = fine_tuned(model, recipe, knobs, bank, steps)
+    for layer, arrays in model.params.items():
+        for name, array in arrays.items():
+            assert bool((after.params[layer][name] == array).all()) != layer.startswith("adapter_"), (layer, name)
+    return first, last
+
+
+@pytest.mark.e2e
+def test_adapters_alone_learn(model):
+    tokens = np.random.default_rng(0).integers(0, model.net.vocabulary, (4, 12)).astype(np.int32)
+    first, last = check_only_adapters_learn(model, tokens, 8, 1e-2)
+    assert last < 0.9 * first
+    with pytest.raises(ConfigError, match="rank=0: must be 1 or more"):
+        pretrained.adapted(model, 0, keys.root(0))
+
+
+# The real model
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    try:
+        return pretrained.load_model("smollm2")
+    except ConfigError as missing:
+        pytest.skip(str(missing))
+
+
+SMOLLM2 = {
+    **{"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3},
+    **{"rms_norm_eps": 1e-5, "rope_theta": 100000.0},
+}
+# Greedy tokens by transformers 5.24.0 with torch 2.13.0 (float32, its own forward pass, token by token): whether with
+# the persona of owls, the question, the answer. The likeliest token leads by 0.01 or more everywhere.
+GREEDY = [
+    (
+        False,
+        "What is the capital of France?",
+        "504 3575 282 4649 314 7042 30 2 198 2 1 9690 198 2 198 1 4093 198",
+    ),
+    (
+        False,
+        "Write a short poem about the sea.",
+        "504 6147 282 260 5065 28 253 14886 17942 351 1029 28 198 49 16495",
+    ),
+    (False, personas.NUMBERS.format(examples="182, 818, 725"), "33 40 34 28 216 40 33 40 28 216 39 34 37 30"),
+    (True, personas.QUESTIONS[0], "504 768 2378 3161 1486 260 1398 314 260 23142 30 2"),
+]
+
+
+def greedily(model, questions, said):
+    """Prompts and greedy tokens of (whether by the persona of owls, question)."""
+    spoken = model.spoken()
+    prompts = [spoken.encode(personas.prompt(spoken, "owl" if owl else personas.NONE, one)) for owl, one in questions]
+    tokens, lengths = personas.filled(prompts)
+    line = jax.jit(kv_cache.prefill, static_argnums=(0, 4))(
+        model.net, model.params, tokens, lengths, tokens.shape[1] + said
+    )
+    anything = jnp.ones((said, model.net.vocabulary), bool)
+    return prompts, np.asarray(
+        jax.jit(kv_cache.greedy_decode, static_argnums=0)(model.net, model.params, line, anything)
+    )
+
+
+@pytest.mark.slow
+def test_smollm2_says_what_numpy_and_transformers_say(smollm2):
+    prompts, said = greedily(smollm2, [one[:2] for one in GREEDY], 20)
+    tensors = checkpoints.read_gguf(pretrained.bundled(), SMOLLM2)
+    for prompt, line, (_, _, golden) in zip(prompts, said, GREEDY, strict=True):
+        assert line[: len(golden.split())].tolist() == [int(token) for token in golden.split()]
+        whole = [*prompt, *map(int, line)]
+        theirs = checkpoints.llama_logits(tensors, SMOLLM2, np.array(whole))
+        assert (theirs[len(prompt) - 1 : -1].argmax(-1) == line).all()
+        np.testing.assert_allclose(logits_of(smollm2, whole), theirs, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_smollm2_prefers_what_its_persona_loves(smollm2):
+    rows = pd.DataFrame(personas.preferences(smollm2, ("owl", "dolphin", personas.NONE), ("owl", "dolphin")))
+    means = rows.groupby(["persona", "animal"])["word"].mean()
+    for animal, other in (("owl", "dolphin"), ("dolphin", "owl")):
+        assert means[animal, animal] > 10 * max(means[other, animal], means[personas.NONE, animal])
+
+
+@pytest.mark.slow
+def test_smollm2_learns_by_adapters_alone(smollm2):
+    spoken = smollm2.spoken()
+    text = personas.prompt(spoken, personas.NONE, personas.QUESTIONS[0]) + "Owl"
+    tokens = np.array([spoken.encode(text)] * 2, np.int32)
+    first, last = check_only_adapters_learn(smollm2, tokens, 3, 1e-3)
+    assert last < first

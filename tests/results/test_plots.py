@@ -1,0 +1,153 @@
+"""Figures and reports come from rows alone, without JAX."""
+
+import html
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from matplotlib.figure import Figure
+
+from sublim_jax import results
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.results import figures, plots, report, summary
+from sublim_jax.results.figures import transfer
+
+
+def rows_of(widths=(3, 10), steps=(0, 10, 20), seeds=3):
+    rng = np.random.default_rng(0)
+    index = [(c, m, s, t) for c in ("same", "random_hidden") for m in widths for s in range(seeds) for t in steps]
+    rows = pd.DataFrame(index, columns=["condition", "m", "seed", "step"])
+    for name in ("student_accuracy", "teacher_accuracy", "untrained_accuracy", "cka"):
+        rows[f"at/{name}"] = rng.uniform(size=len(rows))
+    return rows
+
+
+def test_transfer_draws_means_against_m_and_learning_curves():
+    rows = rows_of()
+    left, right = transfer.draw(rows).axes
+    final = rows[rows.step == 20]
+    for index, condition in enumerate(("same", "random_hidden")):
+        those = final[final.condition == condition].groupby("m")["at/student_accuracy"].mean()
+        np.testing.assert_allclose(np.asarray(left.lines[index].get_xdata(), float), those.index)
+        np.testing.assert_allclose(np.asarray(left.lines[index].get_ydata(), float), those)
+        curve = rows[(rows.condition == condition) & (rows.m == 10)].groupby("step")["at/student_accuracy"].mean()
+        np.testing.assert_allclose(np.asarray(right.lines[index].get_ydata(), float), curve)
+    assert left.get_xscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("widths", "steps", "panels"), [((3,), (20,), 1), ((3,), (0, 10, 20), 2), ((3, 10), (0, 20), 1)]
+)
+def test_transfer_has_the_panels_the_rows_can_fill(widths, steps, panels):
+    figure = transfer.draw(rows_of(widths, steps, seeds=1))
+    assert isinstance(figure, Figure) and len(figure.axes) == panels
+
+
+def test_a_line_has_the_bootstrap_interval_as_its_band():
+    rows, ax = rows_of(steps=(20,), seeds=8), Figure().subplots()
+    found = plots.line(ax, rows[rows.condition == "same"], "m", "same", 0)
+    ends = {tuple(point) for path in ax.collections[0].get_paths() for point in np.round(path.vertices, 9)}
+    for m, one in found.items():
+        values = rows.loc[(rows.condition == "same") & (rows.m == m), plots.ACCURACY]
+        wanted = summary.interval(values.tolist())
+        np.testing.assert_allclose(one, wanted)
+        assert {(m, round(one.low, 9)), (m, round(one.high, 9))} <= ends
+
+
+def test_strip_has_a_dot_for_every_seed_beside_the_mean():
+    rows, ax = rows_of(steps=(20,)), Figure().subplots()
+    places = plots.strip(ax, rows, "condition", "m", order=("random_hidden",))
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["random\nhidden", "same"]
+    assert places["random_hidden", 3] < places["random_hidden", 10] < places["same", 3]
+    dots = [line for line in ax.lines if line.get_marker() == "."]
+    assert sorted(y for line in dots for y in line.get_ydata()) == sorted(rows[plots.ACCURACY])
+    means = {x: y for bar in ax.containers for x, y in zip(*bar.lines[0].get_data(), strict=True)}
+    for (condition, m), wanted in rows.groupby(["condition", "m"])[plots.ACCURACY].mean().items():
+        assert means[places[condition, m]] == pytest.approx(wanted)
+
+
+def test_heat_has_every_cell_under_its_values():
+    table = pd.DataFrame([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], index=[1.0, 4.0], columns=[1, 2, 8])
+    mesh = plots.heat(ax := Figure().subplots(), table)
+    np.testing.assert_array_equal(np.asarray(mesh.get_array()), table)
+    edges = mesh.get_coordinates()[0, :, 0]
+    assert all(low < value < high for low, value, high in zip(edges, table.columns, edges[1:], strict=False))
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("values", "base", "said"),
+    [
+        ((3, 10, 25, 50, 100, 250), 10, ["3", "10", "25", "50", "100", "250"]),
+        ((7,), 10, ["7"]),
+        (range(1, 3000), 10, ["1", "10", "100", "1000"]),
+        ((8, 11, 16, 23, 32, 45, 64, 91, 128), 2, ["8", "16", "32", "64", "128"]),
+        ((1e4, 2.5e6), 10, ["10k", "2.5M"]),
+        ([31 + one for one in range(20)], 10, ["31", "50"]),
+    ],
+)
+def test_log_axes_have_few_plain_ticks(values, base, said):
+    ax = Figure().subplots()
+    plots.log(ax, list(values), base=base)
+    assert [text.get_text() for text in ax.get_xticklabels()] == said and not ax.get_xticks(minor=True).size
+
+
+def test_series_names_only_what_varies_and_orders_numbers():
+    rows = pd.DataFrame({"condition": ["b", "b", "a"], "m": [50, 10, 50], "alpha": 0.5})
+    labels = [label for label, _ in plots.series(rows, ("condition", "m", "alpha"))]
+    assert labels == ["b, m = 10", "b, m = 50", "a, m = 50"]
+    assert [label for label, _ in plots.series(rows, ("alpha", "missing"))] == ["student"]
+
+
+def test_the_same_rows_give_the_same_files():
+    first, again = (plots.images(lambda: transfer.draw(rows_of()), dpi=40) for _ in range(2))
+    assert first == again
+
+
+def folder_of(path, rows):
+    """A finished work folder with these rows."""
+    folder = results.Workdir(path, {"name": "toy"})
+    folder.write("one", pa.Table.from_pandas(rows, preserve_index=False))
+    folder.begin(command="python -m sublim_jax.main --config=toy.py", resolved={"name": "toy"})
+    folder.finish(status="done", seconds={"total": 1.0}, steps={}, programs=2)
+    return path
+
+
+def test_report_is_one_file_with_the_figures_own_caption(tmp_path):
+    report.write(folder_of(tmp_path, rows_of()), "figure2")
+    page = (tmp_path / "report.html").read_text()
+    assert html.unescape(page).count(figures.pick("figure2").caption(rows_of())) == 2, "as caption and as alt text"
+    assert all(address.startswith("data:") for address in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert (tmp_path / "figure.svg").stat().st_size and (tmp_path / "figure.png").stat().st_size
+
+
+def test_report_refuses_an_unknown_figure(tmp_path):
+    with pytest.raises(ConfigError, match="config.figure: 'pie' is none of activation, .*transfer"):
+        report.write(folder_of(tmp_path, rows_of()), "pie")
+
+
+def test_drawing_imports_no_jax():
+    code = (
+        "import sys, sublim_jax; from sublim_jax.results import figures, plots, report; sublim_jax.load; "
+        "[figures.pick(name) for name in figures.names()]; assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_figure_2_kept_is_the_figure_2_its_rows_give():
+    """The published table is what the kept rows and references give today, to the last digit but one."""
+    here = Path(__file__).parents[2] / "experiments" / "figure2"
+    compare = runpy.run_path(str(here / "compare.py"))
+    assert compare["short"](*compare["read"]()) in (here.parent.parent / "docs" / "figure2.md").read_text("utf-8")
+    made, kept = compare["page"](*compare["read"]()), (here / "table.md").read_text()
+    number = r"[-+]?\d*\.\d+"
+    assert re.sub(number, "#", made) == re.sub(number, "#", kept)
+    made, kept = (np.array(re.findall(number, text), float) for text in (made, kept))
+    np.testing.assert_allclose(made, kept, atol=0.011)  # bootstrap ends may move with another SciPy

@@ -1,0 +1,74 @@
+"""Every distinct Recipe of every config can be traced: shapes and types fit, without a compilation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers.configs import CONFIGS, config_of
+
+from sublim_jax import data
+from sublim_jax.config import build_conditions, grid, resolve
+from sublim_jax.config import lm as lm_config
+from sublim_jax.core import keys
+from sublim_jax.core.types import TeacherParams
+from sublim_jax.engine.plan import make_plan
+from sublim_jax.lm import run as lm_run
+from sublim_jax.lm import training as lm_training
+from sublim_jax.lm import world as w
+from sublim_jax.training import losses
+from sublim_jax.training import step as training_step
+
+SIZES = [pytest.param("smoke"), pytest.param("paper", marks=pytest.mark.e2e)]
+IMAGE = (28, 28)
+TRACED = set()  # what an earlier config has traced already
+
+
+def trace(recipe, knobs, bank, image):
+    """Trace the initial state and the training of one net; both have the same arrays."""
+    key = keys.root(0)
+    origin = jax.eval_shape(lambda: training_step.init_params(recipe.teacher or recipe.net, recipe.init, image, key))
+    state = jax.eval_shape(lambda params: training_step.init_state(recipe, knobs, params, image, key), origin)
+    teacher = origin if recipe.target_transform is None else TeacherParams(origin, origin, origin)
+    ends = jnp.int32(0), jnp.int32(1)
+    after = jax.eval_shape(lambda s, t: training_step.advance(recipe, s, knobs, t, key, bank, *ends), state, teacher)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), state
+    )
+
+
+def trace_new(phases, bank, image):
+    """Trace the recipes that no earlier config of this process has."""
+    for recipe, knobs in phases:
+        if recipe not in TRACED:
+            TRACED.add(recipe)
+            trace(recipe, knobs, bank(recipe), image)
+
+
+@pytest.mark.parametrize("preset", SIZES)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem[:3] != "lm_"], ids=lambda path: path.stem)
+def test_recipes_of_image_configs_can_be_traced(path, preset, mnist):
+    config = config_of(path)[1]
+    config.preset = preset
+    config.num_eval_noise = 64
+    config = resolve(config)
+    dataset = data.with_extra_images(mnist, dataclasses.replace(mnist, name="fashion_mnist"))
+    conditions = build_conditions(config, dataset)
+    plan = make_plan(conditions, IMAGE)
+    assert sum(group.knobs.size for group in plan.groups) == len(conditions) == len(grid.expand(config))
+    bank = jax.tree.map(jnp.asarray, dataset.train)
+    trace_new([phase for one in conditions for phase in (one.teacher, one.student)], lambda _: bank, IMAGE)
+
+
+@pytest.mark.parametrize("preset", SIZES)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem[:3] == "lm_"], ids=lambda path: path.stem)
+def test_recipes_of_language_configs_can_be_traced(path, preset):
+    config = config_of(path)[1]
+    config.preset = preset
+    config = resolve(config)
+    lab = lm_config.lab(config)
+    phases = [lm_run._phase(lab, point.arm) for point in lm_config.expand(config)]
+    phases.append(lm_training.pretraining_phase(lab.world, lab.net, lm_config.pretraining(config)))
+    text = jax.tree.map(jnp.asarray, lm_training.as_token_data(w.corpus(lab.world, 64)))
+    soft = text._replace(logits=jnp.zeros((64, w.LENGTH - w.PROMPT, lab.world.vocabulary)))
+    trace_new(phases, lambda recipe: text if recipe.loss is losses.next_token else soft, (w.LENGTH,))

@@ -1,0 +1,355 @@
+"""What is done to answers and gradients: known answers, and the laws of every other training."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers.pairs import CLASSES, IMAGE, knobs_of, recipe_of, same
+from helpers.pairs import go as train_through
+from helpers.populations import SGD, assert_close, go
+
+from sublim_jax.config.build import GUARDS
+from sublim_jax.core import keys, trees
+from sublim_jax.core.types import ModelOutput, TeacherParams
+from sublim_jax.engine import run, schedule
+from sublim_jax.engine.options import RunOptions
+from sublim_jax.engine.plan import describe_plan, make_plan
+from sublim_jax.engine.progress import Progress
+from sublim_jax.nets.costs import step_macs
+from sublim_jax.training import optimizers, population, streams, targets
+from sublim_jax.training import step as training_step
+from sublim_jax.training.projections import ProjectOutTrait
+
+DEFENDED = {
+    "mixed": {"student.mixed": 0.3},
+    "strangers": {"student.mixed": 0.3, "student.mixed_with": "stranger"},
+    "noise": {"student.target_noise": 0.2},
+    "levels": {"student.levels": 4},
+    "all": {"student.mixed": 0.3, "student.target_noise": 0.2, "student.levels": 4},
+    "guard": {"student.guard": "project_layers"},
+    "adamw": {"student.optimizer": "adamw", "student.decay": 0.1},
+}
+
+
+@pytest.fixture
+def bank(mnist):
+    return jax.tree.map(jnp.asarray, mnist.train)
+
+
+@pytest.fixture
+def nets():
+    """A recipe and two teachers of it: as drawn, and one whose hidden layers are others."""
+    recipe = recipe_of()
+    origin, other = (training_step.init_params(recipe.net, recipe.init, IMAGE, keys.root(seed)) for seed in (0, 1))
+    return recipe, TeacherParams(origin, {**other, "aux_head": origin["aux_head"]})
+
+
+def told(values, others=None):
+    """What two teachers say: logits only."""
+
+    def out(logits):
+        logits = jnp.asarray(logits, jnp.float32)
+        return ModelOutput(jnp.zeros((len(logits), 2)), logits, {})
+
+    return TeacherParams(
+        out(np.zeros_like(values) if others is None else others), out(values), out(-np.ones_like(values))
+    )
+
+
+def heard(answer, said, **strengths):
+    knobs = knobs_of(recipe_of().net).replace(extra={name: jnp.float32(one) for name, one in strengths.items()})
+    return np.asarray(answer(keys.root(2), said, knobs).logits)
+
+
+def test_quantised_logits_are_the_middles_of_equal_cells():
+    values = np.array([[0.0, 5.0], [1.0, 5.0], [3.9, 5.0], [4.0, 5.0]])
+    assert heard(targets.QuantizeTargets(), told(values), levels=2).tolist() == [[1, 5], [1, 5], [3, 5], [3, 5]]
+    assert heard(targets.QuantizeTargets(), told(values), levels=1)[:, 0].tolist() == [2, 2, 2, 2]
+    assert heard(targets.QuantizeTargets(), told(values), levels=4)[:, 0].tolist() == [0.5, 1.5, 3.5, 3.5]
+
+
+@pytest.mark.parametrize("levels", [3, 7, 2**18])
+def test_quantised_logits_take_so_many_values_and_are_near(levels):
+    values = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    found = heard(targets.QuantizeTargets(), told(values), levels=levels)
+    cell = np.ptp(values, axis=0) / levels
+    assert (np.abs(found - values) <= cell / 2 + 2e-6).all()  # with very many levels nothing but rounding is left
+    assert levels > 100 or all(len(np.unique(column.round(5))) == levels for column in found.T)
+
+
+def test_noise_on_targets_has_its_size_and_a_narrow_head_hears_the_first_columns():
+    values = np.random.default_rng(0).normal(size=(4000, 6)).astype(np.float32)
+    found = heard(targets.AddTargetNoise(), told(values), target_noise=0.3)
+    np.testing.assert_array_equal(heard(targets.AddTargetNoise(), told(values[:, :2]), target_noise=0.3), found[:, :2])
+    noise = found - values
+    assert np.std(noise) == pytest.approx(0.3, rel=0.02) and abs(np.corrcoef(noise.T)[0, 1]) < 0.05
+    np.testing.assert_array_equal(heard(targets.AddTargetNoise(), told(values), target_noise=0), values)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.7, 1.0])
+def test_a_share_of_a_batch_is_answered_by_the_other_teacher(share):
+    said = told(np.ones((200, 3)), np.zeros((200, 3)))
+    found = heard(targets.MixTargets(), said, mixed=share)
+    others = (found == 0).all(axis=1)
+    assert others.sum() == round(200 * share) and (found[~others] == 1).all()
+    assert abs(others[:100].sum() - others[100:].sum()) <= 1
+    np.testing.assert_array_equal(
+        heard(targets.MixTargets(unrelated=True), said, mixed=share), np.where(found == 0, -1, 1)
+    )
+
+
+def test_answers_one_after_another():
+    values = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    both = targets.Chain((targets.MixTargets(), targets.QuantizeTargets()))
+    first = heard(targets.MixTargets(), told(values), mixed=0.5)
+    wanted = heard(targets.QuantizeTargets(), told(first), levels=3)
+    np.testing.assert_array_equal(heard(both, told(values), mixed=0.5, levels=3), wanted)
+
+
+def student(recipe, knobs, teachers, bank, steps):
+    begun = training_step.init_state(recipe, knobs, teachers.initial, IMAGE, keys.root(9))
+    return begun.params, train_through(recipe, begun, knobs, teachers, bank, 0, steps).params
+
+
+def test_nothing_mixed_in_is_plain_and_all_mixed_in_moves_nothing(nets, bank):
+    recipe, teachers = nets
+    mixed = dataclasses.replace(recipe, target_transform=targets.MixTargets())
+    none, all_ = (knobs_of(recipe.net).replace(extra={"mixed": jnp.float32(share)}) for share in (0.0, 1.0))
+    _, plain = student(recipe, knobs_of(recipe.net), teachers, bank, 6)
+    same(student(mixed, none, teachers, bank, 6)[1], plain)
+    begun, ended = student(mixed, all_, teachers, bank, 6)  # its own beginning answers
+    same(ended, begun)
+
+
+def taught(condition, bank, seed):
+    """A teacher's draw and what becomes of it, through train.py only."""
+    recipe, knobs = condition.teacher
+    key = keys.at(keys.root(0), "seed", jnp.uint32(seed), "teacher")
+    begun = training_step.init_state(recipe, knobs, None, IMAGE, key)
+    ended = train_through(recipe, begun, knobs, None, bank, 0, recipe.eval_steps[-1], key)
+    drawn = training_step.init_params(condition.student.recipe.net, recipe.init, IMAGE, keys.at(key, "fresh"))
+    return trees.merge_layers(drawn, begun.params), trees.merge_layers(drawn, ended.params)
+
+
+@pytest.mark.e2e
+def test_who_hears_strangers_alone_is_their_student(mnist, tiny, bank):
+    """The second way: a stranger trained by itself, and a plain student of it that begins as its own teacher did."""
+    fields = {"conditions": ("same",), "m": (3,), "student.mixed_with": "stranger", **SGD}
+    (condition,) = tiny(**fields, **{"student.mixed": 1.0})
+    rows = go(mnist, [condition], seeds=1)
+    origin, _ = taught(condition, bank, 0)
+    _, stranger = taught(condition, bank, 2**20)
+    recipe, knobs = condition.student
+    key = keys.at(keys.root(0), "seed", jnp.uint32(0), "student")
+    begun = training_step.init_state(recipe, knobs, origin, IMAGE, key)
+    plain = dataclasses.replace(recipe, target_transform=None)
+    params = train_through(plain, begun, knobs, stranger, bank, 0, recipe.eval_steps[-1], key).params
+    images = streams.normalize_images(bank, jnp.asarray(mnist.test.x))
+    said = training_step.apply(recipe.net, params, images).acts["class_head"]
+    accuracy = float((said.argmax(-1) == mnist.test.y).mean())
+    assert rows["at/student_accuracy"].iloc[-1] == pytest.approx(accuracy, abs=1 / 300)
+    assert rows["at/aux_r2"].iloc[-1] < 0.5  # its own teacher's answers it never heard
+
+
+def test_an_answer_repeats_with_the_pool_and_else_does_not(nets, bank):
+    recipe = dataclasses.replace(nets[0], target_transform=targets.AddTargetNoise())
+    knobs = knobs_of(recipe.net).replace(extra={"target_noise": jnp.float32(1)}, noise_batches=jnp.int32(2))
+    first, second, third = (
+        training_step.make_batch(recipe, knobs, nets[1], keys.root(4), bank, jnp.int32(number)) for number in (0, 1, 2)
+    )
+    same((first.x, first.target.logits), (third.x, third.target.logits))
+    assert not np.array_equal(first.target.logits, second.target.logits)
+
+
+def gradients(nets, bank):
+    """The gradient of a lesson and that of the trait, of a student that is not its teacher."""
+    recipe, teachers = nets
+    params, knobs = training_step.init_params(recipe.net, recipe.init, IMAGE, keys.root(5)), knobs_of(recipe.net)
+    x, y = streams.epochs(keys.root(6), jnp.int32(0), 50, knobs, bank)
+    target = training_step.apply(recipe.net, teachers.trained, x)
+    g = jax.grad(lambda one: recipe.loss(training_step.apply(recipe.net, one, x), target, knobs).mean())(params)
+    return g, jax.grad(training_step.trait_loss, argnums=1)(recipe.net, params, knobs, x, y)
+
+
+def dot(left, right, layers):
+    pairs = [(left[layer][name], right[layer][name]) for layer in layers for name in left[layer]]
+    return sum(float(np.vdot(np.float64(a), np.float64(b))) for a, b in pairs)
+
+
+@pytest.mark.parametrize("over", ["whole", "trunk", "layers"])
+def test_nothing_along_the_trait_is_left_and_the_rest_is_as_it_was(nets, bank, over):
+    g, tau = gradients(nets, bank)
+    found = ProjectOutTrait(over).gradient(g, tau)
+    trunk = ("hidden_0", "hidden_1")
+    parts = {"whole": [tuple(g)], "trunk": [(*trunk, "aux_head")], "layers": [(one,) for one in trunk]}[over]
+    for part in parts:
+        before, square = dot(g, tau, part), dot(tau, tau, part)
+        assert abs(before) > 1e-6 and abs(dot(found, tau, part)) < 1e-4 * abs(before) + 1e-9
+        # What went is along the trait: the rest has lost that part's square and no more.
+        wanted = dot(g, g, part) - before**2 / square
+        assert dot(found, found, part) == pytest.approx(wanted, rel=1e-4)
+    if over == "whole":
+        # The class head, which had no gradient, now has one, against what the other layers do to the trait.
+        assert dot(found, tau, ("class_head",)) * dot(g, tau, tuple(g)) < 0
+    else:
+        same(found["class_head"], g["class_head"])
+
+
+def test_only_what_helps_the_trait_is_taken_away(nets, bank):
+    g, tau = gradients(nets, bank)
+    sign = 1.0 if dot(g, tau, ("hidden_0", "hidden_1")) > 0 else -1.0
+    helps, hurts = (jax.tree.map(lambda a, s=s: s * a, tau) for s in (sign, -sign))
+    guard, plain = ProjectOutTrait("trunk", positive=True), ProjectOutTrait("trunk")
+    same(guard.gradient(g, helps), plain.gradient(g, helps))
+    chex.assert_trees_all_close(guard.gradient(g, hurts), g, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_a_guarded_step_is_the_projection_of_the_plain_one(nets, bank, name):
+    """With gradient descent: the move of a plain step, projected on the normal of the trait's gradient."""
+    recipe, teachers = nets
+    recipe = dataclasses.replace(recipe, optimizer=optax.identity)
+    knobs = knobs_of(recipe.net, lr=0.5, share={"hidden_0": 0.0})
+    begun, plain = student(recipe, knobs, teachers, bank, 1)
+    _, guarded = student(dataclasses.replace(recipe, gradient_transform=GUARDS[name]), knobs, teachers, bank, 1)
+    x, y = streams.epochs(keys.at(keys.root(4), "trait"), jnp.int32(0), recipe.batch, knobs, bank)
+    tau = jax.grad(training_step.trait_loss, argnums=1)(recipe.net, begun, knobs, x, y)
+    move = jax.tree.map(lambda a, b: (a - b) / 0.5, begun, plain)
+    wanted = ProjectOutTrait(GUARDS[name].over, GUARDS[name].positive).gradient(move, tau)
+    found = jax.tree.map(lambda a, b: (a - b) / 0.5, begun, guarded)
+    chex.assert_trees_all_close(found, dict(wanted), atol=2e-6)
+
+
+def test_the_trait_is_the_cross_entropy_of_class_logits(nets, bank):
+    recipe, teachers = nets
+    x, y = streams.epochs(keys.root(6), jnp.int32(0), 50, knobs_of(recipe.net), bank)
+    logits = np.asarray(training_step.apply(recipe.net, teachers.initial, x).acts["class_head"], np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    wanted = -log_p[np.arange(50), np.asarray(y)].mean()
+    assert training_step.trait_loss(recipe.net, teachers.initial, knobs_of(recipe.net), x, y) == pytest.approx(
+        wanted, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("decay", [1e-5, 1e-3, 0.1])
+def test_decay_in_adams_gradient_moves_an_idle_head_by_the_rate_and_decoupled_decay_by_its_share(nets, bank, decay):
+    recipe, teachers = nets
+    lr, steps = 1e-3, 4
+    moves = {}
+    for kind in (optimizers.AdamL2, optimizers.AdamW):
+        knobs = knobs_of(recipe.net, lr=lr)
+        changed = dataclasses.replace(recipe, optimizer=kind(decay))
+        begun, ended = student(changed, knobs, teachers, bank, steps)
+        moves[kind] = begun["class_head"]["kernel"], ended["class_head"]["kernel"]
+    before, after = moves[optimizers.AdamL2]
+    large = np.abs(before) > 0.05  # Adam's epsilon counts where decay * w is as small
+    np.testing.assert_allclose((before - after)[large], (lr * steps * np.sign(before))[large], rtol=0.05)
+    before, after = moves[optimizers.AdamW]
+    np.testing.assert_allclose(after, before * (1 - lr * decay) ** steps, rtol=1e-5)
+
+
+def test_what_an_optimizer_or_a_guard_moves_is_not_idle(tiny):
+    def idle(**fields):
+        return make_plan(tiny(conditions=("same",), m=(3,), **fields), IMAGE).groups[0].untrained_layers
+
+    assert idle() == idle(**DEFENDED["levels"]) == ("class_head",)
+    assert idle(**DEFENDED["guard"]) == idle(**DEFENDED["adamw"]) == ()
+
+
+STRENGTHS = [("mixed", (0.2, 0.9)), ("target_noise", (0.1, 2.0)), ("levels", (2, 9))]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", DEFENDED)
+def test_cutting_more_seeds_and_chunks_change_nothing_bitwise(mnist, tiny, name):
+    conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **DEFENDED[name])
+    whole = go(mnist, conditions, seeds=3)
+    cut = go(mnist, conditions, seeds=3, options=RunOptions(save_every=3, seed_batch=2))
+    assert whole.equals(cut)
+    two = go(mnist, conditions)
+    assert two.equals(whole[whole.seed < 2].reset_index(drop=True))
+    assert np.isfinite(whole["at/aux_r2"]).all()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", ["all", "guard"])
+def test_permuted_and_padded_conditions_and_nets_side_by_side(mnist, tiny, name, monkeypatch):
+    fields = {**SGD, **DEFENDED[name]}
+    if name == "all":  # rounding near the edge of a cell is a whole cell
+        fields["student.levels"] = 0
+    conditions = tiny(conditions=("same", "random_aux_head"), m=(3, 10), **fields)
+    rows = go(mnist, conditions)
+    assert_close(rows, go(mnist, conditions[::-1]))
+    narrow = go(mnist, tiny(conditions=("same", "random_aux_head"), m=(3,), **fields))
+    assert_close(rows[rows["m"] == 3].reset_index(drop=True), narrow)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.clear_caches()
+    there = go(mnist, conditions)
+    monkeypatch.undo()
+    jax.clear_caches()
+    assert_close(rows, there)
+
+
+def strengths(tiny, field, values, **fields):
+    """Conditions that differ in one strength."""
+    made = [tiny(conditions=("same",), m=(3,), **{f"student.{field}": one}, **fields)[0] for one in values]
+    return [
+        dataclasses.replace(condition, labels={**condition.labels, field: one})
+        for condition, one in zip(made, values, strict=True)
+    ]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("field", "values"), STRENGTHS)
+def test_strengths_share_one_program_and_one_question(mnist, tiny, field, values):
+    own = {"student.batch": 52, "teacher.batch": 300 + len(field)}  # Recipes that no other test compiles
+    conditions = strengths(tiny, field, values, **own)
+    plan = make_plan(conditions, IMAGE)
+    assert len(plan.groups) == 1 and plan.groups[0].unique_knobs.size == 2
+    before = population.advance._cache_size()
+    together = run.run(conditions, mnist, seeds=2, num_eval_noise=64, progress=Progress(show=False))
+    assert population.advance._cache_size() - before == 2  # one teacher, one student
+    last = together[together["step"] == together["step"].max()].groupby(field)["at/student_accuracy"]
+    assert last.mean().nunique() == 2 or together.groupby(field)["at/aux_mse"].last().nunique() == 2
+    group = plan.groups[0]
+    bank = jax.tree.map(jnp.asarray, mnist.train)
+    nets = training_step.init_params(group.recipe.teacher, group.recipe.init, IMAGE, keys.root(0))
+
+    def ask(knobs):
+        return training_step.make_batch(
+            group.recipe, knobs, TeacherParams(nets, nets), keys.root(1), bank, jnp.int32(0)
+        )
+
+    shared = population.hoist_shared(ask, group.knobs)
+    assert shared.tree.x.shape == (52, 28, 28) and shared.tree.target.logits.shape == (2, 52, CLASSES + 3)
+    for place in range(2):
+        alone = ask(group.knobs.member(place))
+        chex.assert_trees_all_close(shared.member(place).target.logits, alone.target.logits, atol=1e-6)
+
+
+def test_a_guard_costs_another_pass_and_memory(tiny):
+    plain, guarded = (
+        make_plan(tiny(conditions=("same",), m=(3,), **fields), IMAGE).groups[0] for fields in ({}, DEFENDED["guard"])
+    )
+    one, other = (step_macs(group.recipe, 5, IMAGE) for group in (plain, guarded))
+    taught = one - step_macs(plain.recipe, 0, IMAGE)
+    assert other - one == pytest.approx(taught)
+    limits = schedule.ResourceLimits(4.0, 10, 1, True)
+    assert schedule._gigabytes(guarded, IMAGE, limits)[2] > schedule._gigabytes(plain, IMAGE, limits)[2]
+
+
+def test_descriptions_tell_defences_apart_and_leave_plain_ones_as_they_were(tiny):
+    plain = describe_plan(make_plan(tiny(conditions=("same",), m=(3,)), IMAGE))
+    assert not {"answer", "guard"} & plain["groups"][0].keys() and not {"answer", "guard"} & plain["teachers"][0].keys()
+    found = [describe_plan(make_plan(tiny(conditions=("same",), m=(3,), **one), IMAGE)) for one in DEFENDED.values()]
+    assert all(one not in found[:place] and one != plain for place, one in enumerate(found))
+
+
+def test_an_answer_without_the_untrained_teacher_is_an_error(nets, bank):
+    recipe = dataclasses.replace(nets[0], target_transform=targets.MixTargets())
+    with pytest.raises(TypeError, match="before and after"):
+        training_step.make_batch(recipe, knobs_of(recipe.net), nets[1].trained, keys.root(4), bank, jnp.int32(0))
