@@ -51,9 +51,10 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
         sublim_jax.core.errors.ConfigError: config: there is no field 'student.stepz'; did you mean 'student.steps'?
     """
     from sublim_jax import config as configs
-    from sublim_jax.config.schema import PRESETS, check, one_of
+    from sublim_jax.config.schema import PRESETS, check
 
-    one_of("preset", preset, PRESETS)
+    if preset not in PRESETS:
+        raise ConfigError(unknown_name("config.preset", preset, PRESETS))
     config = configs.base_config("smoke" if preset == "smoke" else "paper")
     if preset == "laptop":
         config.update_from_flattened_dict(flatten(config.presets.laptop.to_dict()))

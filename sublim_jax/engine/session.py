@@ -54,7 +54,7 @@ class Session:
     identity: Callable[[], Mapping[str, Any]]
     workdir: str | Path | None = None
     resume: str = "auto"
-    options: RunOptions = RunOptions()
+    options: RunOptions = dataclasses.field(default_factory=RunOptions)
     progress: Progress = dataclasses.field(default_factory=Progress)
     stopped: Callable[[], bool] = lambda: False
     metadata: Mapping[str, Any] | None = None

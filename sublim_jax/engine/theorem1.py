@@ -30,7 +30,7 @@ from sublim_jax.training import losses, population
 _SEEDS = 10  # in a unit of work
 
 
-def run(
+def run(  # noqa: D417  the others are those of engine.run
     conditions: Sequence[Condition],
     grids: Sequence[Grid],
     dataset: Dataset,

@@ -53,7 +53,7 @@ class StudentResult(NamedTuple):
     first: dict[str, np.ndarray]
 
 
-def run(
+def run(  # noqa: D417  the others are those of engine.run
     points: Sequence[SweepPoint],
     lab: LanguageSetup,
     pretraining: Pretraining,
