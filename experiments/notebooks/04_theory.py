@@ -51,7 +51,7 @@ rows = sl.run(config, seeds=3)
 
 # %%
 beside = theory_table.table(rows)
-theory_table.texts(beside[beside.verdict != "identity"])
+summary.texts(beside[beside.verdict != "identity"])
 
 # %%
 theory_table.counts(beside)

@@ -7,7 +7,7 @@ from sublim_jax.engine import run
 from sublim_jax.engine.progress import Progress
 
 QUIET = {
-    "watch": Progress(show=False),
+    "progress": Progress(show=False),
     "num_eval_noise": 64,
     "metrics": (metrics.task, metrics.imitation, metrics.layers),
 }
