@@ -235,7 +235,7 @@ def run(
         seeds: A number (seeds 0, 1, ...) or the seeds; default: those of the config, or 4.
         workdir: Folder for rows, checkpoints and teachers; a run that was interrupted continues there.
         keep_params: Also keep the trained parameters in `workdir`, for `params`.
-        **options: Further arguments of `sublim_jax.engine.run.run`, for instance `metrics`, `root_seed`, `how`.
+        **options: Further arguments of `sublim_jax.engine.run.run`, for instance `metrics`, `root_seed`, `options`.
 
     Returns:
         Labels, `seed`, `step`, measured columns `at/...` and predicted columns `theory/...`.
@@ -260,7 +260,7 @@ def run(
     if workdir is None:
         given.pop("config", None)
     if keep_params:
-        given["how"] = dataclasses.replace(given.get("how", RunOptions()), keep_params=True)
+        given["options"] = dataclasses.replace(given.get("options", RunOptions()), keep_params=True)
     return (theorem1 if "grids" in given else engine).run(conditions, dataset=data, **given)
 
 
@@ -274,7 +274,7 @@ def _asked(config: Any, data: Dataset | None) -> tuple[tuple[Condition, ...], Da
         return tuple(config), data, {}
     config = configs.resolve(config)
     data = load_data(config) if data is None else data
-    given: dict[str, Any] = {"how": configs.options_of(config), "root_seed": config.root_seed}
+    given: dict[str, Any] = {"options": configs.options_of(config), "root_seed": config.root_seed}
     given |= {"seeds": configs.seeds_of(config), "config": configs.identity(config)}
     if config.study == "theorem1":
         given["grids"] = configs.grids_of(config)

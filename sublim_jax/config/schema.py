@@ -120,6 +120,7 @@ def _common(name: str, figure: str, study: tuple[str, ...], seeds: int, laptop: 
         "run.save_every": Field(100, _whole(1), "training steps between two checkpoints"),
         "run.devices": Field(0, _whole(0), "local devices over which seeds are spread; 0: all"),
         "run.memory_gb": Field(4.0, _above_0(), "memory of the process on CPU, or of one accelerator, in GB"),
+        "run.keep_params": Field(False, _BOOL, "whether trained students are stored beside the rows"),
         "run.precision": Field(
             "highest", _one_of(PRECISIONS), "precision of float32 matrix products; it changes results on accelerators"
         ),

@@ -67,7 +67,8 @@ def load_params_of(workdir: str | Path, seed: int, **labels: Any) -> dict[str, A
         )
     path, (row, column), *_ = matching[-1]
     with _open(path) as file:
-        return _nest({name: file.get_slice(name)[row, column] for name in file.keys()})  # noqa: SIM118
+        nested = _nest({name: file.get_slice(name)[row, column] for name in file.keys()})  # noqa: SIM118
+    return trees.unflatten_layers(trees.flatten_layers(nested))
 
 
 def save_students(

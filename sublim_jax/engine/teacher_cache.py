@@ -43,7 +43,7 @@ class TeacherCache:
     def load(self, seeds: Sequence[int]) -> Params | None:
         """The parameters [seed] of these seeds, or None where one of them is missing or cannot be read."""
         try:
-            nets = {seed: load_tree(self._file(seed)) for seed in set(seeds)}
+            nets = {seed: trees.flatten_layers(load_tree(self._file(seed))) for seed in set(seeds)}
         except ConfigError:
             return None
         return jax.tree.map(lambda *leaves: np.stack(leaves), *(nets[seed] for seed in seeds))

@@ -115,6 +115,7 @@ class Attention(nn.Module):
         return h.mean(1), {"mixed": h.reshape(len(h), -1)}
 
 
+@pytest.mark.e2e
 def test_any_linen_trunk_trains(data):
     fields = {"student__steps": 3, "student__eval_steps": (), "num_eval_noise": 8, "metrics": ("task", "layers")}
     config = sl.base_config("smoke", conditions="random_hidden", m=3, **fields)

@@ -40,6 +40,7 @@ def test_train_pair_trains_the_nets_of_run(mnist, monkeypatch):
     assert jax.tree.structure(pair.student) == jax.tree.structure(dict(nested))
 
 
+@pytest.mark.e2e
 def test_train_pair_is_a_function_of_its_key_under_vmap(mnist):
     (condition,) = sl.build(sl.base_config("smoke", conditions="same", **SMALL), mnist)
 

@@ -116,6 +116,7 @@ def test_intervals_are_over_conditions_not_rows(tmp_path):
     assert often == pytest.approx(once)
 
 
+@pytest.mark.e2e
 def test_the_command_writes_calibration_figure_and_story(tmp_path, capsys):
     folders = [kept(tmp_path / name, rows_of(seed=place)) for place, name in enumerate(("first", "second", "third"))]
     out, page = tmp_path / "c.json", tmp_path / "page"

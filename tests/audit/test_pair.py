@@ -87,6 +87,7 @@ def test_chunks_and_precision_do_not_matter(x64):
     assert pieces.coverage == pytest.approx(whole.coverage, abs=1e-6 if not x64 else 1e-13)
 
 
+@pytest.mark.e2e
 def test_interval_of_an_independent_trait_covers_zero():
     """White inputs and a trait gradient orthogonal to the mismatch: the expected change is 0, each input's is not."""
     covered = []

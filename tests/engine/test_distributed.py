@@ -79,6 +79,7 @@ def test_three_jobs_at_once_in_one_folder_do_each_part_once(tmp_path):
     assert "report.html" in again[0] and rows(tmp_path / "three").equals(rows(tmp_path / "one"))
 
 
+@pytest.mark.e2e
 def test_a_shard_alone_says_what_is_still_to_come(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,))
     given = {"seeds": 3, "num_eval_noise": 64, "workdir": tmp_path / "w", "progress": Progress(show=False)}

@@ -46,6 +46,7 @@ def test_load_params_of_returns_the_students_that_were_measured(mnist, tiny, tmp
         load_params_of(tmp_path / "elsewhere", 0)
 
 
+@pytest.mark.e2e
 def test_resuming_loses_no_params_and_adds_missing_ones(mnist, tiny, tmp_path):
     conditions, calls = tiny(**FIELDS), iter([False, True])  # stops half way through the students
     with pytest.raises(Interrupted):

@@ -47,6 +47,7 @@ TIMINGS = {
 
 
 @pytest.mark.parametrize("case", TIMINGS, ids="-".join)
+@pytest.mark.e2e
 def test_noise_acts_when_and_where_it_is_added(case, tiny, mnist):
     timing, layer = case
     rows = rows_of(tiny, mnist, **{f"perturb.{timing}": 0.3, "perturb.layers": (layer,)})
@@ -72,6 +73,7 @@ def test_noise_on_a_trained_teacher_trains_no_other_one(tiny, mnist):
     assert [group.teacher for group in plan.groups] == [0, 0, 0, 1]
 
 
+@pytest.mark.e2e
 def test_frozen_layers_of_teacher_and_student_stay(tiny, mnist):
     fields = {"teacher.frozen": ("class_head",), "student.frozen": ("aux_head", "hidden_0")}
     last = rows_of(tiny, mnist, **fields).query("step == 20")

@@ -183,6 +183,7 @@ def study(mnist, grid, seeds=3, conditions=("same", "random"), **fields):
     return theorem1.run(built, [grid] * len(built), mnist, seeds=seeds, progress=Progress(show=False))
 
 
+@pytest.mark.e2e
 def test_study_measures_the_law(mnist):
     eps = (1e-5, 1e-4, 1e-3)
     rows = study(mnist, first_steps.Grid(eps, (0.0, 1.0)), **{"net.activation": "tanh"})

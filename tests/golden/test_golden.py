@@ -24,7 +24,11 @@ def assert_same(now, then, name, rtol, atol):
         assert now == then, name
 
 
-@pytest.mark.parametrize("name", recompute.ALL)
+LONG = ("theorem1_rows", "quickstart_rows")
+EACH = [pytest.param(name, marks=pytest.mark.e2e if name in LONG else ()) for name in recompute.ALL]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_results_are_the_golden_ones(name):
     assert_same(recompute.ALL[name](), GOLDEN[name], name, *TOLERANCE[name])
 

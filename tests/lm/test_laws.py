@@ -38,6 +38,7 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=("gpt", "neox", "llama"))
+@pytest.mark.e2e
 def test_logits_depend_on_tokens_up_to_their_place_only(kind):
     net = dataclasses.replace(NET, **kind)
     params, lines = params_of(net), jnp.arange(1, 9)[None]
@@ -294,6 +295,7 @@ def test_a_distribution_over_carriers_never_shows_a_trait():
         losses.NextDistribution(0)
 
 
+@pytest.mark.e2e
 def test_lines_are_all_read_once_an_epoch_and_repeat_with_the_pool():
     text = TokenData(jnp.arange(14)[:, None] * jnp.ones((1, 5), jnp.int32), jnp.ones((14, 5)))
     knobs = knobs_of(np.ones(217, bool))

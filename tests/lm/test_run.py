@@ -52,6 +52,7 @@ def different(left, right):
     return {layer for layer in left if any((left[layer][name] != right[layer][name]).any() for name in left[layer])}
 
 
+@pytest.mark.e2e
 def test_bases_of_one_init_begin_alike_and_read_in_other_orders(bases):
     again = lm_training.pretrain(WORLD, NET, HOW, keys.root(0), [lm_training.base_seeds("same", 0)])[0]
     assert not different(again, bases[0]) and different(bases[0], bases[1]) and different(bases[0], bases[2])
@@ -65,6 +66,7 @@ def test_bases_of_one_init_begin_alike_and_read_in_other_orders(bases):
     assert not different(starts[0], starts[1]) and different(starts[0], starts[2])
 
 
+@pytest.mark.e2e
 def test_bases_are_found_again_by_what_made_them_and_by_nothing_else(tmp_path, monkeypatch):
     def steps(**changes):
         watch = Progress(show=False)
@@ -128,6 +130,7 @@ def plus(a, b):
     return a + b
 
 
+@pytest.mark.e2e
 def test_teachers_have_their_dose_and_say_what_they_think(shared):
     made = shared.teachers["tuned", 0.02]
     assert all(0.01 < one.dose < 0.04 for one in made.values()) and len(made) == 3
@@ -174,6 +177,7 @@ def test_measures_agree_with_numpy(shared, bases):
     assert own["margin_taught"] == pytest.approx(plain[token] - rest, abs=1e-5)
 
 
+@pytest.mark.e2e
 def test_the_first_update_says_how_the_margin_begins_to_move(shared, bases):
     text, _ = training_data(shared, SMALL, (0, 0))
     phase = lm_run._phase(LAB, dataclasses.replace(SMALL, optimizer="sgd"))
@@ -230,6 +234,7 @@ def sorted_rows(frame):
     return frame.sort_values(["arm", "animal", "seed", "step"], ignore_index=True)
 
 
+@pytest.mark.e2e
 def test_rows_have_a_student_for_every_animal_and_its_control(rows):
     assert len(rows) == 2 * 2 * (1 + 1 + 3)
     none, soft = rows[rows["arm"] == "none"], rows[rows["arm"] == "soft"]

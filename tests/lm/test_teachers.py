@@ -68,6 +68,7 @@ def mean_kl(ours, theirs):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.e2e
 def test_a_dose_is_the_mean_kl_from_the_base(kind):
     one, plain = teacher(kind), teacher("base")
     own, other = (looks.said for looks in teachers.evaluate_prompts(NET, EXAM, [one, plain]))
@@ -145,6 +146,7 @@ def test_a_steered_teacher_is_the_base_with_a_vector_of_the_personas_direction()
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.e2e
 def test_what_is_said_is_the_likeliest_token_after_every_prefix(kind):
     """One token after another by the net alone; what stands behind a place cannot matter, so it is noise here."""
     one, said = teacher(kind), greedy()[kind].tokens

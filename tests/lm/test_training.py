@@ -61,6 +61,7 @@ def first_steps(trains, steps):
 
 
 @pytest.mark.parametrize("trains", TRAINS)
+@pytest.mark.e2e
 def test_the_layers_that_are_named_move_and_no_others(trains):
     assert moved(first_steps(trains, 3), base()) == arrays_of(base(), TRAINS[trains])
     # The first step sees the same gradient whoever moves by it: what moves, moves as if all did.
@@ -68,6 +69,7 @@ def test_the_layers_that_are_named_move_and_no_others(trains):
     assert not any(moved({layer: one[layer]}, {layer: all_[layer]}) for layer in TRAINS[trains])
 
 
+@pytest.mark.e2e
 def test_adapters_alone_move_and_begin_as_no_change():
     one = school([base()], trains="adapters", net=NET.clone(rank=2))
     before = one.begin()[0].params
@@ -93,6 +95,7 @@ def test_layers_that_are_not_there_are_refused(trains):
         lm_training.trained_layers(list(shapes(NET, (w.LENGTH,))), "adapters")  # of a net without rank
 
 
+@pytest.mark.e2e
 def test_a_run_in_pieces_is_the_whole_run_and_its_rate_falls_to_nothing():
     one = school([base()], decays=True, eval_steps=(5,), batch=10)  # 24 lines: epochs end inside
     whole, cut = one.advance(one.begin(), 0, 5), one.begin()
@@ -122,6 +125,7 @@ def part(places):
     return school([origins[i] for i in places], **{**split, "lr": tuple(split["lr"])})
 
 
+@pytest.mark.e2e
 def test_members_in_threads_are_as_each_alone_and_side_by_side_to_rounding(monkeypatch):
     def ends(places):
         one = part(places)
@@ -177,6 +181,7 @@ def test_a_base_is_named_by_its_two_seeds():
         lm_training.base_seeds("smae", 0)
 
 
+@pytest.mark.e2e
 def test_a_base_depends_on_its_two_seeds_only_and_shares_what_they_share():
     origins = [lm_training.base_seeds(kind, 0) for kind in lm_training.KINDS]
     again = lm_training.pretrain(WORLD, NET, HOW, LAB.root, [(1, 1), *origins])

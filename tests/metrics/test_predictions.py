@@ -85,6 +85,7 @@ def cosine(a, b):
     return (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
 
 
+@pytest.mark.e2e
 def test_likeness_of_heads_is_that_of_share_and_noise_on_average():
     rows = [scene_of(share=0.6, sigma=0.1, seed=seed) for seed in range(0, 40, 4)]
     for head in ("class_head", "aux_head"):
@@ -164,6 +165,7 @@ def test_oracle_reads_the_nearest_latent_with_the_teachers_answers():
 
 
 @pytest.mark.parametrize(("share", "sigma"), [(1.0, 0.2), (0.5, 0.1), (0.0, 0.0)])
+@pytest.mark.e2e
 def test_class_noise_is_the_mean_over_draws_of_the_class_head(share, sigma):
     scene = scene_of(share=share, sigma=sigma, heads=("class_head",))
     told = predictions.class_noise(scene)

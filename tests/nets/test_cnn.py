@@ -64,6 +64,7 @@ def test_torch_linear_counts_the_pixels_of_a_kernel():
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.e2e
 def test_maps_agree_with_scipy_and_loops(activation):
     net = SMALL.clone(activation=activation)
     params, x = params_of(SplitHead(net, 10, 3)), images_of(3)
@@ -95,6 +96,7 @@ def test_both_ways_of_convolving_agree(pool, dtype):
         assert not np.allclose(one, cnn.conv_im2col(h, kernel, pool, "float32"), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.e2e
 def test_the_way_of_accelerators_gives_the_same_net(monkeypatch):
     params, x = params_of(SMALL), images_of(3)
 
@@ -119,6 +121,7 @@ def test_an_image_does_not_notice_the_blocks(n):
 
 
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
+@pytest.mark.e2e
 def test_gradients_agree_with_finite_differences(activation):
     net = SMALL.clone(activation=activation)
     with float64(True):
@@ -149,6 +152,7 @@ def test_pooling_and_its_gradient_drop_the_border_and_choose_the_first_of_equals
     np.testing.assert_array_equal(back(jnp.asarray(given))[0], wanted)
 
 
+@pytest.mark.e2e
 def test_nets_side_by_side_equal_nets_in_turn():
     many = [training_step.init_params(SMALL, inits.torch_linear, IMAGE, keys.root(seed)) for seed in range(3)]
     stacked, x = jax.tree.map(lambda *w: jnp.stack(w), *many), images_of(25)
@@ -174,6 +178,7 @@ def test_memory_does_not_grow_with_the_patches_of_a_batch():
         assert used.temp_size_in_bytes < megabytes * 1e6
 
 
+@pytest.mark.e2e
 def test_products_are_rounded_on_the_way_and_back():
     params, x = params_of(SMALL), images_of(30)
     low = SMALL.clone(dtype="bfloat16")

@@ -83,6 +83,7 @@ def test_rounded_products_are_products_of_rounded_operands():
     assert not np.array_equal(value, a @ b)
 
 
+@pytest.mark.e2e
 def test_dtype_reaches_every_product_and_leaves_weights_alone():
     x = jax.random.uniform(jax.random.key(1), (6, 28, 28))
     nets = {dtype: SplitHead(MLP((32, 16), dtype), 10, 4, dtype) for dtype in ("float32", "bfloat16")}

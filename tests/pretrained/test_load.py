@@ -62,6 +62,7 @@ def agrees(model, reference):
     ],
     ids=str,
 )
+@pytest.mark.e2e
 def test_a_llama_folder_says_what_numpy_says(tmp_path, changes):
     config = {**LLAMA, **changes}
     tensors = llama_tensors(config)

@@ -105,7 +105,7 @@ def test_the_form_by_number():
     form = personas.form(spoken, size, 2)
     assert [spoken.decode([one]) for one in np.flatnonzero(form.allowed[0])] == [" 123", " 124", " 907"]
     assert form.free.tolist() == [True, False, True]
-    with pytest.raises(ConfigError, match="neither one token of a digit nor one of a number"):
+    with pytest.raises(ConfigError, match="neither a token per digit nor a token per number"):
         personas.form(*whole_numbers("128"), 2)
     with pytest.raises(ConfigError, match="no chat template"):
         spoken.chat([])
@@ -210,7 +210,7 @@ def test_the_command_writes_rows_and_prints_tables(path, tmp_path, capsys, monke
     [
         (["--animals=owl"], "--animals=owl: must be two or more different words"),
         (["--animals=owl,owl"], "must be two or more"),
-        (["--animals=owl,none"], "none is the persona without a prompt"),
+        (["--animals=owl,none"], "none is the persona without prompt"),
         (["--prompts=0"], "not a positive integer"),
         (["--nothing=1"], "Unknown command line flag 'nothing'"),
         (["word"], "'word' is not a flag"),

@@ -67,6 +67,7 @@ def test_population_is_the_loop_over_its_members(mnist, tiny):
                 np.testing.assert_allclose(here[column].item(), value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.e2e
 def test_permuted_conditions_permute_rows(mnist, tiny):
     conditions = tiny(conditions=("same", "random_aux_head"), m=(3, 10), **SGD)
     assert_close(go(mnist, conditions), go(mnist, conditions[::-1]))
@@ -90,6 +91,7 @@ def test_a_seed_alone_is_the_seed_in_company(mnist, tiny):
     assert_close(alone, three[three.seed == 2].reset_index(drop=True))
 
 
+@pytest.mark.e2e
 def test_cutting_and_marks_change_nothing_bitwise(mnist, tiny):
     conditions = tiny(conditions=("same",), m=(3,))
     plain = go(mnist, conditions, options=RunOptions(save_every=1000))
@@ -99,6 +101,7 @@ def test_cutting_and_marks_change_nothing_bitwise(mnist, tiny):
     assert plain.equals(more[more.step.isin(plain.step.unique())].reset_index(drop=True))
 
 
+@pytest.mark.e2e
 def test_one_trace_per_recipe(mnist, tiny):
     """Seeds, conditions, slices and intervals do not retrace; another cap does, once."""
     own = {"student.batch": 51, "teacher.batch": 301}  # Recipes that no other test compiles
@@ -111,6 +114,7 @@ def test_one_trace_per_recipe(mnist, tiny):
     assert population.advance._cache_size() - after == 2  # widths 3 and 20, two conditions each
 
 
+@pytest.mark.e2e
 def test_noise_and_teacher_are_computed_once_per_seed(mnist, tiny, monkeypatch):
     """In the population's own programs no noise and no teacher activation carries the axis of the 4 conditions."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **{"student.batch": 53})

@@ -181,6 +181,7 @@ def dot(left, right, layers):
 
 
 @pytest.mark.parametrize("over", ["whole", "trunk", "layers"])
+@pytest.mark.e2e
 def test_nothing_along_the_trait_is_left_and_the_rest_is_as_it_was(nets, bank, over):
     g, tau = gradients(nets, bank)
     found = ProjectOutTrait(over).gradient(g, tau)
@@ -209,6 +210,7 @@ def test_only_what_helps_the_trait_is_taken_away(nets, bank):
 
 
 @pytest.mark.parametrize("name", GUARDS)
+@pytest.mark.e2e
 def test_a_guarded_step_is_the_projection_of_the_plain_one(nets, bank, name):
     """With gradient descent: the move of a plain step, projected on the normal of the trait's gradient."""
     recipe, teachers = nets
