@@ -54,13 +54,13 @@ conditions = sl.build(config, dataset)
 # %%
 seconds = {}
 watch = Progress(show=False)
-sl.run(conditions[:1], dataset, seeds=1, watch=watch)
+sl.run(conditions[:1], dataset, seeds=1, progress=watch)
 seconds["one pair"] = dict(watch.seconds)
 
 # %%
 watch = Progress(show=False)
 start = time.perf_counter()
-rows = sl.run(conditions, dataset, seeds=4, watch=watch)
+rows = sl.run(conditions, dataset, seeds=4, progress=watch)
 seconds["population"] = dict(watch.seconds)
 print(f"{len(conditions) * 4} students and 4 teachers in {time.perf_counter() - start:.0f} s")
 

@@ -79,7 +79,7 @@ def rows_of(**changes):
     return rows.sort_values(["condition", "m", "seed", "step"], ignore_index=True)
 
 
-one, eight = (rows_of(how=RunOptions(devices=devices)) for devices in (1, 8))
+one, eight = (rows_of(options=RunOptions(devices=devices)) for devices in (1, 8))
 assert one[["condition", "m", "seed", "step"]].equals(eight[["condition", "m", "seed", "step"]])
 
 # %% [markdown]
@@ -149,7 +149,7 @@ found
 with tempfile.TemporaryDirectory() as folder:
     for index in range(3):
         (own,) = schedule.assign_shards(plan, seeds, image, (index, 3))
-        rows = rows_of(how=RunOptions(devices=1), workdir=folder, shard=(index, 3))
+        rows = rows_of(options=RunOptions(devices=1), workdir=folder, shard=(index, 3))
         left = distributed.rows_left(conditions, seeds, image, folder)
         print(f"--shard={index}/3 trained seeds {own}: {len(rows)} rows in the folder, {left} to come")
 
