@@ -32,6 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import sublim_jax as sl
+from sublim_jax.metrics import predictions
 from sublim_jax.results import plots, summary, theory_table
 
 preset = "paper"  # "smoke" ends in seconds
@@ -42,7 +43,7 @@ config.m = (10,)
 config.conditions = ("same",)
 noise = {"perturb.layers": (("aux_head",), ("class_head",)), "perturb.student_before": (0.0, 0.02, 0.05, 0.1)}
 sl.add_grid(config, "noise", noise)
-rows = sl.run(config, seeds=3)
+rows = sl.run(config, seeds=3, metrics=(*sl.metrics.ALL, *predictions.ALL))  # every column, at any size
 
 # %% [markdown]
 # One line per law and condition. A value agrees where the interval of *measured minus predicted* lies within 0.03;

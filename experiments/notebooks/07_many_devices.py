@@ -74,7 +74,7 @@ seeds, image = range(6), (28, 28)
 
 # %%
 def rows_of(**changes):
-    given = {"seeds": seeds, "metrics": (sl.metrics.task, sl.metrics.imitation), "watch": Progress(show=False)}
+    given = {"seeds": seeds, "metrics": (sl.metrics.task, sl.metrics.imitation), "progress": Progress(show=False)}
     rows = sl.run(conditions, dataset, **given, **changes)
     return rows.sort_values(["condition", "m", "seed", "step"], ignore_index=True)
 
