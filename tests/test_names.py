@@ -7,7 +7,7 @@ import sublim_jax
 
 PACKAGE = Path(sublim_jax.__file__).parent
 OLD = """
-Refused unknown Shelf Unit Slice Limits cut owned strangers cost Answer Mixed Noisy Quantised Together Guard
+Refused unknown Classroom Shelf Unit Slice Limits cut owned strangers cost Answer Mixed Noisy Quantised Together Guard
 Projected arm axes_of points Point Folder have facts How Lab teach meet learn _through _work begin lesson
 Lesson end pulls perturbed widen side_by_side _in_a_row _shared Out Bank Text Teachers Scene Four Watch Law
 binding looks said room Say Exam Looks Examine Kept greedy hear each Measure Asked Before Schooling Begin
