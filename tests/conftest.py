@@ -1,8 +1,10 @@
 """Strict JAX for every test, and shapes checked at run time."""
 
+import functools
 import os
 import pkgutil
 import signal
+from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before SciPy: threads of several test workers starve each other
 
@@ -17,6 +19,7 @@ PYTREES = "sublim_jax.core.types"
 assert PYTREES in MODULES, "the module of the pytrees has another name"
 jaxtyping.install_import_hook([name for name in MODULES if name != PYTREES], "beartype.beartype")
 
+MOST_MAPS = 20_000  # Linux allows 65,530
 FINISHED = pytest.StashKey[list]()
 
 import jax  # noqa: E402
@@ -31,8 +34,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := compilation_cach
 # Ranks never promote silently. Types cannot be strict as well: Optax's bias correction raises a float to an int.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+from helpers.populations import conditions_of  # noqa: E402
+
 from sublim_jax import data  # noqa: E402
-from sublim_jax.config import base_config, build_conditions, resolve  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -45,14 +49,7 @@ def mnist() -> data.Dataset:
 def tiny(mnist):
     """A function from config fields to conditions at toy size."""
 
-    def make(**fields):
-        config = base_config()
-        config.preset = "smoke"
-        with config.unlocked():
-            config.update_from_flattened_dict(fields)
-        return build_conditions(resolve(config, fields), mnist)
-
-    return make
+    return functools.partial(conditions_of, mnist)
 
 
 @pytest.fixture
@@ -64,11 +61,17 @@ def in_process():
         signal.signal(number, handler)
 
 
+def memory_maps():
+    """How many memory maps this process holds, where the system tells."""
+    maps = Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else MOST_MAPS
+
+
 @pytest.fixture(autouse=True)
 def few_programs(request):
-    """Forget compiled programs now and then: a process that holds thousands runs out of memory maps and crashes."""
+    """Forget compiled programs when they hold too many memory maps: a process that has no more of them crashes."""
     yield
     counts = request.config.stash.setdefault(FINISHED, [0])
     counts[0] += 1
-    if counts[0] % 10 == 0 or request.module.__name__.endswith("test_configs"):
+    if counts[0] % 10 == 0 and memory_maps() >= MOST_MAPS:
         jax.clear_caches()

@@ -44,4 +44,10 @@ def go(recipe, state, knobs, reference, bank, start, stop, key=None):
     return run(recipe, state, knobs, reference, key, bank, jnp.int32(start), jnp.int32(stop))
 
 
+def trained(recipe, knobs, origin, reference, bank, steps=6):
+    """The parameters of a student before and after some steps."""
+    begun = training_step.init_state(recipe, knobs, origin, IMAGE, keys.root(9))
+    return begun.params, go(recipe, begun, knobs, reference, bank, 0, steps).params
+
+
 same = chex.assert_trees_all_equal  # bitwise

@@ -1,8 +1,11 @@
 """Runs of small populations, and what is compared of them."""
 
+import jax
 import numpy as np
+import pytest
 
 from sublim_jax import metrics
+from sublim_jax.config import base_config, build_conditions, resolve
 from sublim_jax.engine import run
 from sublim_jax.engine.progress import Progress
 
@@ -17,9 +20,28 @@ QUIET = {
 SGD = {"teacher.optimizer": "sgd", "teacher.lr": 0.2, "student.optimizer": "sgd", "student.lr": 2.0}
 
 
+def conditions_of(mnist, **fields):
+    """The conditions of some config fields, at toy size."""
+    config = base_config()
+    config.preset = "smoke"
+    with config.unlocked():
+        config.update_from_flattened_dict(fields)
+    return build_conditions(resolve(config, fields), mnist)
+
+
 def go(mnist, conditions, **changes):
     rows = run.run(conditions, mnist, **{"seeds": 2, **QUIET, **changes})
     return rows.sort_values(["condition", "m", "seed", "step"], ignore_index=True)
+
+
+def go_as_on_an_accelerator(mnist, conditions):
+    """The way of accelerators (vmap over seeds and conditions, JAX's own cipher), forced on this device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        jax.clear_caches()  # what was traced for the other kind of device
+        rows = go(mnist, conditions)
+    jax.clear_caches()
+    return rows
 
 
 def assert_close(left, right):

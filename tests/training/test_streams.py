@@ -42,10 +42,10 @@ def knobs_of(pool=2**31 - 1):
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_every_stream_gives_images_and_depends_on_key_and_step_only(stream):
-    bank, knobs = bank_of(100), knobs_of()
-    draw = jax.jit(lambda key, step: stream(key, step, 30, knobs, bank)[0])
+    bank, knobs = bank_of(10), knobs_of()
+    draw = jax.jit(lambda key, step: stream(key, step, 5, knobs, bank)[0])
     first, second = draw(keys.root(0), jnp.int32(0)), draw(keys.root(0), jnp.int32(1))
-    assert first.shape == (30, 4, 4) and first.dtype == jnp.float32
+    assert first.shape == (5, 4, 4) and first.dtype == jnp.float32
     np.testing.assert_array_equal(first, draw(keys.root(0), jnp.int32(0)))
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, draw(keys.root(1), jnp.int32(0)))
@@ -54,7 +54,8 @@ def test_every_stream_gives_images_and_depends_on_key_and_step_only(stream):
 @pytest.mark.parametrize("stream", [*NOISE, streams.Images(), streams.Mixture(0.3)])
 def test_unlabelled_streams_repeat_after_their_pool(stream):
     bank, knobs = bank_of(10), knobs_of(pool=3)
-    x = [stream(keys.root(0), jnp.int32(step), 5, knobs, bank)[0] for step in range(6)]
+    draw = jax.jit(lambda step: stream(keys.root(0), step, 5, knobs, bank)[0])
+    x = [draw(jnp.int32(step)) for step in range(6)]
     for step in range(3):
         np.testing.assert_array_equal(x[step], x[step + 3])
     assert not np.array_equal(x[0], x[1])
@@ -68,30 +69,26 @@ def test_noise_has_its_law():
     assert stats.kstest(x, "norm").pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("n", "size"), [(100, 30), (90, 30), (7, 10), (1, 1), (257, 64)])
-def test_epoch_shows_every_image_once_and_the_last_batch_is_partial(n, size):
+@pytest.mark.parametrize(("n", "size"), [(100, 30), (90, 30), (7, 10), (1, 1)])
+def test_epochs_show_every_image_once_and_the_last_batch_is_partial(n, size):
     bank, knobs = bank_of(n), knobs_of()
     per_epoch = streams.steps_per_epoch(n, size)
+    draw = jax.jit(lambda step: streams.epochs(keys.root(0), step, size, knobs, bank))
     orders = []
     for epoch in range(2):
-        steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
-        batches = [streams.epochs(keys.root(0), jnp.int32(step), size, knobs, bank) for step in steps]
+        batches = [draw(jnp.int32(step)) for step in range(epoch * per_epoch, (epoch + 1) * per_epoch)]
         y = np.concatenate([labels for _, labels in batches])
         assert sorted(y[y >= 0]) == list(range(n))
         assert (y < 0).sum() == per_epoch * size - n and (y[: n - n % size] >= 0).all()
-        for x, labels in batches:
-            real = np.asarray(labels) >= 0
-            raw = np.rint((np.asarray(x)[real] * 0.5 + 0.1) * 255)
-            np.testing.assert_array_equal(raw[:, 0, 0] + 256 * raw[:, 0, 1], np.asarray(labels)[real])
+        np.testing.assert_array_equal(np.concatenate([named(x) for x, _ in batches])[y >= 0], y[y >= 0])
         orders.append(y[y >= 0].tolist())
-    if n > 10:
-        assert orders[0] != orders[1]
+    assert n <= 10 or orders[0] != orders[1]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 64, 1000, 4097])
-def test_shuffled_is_a_permutation(n):
-    index = jnp.arange(n)
-    assert sorted(streams.permute_index(keys.root(5), index, n).tolist()) == list(range(n))
+@pytest.mark.parametrize("n", [1, 3, 64, 1000])
+def test_permute_index_is_a_permutation(n):
+    permute = jax.jit(streams.permute_index, static_argnums=2)
+    assert sorted(permute(keys.root(5), jnp.arange(n), n).tolist()) == list(range(n))
 
 
 def test_shuffled_is_uniform_over_places_and_pairs():
@@ -108,12 +105,6 @@ def test_normalised_is_the_published_scaling(mnist):
     train = jax.tree.map(jnp.asarray, mnist.train)
     x = streams.normalize_images(train, train.x)
     np.testing.assert_allclose(x, (np.asarray(mnist.train.x) / 255 - 0.1307) / 0.3081, rtol=1e-5, atol=1e-6)
-
-
-def perlin(size, resolution, side=28, seed=0):
-    bank = ImageData(jnp.zeros((1, side, side), jnp.uint8), jnp.zeros(1, jnp.int32), jnp.float32(0), jnp.float32(1))
-    draw = streams.Perlin(resolution)
-    return np.asarray(draw(keys.root(seed), jnp.int32(0), size, knobs_of(), bank)[0], np.float64)
 
 
 def slow_perlin(angles, resolution, height, width):
@@ -141,78 +132,28 @@ def test_perlin_agrees_with_a_loop_over_pixels(resolution, height, width):
     assert labels is None
 
 
-def test_perlin_is_smooth_across_cells():
-    """Continuous with a continuous first derivative; the jump of the second at a border shows that it would be seen."""
-    h, resolution = 1e-4, 3
-    gradients = np.random.default_rng(0).normal(size=2 * (resolution + 1) ** 2)
-
-    def field(x):
-        y = np.array([0.37, 1.0, 2.81])
-        return (gradients @ streams.perlin_basis(y, x, resolution)).reshape(3, len(x))
-
-    slope = {}
-    for border in (1.0, 2.0):
-        left, right = field(np.array([border - h, border])), field(np.array([border, border + h]))
-        assert np.abs(np.diff(left)).max() < 5 * h and np.abs(np.diff(right)).max() < 5 * h
-        slope[border] = np.diff(left)[:, 0] / h, np.diff(right)[:, 0] / h
-        np.testing.assert_allclose(*slope[border], atol=50 * h)
-    assert max(np.abs(one).max() for one, _ in slope.values()) > 0.1
-    x = np.linspace(0, resolution, 3001)
-    assert np.abs(np.diff(field(x), n=2)).max() < 30 * (x[1] - x[0]) ** 2
-
-
 def test_perlin_is_zero_at_corners_and_only_there():
     basis = streams.perlin_basis(np.arange(5.0), np.arange(5.0), 4)
     assert basis.shape == (50, 25) and not basis.any()
-    x = perlin(50, 7)  # corners are every fourth pixel
-    assert not x[:, ::4, ::4].any() and (x[:, 1::4, 1::4] != 0).all()
-    assert not perlin(2, 28).any()  # nothing but corners, and no division by zero
+    bank = ImageData(jnp.zeros((1, 28, 28), jnp.uint8), jnp.zeros(1, jnp.int32), jnp.float32(0), jnp.float32(1))
+    x, zero = (
+        np.asarray(streams.Perlin(resolution)(keys.root(0), jnp.int32(0), 3, knobs_of(), bank)[0])
+        for resolution in (7, 28)
+    )
+    assert not x[:, ::4, ::4].any() and (x[:, 1::4, 1::4] != 0).all()  # corners are every fourth pixel
+    assert not zero.any()  # nothing but corners, and no division by zero
 
 
-@pytest.mark.parametrize("resolution", [1, 8, 11])
-def test_perlin_fills_its_range(resolution):
-    x = perlin(200, resolution)
-    np.testing.assert_allclose(np.abs(x).max((1, 2)), 1, rtol=1e-6)
-    assert (x.max((1, 2)) == 1).mean() > 0.3 and (x.min((1, 2)) == -1).mean() > 0.3
-
-
-def test_perlin_has_mean_zero_and_is_isotropic():
-    """Rows and columns have equal autocorrelations, within 5 standard errors over 4000 images."""
-    x = perlin(4000, 8)
-    means = x.mean((1, 2))
-    assert abs(means.mean()) < 5 * means.std() / np.sqrt(len(x))
-    for lag in (1, 2, 3, 5):
-        along_rows, along_columns = (
-            (x[:, lag:] * x[:, :-lag]).mean((1, 2)),
-            (x[:, :, lag:] * x[:, :, :-lag]).mean((1, 2)),
-        )
-        gap = along_rows - along_columns
-        assert abs(gap.mean()) < 5 * gap.std() / np.sqrt(len(x))
-    gap = (x**2).mean((0, 2)) - (x**2).mean((0, 1))
-    assert np.abs(gap).max() < 0.02
-
-
-def test_finer_perlin_forgets_sooner():
-    kept = []
-    for resolution in (2, 4, 8, 14):
-        x = perlin(500, resolution)
-        kept.append((x[:, 1:] * x[:, :-1]).mean() / (x**2).mean())
-    assert sorted(kept, reverse=True) == kept and kept[0] - kept[-1] > 0.3
-
-
-@pytest.mark.parametrize(("n", "size"), [(10, 5), (10, 4), (7, 10), (7, 30), (1, 3), (257, 64)])
-@pytest.mark.parametrize("name", ["", "other"])
+@pytest.mark.parametrize(("n", "size", "name"), [(10, 4, ""), (7, 10, "other"), (7, 30, ""), (1, 3, "")])
 def test_images_are_shown_once_an_epoch_in_a_new_order(n, size, name):
     bank, knobs = bank_of(n), knobs_of()
     draw = jax.jit(lambda step: streams.Images(name)(keys.root(0), step, size, knobs, bank))
-    steps = streams.steps_per_epoch(3 * n, size)
-    batches = [draw(jnp.int32(step)) for step in range(steps)]
+    batches = [draw(jnp.int32(step)) for step in range(streams.steps_per_epoch(3 * n, size))]
     assert all(x.shape == (size, 4, 4) and y is None for x, y in batches)
     shown = np.concatenate([named(x) for x, _ in batches])[: 3 * n].reshape(3, n)
     for epoch in shown:
         assert sorted(epoch) == list(range(n))
-    if n > 6:
-        assert not np.array_equal(shown[0], shown[1]) and not np.array_equal(shown[1], shown[2])
+    assert n == 1 or (not np.array_equal(shown[0], shown[1]) and not np.array_equal(shown[1], shown[2]))
 
 
 def test_images_come_from_where_they_are_said_to():
@@ -223,9 +164,9 @@ def test_images_come_from_where_they_are_said_to():
         streams.Images("othr")(keys.root(0), jnp.int32(0), 20, knobs_of(), bank)
 
 
-@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("noise", [streams.uniform, streams.Perlin(3)])
 def test_mixture_mixes(noise):
-    given = jnp.int32(3), 12, knobs_of(), bank_of(20)
+    given = jnp.int32(3), 5, knobs_of(), bank_of(10)
     image = streams.Images("other")(keys.at(keys.root(0), "image"), *given)[0]
     dark = noise(keys.at(keys.root(0), "noise"), *given)[0]
     none, part, whole = (streams.Mixture(alpha, noise, "other")(keys.root(0), *given)[0] for alpha in (0.0, 0.3, 1.0))
@@ -235,11 +176,7 @@ def test_mixture_mixes(noise):
 
 
 def test_streams_are_values_and_refuse_what_makes_no_sense():
-    for make in (
-        lambda: streams.Perlin(5),
-        lambda: streams.Images("a"),
-        lambda: streams.Mixture(0.5, streams.Perlin(3)),
-    ):
+    for make in (lambda: streams.Images("a"), lambda: streams.Mixture(0.5, streams.Perlin(3))):
         assert make() == make() and hash(make()) == hash(make())
     assert streams.Perlin(5) != streams.Perlin(6) and streams.Mixture(0.5) != streams.Mixture(0.5, streams.gaussian)
     with pytest.raises(ConfigError, match="Perlin.resolution: 0 is not 1 or more"):
