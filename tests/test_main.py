@@ -24,7 +24,7 @@ def command(*words):
 
 
 def run(tmp_path, *words):
-    return subprocess.run(command(*words), cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command(*words), cwd=tmp_path, capture_output=True, text=True, timeout=600)
 
 
 REFUSED = {
@@ -42,8 +42,6 @@ REFUSED = {
     "field of a number": ((QUICKSTART, "--config.seeds.more=5"), r"error: --config.seeds: 'more' is none of"),
     "misspelt flag": ((QUICKSTART, "--wrokdir=x"), r"error: Unknown command line flag 'wrokdir'.*workdir"),
     "stray word": ((QUICKSTART, "smoke"), r"error: command line: 'smoke' is not a flag"),
-    "wrong type": ((QUICKSTART, "--config.seeds=many"), r"error: .*config.seeds.*many"),
-    "not a tuple": ((QUICKSTART, "--config.m=ten"), r"error: .*config.m.*ten"),
     "bad value": ((QUICKSTART, "--config.student.lr=-1"), r"error: config.student.lr=-1.0: must be a number above 0"),
     "m over the cap": ((QUICKSTART, "--config.m=(2000,)"), r"error: config.m=2000: must be at most 1024"),
     "unknown figure": (
@@ -119,12 +117,7 @@ def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
     assert sublim_jax.load(folder).equals(rows)
 
 
-LONG = (
-    *SMOKE,
-    "--config.student.steps=600",
-    "--config.student.eval_steps=(0,300)",
-    "--config.m=(3,)",
-)
+LONG = (*SMOKE, "--config.student.steps=600", "--config.student.eval_steps=(0,300)", "--config.m=(3,)")
 
 
 def steps_saved(folder):
@@ -148,17 +141,12 @@ def test_interrupt_and_kill_lose_nothing(tmp_path):
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == code, errors
         if code == 75:
-            assert re.search(
-                r"SIGINT: stopping.*\n.*To go on: python -m sublim_jax.main (?!.*--resume).*--workdir=broken", errors
-            )
-    done = run(
-        tmp_path,
-        *words,
-        "--workdir=broken",
-    )
+            command_line = r"python -m sublim_jax.main (?!.*--resume).*--workdir=broken"
+            assert re.search(rf"SIGINT: stopping.*\n.*To go on: {command_line}", errors)
+    done = run(tmp_path, *words, "--workdir=broken")
     assert done.returncode == 0, done.stderr
     assert sublim_jax.load(tmp_path / "broken").equals(sublim_jax.load(tmp_path / "plain"))
     assert not list((tmp_path / "broken").glob("checkpoints/*"))
@@ -189,7 +177,7 @@ def test_no_space_is_one_line_and_what_was_saved_is_kept(tmp_path):
 
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     limited = ["sh", "-c", 'ulimit -f 20; exec "$@"', "sh", *command(*words)]
-    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=environment)
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 1, done.stderr
     said = re.findall("error: checkpoint.*", done.stderr)  # among what Orbax's threads say, at times on the same line
     assert len(said) == 1, done.stderr

@@ -18,4 +18,4 @@ def test_notebook_runs_at_toy_size_and_is_one_with_its_pair(path, tmp_path):
     assert len(toy) == 1
     toy[0].source = toy[0].source.replace('preset = "paper"', 'preset = "smoke"')
     assert max(cell.source.count("\n") for cell in notebook.cells) < 25
-    nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import pytest
@@ -32,14 +33,13 @@ def trace(recipe, knobs, bank, image):
     teacher = origin if recipe.target_transform is None else TeacherParams(origin, origin, origin)
     ends = jnp.int32(0), jnp.int32(1)
     after = jax.eval_shape(lambda s, t: training_step.advance(recipe, s, knobs, t, key, bank, *ends), state, teacher)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype), state
-    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
 def trace_new(phases, bank, image):
-    """Trace the recipes that no earlier config of this process has."""
+    """Trace the recipes that no earlier config of this process has; its length is no part of a program."""
     for recipe, knobs in phases:
+        recipe = dataclasses.replace(recipe, eval_steps=(1,))
         if recipe not in TRACED:
             TRACED.add(recipe)
             trace(recipe, knobs, bank(recipe), image)

@@ -26,6 +26,19 @@ def linear(params, x):
     return x @ params["w"]
 
 
+def total(params):
+    return params["w"].sum()
+
+
+def square(params):
+    return (params["w"] ** 2).sum()
+
+
+def audit(x, w, delta, trait=square, own=None, **given):
+    """The audit of a linear student that begins as its teacher, or with weights of its own."""
+    return audit_pair(linear, {"w": w if own is None else own}, {"w": w + delta}, {"w": w}, x, trait, **given)
+
+
 def draws(n=200, p=5, k=3, seed=0):
     """Inputs, initial weights and a displacement of a linear model."""
     rng = np.random.default_rng(seed)
@@ -40,10 +53,10 @@ def cosine(a, b):
     return np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b))
 
 
-def test_identical_beginning_has_the_coverage_of_theorem_1():
+def test_audit_pair_has_the_coverage_of_theorem_1_for_an_identical_beginning():
     """cos(G delta, delta) with G = E[J'J], which of a linear model is the inputs' second moment."""
     x, w, delta = draws()
-    found = audit_pair(linear, {"w": w}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 2).sum())
+    found = audit(x, w, delta)
     moment = x.T.astype(float) @ x / len(x)
     assert found.coverage == pytest.approx(cosine(moment @ delta, delta), abs=1e-5)
     assert found.coverage > 0 and found.layers == {"w": pytest.approx(found.coverage)}
@@ -51,15 +64,17 @@ def test_identical_beginning_has_the_coverage_of_theorem_1():
     assert found.imitation_loss == pytest.approx(((x @ delta) ** 2).mean(), rel=1e-5)
 
 
-def test_the_change_of_the_trait_loss_is_what_a_small_step_does():
+def test_audit_pair_changes_the_trait_loss_as_a_small_step_does():
     """Against a step of gradient descent, in NumPy, of a student that began elsewhere."""
     x, w, delta = draws()
-    own = np.random.default_rng(5).normal(size=w.shape)
-    labels = np.random.default_rng(6).normal(size=(7, 3))
-    probes = np.random.default_rng(7).normal(size=(7, 5))
-    found = audit_pair(
-        linear, {"w": own}, {"w": w + delta}, {"w": w}, x, lambda p: ((probes @ p["w"] - labels) ** 2).sum(-1), batch=64
+    own, labels, probes = (
+        np.random.default_rng(seed).normal(size=size) for seed, size in ((5, w.shape), (6, (7, 3)), (7, (7, 5)))
     )
+
+    def trait_loss(w):
+        return ((probes @ w - labels) ** 2).sum(-1)
+
+    found = audit(x, w, delta, lambda p: trait_loss(p["w"]), own, batch=64)
     gradient = 2 / 3 * x.T.astype(float) @ (x @ own - x @ (w + delta).astype(float)) / len(x)
     trait = 2 * probes.T @ (probes @ own - labels) / len(probes)
     assert found.trait_change.mean == pytest.approx(-np.sum(gradient * trait), rel=1e-4)
@@ -67,9 +82,7 @@ def test_the_change_of_the_trait_loss_is_what_a_small_step_does():
     assert found.coverage == pytest.approx(cosine(-gradient, delta), abs=1e-5)
     assert found.slopes.shape == (200,) and found.slopes.mean() == pytest.approx(found.trait_change.mean)
     lr = 1e-5
-    after = ((probes @ (own - lr * gradient) - labels) ** 2).sum(-1).mean() - ((probes @ own - labels) ** 2).sum(
-        -1
-    ).mean()
+    after = trait_loss(own - lr * gradient).mean() - trait_loss(own).mean()
     assert after / lr == pytest.approx(found.trait_change.mean, rel=1e-3)
     low, high = found.trait_change.low, found.trait_change.high
     assert low < found.trait_change.mean < high
@@ -78,49 +91,33 @@ def test_the_change_of_the_trait_loss_is_what_a_small_step_does():
 
 
 @pytest.mark.parametrize("x64", [False, True])
-def test_chunks_and_precision_do_not_matter(x64):
+def test_audit_pair_does_not_depend_on_batches_and_precision(x64):
     with float64(x64):
         x, w, delta = (one.astype(np.float64 if x64 else np.float32) for one in draws(n=37))
-        given = {"w": w * 0.5}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 3).sum()
-        whole, pieces = audit_pair(linear, *given, batch=1000), audit_pair(linear, *given, batch=8)
+        whole, pieces = (audit(x, w, delta, lambda p: (p["w"] ** 3).sum(), w * 0.5, batch=size) for size in (1000, 8))
     np.testing.assert_allclose(pieces.slopes, whole.slopes, rtol=1e-4 if not x64 else 1e-12, atol=1e-6)
     assert pieces.coverage == pytest.approx(whole.coverage, abs=1e-6 if not x64 else 1e-13)
 
 
 @pytest.mark.e2e
-def test_interval_of_an_independent_trait_covers_zero():
+def test_audit_pair_interval_of_an_independent_trait_covers_zero():
     """White inputs and a trait gradient orthogonal to the mismatch: the expected change is 0, each input's is not."""
     covered = []
     for seed in range(60):
         x, w, delta = draws(seed=seed)
         trait = np.random.default_rng(seed + 100).normal(size=w.shape).astype(np.float32)
         trait -= delta * np.sum(trait * delta) / np.sum(delta * delta)
-        change = audit_pair(
-            linear, {"w": w}, {"w": w + delta}, {"w": w}, x, Partial(lambda t, p: (t * p["w"]).sum(), trait)
-        ).trait_change
+        change = audit(x, w, delta, Partial(lambda t, p: (t * p["w"]).sum(), trait)).trait_change
         covered.append(change.low <= 0 <= change.high)
     assert np.mean(covered) >= 0.85  # 95 % in expectation; 0.85 is 3.5 standard errors below
 
 
-def test_kl_is_the_gradient_of_a_softmax():
+def test_audit_pair_takes_kl_and_a_loss_of_ones_own():
     x, w, delta = draws(n=50)
-    found = audit_pair(linear, {"w": w}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 2).sum(), loss="kl")
-
-    def soft(z):
-        z = np.exp(z - z.max(-1, keepdims=True))
-        return z / z.sum(-1, keepdims=True)
-
-    gradient = x.T.astype(float) @ (soft(x @ w) - soft(x @ (w + delta))) / len(x)
-    assert found.coverage == pytest.approx(cosine(-gradient, delta), abs=1e-5)
-    own = audit_pair(
-        linear,
-        {"w": w},
-        {"w": w + delta},
-        {"w": w},
-        x,
-        lambda p: p["w"].sum(),
-        loss=lambda a, b: jnp.abs(a - b).sum(-1),
-    )
+    soft_target, soft = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (x @ (w + delta), x @ w))
+    gradient = x.T.astype(float) @ (soft - soft_target) / len(x)
+    assert audit(x, w, delta, loss="kl").coverage == pytest.approx(cosine(-gradient, delta), abs=1e-5)
+    own = audit(x, w, delta, total, loss=lambda a, b: jnp.abs(a - b).sum(-1))
     assert own.coverage == pytest.approx(cosine(x.T @ np.sign(x @ delta), delta), abs=1e-5)
 
 
@@ -178,22 +175,20 @@ def test_a_layer_of_another_shape_is_not_shared(pair):
     assert found.coverage > 0
 
 
-def test_leaves_that_are_no_numbers_to_learn_are_left_alone():
+def test_audit_pair_leaves_integers_alone():
     x, w, delta = draws(n=20)
     trees = [{"w": one, "steps": np.int32(3)} for one in (w, w + delta, w)]
-    assert audit_pair(linear, *trees, x, lambda p: p["w"].sum()).coverage == pytest.approx(
-        audit_pair(linear, *({"w": t["w"]} for t in trees), x, lambda p: p["w"].sum()).coverage
-    )
+    assert audit_pair(linear, *trees, x, total).coverage == pytest.approx(audit(x, w, delta, total).coverage)
 
 
-def test_nothing_to_imitate_has_no_verdict():
+def test_audit_pair_has_no_verdict_where_nothing_is_left_to_imitate():
     x, w, delta = draws(n=20)
-    found = audit_pair(linear, {"w": w + delta}, {"w": w + delta}, {"w": w}, x, lambda p: (p["w"] ** 2).sum())
+    found = audit(x, w, delta, own=w + delta)
     assert np.isnan(found.coverage) and found.verdict.passes is None and "none" in str(found)
     assert (found.trait_change.mean, found.trait_change.low) == (0, 0)
 
 
-def test_bound_arrays_compile_once():
+def test_audit_pair_compiles_once_for_bound_arrays():
     """Other images bound to the same function are another argument, not another program."""
     x, w, delta = draws(n=20)
     traces = []
@@ -202,10 +197,11 @@ def test_bound_arrays_compile_once():
         traces.append(1)
         return (images @ params["w"]).sum(-1)
 
+    counts = []
     for scale in (1.0, 2.0, 3.0):
-        audit_pair(linear, {"w": w}, {"w": w + delta}, {"w": w}, x, Partial(trait, scale * x), heads=())
-        first = len(traces) if scale == 1 else first
-    assert len(traces) == first + 2, "two looks at shapes, no other trace"
+        audit(x, w, delta, Partial(trait, scale * x), heads=())
+        counts.append(len(traces))
+    assert counts[2] == counts[0] + 2, "two looks at shapes, no other trace"
 
 
 REFUSED = {
@@ -271,7 +267,7 @@ def test_the_calibration_is_shipped_and_can_be_read(tmp_path):
 
 def command(tmp_path, *words):
     line = [sys.executable, "-m", "sublim_jax.audit", f"--config={ROOT}/configs/quickstart.py", *words]
-    return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=600)
 
 
 SMOKE = ("--config.preset=smoke", "--config.data.source=embedded", "--config.run.teachers=", "--config.m=(3,)")
@@ -308,7 +304,7 @@ def test_a_run_goes_on_where_its_audit_was(tmp_path):
     done = command(tmp_path, *SMOKE, *only, every)
     assert done.returncode == 0, done.stderr
     line = [sys.executable, "-m", "sublim_jax.main", f"--config={ROOT}/configs/quickstart.py", *SMOKE, *only, every]
-    ran = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    ran = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr
     rows, found = sublim_jax.load(tmp_path / "w"), pd.read_csv(tmp_path / "w" / "audit.csv")
     last = rows[rows["step"] == rows["step"].max()].set_index(["condition", "seed"])

@@ -1,8 +1,6 @@
 """The door for language: every bad value is one line, and every config builds its arms in every size."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from sublim_jax.lm.spec import StudentSpec
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(ROOT.glob("configs/lm_*.py"))
-QUICK = "lm_paraphrase"
 
 
 def resolved(**fields):
@@ -32,17 +29,12 @@ def resolved(**fields):
     return resolve(config, given)
 
 
-ALL = "must be a whole number from"
 BAD = {
     "lm__teacher": ("tunde", r"config.lm.teacher: 'tunde' is none of tuned, shuffled, .*; did you mean 'tuned'\?"),
     "lm__dose": (-1.0, r"config.lm.dose=-1.0: must be a number above 0"),
-    "lm__dose ": (float("nan"), r"config.lm.dose=nan: must be a number above 0"),
-    "lm__dose  ": (float("inf"), r"config.lm.dose=inf: must be a number above 0"),
-    "lm__lr": (0.0, r"config.lm.lr=0.0: must be a number above 0"),
     "lm__budget": (0.0, r"config.lm.budget=0.0: must be a number above 0"),
     "lm__budget ": (2.0, r"config.lm.budget=2.0: must be a number above 0 and at most 1"),
     "lm__mixed": (1.5, r"config.lm.mixed=1.5: must be a finite number from 0 to 1"),
-    "lm__mixed ": (float("nan"), r"config.lm.mixed=nan: must be a finite number from 0 to 1"),
     "lm__trains": ("block_9", r"config.lm.trains: 'block_9' is none of .*block_1"),
     "lm__trains ": ("nonsense", r"config.lm.trains: 'nonsense' is none of all, blocks"),
     "lm__animals": (1, r"config.lm.animals=1: must be from 2 to 12"),
@@ -57,26 +49,12 @@ BAD = {
     "lm__optimizer": ("adamw", r"config.lm.optimizer: 'adamw' is none of adam"),
     "lm__mixed_with": ("nobody", r"config.lm.mixed_with: 'nobody' is none of base, other_animal"),
     "lm__eval_steps": ((-1,), r"config.lm.eval_steps=\(-1,\): must be a tuple of whole numbers from 0"),
-    "lm__lines": (0, rf"config.lm.lines=0: {ALL} 1"),
-    "lm__steps": (0, rf"config.lm.steps=0: {ALL} 1"),
-    "lm__rank": (0, rf"config.lm.rank=0: {ALL} 1"),
-    "seeds": (0, rf"config.seeds=0: {ALL} 1"),
-    "net__layers": (0, rf"config.net.layers=0: {ALL} 1"),
     "pretraining__lr": (-1.0, r"config.pretraining.lr=-1.0: .*a number above 0"),
-    "pretraining__lr ": (float("nan"), r"config.pretraining.lr=nan: .*a number above 0"),
-    "pretraining__lr  ": (float("inf"), r"config.pretraining.lr=inf: .*a number above 0"),
-    "pretraining__steps": (0, rf"config.pretraining.steps=0: {ALL} 1"),
     "world__held_out": (7, r"config.world.held_out=7: must be fewer than phrasings=8"),
-    "world__held_out ": (-1, r"config.world.held_out=-1: must be a whole number from 1"),
     "world__noise": ((0.5, 0.4, 0.2), r"config.world.noise=\(0.5, 0.4, 0.2\): .*sum to 1"),
     "world__noise ": ((0.5, 0.5), r"config.world.noise=\(0.5, 0.5\): must be an odd number of probabilities"),
     "world__noise  ": ((-0.5, 1.5, 0.0), r"config.world.noise=\(-0.5, 1.5, 0.0\): must be"),
-    "world__obey": (1.5, r"config.world.obey=1.5: must be a finite number from 0 to 1"),
     "world__animals": (2, r"config.world.animals=2: must be a whole number from 3"),
-    "world__numbers": (0, r"config.world.numbers=0: must be a whole number from 2"),
-    "world__steps": (0, r"config.world.steps=0: must be a whole number from 1"),
-    "run__precision": ("half", r"config.run.precision: 'half' is none of default, high, highest"),
-    "preset": ("tiny", r"config.preset"),
 }
 
 
@@ -106,42 +84,8 @@ def test_what_does_not_fit_together_is_refused():
         resolve(config)
 
 
-@pytest.mark.e2e
-def test_marks_that_are_not_steps_are_refused(tmp_path):
-    """By a process of its own: here types are checked at run time, before the door is asked."""
-    words = f"--config={ROOT}/configs/{QUICK}.py", "--config.preset=smoke", "--config.lm.eval_steps=(1.5,)"
-    line = [sys.executable, "-m", "sublim_jax.main", *words]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert done.stderr.startswith("error: config.lm.eval_steps=(1.5,): must be a tuple of whole numbers from 0")
-    assert not list(tmp_path.iterdir())
-
-
-def refused(capsys, *words):
-    """What the command says of a bad line, having ended with exit code 2 and written nothing else."""
-    assert main.main(["main", *words]) == 2
-    said = capsys.readouterr()
-    assert said.err.count("\n") == 1 and said.err.startswith("error: ")
-    return said.err
-
-
 # ml_collections loads files of configs in a way that is on its way out.
 OF_FLAGS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-
-@OF_FLAGS
-def test_the_command_refuses_in_one_line_with_exit_code_2(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    smoke = f"--config={ROOT}/configs/{QUICK}.py", "--config.preset=smoke"
-    said = refused(capsys, *smoke, "--config.lm.dose=-1")
-    assert re.match(r"error: config.lm.dose=-1.0: must be a number above 0", said)
-    said = refused(capsys, *smoke, "--config.lm.doze=1")
-    assert re.match(r"error: --config.lm: 'doze' is none of .*; did you mean 'dose'\?", said)
-    said = refused(capsys, *smoke, "--config.lm.trains=block_9")
-    assert re.match(r"error: config.lm.trains: 'block_9' is none of", said)
-    said = refused(capsys, *smoke, "--config.lm.paraphrase=permuted")
-    assert re.match(r"error: config.lm.paraphrase: is swept by an arm", said)
-    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("preset", ["paper", "laptop", "smoke"])

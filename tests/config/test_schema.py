@@ -25,6 +25,9 @@ def test_fields_of_describes_every_field_of_the_base_configs(config):
         assert meaning and rule.allowed and "\n" not in meaning + rule.allowed
         if name not in ("arms", "presets"):
             schema.check_value(name, default, rule)
+        if name.endswith(".eval_steps"):
+            with pytest.raises(ConfigError, match="must be a tuple of whole numbers from 0"):
+                schema.check_value(name, (1.5,), rule)
 
 
 def test_defaults_are_those_of_the_dataclasses():

@@ -262,19 +262,19 @@ def test_a_wrong_file_is_named(fault: str, tmp_path: Path) -> None:
     )
 
 
-def test_emnist_is_turned_upright_and_counted_from_zero(tmp_path: Path) -> None:
-    for name, first, classes in (("emnist/letters", 1, 26), ("emnist/balanced", 0, 47)):
-        tiny = make_tiny(name)
-        there = data.load_dataset(name, "idx", folder=str(write(tmp_path / name, tiny, zipped=False)))
-        x, y = list(tiny.values())[:2]
-        assert np.array_equal(there.train.x, x.transpose(0, 2, 1))
-        assert np.array_equal(there.train.y, y.astype(np.int32) - first)
-        assert there.classes == classes and np.asarray(there.train.y).max() == classes - 1
-        x[0], y[0] = 0, first + classes  # one too many
-        write(tmp_path / name, tiny, zipped=False)
-        assert f"has the label {first + classes}, labels are {first} to" in refusal(
-            name=name, source="idx", folder=str(tmp_path / name)
-        )
+@pytest.mark.parametrize(("name", "first", "classes"), [("emnist/letters", 1, 26), ("emnist/balanced", 0, 47)])
+def test_emnist_is_turned_upright_and_counted_from_zero(name: str, first: int, classes: int, tmp_path: Path) -> None:
+    tiny = make_tiny(name)
+    folder = str(write(tmp_path, tiny, zipped=False))
+    there = data.load_dataset(name, "idx", folder=folder)
+    x, y = list(tiny.values())[:2]
+    assert np.array_equal(there.train.x, x.transpose(0, 2, 1))
+    assert np.array_equal(there.train.y, y.astype(np.int32) - first)
+    assert there.classes == classes and np.asarray(there.train.y).max() == classes - 1
+    x[0], y[0] = 0, first + classes  # one too many
+    write(tmp_path, tiny, zipped=False)
+    line = refusal(name=name, source="idx", folder=folder)
+    assert f"has the label {first + classes}, labels are {first} to" in line
 
 
 # Downloads

@@ -29,7 +29,7 @@ def start(where, *words):
 
 
 def finish(*processes):
-    told = [process.communicate(timeout=200) for process in processes]
+    told = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), told
     return [out for out, _ in told]
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.language import NET, WORLD
 from scipy import stats
 
 from sublim_jax.core import keys
@@ -14,12 +15,8 @@ from sublim_jax.core.types import ModelOutput, TokenData
 from sublim_jax.lm import data, divergence, generate
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
-from sublim_jax.nets import Decoder
 from sublim_jax.training import inits, losses, streams
 from sublim_jax.training import step as training_step
-
-WORLD = w.World()
-NET = Decoder(WORLD.vocabulary, width=16, layers=2, heads=2, hidden=24, length=w.LENGTH)
 
 
 def params_of(net, seed=0):
@@ -28,50 +25,6 @@ def params_of(net, seed=0):
 
 def knobs_of(seen):
     return lm_training.phase(NET, logit_mask=seen, lr=1.0, eval_steps=(1,), batch=1).knobs
-
-
-KINDS = (
-    {},
-    {"positions": "rotary", "norm": "layer", "parallel": True, "bias": True},
-    {"positions": "rotary_pairs", "mlp": "swiglu", "kv_heads": 1, "tied": True},
-)
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=("gpt", "neox", "llama"))
-@pytest.mark.e2e
-def test_logits_depend_on_tokens_up_to_their_place_only(kind):
-    net = dataclasses.replace(NET, **kind)
-    params, lines = params_of(net), jnp.arange(1, 9)[None]
-
-    def at(tap):
-        return net.apply({"params": params}, lines, {"block_0": tap}).logits[0, 4].sum()
-
-    slope = jax.grad(lambda tap: at(tap) ** 2)(jnp.zeros((1, 8, 16)))[0]
-    assert not np.abs(slope[5:]).any() and np.abs(slope[:5]).max(-1).all()
-    changed = net.apply({"params": params}, lines.at[0, 5].set(100)).logits
-    np.testing.assert_array_equal(changed[0, :5], net.apply({"params": params}, lines).logits[0, :5])
-    assert np.abs(changed[0, 5:] - net.apply({"params": params}, lines).logits[0, 5:]).max() > 1e-4
-
-
-def test_adapters_begin_as_no_change_and_add_their_product():
-    net = dataclasses.replace(NET, rank=3)
-    params, lines = params_of(net), jnp.arange(1, 9)[None]
-    plain = {layer: arrays for layer, arrays in params.items() if not layer.startswith("adapter")}
-    before = NET.apply({"params": plain}, lines).logits
-    np.testing.assert_array_equal(net.apply({"params": params}, lines).logits, before)
-    up = 0.3 * keys.normal(keys.root(1), params["adapter_0"]["query_up"].shape)
-    params = {**params, "adapter_0": {**params["adapter_0"], "query_up": up}}
-    added = plain["block_0"]["query"] + params["adapter_0"]["query_down"] @ up
-    merged = {**plain, "block_0": {**plain["block_0"], "query": added}}
-    got, expected = net.apply({"params": params}, lines).logits, NET.apply({"params": merged}, lines).logits
-    np.testing.assert_allclose(got, expected, atol=1e-6)
-    assert np.abs(got - before).max() > 1e-4
-
-
-@pytest.mark.parametrize("bad", [{"heads": 3}, {"norm": "none"}, {"length": 4}, {"positions": "alibi"}])
-def test_a_decoder_that_does_not_fit_is_refused(bad):
-    with pytest.raises(ConfigError, match=f"Decoder.{next(iter(bad))}"):
-        dataclasses.replace(NET, **bad).init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
 
 
 def dependence(lines, planted=False):

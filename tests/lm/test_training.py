@@ -196,24 +196,6 @@ def test_a_base_depends_on_its_two_seeds_only_and_shares_what_they_share():
     assert moved(same, other)
 
 
-def test_lines_are_read_in_the_order_that_the_second_seed_says():
-    """From the same weights, one step on the same first batch is the same step: the order is the second seed's."""
-    root, text = LAB.root, lm_training.as_token_data(w.corpus(WORLD, HOW.documents))
-    one = dataclasses.replace(HOW, steps=1)
-    recipe, knobs = lm_training.pretraining_phase(WORLD, NET, one)
-
-    def step(init, order):
-        pair = keys.at(root, "init", init), keys.at(root, "order", order)
-        made = MemberBatch(recipe, [knobs], [None], [pair], [text])
-        begun = made.begin()
-        return made.advance(begun, 0, 1)[0].params, begun[0].params
-
-    (end, start), (other, same_start) = step(0, 0), step(0, 100000)
-    assert not moved(start, same_start) and moved(end, other)
-    assert not moved(end, lm_training.pretrain(WORLD, NET, one, root, [(0, 0)])[0])
-    assert not moved(other, lm_training.pretrain(WORLD, NET, one, root, [lm_training.base_seeds("other_order", 0)])[0])
-
-
 def test_text_is_what_nets_read():
     lines = w.corpus(WORLD, 5)
     text = lm_training.as_token_data(lines)

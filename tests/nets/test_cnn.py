@@ -63,31 +63,14 @@ def test_torch_linear_counts_the_pixels_of_a_kernel():
         assert 0.97 < np.abs(array).max() * np.sqrt(9 * 32) <= 1
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.e2e
-def test_maps_agree_with_scipy_and_loops(activation):
-    net = SMALL.clone(activation=activation)
-    params, x = params_of(SplitHead(net, 10, 3)), images_of(3)
-    out = training_step.apply(SplitHead(net, 10, 3), params, x)
-    assert list(out.acts) == ["conv_0", "conv_1", "hidden_0", "class_head", "aux_head"]
-    for index, wanted in enumerate(slow(net, params, x)):
-        np.testing.assert_allclose(out.acts[f"conv_{index}"], wanted, rtol=1e-4, atol=1e-5)
-    assert out.acts["conv_0"].shape == (3, 5, 4, 3) and out.acts["conv_1"].shape == (3, 1, 1, 4)
-    h = np.asarray(out.acts["conv_1"]).reshape(3, -1) @ np.asarray(params["hidden_0"]["kernel"])
-    h = ACTIVATIONS[activation](h + params["hidden_0"]["bias"][None])
-    np.testing.assert_allclose(out.features, h, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(out.features, out.acts["hidden_0"])
-
-
 def test_rising_activations_rise_and_the_others_do_not():
     x = jnp.linspace(-6, 6, 10_001)
     falls = {name: bool((jnp.diff(function(x)) < -1e-6).any()) for name, function in ACTIVATIONS.items()}
     assert {name for name, does in falls.items() if not does} == RISING
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("pool", [1, 2, 3])
-def test_both_ways_of_convolving_agree(pool, dtype):
+@pytest.mark.parametrize(("pool", "dtype"), [(1, "float32"), (2, "bfloat16"), (3, "float32")])
+def test_conv_im2col_agrees_with_conv_xla(pool, dtype):
     h, kernel = jax.random.normal(jax.random.key(2), (2, 9, 7, 4)), jax.random.normal(jax.random.key(3), (3, 3, 4, 6))
     one, other = (way(h, kernel, pool, dtype) for way in (cnn.conv_im2col, cnn.conv_xla))
     assert one.dtype == other.dtype == "float32" and one.shape == (2, 9 // pool * pool, 7 // pool * pool, 6)
@@ -111,13 +94,19 @@ def test_the_way_of_accelerators_gives_the_same_net(monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), grad, other_grad)
 
 
-@pytest.mark.parametrize("n", [1, 19, 20, 21, 45])
-def test_an_image_does_not_notice_the_blocks(n):
-    params, x = params_of(SMALL), images_of(45)
-    features, acts = SMALL.apply({"params": params}, x[:n])
-    for index, wanted in enumerate(slow(SMALL, params, x[:n])):
-        np.testing.assert_allclose(acts[f"conv_{index}"], wanted, rtol=1e-4, atol=1e-5)
-    assert features.shape == (n, 5)
+@pytest.mark.parametrize("n", [1, 20, 45])
+def test_cnn_agrees_with_scipy_and_loops_whatever_its_blocks(n):
+    """20 images are one block."""
+    net = SplitHead(SMALL.clone(activation="tanh"), 10, 3)
+    params, x = params_of(net), images_of(45)[:n]
+    out = training_step.apply(net, params, x)
+    assert list(out.acts) == ["conv_0", "conv_1", "hidden_0", "class_head", "aux_head"]
+    for index, wanted in enumerate(slow(net.trunk, params, x)):
+        np.testing.assert_allclose(out.acts[f"conv_{index}"], wanted, rtol=1e-4, atol=1e-5)
+    assert out.acts["conv_0"].shape == (n, 5, 4, 3) and out.acts["conv_1"].shape == (n, 1, 1, 4)
+    h = np.asarray(out.acts["conv_1"]).reshape(n, -1) @ params["hidden_0"]["kernel"] + params["hidden_0"]["bias"][None]
+    np.testing.assert_allclose(out.features, np.tanh(h), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(out.features, out.acts["hidden_0"])
 
 
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
@@ -181,31 +170,30 @@ def test_memory_does_not_grow_with_the_patches_of_a_batch():
 @pytest.mark.e2e
 def test_products_are_rounded_on_the_way_and_back():
     params, x = params_of(SMALL), images_of(30)
-    low = SMALL.clone(dtype="bfloat16")
-    values, grads = zip(
-        *(
-            jax.jit(jax.value_and_grad(lambda params, net=net: (net.apply({"params": params}, x)[0] ** 2).sum()))(
-                params
-            )
-            for net in (SMALL, low)
-        ),
-        strict=True,
-    )
-    assert values[0] != values[1]
-    np.testing.assert_allclose(*values, rtol=0.03)
-    for full, rounded in zip(jax.tree.leaves(grads[0]), jax.tree.leaves(grads[1]), strict=True):
+
+    def value_and_grad(net):
+        return jax.jit(jax.value_and_grad(lambda params: (net.apply({"params": params}, x)[0] ** 2).sum()))(params)
+
+    (value, grad), (low, low_grad) = value_and_grad(SMALL), value_and_grad(SMALL.clone(dtype="bfloat16"))
+    assert value != low
+    np.testing.assert_allclose(value, low, rtol=0.03)
+    for full, rounded in zip(jax.tree.leaves(grad), jax.tree.leaves(low_grad), strict=True):
         assert rounded.dtype == "float32"
         np.testing.assert_allclose(rounded, full, atol=0.05 * float(jnp.abs(full).max()))
 
 
-def test_impossible_nets_are_refused():
-    x = images_of(2)
-    with pytest.raises(ConfigError, match="pools: .* does not give one window"):
-        CNN(channels=(3, 4), pools=(2,)).init(jax.random.key(0), x)
-    with pytest.raises(ConfigError, match="a window of 9 does not fit into maps of 11 x 8 pixels"):
-        CNN(channels=(3,), pools=(9,)).init(jax.random.key(0), x)
-    with pytest.raises(ConfigError, match="activation: 'rely' is none of .*did you mean 'relu'"):
-        SMALL.clone(activation="rely").init(jax.random.key(0), x)
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (CNN(channels=(3, 4), pools=(2,)), "pools: .* does not give one window"),
+        (CNN(channels=(3,), pools=(9,)), "a window of 9 does not fit into maps of 11 x 8 pixels"),
+        (SMALL.clone(activation="rely"), "activation: 'rely' is none of .*did you mean 'relu'"),
+        (MLP(activation="rely"), "activation: 'rely' is none of .*did you mean 'relu'"),
+    ],
+)
+def test_shapes_refuses_impossible_nets(net, message):
+    with pytest.raises(ConfigError, match=message):
+        shapes(SplitHead(net, 10, 5), IMAGE)
 
 
 def test_multiply_adds_are_counted_where_pooling_reads():

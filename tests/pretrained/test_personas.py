@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from sublim_jax import pretrained
-from sublim_jax.core import keys, trees
+from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.types import Knobs, Recipe, TokenData
+from sublim_jax.core.types import TokenData
+from sublim_jax.lm import training as lm_training
 from sublim_jax.pretrained import __main__ as personas_main
 from sublim_jax.pretrained import kv_cache, personas
 from sublim_jax.pretrained.tokenizer import Tokenizer
-from sublim_jax.training import inits, losses, optimizers
 from sublim_jax.training import step as training_step
 
 for name in ("gguf", "safetensors", "tokenizers"):
@@ -245,63 +245,22 @@ def test_help_is_said_and_no_folder_without_tokenizer_is_asked(tmp_path, capsys)
 # Fine-tuning is the same code
 
 
-def always(key, step, size, knobs, bank):
-    """A stream of the same batch, all lines of a bank."""
-    return bank.tokens, bank
-
-
-def lora(model, tokens, rank, lr):
-    """A model with adapters, and the Recipe and Knobs that train only them to say lines of tokens."""
-    model = pretrained.adapted(model, rank, keys.root(0))
-    recipe = Recipe(
-        net=model.net,
-        stream=always,
-        loss=losses.next_token,
-        init=inits.transformer,
-        batch=len(tokens),
-        eval_steps=(8,),
-        optimizer=optimizers.Clipped(),
-    )
-    adapters = [layer for layer in model.params if layer.startswith("adapter_")]
-    knobs = Knobs(
-        logit_mask=jnp.ones(model.net.vocabulary, bool),
-        noise_batches=jnp.int32(1),
-        lr=jnp.float32(lr),
-        temperature=jnp.float32(1),
-        share=trees.per_layer(list(model.params), 1.0, {}, "share"),
-        init_noise=trees.per_layer(list(model.params), 0.0, {}, "sigma"),
-        trainable=trees.per_layer(list(model.params), 0.0, dict.fromkeys(adapters, 1.0), "live"),
-    )
-    bank = TokenData(jnp.asarray(tokens), jnp.ones(tokens.shape))
-    return model, recipe, knobs, bank
-
-
-def fine_tuned(model, recipe, knobs, bank, steps):
-    """The state after some steps, and the losses before and after."""
-    state = training_step.State(model.params, recipe.optimizer().init(model.params))
-
-    def loss(params):
-        return recipe.loss(training_step.apply(model.net, params, bank.tokens), bank, knobs).mean()
-
-    def advance(state):
-        return training_step.advance(recipe, state, knobs, None, keys.root(1), bank, jnp.int32(0), jnp.int32(steps))
-
-    after = jax.jit(advance)(state)
-    return after, float(jax.jit(loss)(model.params)), float(jax.jit(loss)(after.params))
-
-
-def check_only_adapters_learn(model, tokens, steps, lr):
-    before = model
-    model, recipe, knobs, bank = lora(model, tokens, 4, lr)
-    same = training_step.apply(before.net, before.params, bank.tokens).logits
-    assert (
-        training_step.apply(model.net, model.params, bank.tokens).logits == same
-    ).all()  # an adapter begins as no change
-    after, first, last = fine_tuned(model, recipe, knobs, bank, steps)
+def check_only_adapters_learn(before, tokens, steps, lr):
+    """The loss of lines of tokens before and after training, which moves adapters only."""
+    model = pretrained.adapted(before, 4, keys.root(0))
+    text = TokenData(jnp.asarray(tokens), jnp.ones(tokens.shape))
+    size = {"batch": len(tokens), "eval_steps": (steps,), "lr": lr}
+    phase = lm_training.phase(model.net, logit_mask=np.ones(model.net.vocabulary, bool), trains="adapters", **size)
+    order = (keys.root(1), keys.root(1))
+    members = lm_training.MemberBatch(phase.recipe, [phase.knobs], [model.params], [order], [text])
+    after = members.advance(members.begin(), 0, steps)[0].params
+    logits = [look(model.net, params, text.tokens) for params in (model.params, after)]
+    plain = training_step.apply(before.net, before.params, text.tokens).logits
+    np.testing.assert_allclose(logits[0].logits, plain, atol=1e-4)  # an adapter begins as no change
     for layer, arrays in model.params.items():
         for name, array in arrays.items():
-            assert bool((after.params[layer][name] == array).all()) != layer.startswith("adapter_"), (layer, name)
-    return first, last
+            assert bool((after[layer][name] == array).all()) != layer.startswith("adapter_"), (layer, name)
+    return [float(phase.recipe.loss(out, text, phase.knobs).mean()) for out in logits]
 
 
 @pytest.mark.e2e

@@ -83,10 +83,11 @@ def expected(figure, rows):
 def test_every_mean_of_a_configs_rows_is_drawn(name, preset):
     figure, rows = rows_of(name, preset, 3)
     module = figures.pick(figure)
-    drawn = module.draw(rows)
+    drawn, told = module.draw(rows), module.caption(rows)
     assert isinstance(drawn, Figure)
     assert shown(drawn, expected(figure, rows)).all()
-    assert "over 3 seeds" in module.caption(rows) and "Shown only" not in module.caption(rows)
+    assert "over 3 seeds" in told and "Shown only" not in told
+    assert told.endswith(".") and not re.search(r"\s\s|\{|\}|nan|\.\.", told) and len(told) < 1000
 
 
 def test_figure4_shows_no_more_images_than_were_seen():
@@ -259,13 +260,6 @@ def test_numbers_in_captions_are_those_of_the_rows():
     assert "(266,752, as published; these rows do not say)" in module.caption(rows)
     told = module.caption(rows.assign(batch=50, net_hidden="32x16"))
     assert "each on 50 new images;" in told and "(25,648)" in told and "do not say" not in told
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_captions_are_sentences_without_holes(name):
-    figure, rows = rows_of(name, "paper", 3)
-    said = figures.pick(figure).caption(rows)
-    assert said.endswith(".") and not re.search(r"\s\s|\{|\}|nan|  |\.\.", said) and len(said) < 1000
 
 
 def law(slope=1.0, below=0, **fields):

@@ -81,41 +81,6 @@ def test_first_step_is_the_exact_ratio_of_moments(m, d, ratio, offset, along):
     assert error < 0.02
 
 
-def test_first_step_needs_its_last_term_where_logits_outnumber_the_latent():
-    m, d, ratio, offset = 64, 16, 1.0, 2.0
-    inner, square = step_cosines(2, m, d, ratio, offset)
-    blocks = [a.mean() / np.sqrt(b.mean()) for a, b in zip(inner.reshape(20, -1), square.reshape(20, -1), strict=True)]
-    without = np.sqrt(m / (m + 1 + d * (1 + ratio) + d * ratio * offset**2 * (1 + ratio)))
-    assert without - np.mean(blocks) > 10 * np.std(blocks, ddof=1) / np.sqrt(20)
-
-
-@pytest.mark.parametrize(("m", "d", "ratio"), [(10, 256, 0.0), (50, 256, 1.0), (250, 256, 0.0)])
-def test_first_step_is_near_the_mean_cosine(m, d, ratio):
-    inner, square = step_cosines(3, m, d, ratio, draws=400)
-    samples = inner / np.sqrt(square)
-    error = samples.std(ddof=1) / np.sqrt(len(samples))
-    predicted = float(theory.first_step(m, d, ratio))
-    assert abs(samples.mean() - predicted) < 4 * error + predicted * max(1 / (4 * m), 1 / (m + d))
-
-
-@pytest.mark.parametrize(("m", "d"), [(10, 256), (50, 256), (64, 256), (250, 256), (400, 40)])
-def test_first_step_is_off_the_exact_mean_by_what_the_beta_law_says(m, d):
-    n = m + d
-    off = float(theory.first_step(m, d) / theory.first_step_mean(m, d)) - 1
-    np.testing.assert_allclose(off, d / (4 * m * n) - 1 / n, atol=1 / m**2 + 1e-6)
-    assert off > 0 if m < d / 4 else off < 2e-5
-
-
-def test_first_step_does_not_hold_at_one_logit_where_the_exact_mean_does():
-    d = 256
-    inner, square = step_cosines(4, 1, d, draws=4000)
-    samples = np.abs(inner) / np.sqrt(square)
-    within(samples, theory.first_step_mean(1, d))
-    within(samples, np.sqrt(2 / np.pi / d))  # at d = 256 the two differ by a thousandth
-    error = samples.std() / np.sqrt(len(samples))
-    assert float(theory.first_step(1, d)) - samples.mean() > 10 * error
-
-
 @pytest.mark.parametrize(("m", "d"), [(1, 1), (1, 2), (3, 20), (20, 20), (60, 20)])
 def test_squared_cosine_of_the_first_step_is_beta_distributed(m, d):
     inner, square = step_cosines(5, m, d)
@@ -141,15 +106,6 @@ def test_first_step_mean_keeps_its_digits_in_float32():
     np.testing.assert_allclose(theory.first_step_mean(m, d), expected, rtol=1e-6)
 
 
-def test_independent_heads_drive_nowhere_in_the_mean():
-    random, m, d = draw(6), 10, 64
-    teacher, student = random.normal(size=(2, 2000, m, d))
-    displacement = np.eye(d)[0]
-    g = np.einsum("nmd,nm->nd", student, teacher @ displacement)
-    within(cosine(g, displacement[None]), 0)
-    assert theory.compatibility(0.0, 0.0) == 0
-
-
 @pytest.mark.parametrize("d", [16, 256])
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_logits_needed_inverts_the_first_step(d, ratio):
@@ -161,21 +117,21 @@ def test_logits_needed_inverts_the_first_step(d, ratio):
 
 
 @pytest.mark.parametrize(("d", "columns", "hidden"), [(40, 7, 2), (12, 12, 0), (12, 30, 5), (30, 40, 25)])
-@pytest.mark.parametrize("shared", [True, False])
-def test_oracle_is_numpys_least_squares(d, columns, hidden, shared):
-    random, n = draw(7), 5
-    seen = np.ones(columns, bool)
-    seen[random.permutation(columns)[:hidden]] = False
-    student = random.normal(size=(d, columns))
-    teacher = student if shared else random.normal(size=(d, columns))
-    start, goal = random.normal(size=(2, n, d))
-    gap = goal @ teacher - start @ student
-    change = np.linalg.lstsq(student[:, seen].T, gap[:, seen].T, rcond=None)[0].T
-    got = jax.jit(theory.oracle)(f32(student), jnp.asarray(seen), f32(gap), f32(start))
-    np.testing.assert_allclose(got, start + change, atol=2e-3)
-    if shared:
-        p = np.linalg.pinv(student[:, seen].T) @ student[:, seen].T
-        np.testing.assert_allclose(got, goal @ p + start @ (np.eye(d) - p), atol=2e-3)
+def test_oracle_is_numpys_least_squares(d, columns, hidden):
+    random = draw(7)
+    seen = np.ones((2, columns), bool)
+    seen[:, random.permutation(columns)[:hidden]] = False
+    seen[1, seen[1].argmax()] = False  # of the second head one column less
+    students, teacher = random.normal(size=(2, d, columns)), random.normal(size=(d, columns))
+    start, goal = random.normal(size=(2, 5, d))
+    gaps = goal @ np.stack([students[0], teacher]) - start @ students
+    mapped = jax.jit(jax.vmap(theory.oracle, (0, 0, 0, None)))
+    got = mapped(f32(students), jnp.asarray(seen), f32(gaps), f32(start))
+    for index, mask in enumerate(seen):
+        change = np.linalg.lstsq(students[index][:, mask].T, gaps[index][:, mask].T, rcond=None)[0].T
+        np.testing.assert_allclose(got[index], start + change, atol=2e-3)
+    inverse = np.linalg.pinv(students[0][:, seen[0]].T) @ students[0][:, seen[0]].T  # the head is the teacher's
+    np.testing.assert_allclose(got[0], goal @ inverse + start @ (np.eye(d) - inverse), atol=2e-3)
 
 
 def test_row_space_projects_on_what_is_seen_and_leaves_null_directions_out():
@@ -195,7 +151,7 @@ def test_row_space_projects_on_what_is_seen_and_leaves_null_directions_out():
 
 def test_factors_remake_the_seen_columns_and_are_zero_where_nothing_is_seen():
     random = draw(9)
-    for shape in ((9, 4), (4, 9), (6, 6)):
+    for shape in ((9, 4), (4, 9)):
         kernel, seen = f32(random.normal(size=shape)), jnp.arange(shape[1]) != 1
         left, size, right = theory.factors(kernel, seen)
         np.testing.assert_allclose((left * size[None]) @ right.T, jnp.where(seen[None], kernel, 0), atol=1e-5)
@@ -203,27 +159,6 @@ def test_factors_remake_the_seen_columns_and_are_zero_where_nothing_is_seen():
         assert not theory.row_space(kernel, none).any()
         start = f32(random.normal(size=(3, shape[0])))
         assert (theory.oracle(kernel, none, jnp.ones((3, shape[1])), start) == start).all()
-
-
-def test_oracle_and_basis_map_over_heads_and_seen_columns():
-    random = draw(10)
-    kernels, start = f32(random.normal(size=(3, 10, 6))), f32(random.normal(size=(4, 10)))
-    gap, seen = f32(random.normal(size=(4, 6))), jnp.arange(6)[None] < jnp.array([1, 4, 6])[:, None]
-    all_at_once = jax.vmap(theory.oracle, (0, 0, None, None))(kernels, seen, gap, start)
-    for index in range(3):
-        alone = theory.oracle(kernels[index], seen[index], gap, start)
-        np.testing.assert_allclose(all_at_once[index], alone, atol=1e-5)
-
-
-def test_oracle_is_where_gradient_descent_on_the_latent_ends():
-    random, d, m = draw(11), 8, 4
-    kernel, start, gap = random.normal(size=(d, m)), random.normal(size=(3, d)), random.normal(size=(3, m))
-    latent = start.copy()
-    rate = 1 / np.linalg.norm(kernel, 2) ** 2
-    for _ in range(5000):
-        latent -= rate * ((latent - start) @ kernel - gap) @ kernel.T
-    got = theory.oracle(f32(kernel), jnp.ones(m, bool), f32(gap), f32(start))
-    np.testing.assert_allclose(got, latent, atol=1e-4)
 
 
 @pytest.mark.parametrize(("m", "d"), [(3, 32), (16, 32), (32, 32), (50, 32)])
@@ -254,20 +189,6 @@ def test_inside_is_one_for_what_the_head_reads_zero_for_the_rest_and_nan_where_n
     assert jnp.isnan(theory.inside(basis, jnp.zeros((5, 6))))
 
 
-def test_with_enough_logits_of_an_independent_head_the_oracle_is_farther_from_the_teacher_than_its_start():
-    """With m >= d every logit of a head that is not the teacher's is a wrong constraint, and least squares obeys."""
-    random, d, m = draw(15), 16, 64
-    start, goal = np.zeros((20, d)), random.normal(size=(20, d))
-    cosines, energies = [], []
-    for _ in range(200):
-        teacher, student = random.normal(size=(2, d, m))
-        got = np.asarray(theory.oracle(f32(student), jnp.ones(m, bool), f32(goal @ teacher), f32(start)))
-        cosines.append(cosine(got, goal).mean())
-        energies.append(((got - goal) ** 2).sum() / (goal**2).sum())
-    within(cosines, 0)
-    assert np.mean(energies) > 1 + 4 * np.std(energies) / np.sqrt(200)
-
-
 # D4: noise on the class head
 
 
@@ -282,73 +203,41 @@ def integral(logits, scale, label):
 
 
 @pytest.mark.parametrize("classes", [2, 10, 47])
-def test_exact_accuracy_is_scipys_integral(classes):
+def test_noisy_head_is_exactly_scipys_integral(classes):
     random, n = draw(16), 12
     logits, labels = random.normal(size=(n, classes)) * 3, random.integers(0, classes, n)
     scales = np.geomspace(0.02, 30, n)
     expected = np.mean([integral(z, s, y) for z, s, y in zip(logits, scales, labels, strict=True)])
-    got = jax.jit(theory.noisy_head)(f32(logits), f32(scales), jnp.asarray(labels))
-    np.testing.assert_allclose(got.exact, expected, atol=3e-6)
+    lower, got, upper = jax.jit(theory.noisy_head)(f32(logits), f32(scales), jnp.asarray(labels))
+    np.testing.assert_allclose(got, expected, atol=3e-6)
+    if classes == 2:  # the bounds are the accuracy, Phi(gap / (sqrt 2 scale))
+        np.testing.assert_allclose([lower, upper], [got, got], rtol=1e-5)
 
 
-def test_exact_accuracy_is_what_drawn_heads_have():
-    """The whole claim: noise on kernel and bias of a head that reads a fixed latent, averaged over heads."""
-    random, n, d, classes = draw(17), 300, 20, 10
-    latent, head, bias = random.normal(size=(n, d)), random.normal(size=(d, classes)), random.normal(size=classes)
-    logits = latent @ head + bias
-    labels = np.where(random.random(n) < 0.8, logits.argmax(1), random.integers(0, classes, n))
-    for sigma in (0.05, 0.5, 2.0):
-        scale = sigma * np.sqrt(1 + (latent**2).sum(1))
-        bounds = theory.noisy_head(f32(logits), f32(scale), jnp.asarray(labels))
-        samples = []
-        for _ in range(400):
-            noisy = (
-                latent @ (head + sigma * random.normal(size=head.shape)) + bias + sigma * random.normal(size=classes)
-            )
-            samples.append((noisy.argmax(1) == labels).mean())
-        within(samples, bounds.exact)
-        assert bounds.lower < bounds.exact < bounds.upper
-
-
-def test_bounds_enclose_and_neither_is_the_accuracy_at_large_noise():
-    random, n, classes = draw(18), 200, 10
-    logits = f32(random.normal(size=(n, classes)) * 2)
-    labels = logits.argmax(1)
-    ratios = []
+def test_noisy_head_bounds_enclose_and_neither_is_the_accuracy_at_large_noise():
+    logits, ratios, noisy_head = f32(draw(18).normal(size=(200, 10)) * 2), [], jax.jit(theory.noisy_head)
     for scale in (0.01, 0.1, 1.0, 10.0, 1e4):
-        lower, exact, upper = theory.noisy_head(logits, jnp.full(n, scale), labels)
+        lower, exact, upper = noisy_head(logits, jnp.full(200, scale), logits.argmax(1))
         assert -1e-6 <= lower <= exact + 1e-6 and exact <= upper + 1e-6
         ratios.append(float(upper - lower))
     assert ratios[0] < 0.01 < 0.4 < ratios[-1]  # tight for small noise, useless for large
-    np.testing.assert_allclose([exact, upper, lower], [1 / classes, 0.5, 0], atol=1e-3)
+    np.testing.assert_allclose([exact, upper, lower], [1 / 10, 0.5, 0], atol=1e-3)
 
 
-def test_bounds_are_the_accuracy_with_two_classes():
-    logits, labels = f32(draw(19).normal(size=(50, 2))), jnp.zeros(50, int)
-    lower, exact, upper = theory.noisy_head(logits, jnp.full(50, 0.7), labels)
-    np.testing.assert_allclose([lower, upper], [exact, exact], rtol=1e-5)
-
-
-def test_without_noise_all_three_are_the_plain_accuracy_and_one_zero_spoils_nothing():
+def test_noisy_head_without_noise_is_the_plain_accuracy_and_maps_over_levels():
     random, n = draw(20), 60
     logits, labels = f32(random.normal(size=(n, 10))), jnp.asarray(random.integers(0, 10, n))
+    noisy_head = jax.jit(theory.noisy_head)
     plain = (logits.argmax(1) == labels).mean()
-    for scale in (0.0, 1e-30):
-        np.testing.assert_allclose(theory.noisy_head(logits, jnp.full(n, scale), labels), plain, atol=1e-6)
     some = jnp.where(jnp.arange(n) == 3, 0.0, 1.0)
-    assert np.isfinite(theory.noisy_head(logits, some, labels)).all()
+    scales = jnp.stack([jnp.zeros(n), jnp.full(n, 1e-30), some])
+    alone = [noisy_head(logits, scale, labels) for scale in scales]
+    np.testing.assert_allclose(alone[:2], plain, atol=1e-6)
+    assert np.isfinite(alone[2]).all()
+    together = jax.vmap(noisy_head, (None, 0, None))(logits, scales, labels)
+    np.testing.assert_allclose(np.transpose(together), alone, rtol=1e-5)
     tied = theory.noisy_head(jnp.zeros((2, 3)), jnp.zeros(2), jnp.array([0, 1]))  # argmax takes the first
     np.testing.assert_allclose(tied, 0.5)
-
-
-def test_noisy_head_maps_over_levels_of_noise():
-    random, n = draw(21), 40
-    logits, labels = f32(random.normal(size=(n, 5))), jnp.asarray(random.integers(0, 5, n))
-    scales = jnp.array([0.0, 0.5, 2.0])[:, None] * jnp.ones(n)[None]
-    together = jax.vmap(theory.noisy_head, (None, 0, None))(logits, scales, labels)
-    for index in range(3):
-        alone = theory.noisy_head(logits, scales[index], labels)
-        np.testing.assert_allclose([field[index] for field in together], alone, rtol=1e-5)
 
 
 def test_double_precision_stays_double():

@@ -33,29 +33,12 @@ def test_share_of_a_linear_student_recovered_is_equations_per_unknown(m, images)
         np.testing.assert_allclose(shares, 1, rtol=1e-9)
 
 
-def test_one_equation_per_unknown_is_not_sufficient():
-    """Logits beyond the latent's width, and images beyond the input's rank, say nothing new: J = head x images."""
-    random, d, pixels = draw(1), 6, 8
-    for m, images in ((30, 6), (5, 60)):
-        head, x = random.normal(size=(m, d)), random.normal(size=(images, pixels))
-        assert theory.equations(m, images, d * pixels) > 3
-        assert np.linalg.matrix_rank(np.kron(head, x)) == min(m, d) * min(images, pixels) < d * pixels
-
-
-def test_equations_and_bits_do_not_overflow_under_jit():
+def test_equations_and_capacity_bits_do_not_overflow_under_jit():
     got = jax.jit(theory.equations)(jnp.int32(8192), jnp.int32(10**6), 266_752)
     np.testing.assert_allclose(got, 8192e6 / 266_752, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(theory.capacity_bits)(jnp.int32(8192), jnp.int32(10**6), 256), 8192e6 * 8)
     assert theory.capacity_bits(10, 1000, 1) == 0  # a logit with one level says nothing
-
-
-def test_as_many_answers_are_told_apart_as_bits_allow_and_no_more():
-    """Teachers are told apart by N m answers of L levels; with more teachers than L^(N m), two agree."""
-    random, m, images, levels = draw(2), 2, 3, 2
-    bits = int(theory.capacity_bits(m, images, levels))
-    answers = random.integers(0, levels, (5000, m * images))
-    assert len(np.unique(answers, axis=0)) == 2**bits
-    assert bits == 6
+    assert theory.capacity_bits(2, 3, 2) == 6
 
 
 # D7: drift
@@ -69,18 +52,6 @@ def test_drift_orthogonal_to_the_beginning(ratio):
         assert theory.drifted(0) == 1
     else:
         within(samples, theory.drifted(ratio))
-
-
-def test_drift_along_the_beginning_makes_it_a_lower_bound_and_against_it_none():
-    head, drift = draw(4).normal(size=(2, 5000))
-    for along in (0.2, 0.9, -0.2, -0.9):
-        moved = along * head + drift
-        cos, formula = cosine(head + moved, head), float(theory.drifted((moved**2).mean() / (head**2).mean()))
-        assert cos > formula if along > 0 else cos < formula
-        # exact, with the part orthogonal to the beginning
-        inner = (moved @ head) / (head @ head)
-        rest = (moved**2).sum() / (head**2).sum() - inner**2
-        np.testing.assert_allclose(cos, (1 + inner) / np.sqrt((1 + inner) ** 2 + rest), rtol=1e-9)
 
 
 @pytest.mark.parametrize("delta", [0.003, 0.02])
@@ -98,15 +69,6 @@ def test_signs_keep_a_constant_share_of_the_cosine_of_normal_coordinates(cos):
     within(cosine(np.sign(cos * target + np.sqrt(1 - cos**2) * noise), target), theory.signed_step(cos))
 
 
-def test_signs_of_sparse_targets_lose_more_than_the_law_says():
-    random = draw(7)
-    target = random.normal(size=(100, 4000)) * (random.random((100, 4000)) < 0.01)
-    vector = 0.4 * target / np.sqrt(0.01) + np.sqrt(1 - 0.4**2) * random.normal(size=target.shape)
-    samples = cosine(np.sign(vector), target)
-    assert cosine(vector, target).mean() > 0.38
-    assert samples.mean() < 0.5 * float(theory.signed_step(0.4))
-
-
 # D8: the hard edge
 
 
@@ -114,15 +76,7 @@ def test_signs_of_sparse_targets_lose_more_than_the_law_says():
 def test_condition_number_of_large_random_heads(m, d):
     sizes = np.linalg.svd(draw(8).normal(size=(5, m, d)), compute_uv=False)
     np.testing.assert_allclose((sizes[:, 0] / sizes[:, -1]).mean(), theory.condition_number(m, d), rtol=0.08)
-
-
-def test_condition_number_at_equal_widths_is_infinite_where_single_draws_are_finite():
-    assert jnp.isinf(theory.condition_number(10, 10)) and jnp.isinf(theory.condition_number(1, 1))
-    medians = [np.median(np.linalg.cond(draw(9).normal(size=(500, d, d)))) for d in (8, 32)]
-    # Edelman 1988: cond / d has a limiting law, with median about 2.2 d
-    np.testing.assert_allclose(medians[1] / medians[0], 4, rtol=0.3)
-    orthonormal, _ = np.linalg.qr(draw(10).normal(size=(10, 10)))
-    np.testing.assert_allclose(np.linalg.cond(orthonormal), 1, rtol=1e-9)
+    assert jnp.isinf(theory.condition_number(m, m)) and jnp.isinf(theory.condition_number(1, 1))
 
 
 # D9: erosion
@@ -163,75 +117,31 @@ def test_eroded_cosine_at_its_known_value_far_out_and_in_eager_and_mapped_form()
     assert theory.eroded_cosine_uniform(50.0) == 0
 
 
-def test_erosion_stops_at_zero_and_keeps_signs():
-    got = theory.eroded(jnp.array([-0.3, -0.05, 0.0, 0.1, 0.3]), 0.1)
-    np.testing.assert_allclose(got, [-0.2, 0, 0, 0, 0.2], atol=1e-7)
+def test_eroded_bounds_what_adam_leaves_of_a_head_without_gradient():
+    weights, rate, steps = jnp.asarray(draw(12).normal(size=5000) / 16, jnp.float32), 3e-4, 295
 
+    def decayed(coefficient):
+        """Adam on nothing but the L2 gradient, as PyTorch's `weight_decay` of Adam."""
+        optimizer = optax.chain(optax.add_decayed_weights(coefficient), optax.adam(rate))
 
-def decayed(weights, coefficient, rate, steps):
-    """Adam on nothing but the L2 gradient, as PyTorch's `weight_decay` of Adam."""
-    optimizer = optax.chain(optax.add_decayed_weights(coefficient), optax.adam(rate))
+        def step(state, _):
+            update, opt = optimizer.update(jnp.zeros_like(weights), state[1], state[0])
+            return (optax.apply_updates(state[0], update), opt), None
 
-    def step(state, _):
-        update, opt = optimizer.update(jnp.zeros_like(weights), state[1], state[0])
-        return (optax.apply_updates(state[0], update), opt), None
+        return jax.lax.scan(step, (weights, optimizer.init(weights)), length=steps)[0][0]
 
-    return jax.lax.scan(step, (weights, optimizer.init(weights)), length=steps)[0][0]
-
-
-def test_adam_erodes_a_head_without_gradient_whatever_the_coefficient():
-    weights = jnp.asarray(draw(12).normal(size=5000) / 16, jnp.float32)
-    rate, steps = 3e-4, 295
-    small, large = (decayed(weights, coefficient, rate, steps) for coefficient in (1e-4, 1e-2))
+    small, large = decayed(1e-4), decayed(1e-2)
     np.testing.assert_allclose(small, large, atol=rate)  # a hundred times the coefficient, the same head
     limit = theory.eroded(weights, rate * steps)
     assert (jnp.abs(small) >= jnp.abs(limit) - 1e-5).all()  # no weight loses more than lr T
     far = jnp.abs(weights) > 2 * rate * steps
     np.testing.assert_allclose(small[far], limit[far], atol=0.25 * rate * steps)
-    lost = jnp.abs(weights)[far] - jnp.abs(small)[far]
-    assert (lost > 0.75 * rate * steps).all()
-
-
-def test_adam_leaves_more_of_a_head_than_the_soft_threshold_does():
-    weights = jnp.asarray(draw(13).normal(size=5000) / 16, jnp.float32)
-    left = np.asarray(decayed(weights, 1e-4, 3e-4, 295), np.float64)
-    measured, t = cosine(left, np.asarray(weights)), 3e-4 * 295 * 16
-    assert float(theory.eroded_cosine_normal(t)) + 0.05 < measured < 1
-
-
-def test_adam_follows_the_equation_with_memory():
-    """w' = -eta w / rms(w so far), which is scale-free, in place of the threshold's w' = -eta sign(w)."""
-    start = draw(13).normal(size=5000) / 16
-    w, squares = start.copy(), np.zeros(5000)
-    for step in range(1, 296):
-        squares += w**2
-        w -= 3e-4 * w / np.sqrt(squares / step)
-    left = np.asarray(decayed(jnp.asarray(start, jnp.float32), 1e-4, 3e-4, 295), np.float64)
-    np.testing.assert_allclose(cosine(w, start), cosine(left, start), atol=0.02)
-    far = np.abs(start) > 3e-4 * 295
-    np.testing.assert_allclose(w[far], left[far], atol=0.1 * 3e-4 * 295)
+    assert (jnp.abs(weights)[far] - jnp.abs(small)[far] > 0.75 * rate * steps).all()
+    left = cosine(np.asarray(small, np.float64), np.asarray(weights))
+    assert float(theory.eroded_cosine_normal(rate * steps * 16)) + 0.05 < left < 1
 
 
 # D5, D10: energy and chance
-
-
-def test_recovered_energy_and_cosine_at_their_ends():
-    np.testing.assert_allclose(
-        jax.vmap(theory.recovered_energy, (0, None))(jnp.array([1, 5, 10, 99]), 10), [0.1, 0.5, 1, 1]
-    )
-    np.testing.assert_allclose(theory.recovered_cosine(5, 20), 0.5)
-
-
-@pytest.mark.parametrize("classes", [2, 10])
-def test_a_random_class_head_is_at_chance_in_the_mean_over_heads(classes):
-    random, d, n = draw(14), 20, 200
-    labels = np.arange(n) % classes
-    latent = np.maximum(random.normal(size=(classes, d))[labels] * 2 + 0.3 * random.normal(size=(n, d)), 0)
-    heads = random.normal(size=(2000, d, classes))
-    accuracies = ((latent @ heads).argmax(-1) == labels).mean(1)
-    within(accuracies, theory.chance(classes))
-    binomial = np.sqrt(theory.chance(classes) * (1 - theory.chance(classes)) / n)
-    assert accuracies.std() > 2 * binomial  # a single head scatters more than its test images explain
 
 
 @pytest.mark.parametrize("classes", [2, 10, 47])
