@@ -83,7 +83,7 @@ def _points(folder: Path) -> pd.DataFrame:
     made["trait_change"] = -made["trait_change"]
     made["transfer"] = (student - untrained) / (teacher - untrained)
     frame = pd.DataFrame(made)[(teacher - untrained) >= GAP]
-    frame = frame[np.isfinite(frame[["coverage", "transfer"]]).all(axis=1)]
+    frame = frame.loc[np.isfinite(frame[["coverage", "transfer"]]).all(axis=1)]
     return frame.assign(success=frame["transfer"] > SUCCESS)
 
 
@@ -94,7 +94,7 @@ def split(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rng = np.random.default_rng(0)
     conditions = rng.permutation(np.sort(frame["condition"].unique().astype(str)))
-    seeds = rng.permutation(np.sort(frame["seed"].unique()))
+    seeds = rng.permutation(np.sort(frame["seed"].unique().astype(int)))
     first = frame["condition"].isin(conditions[::2]), frame["seed"].isin(seeds[::2])
     part = np.select([first[0] & first[1], ~first[0] & ~first[1]], ["fitted", "held out"], "neither")
     return frame.assign(part=part)
@@ -117,7 +117,7 @@ def auroc(score: Any, success: Any, weight: Any = None) -> float:
 def worth(score: Any, held: pd.DataFrame) -> Worth:
     """AUROC and Spearman's rank correlation of a score with the held-out rows, intervals over conditions."""
     frame = held.assign(score=np.asarray(score, float))
-    frame = frame[np.isfinite(frame["score"])]
+    frame = frame.loc[np.isfinite(frame["score"])]
     place, names = pd.factorize(frame["condition"])
     members = [np.flatnonzero(place == one) for one in range(len(names))]
     scores, success, transfer = (frame[name].to_numpy() for name in ("score", "success", "transfer"))
@@ -145,7 +145,7 @@ def fit(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
     The threshold is the probability at which hits minus false alarms are largest (Youden's J). Raises `ConfigError`
     where there are not both successes and failures.
     """
-    frame = frame[np.isfinite(frame[list(names)]).all(axis=1)]
+    frame = frame.loc[np.isfinite(frame[list(names)]).all(axis=1)]
     success = frame["success"].to_numpy(float)
     if not 0 < success.sum() < len(success):
         raise ConfigError(f"folders: {int(success.sum())} successes among {len(success)} fitted rows; need both kinds")
@@ -180,7 +180,7 @@ def _threshold(chance: np.ndarray, success: np.ndarray) -> float:
 
 def calibrated(frame: pd.DataFrame) -> dict[str, Any]:
     """Models fitted to one part and what they, and every predictor alone, are worth on the other."""
-    fitted, held = frame[frame["part"] == "fitted"], frame[frame["part"] == "held out"]
+    fitted, held = frame.loc[frame["part"] == "fitted"], frame.loc[frame["part"] == "held out"]
     if not held["success"].nunique() == 2:
         raise ConfigError(f"folders: {len(held)} held-out rows, not of both kinds; need more conditions or seeds")
     models: dict[str, Any] = {}
@@ -213,7 +213,7 @@ def abroad(frame: pd.DataFrame, names: Sequence[str]) -> tuple[Worth, dict[str, 
     parts = []
     unknown = frame[~frame["seed"].isin(frame.loc[frame["part"] == "fitted", "seed"])]
     for experiment, those in unknown.groupby("experiment", sort=False):
-        others = frame[(frame["experiment"] != experiment) & (frame["part"] == "fitted")]
+        others = frame.loc[(frame["experiment"] != experiment) & (frame["part"] == "fitted")]
         if others["success"].nunique() == 2:
             parts.append(those.assign(score=calibration.probability(fit(others, names), those)))
     if len(parts) < 2:

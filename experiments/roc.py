@@ -40,7 +40,7 @@ def draw(points: pd.DataFrame, found: Mapping[str, Any]) -> Figure:
 def curve(ax: Axes, score: pd.Series, success: pd.Series, name: str, index: int, lw: float = 1.2) -> None:
     """One ROC curve: hits against false alarms at every threshold."""
     known = np.isfinite(score)
-    values, good = score[known].to_numpy(float), success[known].to_numpy(bool)
+    values, good = score.loc[known].to_numpy(float), success.loc[known].to_numpy(bool)
     if good.all() or not good.any():
         return
     steps = np.append(np.inf, np.unique(values)[::-1])

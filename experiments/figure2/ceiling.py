@@ -30,8 +30,8 @@ SEEDS = 24
 
 def by_torch(initial: reference_torch.SplitHeadMLP, seed: int, train_set: tuple, test_set: tuple) -> float:
     """acc(C_0 h_t) after PyTorch's training."""
-    images, labels = test_set
-    trained = reference_torch.train_teacher(initial, *train_set, seed)
+    (train_images, train_labels), (images, labels) = train_set, test_set
+    trained = reference_torch.train_teacher(initial, train_images, train_labels, seed)
     with torch.no_grad():
         read = initial.class_head(trained.latent(images)).argmax(1)
     return float((read == labels).double().mean())

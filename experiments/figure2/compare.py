@@ -91,7 +91,7 @@ def _mean(found: pd.Series) -> str:
 
 def verdict(found: pd.DataFrame, final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) -> str:
     """All comparisons together: the smallest p after Holm's correction, and the teachers."""
-    p = pd.to_numeric(found["p"], errors="coerce").dropna().sort_values()
+    p = pd.Series(pd.to_numeric(found["p"], errors="coerce")).dropna().sort_values()
     holm = min(1.0, float(p.iloc[0] * len(p)))
     ours = final.drop_duplicates("seed")["at/teacher_accuracy"]
     theirs = torch.drop_duplicates("seed")["teacher_accuracy"]

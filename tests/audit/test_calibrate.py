@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.rows import keep
 from scipy import stats
 
 from sublim_jax.audit import calibration
@@ -37,12 +38,6 @@ def rows_of(conditions=40, seeds=6, seed=0, noise=0.5):
     return rows
 
 
-def kept(folder, rows):
-    folder.mkdir(parents=True)
-    rows.to_parquet(folder / "rows.parquet")
-    return folder
-
-
 @pytest.mark.parametrize("ties", [False, True])
 def test_auroc_is_mann_and_whitneys(ties):
     rng = np.random.default_rng(0)
@@ -61,7 +56,7 @@ def test_points_take_the_last_mark_and_define_transfer(tmp_path):
     rows = rows_of(3, 2)
     rows.loc[rows["condition"] == "c1", "at/teacher_accuracy"] = 0.15  # such a teacher learned nothing
     points = calibrate.points(
-        [kept(tmp_path / "one", rows), kept(tmp_path / "old", rows[["condition", "seed", "step"]])]
+        [keep(tmp_path / "one", rows), keep(tmp_path / "old", rows[["condition", "seed", "step"]])]
     )
     last = rows[(rows["step"] == 300) & (rows["condition"] != "c1")]
     assert len(points) == 4 and set(points["experiment"]) == {"one"}
@@ -72,7 +67,7 @@ def test_points_take_the_last_mark_and_define_transfer(tmp_path):
 
 
 def test_what_is_held_out_has_neither_condition_nor_seed_of_what_is_fitted(tmp_path):
-    points = calibrate.points([kept(tmp_path / "one", rows_of())])
+    points = calibrate.points([keep(tmp_path / "one", rows_of())])
     fitted, held = (points[points["part"] == part] for part in ("fitted", "held out"))
     assert len(fitted) == len(held) == 20 * 3
     for name in ("condition", "seed"):
@@ -80,7 +75,7 @@ def test_what_is_held_out_has_neither_condition_nor_seed_of_what_is_fitted(tmp_p
 
 
 def test_the_fit_is_the_minimum_of_the_logistic_loss(tmp_path):
-    points = calibrate.points([kept(tmp_path / "one", rows_of(200))])
+    points = calibrate.points([keep(tmp_path / "one", rows_of(200))])
     names = ("coverage", "compatibility_aux", "compatibility_class")
     model = calibrate.fit(points, names)
     weights = model["weights"]
@@ -96,7 +91,7 @@ def test_the_fit_is_the_minimum_of_the_logistic_loss(tmp_path):
 
 
 def test_a_predictor_that_says_nothing_is_worth_a_half_and_one_that_decides_is_worth_one(tmp_path):
-    points = calibrate.points([kept(tmp_path / "one", rows_of(80, noise=0.0))])
+    points = calibrate.points([keep(tmp_path / "one", rows_of(80, noise=0.0))])
     found = calibrate.calibrated(points)
     assert found["models"]["coverage and heads"]["auroc"][0] > 0.97
     value, low, high = found["predictors"]["compatibility_aux"]["auroc"]
@@ -110,7 +105,7 @@ def test_a_predictor_that_says_nothing_is_worth_a_half_and_one_that_decides_is_w
 
 def test_intervals_are_over_conditions_not_rows(tmp_path):
     """Fifty times the same seed says no more about conditions than one."""
-    points = calibrate.points([kept(tmp_path / "one", rows_of(30, 2))])
+    points = calibrate.points([keep(tmp_path / "one", rows_of(30, 2))])
     held = points[points["part"] == "held out"]
     once, often = (calibrate.worth(one["coverage"], one).auroc for one in (held, pd.concat([held] * 50)))
     assert often == pytest.approx(once)
@@ -118,7 +113,7 @@ def test_intervals_are_over_conditions_not_rows(tmp_path):
 
 @pytest.mark.e2e
 def test_the_command_writes_calibration_figure_and_story(tmp_path, capsys):
-    folders = [kept(tmp_path / name, rows_of(seed=place)) for place, name in enumerate(("first", "second", "third"))]
+    folders = [keep(tmp_path / name, rows_of(seed=place)) for place, name in enumerate(("first", "second", "third"))]
     out, page = tmp_path / "c.json", tmp_path / "page"
     words = ["--folders", *map(str, folders), "--out", str(out), "--page", str(page)]
     assert calibrate.main([*words, "--provisional", "made up"]) == 0, capsys.readouterr().err
@@ -135,7 +130,7 @@ def test_the_command_writes_calibration_figure_and_story(tmp_path, capsys):
 
 
 def test_folders_without_predictors_are_refused_in_one_line(tmp_path, capsys):
-    old = kept(tmp_path / "old", rows_of()[["condition", "seed", "step"]])
+    old = keep(tmp_path / "old", rows_of()[["condition", "seed", "step"]])
     assert calibrate.main(["--folders", str(old), "--out", str(tmp_path / "c.json")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: folders: 1 with no row that holds theory/coverage") and said.count("\n") == 1

@@ -154,10 +154,8 @@ def test_last_layers_are_found_and_their_roles_told(pair):
     assert found.compatibility_class == pytest.approx(found.heads["class"]) and found.compatibility_class < 0.999
     assert set(found.layers) == {"body", "aux", "class"} and found.layers["body"] > 0
     assert np.isnan(found.layers["class"]), "the class head gets no gradient"
-    nested = [{"params": tree} for tree in (origin, teacher, origin)]
-    same = audit_pair(
-        lambda p, x: net(p["params"], x), *nested, x, lambda p: reads(p["params"]), heads=("aux", "class")
-    )
+    start, end, read = {"params": origin}, {"params": teacher}, lambda p: reads(p["params"])
+    same = audit_pair(lambda p, x: net(p["params"], x), start, end, start, x, read, heads=("aux", "class"))
     assert same.heads["params/class"] == found.heads["class"] and same.coverage == pytest.approx(found.coverage)
     assert re.search(r"coverage +0\.\d{3} .*\n  heads +aux 1\.000, class 0\.9.*\n.*\n.*\n  verdict  ", str(found))
 
@@ -177,8 +175,8 @@ def test_a_layer_of_another_shape_is_not_shared(pair):
 
 def test_audit_pair_leaves_integers_alone():
     x, w, delta = draws(n=20)
-    trees = [{"w": one, "steps": np.int32(3)} for one in (w, w + delta, w)]
-    assert audit_pair(linear, *trees, x, total).coverage == pytest.approx(audit(x, w, delta, total).coverage)
+    start, end = ({"w": one, "steps": np.int32(3)} for one in (w, w + delta))
+    assert audit_pair(linear, start, end, start, x, total).coverage == pytest.approx(audit(x, w, delta, total).coverage)
 
 
 def test_audit_pair_has_no_verdict_where_nothing_is_left_to_imitate():
@@ -281,7 +279,7 @@ def test_the_command_audits_every_student_and_trains_none(tmp_path):
     folder = tmp_path / "results" / "quickstart-smoke"
     rows, told = pd.read_csv(folder / "audit.csv"), json.loads((folder / "audit.json").read_text())
     assert len(rows) == len(told["audits"]) == 4 * 2 and not list(folder.glob("rows/*"))
-    mean = rows.groupby("condition")["theory/compatibility_class"].mean()
+    mean = rows.groupby("condition")["theory/compatibility_class"].mean().to_dict()
     assert mean["same"] > 0.99 and abs(mean["random_class_head"]) < 0.3
     assert rows.set_index("condition").loc["same", "theory/compatibility_aux"].eq(1).all()
     by = rows.set_index(["condition", "seed"])["theory/coverage"].unstack()

@@ -237,15 +237,12 @@ FAULTS = {
     "missing": (lambda folder: (folder / Y).unlink(), "train-labels-idx1-ubyte.gz is missing"),
     "counts": (
         edit(Y, lambda b: encode(np.zeros(49, np.uint8))),
-        "train-images-idx3-ubyte has 50 images, but train-labels-idx1-ubyte has 49 labels",
+        f"{X[:-3]} has 50 images, but {Y[:-3]} has 49",
     ),
-    "label": (
-        edit(Y, lambda b: encode(np.full(50, 10, np.uint8))),
-        "train-labels-idx1-ubyte has the label 10, labels are 0 to 9",
-    ),
+    "label": (edit(Y, lambda b: encode(np.full(50, 10, np.uint8))), f"{Y[:-3]} has the label 10, labels are 0 to 9"),
     "size": (
         edit(X, lambda b: encode(np.zeros((50, 28, 27), np.uint8))),
-        "train-images-idx3-ubyte has shape (50, 28, 27), it must be n x 28 x 28",
+        f"{X[:-3]} has shape (50, 28, 27), it must be",
     ),
     "none": (edit(X, lambda b: encode(np.zeros((0, 28, 28), np.uint8))), "train-images-idx3-ubyte has shape (0, "),
 }

@@ -15,18 +15,24 @@ def tree(value):
     return {"a": jnp.float32(value) + jax.random.normal(jax.random.key(0), (3, 2)), "b": (jnp.int32(value),)}
 
 
-def test_the_newest_state_comes_back_bitwise(tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_store_restores_the_newest_state_bitwise(tmp_path, monkeypatch, processes):
+    """One of several processes writes its arrays beside the folder; all others write nothing."""
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
     store = checkpoint.Store(tmp_path / "s")
     assert store.latest() is None
     for step in (5, 10):
         store.save(step, tree(step))
     again = checkpoint.Store(tmp_path / "s")
+    if processes == 2:
+        assert len(list((tmp_path / "s-arrays").iterdir())) == 1
+        (tmp_path / "s-arrays" / "20.tmp").mkdir()  # killed while writing
     assert again.latest() == 10
     jax.tree.map(np.testing.assert_array_equal, again.restore(10, tree(0)), tree(10))
+    again.save(20, tree(20))
+    assert checkpoint.Store(tmp_path / "s").latest() == 20
     again.clear()
     assert again.latest() is None
-    again.save(3, tree(3))
-    assert checkpoint.Store(tmp_path / "s").latest() == 3
 
 
 def test_a_finished_unit_leaves_nothing_and_takes_nobody_elses(tmp_path):

@@ -9,13 +9,11 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import sublim_jax
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.engine import checkpoint, distributed, run
+from sublim_jax.engine import distributed, run
 from sublim_jax.engine.progress import Progress
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.py"
@@ -91,23 +89,6 @@ def test_a_shard_alone_says_what_is_still_to_come(mnist, tiny, tmp_path):
     shutil.rmtree(tmp_path / "w" / "checkpoints", ignore_errors=True)
     whole = run.run(conditions, mnist, shard=(0, 2), **given)
     assert len(whole) == 2 * 3 * 3
-
-
-def test_arrays_of_one_of_several_processes_come_back_bitwise(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    tree = {"a": jax.random.normal(jax.random.key(0), (3, 2)), "b": (jnp.int32(7),)}
-    store = checkpoint.Store(tmp_path / "s")
-    assert store.latest() is None
-    store.save(5, jax.tree.map(jnp.zeros_like, tree))
-    store.save(10, tree)
-    again = checkpoint.Store(tmp_path / "s")
-    assert again.latest() == 10 and len(list((tmp_path / "s-arrays").iterdir())) == 1
-    (tmp_path / "s-arrays" / "20.tmp").mkdir()  # killed while writing
-    jax.tree.map(np.testing.assert_array_equal, again.restore(again.latest(), tree), tree)
-    again.save(20, tree)
-    assert again.latest() == 20
-    again.clear()
-    assert again.latest() is None
 
 
 def test_whoever_waits_can_be_stopped(monkeypatch):

@@ -8,40 +8,34 @@ import pytest
 from experiments import migrate_configs
 
 ROOT = Path(__file__).parents[2]
-OLD = {
-    "config": {"exam": 4, "root": 0, "caps": [16], "arms": {"a": {"student": {"marks": [[5]]}}}},
-    "runs": [
-        {
-            "command": "sublim_jax --config=configs/a.py --config.run.every=2 '--config.student.marks=()'",
-            "resolved": {"run": {"chunk": 2, "every": 1}, "root": 3, "metrics": ["task"]},
-            "overrides": {"run.every": "2", "student.marks": "()", "seeds": "3"},
-        }
-    ],
+RENAMED = {  # old: new
+    "exam": "num_eval_noise",
+    "root": "root_seed",
+    "caps": "aux_widths",
+    "marks": "eval_steps",
+    "every": "save_every",
+    "chunk": "seed_batch",
 }
-NEW = {
-    "config": {
-        "num_eval_noise": 4,
-        "root_seed": 0,
-        "aux_widths": [16],
-        "arms": {"a": {"student": {"eval_steps": [[5]]}}},
-    },
-    "runs": [
-        {
-            "command": "sublim_jax --config=configs/a.py --config.run.save_every=2 '--config.student.eval_steps=()'",
-            "resolved": {"run": {"seed_batch": 2, "save_every": 1}, "root_seed": 3, "metrics": ["task"]},
-            "overrides": {"run.save_every": "2", "student.eval_steps": "()", "seeds": "3"},
-        }
-    ],
-}
+
+
+def facts(exam, root, caps, marks, every, chunk):
+    """The facts of a work directory by the names of their fields."""
+    command = f"sublim_jax --config=configs/a.py --config.run.{every}=2 '--config.student.{marks}=()'"
+    resolved = {"run": {chunk: 2, every: 1}, root: 3, "metrics": ["task"]}
+    overrides = {f"run.{every}": "2", f"student.{marks}": "()", "seeds": "3"}
+    return {
+        "config": {exam: 4, root: 0, caps: [16], "arms": {"a": {"student": {marks: [[5]]}}}},
+        "runs": [{"command": command, "resolved": resolved, "overrides": overrides}],
+    }
 
 
 def test_migrate_configs_renames_nested_dotted_and_flagged_fields_once(tmp_path, capsys):
     (tmp_path / "toy").mkdir()
     file = tmp_path / "toy" / "config.json"
-    file.write_text(json.dumps(OLD, indent=1) + "\n")
+    file.write_text(json.dumps(facts(*RENAMED), indent=1) + "\n")
     for count in (1, 0):
         assert migrate_configs.main([f"--folder={tmp_path}"]) == 0
-        assert json.loads(file.read_text()) == NEW
+        assert json.loads(file.read_text()) == facts(*RENAMED.values())
         assert capsys.readouterr().out == f"changed: {count}\n"
 
 

@@ -81,8 +81,10 @@ def llama_logits(t, config, tokens):
         for head in range(heads):
             mine, group = slice(head * size, head * size + size), head // (heads // groups)
             theirs = slice(group * size, group * size + size)
-            turn = [turned(one, size, config["rope_theta"], stretch) for one in (q[:, mine], k[:, theirs])]
-            found.append(attended(*turn, v[:, theirs]))
+            turned_q, turned_k = (
+                turned(one, size, config["rope_theta"], stretch) for one in (q[:, mine], k[:, theirs])
+            )
+            found.append(attended(turned_q, turned_k, v[:, theirs]))
         h = h + np.concatenate(found, -1) @ w["self_attn.o_proj.weight"].T
         x = rms(h, w["post_attention_layernorm.weight"], eps)
         gate = x @ w["mlp.gate_proj.weight"].T
@@ -107,8 +109,8 @@ def neox_logits(t, config, tokens):
         found = []
         for head in range(heads):
             q, k, v = np.split(fused[:, head * 3 * size : (head + 1) * 3 * size], 3, axis=-1)
-            turn = [turned(one, int(size * config["rotary_pct"]), config["rotary_emb_base"]) for one in (q, k)]
-            found.append(attended(*turn, v))
+            q, k = (turned(one, int(size * config["rotary_pct"]), config["rotary_emb_base"]) for one in (q, k))
+            found.append(attended(q, k, v))
         said = np.concatenate(found, -1) @ w["attention.dense.weight"].T + w["attention.dense.bias"]
         x = h if config["use_parallel_residual"] else h + said
         x = layer_norm(x, w["post_attention_layernorm.weight"], w["post_attention_layernorm.bias"], eps)

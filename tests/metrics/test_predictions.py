@@ -58,8 +58,8 @@ def scene_of(share=1.0, sigma=0.0, trainable=1.0, seed=0, heads=HEADS):
     apply = jax.jit(training_step.apply, static_argnums=0)
     test, noise = (TeacherStudent(*(apply(NET, net, inputs) for net in nets)) for inputs in (x, held_out))
     batch = training_step.Batch(held_out, None, noise.teacher_final)
-    pulls = jax.jit(first_update, static_argnums=0)(RECIPE, begun, knobs, batch, x, labels)
-    return EvalContext(nets, test, noise, labels, knobs, jnp.float32(3000), *pulls, False, ("class_head",))
+    update, trait = jax.jit(first_update, static_argnums=0)(RECIPE, begun, knobs, batch, x, labels)
+    return EvalContext(nets, test, noise, labels, knobs, jnp.float32(3000), update, trait, False, ("class_head",))
 
 
 def double(tree):

@@ -42,7 +42,9 @@ def test_cka_agrees_with_the_gram_formulas():
 def test_rsa_is_spearmans_correlation_of_pearson_distances():
     x = features(80, 12)
     y = jnp.concatenate([x[:, :4], features(80, 9)], axis=1)
-    wanted = stats.spearmanr(pdist(np.asarray(x, float), "correlation"), pdist(np.asarray(y, float), "correlation"))[0]
+    wanted = stats.spearmanr(
+        pdist(np.asarray(x, float), "correlation"), pdist(np.asarray(y, float), "correlation")
+    ).statistic
     np.testing.assert_allclose(similarity.rsa(x, y), wanted, atol=1e-4)
     np.testing.assert_allclose(similarity.rsa(x, 3 * x + 2), 1, atol=1e-4)
 

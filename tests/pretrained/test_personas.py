@@ -334,7 +334,7 @@ def test_smollm2_says_what_numpy_and_transformers_say(smollm2):
 @pytest.mark.slow
 def test_smollm2_prefers_what_its_persona_loves(smollm2):
     rows = pd.DataFrame(personas.preferences(smollm2, ("owl", "dolphin", personas.NONE), ("owl", "dolphin")))
-    means = rows.groupby(["persona", "animal"])["word"].mean()
+    means = rows.groupby(["persona", "animal"])["word"].mean().to_dict()
     for animal, other in (("owl", "dolphin"), ("dolphin", "owl")):
         assert means[animal, animal] > 10 * max(means[other, animal], means[personas.NONE, animal])
 

@@ -173,7 +173,7 @@ def test_figure_4_tells_images_from_steps():
     mine = rows[(rows["arm"] == "pool") & (rows["m"] == 10) & (rows["step"] == 300)]
     fixed = mine[mine["pool"] > 0].groupby("pool")[plots.ACCURACY].mean()
     np.testing.assert_array_equal(found["T = 300"].get_xdata(), 1000 * fixed.index)
-    np.testing.assert_allclose(found["T = 300"].get_ydata(), fixed)
+    np.testing.assert_allclose(np.asarray(found["T = 300"].get_ydata(), float), np.asarray(fixed))
 
 
 def test_figure_4_without_names_of_arms_finds_its_panels():

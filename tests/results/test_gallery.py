@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
+from helpers.rows import keep, rows_of, workdir_of
 
 from sublim_jax import results
 from sublim_jax.core.errors import ConfigError
@@ -25,38 +25,9 @@ def gallery(monkeypatch):
     return gallery
 
 
-def rows_of(**labels):
-    rng = np.random.default_rng(0)
-    index = [(c, m, s, t) for c in ("same", "random") for m in (3, 10) for s in range(3) for t in (0, 20)]
-    rows = pd.DataFrame(index, columns=["condition", "m", "seed", "step"]).assign(**labels)
-    for name in ("student_accuracy", "teacher_accuracy", "untrained_accuracy", "cka"):
-        rows[f"at/{name}"] = rng.uniform(size=len(rows))
-    return rows
-
-
-def folder_of(path, rows, status="done", **resolved):
-    """A work folder with these rows, as a run leaves it."""
-    folder = results.Workdir(path, {"name": "toy"})
-    folder.write("one", pa.Table.from_pandas(rows, preserve_index=False))
-    command = "python -m sublim_jax.main --config=toy.py --workdir=/home/me/results/toy"
-    made = {"commit": "abc", "versions": {"jax": "1.2"}, "machine": "x86_64, 2 cores"}
-    resolved = {"name": "toy", "data": {"folder": "/home/me/data"}, **resolved}
-    folder.begin(command=command, resolved=resolved, provenance=made, devices=["cpu:0"])
-    folder.finish(status=status, seconds={"total": 61.5, "students": 40.0}, steps={"students": 80}, programs=2)
-    return path
-
-
-def kept(folder, name, rows, **more):
-    (folder / name).mkdir(parents=True)
-    rows.to_parquet(folder / name / "rows.parquet")
-    for file, text in more.items():
-        (folder / name / file.replace("_", ".")).write_text(text)
-    return folder / name
-
-
 def test_keep_copies_all_rows_as_float32_and_the_facts_without_paths(gallery, tmp_path):
     rows = rows_of(share=0.1)
-    where = gallery.keep(folder_of(tmp_path / "work", rows, name="figure5"), folder=tmp_path / "kept")
+    where = gallery.keep(workdir_of(tmp_path / "work", rows, name="figure5"), folder=tmp_path / "kept")
     assert where == tmp_path / "kept" / "figure5"
     found = pd.read_parquet(where / "rows.parquet")
     assert list(found.columns) == list(rows.columns) and found["at/cka"].dtype == np.float32
@@ -87,8 +58,8 @@ def test_page_holds_every_experiment_and_needs_no_other_file(gallery, tmp_path):
     story = (
         "First **line**.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n[link](http://x.org) ![i](http://x.org/i.png) <script>"
     )
-    kept(tmp_path, "cloud", rows_of(sees="aux"), story_md=story)
-    gallery.keep(folder_of(tmp_path / "work", rows_of()), "figure2", tmp_path)
+    keep(tmp_path / "cloud", rows_of(sees="aux"), story_md=story)
+    gallery.keep(workdir_of(tmp_path / "work", rows_of()), "figure2", tmp_path)
     out = gallery.write(tmp_path / "page.html", tmp_path)
     page = out.read_text()
     addresses = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]*)""", page)
@@ -106,15 +77,15 @@ def test_page_holds_every_experiment_and_needs_no_other_file(gallery, tmp_path):
 def test_figure_is_the_folders_own_or_of_its_name_or_of_its_config(gallery, tmp_path):
     own = '"""Mine."""\nfrom sublim_jax.results.figures.transfer import draw\n\n'
     own += 'def caption(rows):\n    return "By hand."\n'
-    kept(tmp_path, "mine", rows_of(), compare_py=own)
-    gallery.keep(folder_of(tmp_path / "work", rows_of(), figure="cloud"), "cloud_again", tmp_path)
-    gallery.keep(folder_of(tmp_path / "work", rows_of(), figure="cloud"), "figure2", tmp_path)
+    keep(tmp_path / "mine", rows_of(), compare_py=own)
+    gallery.keep(workdir_of(tmp_path / "work", rows_of(), figure="cloud"), "cloud_again", tmp_path)
+    gallery.keep(workdir_of(tmp_path / "work", rows_of(), figure="cloud"), "figure2", tmp_path)
     assert gallery.entry(tmp_path / "mine")["caption"] == "By hand."
     assert gallery.entry(tmp_path / "mine")["title"] == "Mine"
     assert gallery.entry(tmp_path / "cloud_again")["title"].startswith("Cloud")
     assert gallery.entry(tmp_path / "figure2")["title"].startswith("Figure 2")
     with pytest.raises(ConfigError, match="'what' is none of activation"):
-        gallery.entry(kept(tmp_path, "what", rows_of()))
+        gallery.entry(keep(tmp_path / "what", rows_of()))
 
 
 def test_what_is_kept_of_figure_2_is_drawn_with_its_crosses(gallery):
@@ -126,9 +97,9 @@ def test_what_is_kept_of_figure_2_is_drawn_with_its_crosses(gallery):
 
 
 def test_errors_are_one_line_and_exit_code_2(gallery, tmp_path, capsys):
-    running = folder_of(tmp_path / "running", rows_of(), status="running")
-    done = folder_of(tmp_path / "done", rows_of())
-    broken = kept(tmp_path / "broken", "cloud", rows_of())
+    running = workdir_of(tmp_path / "running", rows_of(), status="running")
+    done = workdir_of(tmp_path / "done", rows_of())
+    broken = keep(tmp_path / "broken" / "cloud", rows_of())
     (broken / "rows.parquet").write_text("no")
     (empty := tmp_path / "empty").mkdir()
     for words, said in {
@@ -146,7 +117,7 @@ def test_errors_are_one_line_and_exit_code_2(gallery, tmp_path, capsys):
 
 @pytest.mark.e2e
 def test_command(tmp_path):
-    kept(tmp_path, "transfer", rows_of())
+    keep(tmp_path / "transfer", rows_of())
     words = [sys.executable, "-m", "experiments.gallery", f"--folder={tmp_path}"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path / "gallery.html").exists(), done.stderr

@@ -9,23 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
+from helpers.rows import rows_of, workdir_of
 from matplotlib.figure import Figure
 
-from sublim_jax import results
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.results import figures, plots, report, summary
 from sublim_jax.results.figures import transfer
-
-
-def rows_of(widths=(3, 10), steps=(0, 10, 20), seeds=3):
-    rng = np.random.default_rng(0)
-    index = [(c, m, s, t) for c in ("same", "random_hidden") for m in widths for s in range(seeds) for t in steps]
-    rows = pd.DataFrame(index, columns=["condition", "m", "seed", "step"])
-    for name in ("student_accuracy", "teacher_accuracy", "untrained_accuracy", "cka"):
-        rows[f"at/{name}"] = rng.uniform(size=len(rows))
-    return rows
 
 
 def test_transfer_draws_means_against_m_and_learning_curves():
@@ -34,10 +24,10 @@ def test_transfer_draws_means_against_m_and_learning_curves():
     final = rows[rows.step == 20]
     for index, condition in enumerate(("same", "random_hidden")):
         those = final[final.condition == condition].groupby("m")["at/student_accuracy"].mean()
-        np.testing.assert_allclose(np.asarray(left.lines[index].get_xdata(), float), those.index)
-        np.testing.assert_allclose(np.asarray(left.lines[index].get_ydata(), float), those)
+        np.testing.assert_allclose(np.asarray(left.lines[index].get_xdata(), float), np.asarray(those.index))
+        np.testing.assert_allclose(np.asarray(left.lines[index].get_ydata(), float), np.asarray(those))
         curve = rows[(rows.condition == condition) & (rows.m == 10)].groupby("step")["at/student_accuracy"].mean()
-        np.testing.assert_allclose(np.asarray(right.lines[index].get_ydata(), float), curve)
+        np.testing.assert_allclose(np.asarray(right.lines[index].get_ydata(), float), np.asarray(curve))
     assert left.get_xscale() == "log"
 
 
@@ -52,7 +42,7 @@ def test_transfer_has_the_panels_the_rows_can_fill(widths, steps, panels):
 def test_a_line_has_the_bootstrap_interval_as_its_band():
     rows, ax = rows_of(steps=(20,), seeds=8), Figure().subplots()
     found = plots.line(ax, rows[rows.condition == "same"], "m", "same", 0)
-    ends = {tuple(point) for path in ax.collections[0].get_paths() for point in np.round(path.vertices, 9)}
+    ends = {tuple(point) for path in ax.collections[0].get_paths() for point in np.round(np.asarray(path.vertices), 9)}
     for m, one in found.items():
         values = rows.loc[(rows.condition == "same") & (rows.m == m), plots.ACCURACY]
         wanted = summary.interval(values.tolist())
@@ -110,17 +100,8 @@ def test_the_same_rows_give_the_same_files():
     assert first == again
 
 
-def folder_of(path, rows):
-    """A finished work folder with these rows."""
-    folder = results.Workdir(path, {"name": "toy"})
-    folder.write("one", pa.Table.from_pandas(rows, preserve_index=False))
-    folder.begin(command="python -m sublim_jax.main --config=toy.py", resolved={"name": "toy"})
-    folder.finish(status="done", seconds={"total": 1.0}, steps={}, programs=2)
-    return path
-
-
 def test_report_is_one_file_with_the_figures_own_caption(tmp_path):
-    report.write(folder_of(tmp_path, rows_of()), "figure2")
+    report.write(workdir_of(tmp_path, rows_of()), "figure2")
     page = (tmp_path / "report.html").read_text()
     assert html.unescape(page).count(figures.pick("figure2").caption(rows_of())) == 2, "as caption and as alt text"
     assert all(address.startswith("data:") for address in re.findall(r'(?:src|href)="([^"]*)"', page))
@@ -129,7 +110,7 @@ def test_report_is_one_file_with_the_figures_own_caption(tmp_path):
 
 def test_report_refuses_an_unknown_figure(tmp_path):
     with pytest.raises(ConfigError, match="config.figure: 'pie' is none of activation, .*transfer"):
-        report.write(folder_of(tmp_path, rows_of()), "pie")
+        report.write(workdir_of(tmp_path, rows_of()), "pie")
 
 
 def test_drawing_imports_no_jax():

@@ -128,7 +128,7 @@ def test_eroded_bounds_what_adam_leaves_of_a_head_without_gradient():
             update, opt = optimizer.update(jnp.zeros_like(weights), state[1], state[0])
             return (optax.apply_updates(state[0], update), opt), None
 
-        return jax.lax.scan(step, (weights, optimizer.init(weights)), length=steps)[0][0]
+        return jnp.asarray(jax.lax.scan(step, (weights, optimizer.init(weights)), length=steps)[0][0])
 
     small, large = decayed(1e-4), decayed(1e-2)
     np.testing.assert_allclose(small, large, atol=rate)  # a hundred times the coefficient, the same head

@@ -73,14 +73,14 @@ def test_advance_leaves_frozen_layers_alone(pair, bank):
 
 def test_advance_gives_padding_columns_no_gradient(pair, bank):
     """A mask over a wide auxiliary head trains as a head of that width."""
-    recipe, *wide = pair
+    recipe, origin, reference = pair
     narrow = [
         trees.merge_layers(one, {"aux_head": jax.tree.map(lambda a: a[..., :5], one["aux_head"])}) for one in wide
     ]
-    after = trained(recipe, knobs_of(recipe.net, m=5), *wide, bank)[1]
-    wanted = trained(recipe_of(cap=5), knobs_of(recipe_of(cap=5).net, m=5), *narrow, bank)[1]
+    after = trained(recipe, knobs_of(recipe.net, m=5), origin, reference, bank)[1]
+    wanted = trained(recipe_of(cap=5), knobs_of(recipe_of(cap=5).net, m=5), narrow[0], narrow[1], bank)[1]
     for name, array in after["aux_head"].items():
-        same(array[..., 5:], wide[0]["aux_head"][name][..., 5:])
+        same(array[..., 5:], origin["aux_head"][name][..., 5:])
     after["aux_head"] = jax.tree.map(lambda array: array[..., :5], after["aux_head"])
     chex.assert_trees_all_close(after, wanted, rtol=1e-7, atol=2e-6)
 
