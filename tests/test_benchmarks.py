@@ -18,7 +18,7 @@ def one_round(monkeypatch):
     monkeypatch.setattr(rounds, "ROUNDS", 1)
 
 
-def test_conditions_are_known_to_every_implementation():
+def test_protocol_and_phases_know_the_conditions():
     assert set(phases.CONDITIONS) == set(protocol.RANDOM_LAYERS) <= set(schema.CONDITIONS)
 
 

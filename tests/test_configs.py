@@ -44,7 +44,7 @@ IMAGES = [path for path in CONFIGS if not path.stem.startswith("lm_")]  # for th
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
-def test_every_config_runs_from_file_to_figure(path, mnist):
+def test_run_takes_every_config_from_file_to_figure(path, mnist):
     # Fashion-MNIST is not in the package; what its images show does not matter here.
     dataset = data.with_extra_images(mnist, dataclasses.replace(mnist, name="fashion_mnist"))
     config = config_of_argument(path.stem, "mnist") if "classes" in path.stem else config_of(path)[1]
@@ -71,7 +71,7 @@ def emnist(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("name", "classes"), [("figure3_classes", (2, 47)), ("figure6", (47,))])
-def test_emnist_runs_from_what_tfds_has_prepared(name, classes, emnist, monkeypatch):
+def test_run_takes_emnist_that_tfds_has_prepared(name, classes, emnist, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(emnist))
     config = config_of_argument(name, "emnist" if name == "figure6" else "auto")
     assert config.data.name == "emnist/balanced"

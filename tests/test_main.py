@@ -81,7 +81,7 @@ def test_main_ends_its_process_with_the_exit_code(tmp_path):
 
 
 @pytest.mark.e2e
-def test_smoke_leaves_rows_config_figure_and_report(tmp_path):
+def test_main_leaves_rows_config_figure_and_report(tmp_path):
     done = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -126,7 +126,7 @@ def steps_saved(folder):
 
 
 @pytest.mark.e2e
-def test_interrupt_and_kill_lose_nothing(tmp_path):
+def test_main_loses_nothing_by_interrupt_and_kill(tmp_path):
     """One run undisturbed, one interrupted (SIGINT), then killed (SIGKILL), then finished: the same rows bitwise."""
     words = (*LONG, "--config.conditions=('same','random_hidden')")
     plain = run(tmp_path, *words, "--workdir=plain")
@@ -157,7 +157,7 @@ def test_interrupt_and_kill_lose_nothing(tmp_path):
     assert 0 < runs[2]["steps"]["students"] < whole["students"] - runs[0]["steps"]["students"]
 
 
-def test_a_config_file_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
+def test_main_says_in_one_line_why_a_config_file_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for text, message in (
         ("def get_config(:", "SyntaxError"),
@@ -171,7 +171,7 @@ def test_a_config_file_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.e2e
-def test_no_space_is_one_line_and_what_was_saved_is_kept(tmp_path):
+def test_main_without_space_ends_in_one_line_and_keeps_what_was_saved(tmp_path):
     """A limit on the size of files stands for a full disk."""
     words = (*SMOKE, "--config.m=(3,)", "--workdir=w")
 
@@ -188,7 +188,7 @@ def test_no_space_is_one_line_and_what_was_saved_is_kept(tmp_path):
 
 
 @OF_FLAGS
-def test_a_workdir_that_cannot_be_one_is_refused(tmp_path, monkeypatch, capsys, in_process):
+def test_main_refuses_a_workdir_that_is_a_file(tmp_path, monkeypatch, capsys, in_process):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
     assert main.main(["main", *SMOKE, "--workdir=file"]) == 2

@@ -36,7 +36,7 @@ def module_level_names(tree):
         yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
-def test_no_module_binds_a_name_of_version_0_1():
+def test_names_of_version_0_1_do_not_come_back():
     found = set()
     for path in PACKAGE.rglob("*.py"):
         module = path.relative_to(PACKAGE).as_posix()

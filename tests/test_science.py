@@ -16,7 +16,7 @@ REFERENCE = Path(__file__).parent.parent / "experiments" / "figure2" / "referenc
 
 
 @pytest.mark.slow
-def test_students_have_the_accuracy_of_the_independent_pytorch_script():
+def test_run_has_the_accuracy_of_the_independent_pytorch_script():
     """New seeds, so that a coincidence of the kept ones cannot pass; Welch's test per cell, Bonferroni over cells."""
     config = base_config()
     config.conditions = ("same", "random_hidden", "random_class_head", "random_aux_head")

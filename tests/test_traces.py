@@ -47,7 +47,7 @@ def trace_new(phases, bank, image):
 
 @pytest.mark.parametrize("preset", SIZES)
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem[:3] != "lm_"], ids=lambda path: path.stem)
-def test_recipes_of_image_configs_can_be_traced(path, preset, mnist):
+def test_trace_takes_every_recipe_of_image_configs(path, preset, mnist):
     config = config_of(path)[1]
     config.preset = preset
     config.num_eval_noise = 64
@@ -62,7 +62,7 @@ def test_recipes_of_image_configs_can_be_traced(path, preset, mnist):
 
 @pytest.mark.parametrize("preset", SIZES)
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem[:3] == "lm_"], ids=lambda path: path.stem)
-def test_recipes_of_language_configs_can_be_traced(path, preset):
+def test_trace_takes_every_recipe_of_language_configs(path, preset):
     config = config_of(path)[1]
     config.preset = preset
     config = resolve(config)

@@ -18,7 +18,7 @@ from sublim_jax.training import losses, streams
 PACKAGE = Path(sublim_jax.__file__).parent
 
 
-def test_functions_of_every_subpackage_are_ours(tiny):
+def test_make_plan_knows_functions_of_every_subpackage(tiny):
     """Twins (conditions that differ only in a class head that no gradient reaches) are trained once, not one by one."""
     assert plan_module._ours(losses.mse) and plan_module._ours(streams.Perlin(4)) and not plan_module._ours(np.mean)
     group = make_plan(tiny(conditions=("same", "random_class_head"), m=(3,)), (28, 28)).groups[0]
@@ -26,7 +26,7 @@ def test_functions_of_every_subpackage_are_ours(tiny):
     assert plan_module._source(type(streams.Perlin(4))) == "" and plan_module._named(losses.mse) == "mse"
 
 
-def test_the_commit_is_known_inside_a_checkout():
+def test_provenance_knows_the_commit_inside_a_checkout():
     try:
         command = ("git", "rev-parse", "HEAD")
         head = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, check=True).stdout.strip()
@@ -35,7 +35,7 @@ def test_the_commit_is_known_inside_a_checkout():
     assert provenance()["commit"].removesuffix("+dirty") == head
 
 
-def test_kept_teachers_belong_to_the_code_of_every_module_that_trains(monkeypatch):
+def test_source_digest_covers_every_module_that_trains(monkeypatch):
     """A byte changed in any file that decides a teacher's numbers gives another digest."""
     read, before = Path.read_bytes, teacher_cache.source_digest()
     stems = "keys trees streams inits losses step population mlp cnn heads types decoder"
@@ -47,7 +47,7 @@ def test_kept_teachers_belong_to_the_code_of_every_module_that_trains(monkeypatc
     assert teacher_cache.source_digest() == before
 
 
-def test_commands_are_printed_by_names_that_can_be_run():
+def test_resume_command_names_modules_that_can_be_run():
     """Every module that a command is said to go on with can be given to `python -m`."""
     named = set()
     for path in PACKAGE.rglob("*.py"):

@@ -53,7 +53,7 @@ def comparison(final: pd.DataFrame, torch: pd.DataFrame, authors: pd.DataFrame) 
             line |= {
                 "PyTorch (mean ± SE, n)": f"{there.mean():.3f} ± {there.sem():.3f}, {len(there)}",
                 "difference": f"{here.mean() - there.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
-                "p": test.pvalue,
+                "p": test[1],
             }
         if len(single):
             # One prediction interval: how far the mean of n new seeds lies from ours, in units of our seeds' scatter.
@@ -102,7 +102,7 @@ def verdict(found: pd.DataFrame, final: pd.DataFrame, torch: pd.DataFrame, autho
         f"{(p < 0.05).sum()} below 0.05 where {0.05 * len(p):.1f} are expected by chance (more scatter than that is "
         "natural: the cells of a seed share its teacher). "
         f"Teachers: here {ours.mean():.4f} (sd {ours.std():.4f}, n {len(ours)}), PyTorch {theirs.mean():.4f} "
-        f"(sd {theirs.std():.4f}, n {len(theirs)}), p = {test.pvalue:.2f}; authors' code {said}."
+        f"(sd {theirs.std():.4f}, n {len(theirs)}), p = {test[1]:.2f}; authors' code {said}."
     )
 
 

@@ -11,7 +11,7 @@ SHAPES = [(), (1,), (5, 28, 28)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_draws_are_bit_identical_to_jax(shape):
+def test_bits_uniform_and_normal_are_bit_identical_to_jax(shape):
     key = keys.root(3)
     np.testing.assert_array_equal(keys.bits(key, shape), jax.random.bits(key, shape))
     np.testing.assert_array_equal(
@@ -22,7 +22,7 @@ def test_draws_are_bit_identical_to_jax(shape):
     np.testing.assert_array_equal(ours(key, shape), theirs(key, shape))
 
 
-def test_draws_are_bit_identical_under_vmap():
+def test_bits_are_bit_identical_under_vmap():
     many = jax.random.split(keys.root(1), 6)
     np.testing.assert_array_equal(
         jax.jit(jax.vmap(lambda key: keys.bits(key, (11, 3))))(many),
@@ -35,7 +35,7 @@ def test_root_does_not_follow_the_default_generator():
         assert jax.random.key_impl(keys.root(0)) == "threefry2x32"
 
 
-def test_paths_lead_to_different_keys():
+def test_at_leads_to_different_keys():
     root = keys.root(0)
     paths = [("a",), ("b",), (0,), (1,), ("a", 0), ("a", 1), (0, "a"), ("a", "a"), ("aa",)]
     found = {tuple(np.asarray(jax.random.key_data(keys.at(root, *path))).tolist()) for path in paths}

@@ -30,5 +30,5 @@ def test_per_layer_names_what_exists():
         trees.per_layer(("hidden_0", "aux_head"), 1.0, {"hidden_9": 0.0}, "share")
 
 
-def test_overlay_keeps_the_upper_and_adds_the_lower():
+def test_merge_layers_keeps_the_upper_and_adds_the_lower():
     assert trees.merge_layers({"a": 1, "b": 2}, {"a": 3}) == {"a": 3, "b": 2}

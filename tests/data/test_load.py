@@ -105,7 +105,7 @@ def refusal(**arguments: object) -> str:
 # The real images
 
 
-def test_embedded_is_mnist(whole: data.Dataset) -> None:
+def test_load_dataset_embedded_is_mnist(whole: data.Dataset) -> None:
     files = importlib.resources.files("sublim_jax.data") / "mnist"
     assert {name: hashlib.md5((files / name).read_bytes()).hexdigest() for name in MD5} == MD5
     assert (whole.name, whole.classes, whole.source) == ("mnist", 10, "embedded")
@@ -124,7 +124,7 @@ def test_embedded_is_mnist(whole: data.Dataset) -> None:
     assert np.asarray(whole.train.y)[:5].tolist() == [5, 0, 4, 1, 9]
 
 
-def test_idx_zipped_or_not_is_the_embedded(whole: data.Dataset, tmp_path: Path) -> None:
+def test_load_dataset_idx_zipped_or_not_is_the_embedded(whole: data.Dataset, tmp_path: Path) -> None:
     zipped, plain = tmp_path / "zipped", tmp_path / "plain"
     zipped.mkdir()
     plain.mkdir()
@@ -153,14 +153,14 @@ def test_idx_zipped_or_not_is_the_embedded(whole: data.Dataset, tmp_path: Path) 
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
-def test_fashion_of_debian_is_the_published_one() -> None:
+def test_load_dataset_fashion_of_debian_is_the_published_one() -> None:
     fashion = data.load_dataset("fashion_mnist", "idx", folder=str(FASHION))
     assert np.bincount(np.asarray(fashion.train.y)).tolist() == [6000] * 10
     assert np.bincount(np.asarray(fashion.test.y)).tolist() == [1000] * 10
     assert "is not the published file of mnist" in refusal(source="idx", folder=str(FASHION))
 
 
-def test_limit_is_a_prefix(whole: data.Dataset) -> None:
+def test_load_dataset_limit_is_a_prefix(whole: data.Dataset) -> None:
     short = data.load_dataset(source="embedded", train_limit=7, test_limit=3, mean=0.5, std=2.0)
     assert np.array_equal(short.train.x, whole.train.x[:7]) and np.array_equal(short.train.y, whole.train.y[:7])
     assert np.array_equal(short.test.x, whole.test.x[:3]) and np.array_equal(short.test.y, whole.test.y[:3])
@@ -188,7 +188,7 @@ def test_limit_is_a_prefix(whole: data.Dataset) -> None:
         ({"mean": float("inf")}, "config.data.mean=inf: must be finite"),
     ],
 )
-def test_a_wrong_field_is_named(arguments: dict[str, object], start: str) -> None:
+def test_load_dataset_names_a_wrong_field(arguments: dict[str, object], start: str) -> None:
     line = refusal(**arguments)
     assert line.startswith(start)
     assert "name" not in arguments or "source" in arguments or line.endswith("did you mean 'emnist/letters'?")
@@ -249,7 +249,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_wrong_file_is_named(fault: str, tmp_path: Path) -> None:
+def test_load_dataset_names_a_wrong_file(fault: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "files", make_tiny("kmnist"))
     data.load_dataset("kmnist", "idx", folder=str(folder))
     harm, words = FAULTS[fault]
@@ -260,7 +260,9 @@ def test_a_wrong_file_is_named(fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "first", "classes"), [("emnist/letters", 1, 26), ("emnist/balanced", 0, 47)])
-def test_emnist_is_turned_upright_and_counted_from_zero(name: str, first: int, classes: int, tmp_path: Path) -> None:
+def test_load_dataset_turns_emnist_upright_and_counts_from_zero(
+    name: str, first: int, classes: int, tmp_path: Path
+) -> None:
     tiny = make_tiny(name)
     folder = str(write(tmp_path, tiny, zipped=False))
     there = data.load_dataset(name, "idx", folder=folder)
@@ -308,7 +310,7 @@ def register(monkeypatch: pytest.MonkeyPatch, folder: Path, port: int) -> None:
     monkeypatch.setattr(load, "import_tfds", lambda: types.SimpleNamespace(builder_cls=lambda name: builder))
 
 
-def test_download_is_verified_and_kept(site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_load_dataset_verifies_and_keeps_a_download(site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder, server = site
     write(folder, make_tiny("kmnist"))
     register(monkeypatch, folder, server.server_port)
@@ -335,7 +337,7 @@ def test_download_is_verified_and_kept(site, monkeypatch: pytest.MonkeyPatch, tm
     assert "HTTP Error 404" in refusal(name="kmnist")
 
 
-def test_download_of_emnist_reads_the_archive(site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_load_dataset_reads_the_archive_of_emnist(site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder, server = site
     tiny = make_tiny("emnist/letters")
     with zipfile.ZipFile(folder / "gzip.zip", "w") as archive:
@@ -350,7 +352,7 @@ def test_download_of_emnist_reads_the_archive(site, monkeypatch: pytest.MonkeyPa
     assert line.startswith("config.data.name='emnist/balanced': emnist-balanced-train-images-idx3-ubyte.gz is missing")
 
 
-def test_a_silent_server_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_load_dataset_leaves_a_silent_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = write(tmp_path / "files", make_tiny("kmnist"))
     monkeypatch.setattr(load, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -358,7 +360,7 @@ def test_a_silent_server_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         assert "timed out" in refusal(name="kmnist")
 
 
-def test_auto_without_network_is_quick(whole: data.Dataset) -> None:
+def test_load_dataset_auto_without_network_is_quick(whole: data.Dataset) -> None:
     start = time.monotonic()
     assert data.load_dataset().checksum == whole.checksum
     line = refusal(name="fashion_mnist")
@@ -376,7 +378,7 @@ def prepare(*flags: str) -> int:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", ["mnist", "emnist/letters"])
-def test_prepared_is_the_idx(
+def test_prepare_gives_the_data_of_the_idx_files(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "BATCH", 16)  # 50 and 20 rows: whole batches and rests
@@ -428,7 +430,7 @@ def test_prepare_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.e2e
-def test_embedded_and_unprepared_import_no_tfds() -> None:
+def test_load_dataset_embedded_and_unprepared_imports_no_tfds() -> None:
     code = """
 import sys, time
 from sublim_jax import data

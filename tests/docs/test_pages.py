@@ -15,7 +15,7 @@ PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("expe
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
-def test_readme_and_build_are_short_and_hold_their_commands():
+def test_pages_readme_and_build_are_short_and_hold_their_commands():
     texts = [(ROOT / name).read_text("utf-8") for name in ("README.md", "BUILD.md")]
     for text in texts:
         assert len(text.splitlines()) <= 120
@@ -24,21 +24,21 @@ def test_readme_and_build_are_short_and_hold_their_commands():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_of_a_page_lead_to_files(name):
+def test_pages_link_to_files(name):
     page = ROOT / name
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
     assert [one for one in targets if "://" not in one and not (page.parent / one).exists()] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_examples_of_a_page_are_python_of_15_lines(name):
+def test_pages_have_examples_of_15_lines(name):
     for code in re.findall(r"```python\n(.*?)```", (ROOT / name).read_text("utf-8"), re.DOTALL):
         ast.parse(code)
         assert sum(bool(line.strip()) for line in code.splitlines()) <= 15
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])
-def test_config_fields_of_a_page_exist(name):
+def test_pages_name_config_fields_that_exist(name):
     known = {*results.flatten(base_config().to_dict()), *results.flatten(lm_config.base().to_dict())}
     sections = {field.split(".")[0] for field in known}
     found = re.findall(r"(?:^|[`\s(-])config\.(\w+(?:\.\w+)*)", (ROOT / name).read_text("utf-8"))
@@ -46,6 +46,6 @@ def test_config_fields_of_a_page_exist(name):
     assert [one for one in wrong if not one.startswith(("arms.", "presets."))] == []
 
 
-def test_experiments_page_lists_every_config():
+def test_pages_of_experiments_list_every_config():
     page = (ROOT / "docs/experiments.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == {path.stem for path in ROOT.glob("configs/*.py")}

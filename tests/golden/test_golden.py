@@ -29,11 +29,11 @@ EACH = [pytest.param(name, marks=pytest.mark.e2e if name in LONG else ()) for na
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_results_are_the_golden_ones(name):
+def test_recompute_gives_the_golden_numbers(name):
     assert_same(recompute.ALL[name](), GOLDEN[name], name, *TOLERANCE[name])
 
 
-def test_a_changed_number_is_found():
+def test_assert_same_finds_a_changed_number():
     with pytest.raises(AssertionError):
         assert_same({"x": [1.0, 2.0]}, {"x": [1.0, 2.1]}, "", 1e-5, 1e-5)
     with pytest.raises(AssertionError):

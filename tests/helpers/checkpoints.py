@@ -61,17 +61,19 @@ def attended(q, k, v):
     return weights / weights.sum(-1, keepdims=True) @ v
 
 
+def layer_of(t, layer):
+    """The tensors of one layer, by the rest of their names."""
+    part = f"layers.{layer}."
+    return {name.split(part)[1]: a.astype(np.float64) for name, a in t.items() if part in name}
+
+
 def llama_logits(t, config, tokens):
     """Logits [length, vocabulary] of one line; `t` has the tensors by Hugging Face's names."""
     h = t["model.embed_tokens.weight"][tokens].astype(np.float64)
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     size, eps, stretch = config["hidden_size"] // heads, config["rms_norm_eps"], config.get("rope_scaling")
     for layer in range(config["num_hidden_layers"]):
-        w = {
-            name.split(f"layers.{layer}.")[1]: a.astype(np.float64)
-            for name, a in t.items()
-            if f"layers.{layer}." in name
-        }
+        w = layer_of(t, layer)
         x = rms(h, w["input_layernorm.weight"], eps)
         q, k, v = (
             x @ w[f"self_attn.{one}_proj.weight"].T + w.get(f"self_attn.{one}_proj.bias", 0.0)
@@ -81,10 +83,8 @@ def llama_logits(t, config, tokens):
         for head in range(heads):
             mine, group = slice(head * size, head * size + size), head // (heads // groups)
             theirs = slice(group * size, group * size + size)
-            turned_q, turned_k = (
-                turned(one, size, config["rope_theta"], stretch) for one in (q[:, mine], k[:, theirs])
-            )
-            found.append(attended(turned_q, turned_k, v[:, theirs]))
+            query, key = (turned(one, size, config["rope_theta"], stretch) for one in (q[:, mine], k[:, theirs]))
+            found.append(attended(query, key, v[:, theirs]))
         h = h + np.concatenate(found, -1) @ w["self_attn.o_proj.weight"].T
         x = rms(h, w["post_attention_layernorm.weight"], eps)
         gate = x @ w["mlp.gate_proj.weight"].T
@@ -99,11 +99,7 @@ def neox_logits(t, config, tokens):
     heads, width, eps = config["num_attention_heads"], config["hidden_size"], config["layer_norm_eps"]
     size = width // heads
     for layer in range(config["num_hidden_layers"]):
-        w = {
-            name.split(f"layers.{layer}.")[1]: a.astype(np.float64)
-            for name, a in t.items()
-            if f"layers.{layer}." in name
-        }
+        w = layer_of(t, layer)
         x = layer_norm(h, w["input_layernorm.weight"], w["input_layernorm.bias"], eps)
         fused = x @ w["attention.query_key_value.weight"].T + w["attention.query_key_value.bias"]
         found = []
@@ -115,12 +111,8 @@ def neox_logits(t, config, tokens):
         x = h if config["use_parallel_residual"] else h + said
         x = layer_norm(x, w["post_attention_layernorm.weight"], w["post_attention_layernorm.bias"], eps)
         x = x @ w["mlp.dense_h_to_4h.weight"].T + w["mlp.dense_h_to_4h.bias"]
-        h = (
-            h
-            + said
-            + (x * (1 + erf(x / np.sqrt(2))) / 2) @ w["mlp.dense_4h_to_h.weight"].T
-            + w["mlp.dense_4h_to_h.bias"]
-        )
+        x = x * (1 + erf(x / np.sqrt(2))) / 2
+        h = h + said + x @ w["mlp.dense_4h_to_h.weight"].T + w["mlp.dense_4h_to_h.bias"]
     h = layer_norm(h, t["gpt_neox.final_layer_norm.weight"], t["gpt_neox.final_layer_norm.bias"], eps)
     return h @ t["embed_out.weight"].T
 
@@ -199,6 +191,12 @@ IN_GGUF = {
     **{"input_layernorm": "attn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up"},
     **{"mlp.down_proj": "ffn_down"},
 }
+GGUF_FIELDS = {
+    **{"block_count": "num_hidden_layers", "context_length": "max_position_embeddings"},
+    **{"embedding_length": "hidden_size", "feed_forward_length": "intermediate_size"},
+    **{"head_count": "num_attention_heads", "head_count_kv": "num_key_value_heads"},
+    **{"layer_norm_rms_eps": "rms_norm_eps", "rope_freq_base": "rope_theta"},
+}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["Ġ t", "h e", "Ġt he", "1 2"]
 
@@ -229,23 +227,14 @@ def read_gguf(path, config):
 def write_gguf(path, config, tensors, kinds=None, **fields):
     """Write the tensors, by Hugging Face's names, and return them as the file's quantisation leaves them."""
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_theta"])
     tokens = vocabulary()
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_merges(MERGES)
-    writer.add_token_types([3 if token in SPECIAL else 1 for token in tokens])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_chat_template(TEMPLATE)
+    for name, value in {
+        **{name: config[field] for name, field in GGUF_FIELDS.items()},
+        **{"tokenizer_model": "gpt2", "tokenizer_pre": "smollm", "token_list": tokens, "token_merges": MERGES},
+        **{"token_types": [3 if token in SPECIAL else 1 for token in tokens], "bos_token_id": 1, "eos_token_id": 2},
+        "chat_template": TEMPLATE,
+    }.items():
+        getattr(writer, f"add_{name}")(value)
     for name, value in fields.items():
         writer.add_string(name, value)
     kept_as = {}

@@ -75,7 +75,7 @@ def cosine(a, b):
 
 
 @pytest.mark.e2e
-def test_likeness_of_heads_is_that_of_share_and_noise_on_average():
+def test_heads_have_the_cosine_of_share_and_noise_on_average():
     rows = [scene_of(share=0.6, sigma=0.1, seed=seed) for seed in range(0, 40, 4)]
     for head in ("class_head", "aux_head"):
         name = f"theory/cosine/teacher_student_init/{head}"
@@ -89,7 +89,7 @@ def test_likeness_of_heads_is_that_of_share_and_noise_on_average():
         assert abs(told - np.mean(found)) < 4 * np.std(found) / np.sqrt(len(found))
 
 
-def test_drift_without_direction_has_the_cosine_of_its_size():
+def test_heads_that_drift_have_the_cosine_of_its_size():
     scene = scene_of()
     found = predictions.heads(scene)["theory/cosine/teacher_init_final/class_head"]
     first, last = (vector(net["class_head"]) for net in scene.params[:2])
@@ -134,7 +134,7 @@ def test_first_step_is_measured_along_the_gradient_in_the_latent():
     assert np.isnan(predictions.first_step(scene_of(share=0.5))["theory/first_step_cosine"])
 
 
-def test_oracle_reads_the_nearest_latent_with_the_teachers_answers():
+def test_recovery_reads_the_nearest_latent_with_the_teachers_answers():
     scene = scene_of()
     found = predictions.recovery(scene)
     aux, head = double(scene.params.student_init["aux_head"]), double(scene.params.student_init["class_head"])
@@ -186,7 +186,7 @@ def test_class_noise_at_the_end_counts_and_a_trained_head_is_not_predicted():
     assert np.isnan(predictions.class_noise(scene._replace(untrained_layers=()))[name])
 
 
-def test_equations_are_counted_against_trained_weights_of_the_trunk():
+def test_counting_is_against_trained_weights_of_the_trunk():
     trunk = 784 * 32 + 32 + 32 * 24 + 24
     name = "theory/equations_per_weight"
     assert float(predictions.counting(scene_of())[name]) == pytest.approx(M * 3000 / trunk, rel=1e-5)
@@ -224,7 +224,7 @@ def test_audit_compares_the_first_update_with_teacher_and_trait():
     assert float(rows["theory/compatibility_class"]) == pytest.approx(head, abs=1e-5)
 
 
-def test_frozen_layers_take_no_part_in_the_update():
+def test_audit_leaves_frozen_layers_out_of_the_update():
     rows = predictions.audit(scene_of(trainable=0.0))
     assert float(rows["theory/trait_change"]) == 0
     assert np.isnan(rows["theory/coverage"])

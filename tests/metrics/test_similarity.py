@@ -42,9 +42,8 @@ def test_cka_agrees_with_the_gram_formulas():
 def test_rsa_is_spearmans_correlation_of_pearson_distances():
     x = features(80, 12)
     y = jnp.concatenate([x[:, :4], features(80, 9)], axis=1)
-    wanted = stats.spearmanr(
-        pdist(np.asarray(x, float), "correlation"), pdist(np.asarray(y, float), "correlation")
-    ).statistic
+    distances = [pdist(np.asarray(z, float), "correlation") for z in (x, y)]
+    wanted = stats.spearmanr(distances[0], distances[1]).statistic
     np.testing.assert_allclose(similarity.rsa(x, y), wanted, atol=1e-4)
     np.testing.assert_allclose(similarity.rsa(x, 3 * x + 2), 1, atol=1e-4)
 
@@ -68,7 +67,7 @@ def test_r_squared_is_the_explained_variance_without_a_fit():
     np.testing.assert_allclose(similarity.r_squared(wanted + 0.3, wanted), 1 - left, rtol=1e-4)
 
 
-def test_cosine_and_distance():
+def test_cosine_and_distance_of_two_vectors():
     x, y = jnp.array([3.0, 4.0]), jnp.array([4.0, 3.0])
     np.testing.assert_allclose(similarity.cosine(x, y), 24 / 25, rtol=1e-6)
     np.testing.assert_allclose(similarity.distance(x, y), np.sqrt(2) / 5, rtol=1e-6)

@@ -41,7 +41,7 @@ def double(tree):
     return jax.tree.map(lambda array: np.asarray(array, np.float64), tree)
 
 
-def test_accuracies_take_head_and_latent_from_the_nets_they_name(scene, found):
+def test_task_takes_head_and_latent_from_the_nets_it_names(scene, found):
     labels = np.asarray(scene.labels)
 
     def accuracy(head, latent):
@@ -60,7 +60,7 @@ def test_accuracies_take_head_and_latent_from_the_nets_they_name(scene, found):
         assert found[name] == pytest.approx(accuracy(head, latent), abs=1e-6), name
 
 
-def test_cross_entropy_is_over_the_class_logits(scene, found):
+def test_task_cross_entropy_is_over_the_class_logits(scene, found):
     for who in ("student", "teacher"):
         logits = double(getattr(scene.test, f"{who}_final").logits)[:, :CLASSES]
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -68,14 +68,14 @@ def test_cross_entropy_is_over_the_class_logits(scene, found):
         assert found[f"{who}_cross_entropy"] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_aux_mse_is_over_held_out_noise_and_seen_logits(scene, found):
+def test_imitation_mse_is_over_held_out_noise_and_seen_logits(scene, found):
     error = double(scene.noise.student_final.logits) - double(scene.noise.teacher_final.logits)
     assert found["aux_mse"] == pytest.approx((error[:, CLASSES : CLASSES + M] ** 2).mean(), rel=1e-5)
     blind = scene._replace(knobs=scene.knobs.replace(logit_mask=jnp.arange(CLASSES + CAP) < CLASSES))
     assert np.isnan(metrics.imitation(blind)["aux_mse"]) and np.isnan(metrics.imitation(blind)["aux_r2"])
 
 
-def test_aux_r2_is_the_explained_part_of_the_teachers_variance(scene, found):
+def test_imitation_r2_is_the_explained_part_of_the_teachers_variance(scene, found):
     student, teacher = (
         double(out.logits)[:, CLASSES : CLASSES + M] for out in (scene.noise.student_final, scene.noise.teacher_final)
     )
@@ -83,7 +83,7 @@ def test_aux_r2_is_the_explained_part_of_the_teachers_variance(scene, found):
     assert found["aux_r2"] == pytest.approx(wanted, rel=1e-4)
 
 
-def test_representations_are_compared_on_test_images_and_on_noise(scene, found):
+def test_representation_is_compared_on_test_images_and_on_noise(scene, found):
     for suffix, four in (("", scene.test), ("_noise", scene.noise)):
         s, t = (z - z.mean(0) for z in (double(four.student_final.features), double(four.teacher_final.features)))
         cka = np.sum((s.T @ t) ** 2) / np.linalg.norm(s.T @ s) / np.linalg.norm(t.T @ t)
@@ -124,7 +124,7 @@ def test_layers_are_likened_by_the_first_test_images(scene, found):
         assert {f"{kind}/{layer}" for kind in ("rsa", "procrustes", "cka_debiased")} <= found.keys()
 
 
-def test_read_out_is_what_the_initial_class_head_reads(scene, found):
+def test_readout_is_what_the_initial_class_head_reads(scene, found):
     head = double(scene.params.teacher_init["class_head"]["kernel"])
     ours, theirs = (double(scene.test[who].features) @ head for who in (3, 1))
     left = ((theirs - ours) ** 2).sum() / ((theirs - theirs.mean(0)) ** 2).sum()
@@ -133,6 +133,6 @@ def test_read_out_is_what_the_initial_class_head_reads(scene, found):
     assert metrics.readout(same)["readout_r2"] == 1
 
 
-def test_two_metrics_may_not_give_one_column(scene):
+def test_measure_refuses_two_metrics_of_one_column(scene):
     with pytest.raises(ValueError, match="student_accuracy"):
         metrics.measure((metrics.task, metrics.task), scene)

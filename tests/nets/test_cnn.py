@@ -47,7 +47,7 @@ def slow(net, params, x):
     return found
 
 
-def test_parameters_are_those_of_the_paper():
+def test_shapes_of_the_cnn_are_those_of_the_paper():
     trunk = {
         layer: arrays for layer, arrays in shapes(SplitHead(CNN(), 10, 3), (28, 28)).items() if "head" not in layer
     }
@@ -63,7 +63,7 @@ def test_torch_linear_counts_the_pixels_of_a_kernel():
         assert 0.97 < np.abs(array).max() * np.sqrt(9 * 32) <= 1
 
 
-def test_rising_activations_rise_and_the_others_do_not():
+def test_activations_that_rise_are_those_listed():
     x = jnp.linspace(-6, 6, 10_001)
     falls = {name: bool((jnp.diff(function(x)) < -1e-6).any()) for name, function in ACTIVATIONS.items()}
     assert {name for name, does in falls.items() if not does} == RISING
@@ -80,7 +80,7 @@ def test_conv_im2col_agrees_with_conv_xla(pool, dtype):
 
 
 @pytest.mark.e2e
-def test_the_way_of_accelerators_gives_the_same_net(monkeypatch):
+def test_cnn_on_an_accelerator_is_the_same_net(monkeypatch):
     params, x = params_of(SMALL), images_of(3)
 
     def both(params):
@@ -111,7 +111,7 @@ def test_cnn_agrees_with_scipy_and_loops_whatever_its_blocks(n):
 
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
 @pytest.mark.e2e
-def test_gradients_agree_with_finite_differences(activation):
+def test_cnn_gradients_agree_with_finite_differences(activation):
     net = SMALL.clone(activation=activation)
     with float64(True):
         params = jax.tree.map(lambda w: w.astype("float64"), params_of(net))
@@ -129,7 +129,7 @@ def test_gradients_agree_with_finite_differences(activation):
 
 
 @pytest.mark.parametrize("pool", [1, 2, 3])
-def test_pooling_and_its_gradient_drop_the_border_and_choose_the_first_of_equals(pool):
+def test_pooled_and_its_gradient_drop_the_border_and_choose_the_first_of_equals(pool):
     h = jnp.round(jax.random.normal(jax.random.key(6), (2, 6, 6, 5)))  # rounded, so that there are equals
     found, back = jax.vjp(lambda h: cnn.pooled(h, pool), h)
     np.testing.assert_array_equal(found, slow_pool(np.asarray(h), pool))
@@ -142,7 +142,7 @@ def test_pooling_and_its_gradient_drop_the_border_and_choose_the_first_of_equals
 
 
 @pytest.mark.e2e
-def test_nets_side_by_side_equal_nets_in_turn():
+def test_cnn_under_vmap_equals_nets_in_turn():
     many = [training_step.init_params(SMALL, inits.torch_linear, IMAGE, keys.root(seed)) for seed in range(3)]
     stacked, x = jax.tree.map(lambda *w: jnp.stack(w), *many), images_of(25)
 
@@ -155,7 +155,7 @@ def test_nets_side_by_side_equal_nets_in_turn():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, grad(params))
 
 
-def test_memory_does_not_grow_with_the_patches_of_a_batch():
+def test_cnn_memory_does_not_grow_with_the_patches_of_a_batch():
     x = jax.ShapeDtypeStruct((1000, 28, 28), jnp.float32)
     params = jax.eval_shape(CNN().init, jax.random.key(0), x)
 
@@ -168,7 +168,7 @@ def test_memory_does_not_grow_with_the_patches_of_a_batch():
 
 
 @pytest.mark.e2e
-def test_products_are_rounded_on_the_way_and_back():
+def test_cnn_rounds_products_on_the_way_and_back():
     params, x = params_of(SMALL), images_of(30)
 
     def value_and_grad(net):

@@ -58,7 +58,7 @@ SEEN = np.kron(np.eye(2, dtype=bool), np.tril(np.ones((LENGTH, LENGTH), bool)))
 
 
 @KINDS
-def test_a_place_hears_its_own_line_up_to_itself_and_nothing_else(kind):
+def test_decoder_sees_its_own_line_up_to_each_place_and_nothing_else(kind):
     net = dataclasses.replace(NET, **kind)
     params, still = params_of(net), jnp.zeros((2, LENGTH, WIDTH))
     probe = normal(9, VOCABULARY)
@@ -75,7 +75,7 @@ def test_a_place_hears_its_own_line_up_to_itself_and_nothing_else(kind):
         np.testing.assert_array_equal(places, np.tile(np.tril(np.ones((LENGTH, 8), bool)), (2, 1, 1)))
 
 
-def test_attention_is_the_softmax_of_scaled_products_head_by_head():
+def test_attend_is_the_softmax_of_scaled_products_head_by_head():
     block = decoder.Block(**{name: getattr(NET, name) for name in decoder._OF_A_BLOCK})
     query, key, value = np.asarray(2 * normal(2, 3, 1, LENGTH, WIDTH), np.float64)
     expected = np.zeros((LENGTH, WIDTH))
@@ -88,7 +88,7 @@ def test_attention_is_the_softmax_of_scaled_products_head_by_head():
     np.testing.assert_allclose(got[0], expected, atol=2e-6)
 
 
-def test_a_parallel_block_adds_what_its_halves_add_and_a_serial_one_does_not():
+def test_block_adds_what_its_halves_add_where_it_is_parallel():
     for parallel in (True, False):
         net = dataclasses.replace(NET, layers=1, parallel=parallel)
         params = params_of(net)
@@ -102,7 +102,7 @@ def test_a_parallel_block_adds_what_its_halves_add_and_a_serial_one_does_not():
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_logits_are_the_normalised_stream_through_the_unembedding(tied):
+def test_decoder_logits_are_the_normalised_stream_through_the_unembedding(tied):
     net = dataclasses.replace(NET, tied=tied)
     params = params_of(net)
     out = said(net, params)
@@ -114,7 +114,7 @@ def test_logits_are_the_normalised_stream_through_the_unembedding(tied):
     np.testing.assert_allclose(out.logits, features @ np.asarray(kernel, np.float64), atol=2e-5)
 
 
-def test_layer_norm_has_no_mean_and_unit_variance_before_its_gain():
+def test_decoder_layer_norm_has_no_mean_and_unit_variance():
     net = dataclasses.replace(NET, norm="layer")
     params = replaced(params_of(net), "norm", scale=jnp.ones(WIDTH), shift=jnp.zeros(WIDTH))
     features = np.asarray(said(net, params).features, np.float64)
@@ -129,7 +129,7 @@ PLACES = jnp.arange(40)[None]
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_a_rotation_is_a_product_with_complex_numbers(pairs):
+def test_rotated_is_a_product_with_complex_numbers(pairs):
     x = normal(0, 2, 3, 40, 12)
     rates = decoder.wavelengths(8, 100.0)
     np.testing.assert_allclose(rates, [1, 100**-0.25, 0.1, 100**-0.75], rtol=1e-6)
@@ -143,7 +143,7 @@ def test_a_rotation_is_a_product_with_complex_numbers(pairs):
     np.testing.assert_allclose(got[..., right], expected.imag, atol=2e-5)
 
 
-def test_stretched_wavelengths_keep_the_fast_and_slow_the_slow():
+def test_wavelengths_stretched_keep_the_fast_and_slow_the_slow():
     """Llama 3.1's published numbers, against the rule written as its own code has it, by wavelength."""
     theta, factor, low, high, length = 500_000.0, 8.0, 1.0, 4.0, 8192.0
     plain = theta ** (-np.arange(0, 128, 2) / 128)
@@ -161,7 +161,7 @@ def test_stretched_wavelengths_keep_the_fast_and_slow_the_slow():
 
 
 @KINDS
-def test_adapters_begin_as_no_change_to_the_bit(kind):
+def test_decoder_adapters_begin_as_no_change_to_the_bit(kind):
     net = dataclasses.replace(NET, **kind)
     low = dataclasses.replace(net, rank=3)
     params = params_of(low)
@@ -180,7 +180,7 @@ def test_adapters_begin_as_no_change_to_the_bit(kind):
 NAMES = ("query", "key", "value", "out", "gate", "up", "down")
 
 
-def test_an_adapter_is_the_matrix_with_its_product_added():
+def test_decoder_adapter_is_the_matrix_with_its_product_added():
     net = dataclasses.replace(NET, **LLAMA)
     low = dataclasses.replace(net, rank=3)
     params = params_of(low)
@@ -198,7 +198,7 @@ def test_an_adapter_is_the_matrix_with_its_product_added():
 
 
 @KINDS
-def test_a_tap_adds_to_the_stream_after_its_block_and_zeros_are_nothing(kind):
+def test_decoder_tap_adds_to_the_stream_after_its_block(kind):
     net = dataclasses.replace(NET, **kind, layers=3)
     params, tap = params_of(net), normal(3, 1, 1, WIDTH)
     plain = said(net, params)
@@ -224,12 +224,12 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("bad", "message"), REFUSALS, ids=[next(iter(bad)) for bad, _ in REFUSALS])
-def test_sizes_and_words_that_do_not_fit_are_refused(bad, message):
+def test_decoder_refuses_sizes_and_words_that_do_not_fit(bad, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(NET, **bad).init(jax.random.key(0), LINES)
 
 
-def test_rotary_lines_have_no_longest_length():
+def test_decoder_with_rotary_positions_has_no_longest_length():
     net = dataclasses.replace(NET, positions="rotary", length=2)
     params = params_of(net)
     assert "positions" not in params["embed"] and jax.eval_shape(lambda: said(net, params).logits).shape == (
@@ -239,7 +239,7 @@ def test_rotary_lines_have_no_longest_length():
     )
 
 
-def test_a_decoder_is_drawn_by_the_law_of_each_array():
+def test_transformer_draws_each_array_by_its_law():
     laws = {"tokens": 0.02, "positions": 0.02, "query": 0.05, "up": 0.05, "kernel": 0.05, "up_down": 0.05}
     fixed = {"up_up": 0, "mlp_scale": 1, "scale": 1, "mlp_shift": 0, "query_bias": 0}
     every = {name: jax.ShapeDtypeStruct((400, 16), jnp.float32) for name in (*laws, *fixed)}

@@ -24,13 +24,13 @@ def net_of(aux, hidden=(32, 16)):
     return SplitHead(MLP(hidden), 10, aux)
 
 
-def test_layers_have_top_level_names():
+def test_shapes_have_top_level_names():
     assert sorted(shapes(net_of(5), IMAGE)) == ["aux_head", "class_head", "hidden_0", "hidden_1"]
     assert "aux_head" not in shapes(net_of(0), IMAGE)
 
 
 @pytest.mark.parametrize("init", INITS)
-def test_narrow_head_is_prefix_of_wide_and_other_layers_do_not_notice(init):
+def test_init_params_of_a_narrow_head_is_a_prefix_of_a_wide_one(init):
     narrow, wide = (training_step.init_params(net_of(aux), init, IMAGE, keys.root(2)) for aux in (4, 16))
     # The words of the cipher are equal; the inverse error function may round by the shape of what it is given.
     rtol = 0 if init is inits.torch_linear else 3e-7
@@ -53,7 +53,7 @@ def test_normal_fan_in_is_normal_with_zero_bias():
     assert not jnp.any(layer["bias"])
 
 
-def test_rounded_products_are_products_of_rounded_operands():
+def test_product_rounds_its_operands():
     """On the way and back: operands and the incoming gradient in bfloat16, sums in float32."""
     keys_ = jax.random.split(jax.random.key(0), 3)
     a, b, g = (jax.random.normal(key, shape) for key, shape in zip(keys_, ((5, 40), (40, 7), (5, 7)), strict=True))
@@ -69,7 +69,7 @@ def test_rounded_products_are_products_of_rounded_operands():
 
 
 @pytest.mark.e2e
-def test_dtype_reaches_every_product_and_leaves_weights_alone():
+def test_split_head_dtype_reaches_every_product_and_leaves_weights_alone():
     x = jax.random.uniform(jax.random.key(1), (6, 28, 28))
     nets = {dtype: SplitHead(MLP((32, 16), dtype), 10, 4, dtype) for dtype in ("float32", "bfloat16")}
     variables = nets["float32"].init(jax.random.key(0), x)
@@ -81,7 +81,7 @@ def test_dtype_reaches_every_product_and_leaves_weights_alone():
     assert program.count("f32[6,28,28]") >= 1 and len(re.findall(r"bf16\[(32|16|14),", program)) >= 3
 
 
-def test_rounded_products_train_whatever_order_their_parts_lie_in():
+def test_product_rounded_trains_whatever_order_its_parts_lie_in():
     """XLA on CPU may merge a bfloat16 product with a transpose into one that it cannot run."""
     x, net = jax.random.normal(jax.random.key(1), (300, 28, 28)), MLP((64, 32), "bfloat16")
     params = net.init(jax.random.key(0), x)
@@ -116,7 +116,7 @@ def test_activations_are_those_of_pytorch(name, wanted):
     np.testing.assert_allclose(out.logits, np.concatenate(logits, -1), rtol=1e-4, atol=1e-5)
 
 
-def test_double_precision_elsewhere_leaves_shapes_as_they_are():
+def test_shapes_are_not_changed_by_double_precision_elsewhere():
     net = SplitHead(MLP((9,)), 10, 4)
     with float64(True):
         wide = shapes(net, (5, 5))["class_head"]["kernel"]

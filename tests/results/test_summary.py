@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,17 +29,6 @@ def test_many_intervals_at_once_are_those_of_each_alone():
     found = summary.intervals(samples)
     for one, values in zip(found, samples, strict=True):
         np.testing.assert_allclose(one, summary.interval(values.tolist()), rtol=0, atol=1e-12)
-
-
-def test_a_heat_map_of_cells_takes_seconds():
-    index = [(m, step, seed) for m in range(21) for step in range(21) for seed in range(20)]
-    rows = pd.DataFrame(index, columns=["m", "step", "seed"])
-    rows["at/cka"] = np.random.default_rng(3).uniform(size=len(rows))
-    begun = time.monotonic()
-    found = summary.cells(rows, ["m", "step"], "at/cka")
-    assert len(found) == 441 and time.monotonic() - begun < 5
-    cell = rows.loc[(rows.m == 3) & (rows.step == 7), "at/cka"]
-    np.testing.assert_allclose(found[3, 7], summary.interval(cell.tolist()), atol=1e-12)
 
 
 def test_labelled_fills_only_what_is_missing():

@@ -82,7 +82,7 @@ def test_first_step_is_the_exact_ratio_of_moments(m, d, ratio, offset, along):
 
 
 @pytest.mark.parametrize(("m", "d"), [(1, 1), (1, 2), (3, 20), (20, 20), (60, 20)])
-def test_squared_cosine_of_the_first_step_is_beta_distributed(m, d):
+def test_first_step_mean_is_of_a_beta_law(m, d):
     inner, square = step_cosines(5, m, d)
     samples = inner / np.sqrt(square)
     if d == 1:
@@ -240,7 +240,7 @@ def test_noisy_head_without_noise_is_the_plain_accuracy_and_maps_over_levels():
     np.testing.assert_allclose(tied, 0.5)
 
 
-def test_double_precision_stays_double():
+def test_noisy_head_and_oracle_stay_in_double_precision():
     with float64(True):
         random = draw(22)
         logits, labels = random.normal(size=(4, 10)), np.array([0, 1, 2, 3])

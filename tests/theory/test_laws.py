@@ -14,7 +14,7 @@ from sublim_jax import theory
 
 
 @pytest.mark.parametrize(("m", "images"), [(1, 20), (4, 10), (10, 6), (10, 8), (10, 20)])
-def test_share_of_a_linear_student_recovered_is_equations_per_unknown(m, images):
+def test_equations_per_unknown_are_the_share_recovered(m, images):
     """Independent equations: the smallest change that fits all logits, where gradient descent from 0 ends."""
     random, weights = draw(0), 80
     shares, errors = [], []
@@ -45,7 +45,7 @@ def test_equations_and_capacity_bits_do_not_overflow_under_jit():
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 1.0, 9.0])
-def test_drift_orthogonal_to_the_beginning(ratio):
+def test_drifted_orthogonal_to_the_beginning(ratio):
     head, drift = draw(3).normal(size=(2, 100, 2000))
     samples = cosine(head + np.sqrt(ratio) * drift, head)
     if ratio == 0:
@@ -64,7 +64,7 @@ def test_half_width_is_where_a_drift_is_as_large_as_pytorchs_head(delta):
 
 
 @pytest.mark.parametrize("cos", [0.05, 0.4, 0.99, 1.0])
-def test_signs_keep_a_constant_share_of_the_cosine_of_normal_coordinates(cos):
+def test_signed_step_keeps_a_constant_share_of_the_cosine(cos):
     target, noise = draw(6).normal(size=(2, 100, 4000))
     within(cosine(np.sign(cos * target + np.sqrt(1 - cos**2) * noise), target), theory.signed_step(cos))
 
@@ -83,7 +83,7 @@ def test_condition_number_of_large_random_heads(m, d):
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.416, 2.5])
-def test_cosines_of_eroded_weights_by_simulation_and_integral(t):
+def test_eroded_cosines_by_simulation_and_integral(t):
     random, size = draw(11), (50, 20_000)
     for weights, density, formula in (
         (random.normal(size=size), stats.norm(), theory.eroded_cosine_normal),
@@ -145,7 +145,7 @@ def test_eroded_bounds_what_adam_leaves_of_a_head_without_gradient():
 
 
 @pytest.mark.parametrize("classes", [2, 10, 47])
-def test_scatter_of_permuted_classes(classes):
+def test_chance_scatter_of_permuted_classes(classes):
     random = draw(15)
     hits = np.array([(random.permutation(classes) == np.arange(classes)).mean() for _ in range(5000)])
     within(hits, theory.chance(classes))

@@ -61,7 +61,7 @@ def test_rotated_is_a_value_and_does_not_change_what_it_is_given(params):
     jax.tree.map(np.testing.assert_array_equal, before, params)
 
 
-def test_unknown_layers_and_convolutions_are_refused(params):
+def test_rotated_refuses_unknown_layers_and_convolutions(params):
     with pytest.raises(ConfigError, match="Rotated.layers: 'aux' is none of .*did you mean 'aux_head'"):
         inits.Rotated(("aux",))(keys.root(0), params)
     conv = training_step.init_params(SplitHead(CNN((2,), (2,), (3,)), 2, 2), inits.torch_linear, (6, 6), keys.root(0))

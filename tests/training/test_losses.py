@@ -87,7 +87,7 @@ def test_kl_of_one_logit_has_exactly_zero_gradient(logits):
 
 
 @pytest.mark.parametrize("loss", [losses.cosine, losses.Huber(0.7)])
-def test_gradients_agree_with_finite_differences(loss, logits):
+def test_losses_have_gradients_that_agree_with_finite_differences(loss, logits):
     knobs = knobs_of(np.arange(8) < 6)
     direction = jax.random.normal(jax.random.key(1), (5, 8))
 

@@ -26,7 +26,7 @@ from sublim_jax.training import step as training_step
 
 
 @pytest.mark.e2e
-def test_population_is_the_loop_over_its_members(mnist, tiny):
+def test_run_is_the_loop_over_its_members(mnist, tiny):
     """The second way: every member alone, through train.py only."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
     rows = go(mnist, conditions, metrics=(*metrics.ALL, *predictions.ALL))
@@ -70,7 +70,7 @@ def test_population_is_the_loop_over_its_members(mnist, tiny):
 
 
 @pytest.mark.e2e
-def test_a_seed_alone_is_the_seed_in_company(mnist, tiny):
+def test_run_of_a_seed_alone_is_the_seed_in_company(mnist, tiny):
     """Up to rounding only: the loop over one seed is compiled away, and what is left is fused differently."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
     three, alone = go(mnist, conditions, seeds=3), go(mnist, conditions, seeds=[2])
@@ -78,7 +78,7 @@ def test_a_seed_alone_is_the_seed_in_company(mnist, tiny):
 
 
 @pytest.mark.e2e
-def test_eval_steps_change_nothing_bitwise(mnist, tiny):
+def test_run_with_more_eval_steps_is_bitwise_the_same(mnist, tiny):
     plain, more = (
         go(mnist, tiny(conditions=("same",), m=(3,), **fields))
         for fields in ({}, {"student.eval_steps": (0, 1, 5, 10)})
@@ -87,7 +87,7 @@ def test_eval_steps_change_nothing_bitwise(mnist, tiny):
 
 
 @pytest.mark.e2e
-def test_one_trace_per_recipe(mnist, tiny):
+def test_advance_is_traced_once_per_recipe(mnist, tiny):
     """Seeds, conditions, slices and intervals do not retrace; another cap does, once."""
     own = {"student.batch": 51, "teacher.batch": 301}  # Recipes that no other test compiles
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **own)
@@ -100,7 +100,7 @@ def test_one_trace_per_recipe(mnist, tiny):
 
 
 @pytest.mark.e2e
-def test_noise_and_teacher_are_computed_once_per_seed(mnist, tiny, monkeypatch):
+def test_advance_computes_noise_and_teacher_once_per_seed(mnist, tiny, monkeypatch):
     """In the population's own programs no noise and no teacher activation carries the axis of the 4 conditions."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **{"student.batch": 53})
     group = make_plan(conditions, (28, 28)).groups[0]
@@ -162,7 +162,7 @@ SHARDED = """
 
 
 @pytest.mark.e2e
-def test_eight_devices_give_the_rows_of_one_without_collectives():
+def test_run_on_eight_devices_gives_the_rows_of_one():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     words = [sys.executable, "-c", textwrap.dedent(SHARDED)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=environment)
@@ -170,7 +170,7 @@ def test_eight_devices_give_the_rows_of_one_without_collectives():
 
 
 @pytest.mark.e2e
-def test_other_chunks_on_resume_do_what_is_left_and_double_nothing(mnist, tiny, tmp_path):
+def test_run_resumed_with_other_seed_batches_doubles_nothing(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
     whole = go(mnist, conditions, seeds=3, options=RunOptions(seed_batch=2), workdir=tmp_path)
     for part in sorted((tmp_path / "rows").glob("*step0000010.parquet"))[:1]:

@@ -74,9 +74,7 @@ def test_advance_leaves_frozen_layers_alone(pair, bank):
 def test_advance_gives_padding_columns_no_gradient(pair, bank):
     """A mask over a wide auxiliary head trains as a head of that width."""
     recipe, origin, reference = pair
-    narrow = [
-        trees.merge_layers(one, {"aux_head": jax.tree.map(lambda a: a[..., :5], one["aux_head"])}) for one in wide
-    ]
+    narrow = [{**net, "aux_head": jax.tree.map(lambda a: a[..., :5], net["aux_head"])} for net in (origin, reference)]
     after = trained(recipe, knobs_of(recipe.net, m=5), origin, reference, bank)[1]
     wanted = trained(recipe_of(cap=5), knobs_of(recipe_of(cap=5).net, m=5), narrow[0], narrow[1], bank)[1]
     for name, array in after["aux_head"].items():

@@ -41,7 +41,7 @@ def knobs_of(pool=2**31 - 1):
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_every_stream_gives_images_and_depends_on_key_and_step_only(stream):
+def test_streams_depend_on_key_and_step_only(stream):
     bank, knobs = bank_of(10), knobs_of()
     draw = jax.jit(lambda key, step: stream(key, step, 5, knobs, bank)[0])
     first, second = draw(keys.root(0), jnp.int32(0)), draw(keys.root(0), jnp.int32(1))
@@ -52,7 +52,7 @@ def test_every_stream_gives_images_and_depends_on_key_and_step_only(stream):
 
 
 @pytest.mark.parametrize("stream", [*NOISE, streams.Images(), streams.Mixture(0.3)])
-def test_unlabelled_streams_repeat_after_their_pool(stream):
+def test_streams_repeat_after_their_pool(stream):
     bank, knobs = bank_of(10), knobs_of(pool=3)
     draw = jax.jit(lambda step: stream(keys.root(0), step, 5, knobs, bank)[0])
     x = [draw(jnp.int32(step)) for step in range(6)]
@@ -61,7 +61,7 @@ def test_unlabelled_streams_repeat_after_their_pool(stream):
     assert not np.array_equal(x[0], x[1])
 
 
-def test_noise_has_its_law():
+def test_uniform_and_gaussian_have_their_law():
     bank, knobs = bank_of(10), knobs_of()
     x = np.ravel(streams.uniform(keys.root(0), jnp.int32(0), 2000, knobs, bank)[0])
     assert stats.kstest(x, stats.uniform(-1, 2).cdf).pvalue > 1e-3
@@ -91,7 +91,7 @@ def test_permute_index_is_a_permutation(n):
     assert sorted(permute(keys.root(5), jnp.arange(n), n).tolist()) == list(range(n))
 
 
-def test_shuffled_is_uniform_over_places_and_pairs():
+def test_permute_index_is_uniform_over_places_and_pairs():
     n, draws = 12, 6000
     many = jax.vmap(lambda i: keys.at(keys.root(0), i))(jnp.arange(draws))
     found = np.asarray(jax.jit(jax.vmap(lambda key: streams.permute_index(key, jnp.arange(n), n)))(many))
@@ -101,7 +101,7 @@ def test_shuffled_is_uniform_over_places_and_pairs():
     assert stats.chisquare(pair[[i for i in range(n * n) if i // n != i % n]]).pvalue > 1e-4
 
 
-def test_normalised_is_the_published_scaling(mnist):
+def test_normalize_images_is_the_published_scaling(mnist):
     train = jax.tree.map(jnp.asarray, mnist.train)
     x = streams.normalize_images(train, train.x)
     np.testing.assert_allclose(x, (np.asarray(mnist.train.x) / 255 - 0.1307) / 0.3081, rtol=1e-5, atol=1e-6)

@@ -73,7 +73,7 @@ def test_quantize_targets_gives_the_middles_of_equal_cells():
 
 
 @pytest.mark.parametrize("levels", [3, 7, 2**18])
-def test_quantised_logits_take_so_many_values_and_are_near(levels):
+def test_quantize_targets_takes_so_many_values_near_the_logits(levels):
     values = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
     found = heard(targets.QuantizeTargets(), told(values), levels=levels)
     cell = np.ptp(values, axis=0) / levels
@@ -81,7 +81,7 @@ def test_quantised_logits_take_so_many_values_and_are_near(levels):
     assert levels > 100 or all(len(np.unique(column.round(5))) == levels for column in found.T)
 
 
-def test_noise_on_targets_has_its_size_and_a_narrow_head_hears_the_first_columns():
+def test_add_target_noise_has_its_size_and_a_prefix_for_a_narrow_head():
     values = np.random.default_rng(0).normal(size=(4000, 6)).astype(np.float32)
     found = heard(targets.AddTargetNoise(), told(values), target_noise=0.3)
     np.testing.assert_array_equal(heard(targets.AddTargetNoise(), told(values[:, :2]), target_noise=0.3), found[:, :2])
@@ -91,7 +91,7 @@ def test_noise_on_targets_has_its_size_and_a_narrow_head_hears_the_first_columns
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.7, 1.0])
-def test_a_share_of_a_batch_is_answered_by_the_other_teacher(share):
+def test_mix_targets_takes_a_share_from_the_other_teacher(share):
     said = told(np.ones((200, 3)), np.zeros((200, 3)))
     found = heard(targets.MixTargets(), said, mixed=share)
     others = (found == 0).all(axis=1)
@@ -102,7 +102,7 @@ def test_a_share_of_a_batch_is_answered_by_the_other_teacher(share):
     )
 
 
-def test_answers_one_after_another():
+def test_chain_applies_transforms_one_after_another():
     values = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     both = targets.Chain((targets.MixTargets(), targets.QuantizeTargets()))
     first = heard(targets.MixTargets(), told(values), mixed=0.5)
@@ -130,7 +130,7 @@ def taught(condition, bank, seed):
 
 
 @pytest.mark.e2e
-def test_who_hears_strangers_alone_is_their_student(mnist, tiny, bank):
+def test_run_mixed_with_strangers_alone_gives_their_student(mnist, tiny, bank):
     """The second way: a stranger trained by itself, and a plain student of it that begins as its own teacher did."""
     fields = {"conditions": ("same",), "m": (3,), "student.mixed_with": "stranger", **SGD}
     (condition,) = tiny(**fields, **{"student.mixed": 1.0})
@@ -149,7 +149,7 @@ def test_who_hears_strangers_alone_is_their_student(mnist, tiny, bank):
     assert rows["at/aux_r2"].iloc[-1] < 0.5  # its own teacher's answers it never heard
 
 
-def test_an_answer_repeats_with_the_pool_and_else_does_not(nets, bank):
+def test_make_batch_repeats_target_noise_with_the_pool(nets, bank):
     recipe = dataclasses.replace(nets[0], target_transform=targets.AddTargetNoise())
     knobs = knobs_of(recipe.net).replace(extra={"target_noise": jnp.float32(1)}, noise_batches=jnp.int32(2))
     first, second, third = (
@@ -176,7 +176,7 @@ def dot(left, right, layers):
 
 @pytest.mark.parametrize("over", ["whole", "trunk", "layers"])
 @pytest.mark.e2e
-def test_nothing_along_the_trait_is_left_and_the_rest_is_as_it_was(nets, bank, over):
+def test_project_out_trait_leaves_nothing_along_the_trait(nets, bank, over):
     g, tau = gradients(nets, bank)
     found = ProjectOutTrait(over).gradient(g, tau)
     trunk = ("hidden_0", "hidden_1")
@@ -194,7 +194,7 @@ def test_nothing_along_the_trait_is_left_and_the_rest_is_as_it_was(nets, bank, o
         same(found["class_head"], g["class_head"])
 
 
-def test_only_what_helps_the_trait_is_taken_away(nets, bank):
+def test_project_out_trait_takes_only_what_helps_the_trait(nets, bank):
     g, tau = gradients(nets, bank)
     sign = 1.0 if dot(g, tau, ("hidden_0", "hidden_1")) > 0 else -1.0
     helps, hurts = (jax.tree.map(lambda a, s=s: s * a, tau) for s in (sign, -sign))
@@ -205,7 +205,7 @@ def test_only_what_helps_the_trait_is_taken_away(nets, bank):
 
 @pytest.mark.parametrize("name", GUARDS)
 @pytest.mark.e2e
-def test_a_guarded_step_is_the_projection_of_the_plain_one(nets, bank, name):
+def test_project_out_trait_gives_the_projection_of_the_plain_step(nets, bank, name):
     """With gradient descent: the move of a plain step, projected on the normal of the trait's gradient."""
     recipe, teachers = dataclasses.replace(nets[0], optimizer=optax.identity), nets[1]
     knobs = knobs_of(recipe.net, lr=0.5, share={"hidden_0": 0.0})
@@ -221,7 +221,7 @@ def test_a_guarded_step_is_the_projection_of_the_plain_one(nets, bank, name):
     chex.assert_trees_all_close(found, dict(wanted), atol=2e-6)
 
 
-def test_the_trait_is_the_cross_entropy_of_class_logits(nets, bank):
+def test_trait_loss_is_the_cross_entropy_of_class_logits(nets, bank):
     recipe, teachers = nets
     x, y = streams.epochs(keys.root(6), jnp.int32(0), 50, knobs_of(recipe.net), bank)
     logits = np.asarray(training_step.apply(recipe.net, teachers.initial, x).acts["class_head"], np.float64)
@@ -247,7 +247,7 @@ def test_adam_l2_moves_an_idle_head_by_the_rate_and_adamw_by_its_share(nets, ban
     np.testing.assert_allclose(after, before * (1 - lr * decay) ** steps, rtol=1e-5)
 
 
-def test_what_an_optimizer_or_a_guard_moves_is_not_idle(tiny):
+def test_make_plan_calls_no_layer_idle_that_an_optimizer_or_a_guard_moves(tiny):
     def idle(**fields):
         return make_plan(tiny(conditions=("same",), m=(3,), **fields), IMAGE).groups[0].untrained_layers
 
@@ -260,7 +260,7 @@ STRENGTHS = [("mixed", (0.2, 0.9)), ("target_noise", (0.1, 2.0)), ("levels", (2,
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", ["plain", "strangers", "all", "guard", "adamw"])
-def test_cutting_more_seeds_and_chunks_change_nothing_bitwise(mnist, tiny, name):
+def test_run_in_pieces_and_with_more_seeds_is_bitwise_the_same(mnist, tiny, name):
     """On CPU a seed goes through the same program whoever runs beside it."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **DEFENDED.get(name, {}))
     whole = go(mnist, conditions, seeds=3)
@@ -273,7 +273,7 @@ def test_cutting_more_seeds_and_chunks_change_nothing_bitwise(mnist, tiny, name)
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", ["plain", "all", "guard"])
-def test_permuted_and_padded_conditions_and_nets_side_by_side(mnist, tiny, name):
+def test_run_of_permuted_and_padded_conditions_and_under_vmap_is_the_same(mnist, tiny, name):
     fields = {**SGD, **DEFENDED.get(name, {})}
     if name == "all":  # rounding near the edge of a cell is a whole cell
         fields["student.levels"] = 0
@@ -287,7 +287,7 @@ def test_permuted_and_padded_conditions_and_nets_side_by_side(mnist, tiny, name)
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(("field", "values"), STRENGTHS)
-def test_strengths_share_one_program_and_one_question(mnist, tiny, field, values):
+def test_hoist_shared_shares_one_program_and_one_batch(mnist, tiny, field, values):
     own = {"student.batch": 52, "teacher.batch": 300 + len(field)}  # Recipes that no other test compiles
     made = [tiny(conditions=("same",), m=(3,), **{f"student.{field}": one}, **own)[0] for one in values]
     conditions = [
@@ -315,7 +315,7 @@ def test_strengths_share_one_program_and_one_question(mnist, tiny, field, values
         chex.assert_trees_all_close(shared.member(place).target.logits, alone.target.logits, atol=1e-6)
 
 
-def test_a_guard_costs_another_pass_and_memory(tiny):
+def test_step_macs_count_another_pass_for_a_guard(tiny):
     plain, guarded = (
         make_plan(tiny(conditions=("same",), m=(3,), **fields), IMAGE).groups[0] for fields in ({}, DEFENDED["guard"])
     )
@@ -326,14 +326,14 @@ def test_a_guard_costs_another_pass_and_memory(tiny):
     assert schedule._gigabytes(guarded, IMAGE, limits)[2] > schedule._gigabytes(plain, IMAGE, limits)[2]
 
 
-def test_descriptions_tell_defences_apart_and_leave_plain_ones_as_they_were(tiny):
+def test_describe_plan_tells_defences_apart(tiny):
     plain = describe_plan(make_plan(tiny(conditions=("same",), m=(3,)), IMAGE))
     assert not {"answer", "guard"} & plain["groups"][0].keys() and not {"answer", "guard"} & plain["teachers"][0].keys()
     found = [describe_plan(make_plan(tiny(conditions=("same",), m=(3,), **one), IMAGE)) for one in DEFENDED.values()]
     assert all(one not in found[:place] and one != plain for place, one in enumerate(found))
 
 
-def test_an_answer_without_the_untrained_teacher_is_an_error(nets, bank):
+def test_make_batch_refuses_targets_without_the_untrained_teacher(nets, bank):
     recipe = dataclasses.replace(nets[0], target_transform=targets.MixTargets())
     with pytest.raises(TypeError, match="before and after"):
         training_step.make_batch(recipe, knobs_of(recipe.net), nets[1].trained, keys.root(4), bank, jnp.int32(0))
