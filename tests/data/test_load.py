@@ -260,7 +260,7 @@ def test_load_dataset_names_a_wrong_file(fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "first", "classes"), [("emnist/letters", 1, 26), ("emnist/balanced", 0, 47)])
-def test_load_dataset_turns_emnist_upright_and_counts_from_zero(
+def test_load_dataset_turns_emnist_upright_and_counts_from_0(
     name: str, first: int, classes: int, tmp_path: Path
 ) -> None:
     tiny = make_tiny(name)
