@@ -14,6 +14,7 @@ def key_of(seed):
     return sl.keys.at(sl.keys.root(0), "seed", seed)
 
 
+@pytest.mark.e2e
 def test_train_pair_trains_the_nets_of_run(mnist, monkeypatch):
     from sublim_jax.engine import run as engine
 

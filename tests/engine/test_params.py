@@ -35,6 +35,7 @@ def assert_measured(rows, conditions, mnist, workdir):
             assert accuracy == pytest.approx(last[condition.labels["condition"], seed], abs=1e-6)
 
 
+@pytest.mark.e2e
 def test_load_params_of_returns_the_students_that_were_measured(mnist, tiny, tmp_path):
     conditions = tiny(**FIELDS)
     assert_measured(go(mnist, conditions, tmp_path), conditions, mnist, tmp_path)
