@@ -22,14 +22,6 @@ def test_bits_uniform_and_normal_are_bit_identical_to_jax(shape):
     np.testing.assert_array_equal(ours(key, shape), theirs(key, shape))
 
 
-def test_bits_are_bit_identical_under_vmap():
-    many = jax.random.split(keys.root(1), 6)
-    np.testing.assert_array_equal(
-        jax.jit(jax.vmap(lambda key: keys.bits(key, (11, 3))))(many),
-        jax.vmap(lambda key: jax.random.bits(key, (11, 3)))(many),
-    )
-
-
 def test_root_does_not_follow_the_default_generator():
     with jax.default_prng_impl("rbg"):
         assert jax.random.key_impl(keys.root(0)) == "threefry2x32"

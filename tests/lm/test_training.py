@@ -30,15 +30,11 @@ def arrays_of(params, layers):
     return {(layer, name) for layer in layers for name in params[layer]}
 
 
-def school(origins, lr=1e-2, trains="all", net=NET, texts=None, order=None, **options):
-    """Members that begin at `origins`, each with its own rate, text and order where several are given."""
+def school(trains="all", net=NET, **options):
+    """One member that begins at the base."""
     options = {"batch": 8, "eval_steps": (3,)} | options
-    number = len(origins)
-    rates = lr if isinstance(lr, tuple) else (lr,) * number
-    phases = [lm_training.phase(net, logit_mask=SEEN, lr=rate, trains=trains, **options) for rate in rates]
-    pairs = order or [(keys.root(1), keys.root(2))] * number
-    knobs = [phase.knobs for phase in phases]
-    return MemberBatch(phases[0].recipe, knobs, origins, pairs, texts or [documents()] * number)
+    phase = lm_training.phase(net, logit_mask=SEEN, lr=1e-2, trains=trains, **options)
+    return MemberBatch(phase.recipe, [phase.knobs], [base()], [(keys.root(1), keys.root(2))], [documents()])
 
 
 TRAINS = {
@@ -56,7 +52,7 @@ TRAINS = {
 
 @functools.cache
 def first_steps(trains, steps):
-    one = school([base()], trains=trains)
+    one = school(trains=trains)
     return one.advance(one.begin(), 0, steps)[0].params
 
 
@@ -71,7 +67,7 @@ def test_the_layers_that_are_named_move_and_no_others(trains):
 
 @pytest.mark.e2e
 def test_adapters_alone_move_and_begin_as_no_change():
-    one = school([base()], trains="adapters", net=NET.clone(rank=2))
+    one = school(trains="adapters", net=NET.clone(rank=2))
     before = one.begin()[0].params
     adapters = ("adapter_0", "adapter_1")
     assert not moved({layer: before[layer] for layer in base()}, base())
@@ -82,7 +78,7 @@ def test_adapters_alone_move_and_begin_as_no_change():
     ups = {(layer, name) for layer, name in arrays_of(before, adapters) if name.endswith("_up")}
     assert moved(ends[0], before) == ups  # while these are zero, nothing pulls at the others
     assert moved(ends[1], before) == arrays_of(before, adapters)
-    several = school([base()], trains="all", net=NET.clone(rank=2))
+    several = school(trains="all", net=NET.clone(rank=2))
     end = several.advance(several.begin(), 0, 1)[0].params
     assert moved(end, before) == arrays_of(base(), TRAINS["all"])  # adapters learn where they are named only
 
@@ -97,7 +93,7 @@ def test_layers_that_are_not_there_are_refused(trains):
 
 @pytest.mark.e2e
 def test_a_run_in_pieces_is_the_whole_run_and_its_rate_falls_to_nothing():
-    one = school([base()], decays=True, eval_steps=(5,), batch=10)  # 24 lines: epochs end inside
+    one = school(decays=True, eval_steps=(5,), batch=10)  # 24 lines: epochs end inside
     whole, cut = one.advance(one.begin(), 0, 5), one.begin()
     for start, stop in ((0, 1), (1, 1), (1, 4), (4, 5)):
         cut = one.advance(cut, start, stop)
@@ -108,43 +104,6 @@ def test_a_run_in_pieces_is_the_whole_run_and_its_rate_falls_to_nothing():
     )
     assert largest < 1e-5 * 1e-2  # of the first rate; XLA divides by a product with the inverse, so not quite 0
     assert moved(whole[0].params, base()) == arrays_of(base(), TRAINS["all"])
-
-
-def several():
-    """Three members of which everything differs."""
-    origins = [base(), base("other_order"), base("other_init")]
-    order = [(keys.root(1), keys.root(number)) for number in (5, 6, 7)]
-    texts = [lm_training.as_token_data(w.corpus(WORLD, 24, seed=number)) for number in (1, 2, 3)]
-    rates = (0.02, 0.05, 0.1)
-    return origins, {"lr": rates, "order": order, "texts": texts, "optimizer": "sgd", "trains": "blocks"}
-
-
-def part(places):
-    origins, options = several()
-    split = {name: value if isinstance(value, str) else [value[i] for i in places] for name, value in options.items()}
-    return school([origins[i] for i in places], **{**split, "lr": tuple(split["lr"])})
-
-
-@pytest.mark.e2e
-def test_members_in_threads_are_as_each_alone_and_side_by_side_to_rounding(monkeypatch):
-    def ends(places):
-        one = part(places)
-        return [state.params for state in one.advance(one.begin(), 0, 2)]
-
-    together, alone = ends((0, 1, 2)), [ends((place,))[0] for place in range(3)]
-    for left, right in zip(together, alone, strict=True):
-        assert not moved(left, right)
-    for place, one in zip((2, 0, 1), ends((2, 0, 1)), strict=True):
-        assert not moved(one, alone[place])
-    assert moved(alone[0], alone[1])
-    monkeypatch.setattr(population, "use_vmap", lambda: True)
-    for left, start, right in zip(ends((0, 1, 2)), several()[0], alone, strict=True):
-        for layer in ("block_0", "block_1"):
-            for name in right[layer]:
-                step = right[layer][name] - start[layer][name]
-                near = 1e-3 * np.abs(step).max() + 1e-7  # of the update: what rounds is small against it
-                np.testing.assert_allclose(left[layer][name] - start[layer][name], step, rtol=0, atol=near)
-        assert not moved({"embed": left["embed"]}, {"embed": start["embed"]})
 
 
 @dataclasses.dataclass(frozen=True)

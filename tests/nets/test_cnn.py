@@ -141,20 +141,6 @@ def test_pooled_and_its_gradient_drop_the_border_and_choose_the_first_of_equals(
     np.testing.assert_array_equal(back(jnp.asarray(given))[0], wanted)
 
 
-@pytest.mark.e2e
-def test_cnn_under_vmap_equals_nets_in_turn():
-    many = [training_step.init_params(SMALL, inits.torch_linear, IMAGE, keys.root(seed)) for seed in range(3)]
-    stacked, x = jax.tree.map(lambda *w: jnp.stack(w), *many), images_of(25)
-
-    def grad(params):
-        return jax.grad(lambda params: (SMALL.apply({"params": params}, x)[0] ** 2).sum())(params)
-
-    together = jax.vmap(grad)(stacked)
-    for index, params in enumerate(many):
-        one = trees.index(together, index)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, grad(params))
-
-
 def test_cnn_memory_does_not_grow_with_the_patches_of_a_batch():
     x = jax.ShapeDtypeStruct((1000, 28, 28), jnp.float32)
     params = jax.eval_shape(CNN().init, jax.random.key(0), x)

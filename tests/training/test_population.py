@@ -9,64 +9,15 @@ import textwrap
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from helpers.populations import SGD, assert_close, go
 
-from sublim_jax import metrics
-from sublim_jax.core import keys, trees
+from sublim_jax.core import keys
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import make_plan
 from sublim_jax.engine.progress import Progress
-from sublim_jax.metrics import predictions
-from sublim_jax.metrics.evaluate import first_update
-from sublim_jax.metrics.student import EvalContext, TeacherStudent
 from sublim_jax.training import population
 from sublim_jax.training import step as training_step
-
-
-@pytest.mark.e2e
-def test_run_is_the_loop_over_its_members(mnist, tiny):
-    """The second way: every member alone, through train.py only."""
-    conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **SGD)
-    rows = go(mnist, conditions, metrics=(*metrics.ALL, *predictions.ALL))
-    banks = [jax.tree.map(jnp.asarray, bank) for bank in (mnist.train, mnist.test)]
-    image = (28, 28)
-    advance = jax.jit(training_step.advance, static_argnums=0)
-    everything = (*metrics.ALL, *predictions.ALL)
-    for seed in range(2):
-        key = keys.at(keys.root(0), "seed", jnp.uint32(seed))
-        teacher = conditions[0].teacher
-        begun = training_step.init_state(teacher.recipe, teacher.knobs, None, image, keys.at(key, "teacher"))
-        steps = jnp.int32(teacher.recipe.eval_steps[-1])
-        taught = advance(
-            teacher.recipe, begun, teacher.knobs, None, keys.at(key, "teacher"), banks[0], jnp.int32(0), steps
-        )
-        for condition in conditions:
-            recipe, knobs = condition.student
-            head = training_step.init_params(recipe.net, recipe.init, image, keys.at(key, "teacher", "fresh"))
-            origin, reference = trees.merge_layers(head, begun.params), trees.merge_layers(head, taught.params)
-            start = training_step.init_state(recipe, knobs, origin, image, keys.at(key, "student"))
-            stop = jnp.int32(recipe.eval_steps[-1])
-            end = advance(recipe, start, knobs, reference, keys.at(key, "student"), banks[0], jnp.int32(0), stop)
-            nets = TeacherStudent(origin, reference, start.params, end.params)
-            x = (banks[1].x.astype(jnp.float32) / 255 - 0.1307) / 0.3081
-            noise, _ = recipe.stream(keys.at(key, "student", "exam"), jnp.int32(0), 64, knobs, banks[1])
-            on_test, on_noise = (
-                TeacherStudent(*(training_step.apply(recipe.net, net, inputs) for net in nets)) for inputs in (x, noise)
-            )
-            lesson = training_step.Batch(noise, None, on_noise.teacher_final)
-            pulls = first_update(recipe, start.params, knobs, lesson, x, banks[1].y)
-            scene = EvalContext(nets, on_test, on_noise, banks[1].y, knobs, stop * recipe.batch, *pulls)
-            alone = jax.jit(
-                lambda scene: metrics.measure(
-                    everything, scene._replace(altered=False, untrained_layers=("class_head",), squared=True)
-                )
-            )(scene)
-            here = rows[(rows.condition == condition.labels["condition"]) & (rows.seed == seed) & (rows.step == stop)]
-            for name, value in alone.items():
-                column = name if name.startswith("theory/") else f"at/{name}"
-                np.testing.assert_allclose(here[column].item(), value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.e2e
