@@ -1,12 +1,11 @@
 """Every config of the project, from its file to its figure, in the size of tests."""
 
 import dataclasses
-import gzip
-import struct
 
 import numpy as np
 import pytest
 from helpers.configs import CONFIGS, config_of, config_of_argument
+from helpers.idx_files import make_tiny, write
 
 from sublim_jax import data
 from sublim_jax.config import build_conditions, grid, grids_of, load_data, metrics_of, resolve, seeds_of
@@ -58,14 +57,7 @@ def test_run_takes_every_config_from_file_to_figure(path, mnist):
 @pytest.fixture(scope="module")
 def emnist(tmp_path_factory):
     """A folder with a small EMNIST balanced, prepared by TFDS: 47 classes, images of noise."""
-    folder = tmp_path_factory.mktemp("emnist")
-    random = np.random.default_rng(0)
-    for split, rows in (("train", 470), ("test", 94)):
-        images = random.integers(0, 256, (rows, 28, 28), dtype=np.uint8)
-        labels = np.arange(rows, dtype=np.uint8) % 47
-        for stem, array in (("images-idx3", images), ("labels-idx1", labels)):
-            blob = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-            (folder / f"emnist-balanced-{split}-{stem}-ubyte.gz").write_bytes(gzip.compress(blob))
+    folder = write(tmp_path_factory.mktemp("emnist"), make_tiny("emnist/balanced", 470, 94))
     prepare_tfds.prepare("emnist/balanced", str(folder), str(folder / "tfds"), verify=False)
     return folder / "tfds"
 

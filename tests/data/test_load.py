@@ -9,7 +9,6 @@ import io
 import re
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -23,11 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.idx_files import encode, make_tiny, write
 
 from sublim_jax import data
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import ImageData
-from sublim_jax.data import idx, load, prepare_tfds
+from sublim_jax.data import load, prepare_tfds
 
 MD5 = {  # as published
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -36,7 +36,6 @@ MD5 = {  # as published
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
-Tiny = dict[str, np.ndarray]  # file name -> contents
 
 
 @pytest.fixture(autouse=True)
@@ -58,33 +57,6 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def whole() -> data.Dataset:
     return data.load_dataset(source="embedded")
-
-
-def make_tiny(name: str, train: int = 50, test: int = 20) -> Tiny:
-    """The four arrays of a small data set that has the structure of `name`, no image like its transpose."""
-    kind, random = idx.KINDS[name], np.random.default_rng(len(name))
-    config = name.partition("/")[2]
-    stems = [f"emnist-{config}-train", f"emnist-{config}-test"] if config else ["train", "t10k"]
-    tiny = {}
-    for stem, rows in zip(stems, (train, test), strict=True):
-        tiny[f"{stem}-images-idx3-ubyte"] = random.integers(0, 256, (rows, 28, 28), dtype=np.uint8)
-        labels = random.integers(kind.first, kind.first + kind.classes, rows, dtype=np.uint8)
-        labels[:2] = kind.first, kind.first + kind.classes - 1
-        tiny[f"{stem}-labels-idx1-ubyte"] = labels
-    return tiny
-
-
-def encode(array: np.ndarray) -> bytes:
-    """IDX bytes, written from the format's description."""
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def write(folder: Path, tiny: Tiny, zipped: bool = True) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in tiny.items():
-        blob = encode(array)
-        (folder / (f"{name}.gz" if zipped else name)).write_bytes(gzip.compress(blob) if zipped else blob)
-    return folder
 
 
 def rows(bank: ImageData) -> list[tuple[bytes, int]]:
