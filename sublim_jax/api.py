@@ -31,13 +31,11 @@ if TYPE_CHECKING:
 def base_config(preset: str = "paper", **fields: Any) -> Config:
     """Return the published protocol of Brockers et al. 2026, Figure 2, with some fields changed.
 
-    With `study="language"` the config is that of the language models instead, whose fields begin with `world`, `net`,
-    `pretraining` and `lm`.
-
     Args:
         preset: `paper`, `laptop` (fewer seeds) or `smoke` (toy sizes).
         **fields: Any field of the config. `student__steps=100` and `student={"steps": 100}` both set `student.steps`;
-            where a field holds a tuple, a single value means a tuple of one.
+            where a field holds a tuple, a single value means a tuple of one. `study="language"` gives the protocol of
+            the language models, which has other fields: those of `world`, `net`, `pretraining` and `lm`.
 
     Returns:
         A config whose fields can be read and set: `config.student.steps = 100`.
@@ -57,8 +55,7 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
     from sublim_jax import config as configs
     from sublim_jax.config import grid, lm, schema
 
-    if preset not in schema.PRESETS:
-        raise ConfigError(unknown_name("config.preset", preset, schema.PRESETS))
+    schema.check_value("preset", preset, schema.IMAGE_FIELDS["preset"].rule)
     images = fields.get("study") != "language"
     config = configs.base_config("smoke" if preset == "smoke" else "paper") if images else lm.base()
     if preset != "paper":
@@ -67,12 +64,17 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
     for name, value in flatten(fields).items():
         field = name.replace("__", ".")
         if field not in known:
-            hint = unknown_name("config", field, known).rpartition("; ")[2]
-            hint = f"; {hint}" if hint.startswith("did you mean") else ""
-            raise ConfigError(f"config: there is no field {field!r}{hint}")
+            raise _no_field(field, known)
         schema.set_fields(config, {field: _config_value(value, known[field])})
     configs.resolve(config)  # checks every value
     return config
+
+
+def _no_field(field: str, known: Iterable[str]) -> ConfigError:
+    hint = unknown_name("config", field, known).rpartition("; ")[2]
+    return ConfigError(
+        f"config: there is no field {field!r}" + (f"; {hint}" if hint.startswith("did you mean") else "")
+    )
 
 
 def _config_value(value: Any, default: Any) -> Any:
@@ -230,8 +232,8 @@ def run(
         seeds: A number (seeds 0, 1, ...) or the seeds; default: those of the config, or 4.
         workdir: Folder for rows, checkpoints and teachers; a run that was interrupted continues there.
         keep_params: Also keep the trained parameters in `workdir`, for `params`.
-        **options: Further fields of `sublim_jax.engine.session.Session`, for instance `options`, `progress`, `resume`,
-            and arguments of `sublim_jax.engine.run.run`: `metrics`, `root_seed`, `num_eval_noise`.
+        **options: Fields of `sublim_jax.engine.session.Session`, for instance `options`, `progress`, `resume`, and
+            arguments of `sublim_jax.engine.run.run`: `metrics`, `root_seed`, `num_eval_noise`.
 
     Returns:
         Labels, `seed`, `step`, measured columns `at/...` and predicted columns `theory/...`.
@@ -240,22 +242,19 @@ def run(
         ConfigError: A value cannot be used, or `workdir` belongs to another config.
 
     Example:
-        data = sl.load_data("fashion_mnist")
-        rows = sl.run(sl.base_config(m=(10, 100)), data, seeds=4, workdir="results/fashion")
+        rows = sl.run(sl.base_config(m=(10, 100)), sl.load_data("fashion_mnist"), seeds=4, workdir="results/fashion")
     """
-    from sublim_jax.engine.options import RunOptions
     from sublim_jax.engine.session import Session
 
     if keep_params and workdir is None:
         raise ConfigError("keep_params: needs a workdir, where parameters are kept")
     study, given = _study(config, data)
-    names = {field.name for field in dataclasses.fields(Session)} & options.keys()
-    given |= {"workdir": workdir, **{name: options.pop(name) for name in names}}
+    given |= {field.name: options.pop(field.name) for field in dataclasses.fields(Session) if field.name in options}
     if seeds is not None:
         given["seeds"] = range(seeds) if isinstance(seeds, int) else seeds
-    if keep_params:
-        given["options"] = dataclasses.replace(given.get("options", RunOptions()), keep_params=True)
-    return study(Session(**given), **options)
+    session = Session(workdir=workdir, **given)
+    session.options = dataclasses.replace(session.options, keep_params=keep_params or session.options.keep_params)
+    return study(session, **options)
 
 
 def _study(config: Any, data: Dataset | None) -> tuple[Callable[..., pd.DataFrame], dict[str, Any]]:

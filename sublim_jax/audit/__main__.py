@@ -139,7 +139,8 @@ def audits(
         return {**identity(config), **run.data_identity(dataset, metrics_of(config))}
 
     with session.open(config_and_data) as folder, session.progress.over(1.0, "teachers"):
-        context = run.make_context(plan, session, folder, dataset, config.root_seed, (), config.num_eval_noise)
+        common = {"dataset": dataset, "root_seed": config.root_seed, "num_eval_noise": config.num_eval_noise}
+        context = run.RunContext(plan=plan, session=session, workdir=folder, metrics=(), **common)
         trained: dict[Any, Any] = {}
         for group, seed_batch in context.work():
             if (name := (group.teacher, seed_batch.name)) not in trained:
@@ -149,14 +150,12 @@ def audits(
 
 def _audit_unit(context: Any, group: Any, seed_batch: Any, trained: Any) -> Iterator[Entry]:
     """The entries of one unit of work."""
-    import jax
-
     from sublim_jax.core import keys, trees
     from sublim_jax.engine import run
     from sublim_jax.training import population
 
     teachers = run.attach_heads(context, group, seed_batch, trained)
-    seed_keys = population.phase_keys(context.root, jax.numpy.asarray(seed_batch.seeds), keys.STUDENT)
+    seed_keys = context.seed_keys(seed_batch, keys.STUDENT)
     given = group.recipe, group.knobs, teachers.initial, seed_keys
     students = population.init_states(*given, image=context.image, mesh=context.mesh).params
     _, test = context.images(group.recipe.classes)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import Recipe
 from sublim_jax.engine.plan import Group, Plan, make_group
 from sublim_jax.nets import activity, shapes, unpooled
 from sublim_jax.nets.costs import step_macs
@@ -32,6 +33,11 @@ class SeedBatch(NamedTuple):
 def unrelated_seeds(batch: SeedBatch) -> SeedBatch:
     """The seeds whose teachers are unrelated to the students of a batch; each depends on the student's seed only."""
     return SeedBatch(f"strangers-{batch.name}", tuple(seed + _UNRELATED for seed in batch.seeds), batch.real)
+
+
+def teacher_batches(group: Group, batch: SeedBatch) -> list[SeedBatch]:
+    """The seeds whose teachers a group's students need: their own, and those of unrelated teachers if there are."""
+    return [batch, *([unrelated_seeds(batch)] if needs_unrelated_teachers(group.recipe.target_transform) else [])]
 
 
 class WorkUnit(NamedTuple):
@@ -115,9 +121,7 @@ def assign_shards(
     for pair in pairs:
         group = plan.groups[pair[2]]
         block = pair[:2] if together else pair
-        costs[block] = costs.get(block, 0.0) + group.recipe.eval_steps[-1] * step_macs(
-            group.recipe, group.unique_knobs.size, image
-        )
+        costs[block] = costs.get(block, 0.0) + _macs(group.recipe, group.unique_knobs.size, image)
     total, passed, own = sum(costs.values()), 0.0, set()
     for block, amount in costs.items():
         # The middle of a block decides, where rounding does not matter.
@@ -232,11 +236,14 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> 
 def total_cost(plan: Plan, units: Sequence[WorkUnit], image: tuple[int, ...]) -> float:
     """Multiply-accumulates of all units: their students, and once the teachers they share."""
     total, teachers = 0.0, {}
-    for group, batch in units:
-        total += group.recipe.eval_steps[-1] * step_macs(
-            group.recipe, group.unique_knobs.size * len(batch.seeds), image
-        )
-        teachers[group.teacher, batch.name] = plan.teachers[group.teacher].recipe, len(batch.seeds)
-        if needs_unrelated_teachers(group.recipe.target_transform):
-            teachers[group.teacher, unrelated_seeds(batch).name] = plan.teachers[group.teacher].recipe, len(batch.seeds)
-    return total + sum(recipe.eval_steps[-1] * step_macs(recipe, number, image) for recipe, number in teachers.values())
+    for group, seed_batch in units:
+        recipe, seeds = plan.teachers[group.teacher].recipe, len(seed_batch.seeds)
+        total += _macs(group.recipe, group.unique_knobs.size * seeds, image)
+        for batch in teacher_batches(group, seed_batch):
+            teachers[group.teacher, batch.name] = _macs(recipe, seeds, image)
+    return total + sum(teachers.values())
+
+
+def _macs(recipe: Recipe, nets: int, image: tuple[int, ...]) -> float:
+    """Multiply-accumulates of training."""
+    return recipe.eval_steps[-1] * step_macs(recipe, nets, image)

@@ -65,17 +65,15 @@ class TeacherCache:
 
 
 def teacher_caches(plan: Plan, folder: str | Path, common: Mapping[str, Any]) -> tuple[TeacherCache, ...]:
-    """A cache for each teacher of a plan; `common` (see `common_identity`), device and code decide the numbers too."""
+    """A cache for each teacher of a plan; `common` are plain values that decide the numbers of all teachers."""
+    return tuple(_teacher_cache(phase, folder, {**common, **machine_identity()}) for phase in plan.teachers)
+
+
+def machine_identity(*modules: str) -> dict[str, str]:
+    """Device, version of JAX, and a digest of the code (see `source_digest`), which decide a trained net."""
     device = jax.local_devices()[0]
-    identity = {**common, "device": f"{device.platform} {device.device_kind}"}
-    identity |= {"jax": jax.__version__, "code": source_digest()}
-    return tuple(_teacher_cache(phase, folder, identity) for phase in plan.teachers)
-
-
-def common_identity(data: Mapping[str, Any], root: int, precision: str, devices: int) -> dict[str, Any]:
-    """Plain values that decide the numbers of all teachers of a sweep."""
-    x64 = bool(jax.config.read("jax_enable_x64"))
-    return {**data, "root": root, "precision": precision, "devices": devices, "x64": x64}
+    kind = f"{device.platform} {device.device_kind}"
+    return {"device": kind, "jax": jax.__version__, "code": source_digest(*modules)}
 
 
 def source_digest(*modules: str) -> str:
