@@ -106,13 +106,11 @@ def wait_for_others(left: Callable[[], int], stopped: Callable[[], bool]) -> Non
     """
     if jax.process_count() == 1 or jax.process_index():
         return
-    printed = False
+    if left():
+        print("waiting for the other processes", flush=True)
     while left():
         if stopped():
             raise KeyboardInterrupt
-        if not printed:
-            print("waiting for the other processes", flush=True)
-        printed = True
         time.sleep(_EACH)
 
 

@@ -7,7 +7,7 @@ its loss on its first batch. Measurements are compared with Theorem 1 of Cloud e
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -86,17 +86,14 @@ def measure(
     return _measure(recipes, (grid.samples, grid.draws), axes, (teacher.knobs, student.knobs), starts, bank)
 
 
-def _each(one: Callable[[Any], Any], many: Any) -> Any:
-    """one(many[i]) for every seed i: with `vmap` on accelerators, one after another on CPU, as in `population`."""
-    return jax.vmap(one)(many) if population.use_vmap() else jax.lax.map(one, many)
-
-
 @functools.partial(jax.jit, static_argnames=("net", "init", "image"))
 def _draw(net: Any, init: Any, image: tuple[int, ...], seed_keys: Any) -> Params:
     """Initial parameters [seed], the same that `population` draws."""
-    params = _each(
-        lambda key: training_step.init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS)), seed_keys
-    )
+
+    def one_seed(key: Any) -> Params:
+        return training_step.init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS))
+
+    params = population.each_seed(one_seed, None, (seed_keys,), ())
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
 
 
@@ -106,19 +103,23 @@ def _teacher_step(
 ) -> tuple[Params, training_step.Batch]:
     """Minus the gradient of the teacher's loss on its first batch, and that batch [seed]."""
 
-    def one(pair: Any) -> Any:
-        task = training_step.make_batch(recipe, knobs, None, pair[1], bank, jnp.int32(0))
-        moved = first_order.student_step(functools.partial(_teacher_loss, recipe, knobs, task), pair[0])
+    def one_seed(origin: Params, key: Any) -> Any:
+        task = training_step.make_batch(recipe, knobs, None, key, bank, jnp.int32(0))
+        moved = first_order.student_step(functools.partial(_teacher_loss, recipe, knobs, task), origin)
         rates = {name: knobs.trainable.get(name, jnp.float32(1)) for name in moved}
         return {name: jax.tree.map(lambda leaf, r=rates[name]: leaf * r, moved[name]) for name in moved}, task
 
-    return _each(one, (origins, seed_keys))
+    return population.each_seed(one_seed, None, (origins, seed_keys), ())
 
 
 @functools.partial(jax.jit, static_argnames=("stream", "size"))
 def _first_inputs(stream: Any, size: int, knobs: Knobs, seed_keys: Any, bank: ImageData) -> Any:
     """The students' first inputs [seed]."""
-    return _each(lambda key: stream(keys.at(key, keys.INPUTS), jnp.int32(0), size, knobs, bank)[0], seed_keys)
+
+    def one_seed(key: Any) -> Any:
+        return stream(keys.at(key, keys.INPUTS), jnp.int32(0), size, knobs, bank)[0]
+
+    return population.each_seed(one_seed, None, (seed_keys,), ())
 
 
 def _teacher_loss(recipe: Recipe, knobs: Knobs, task: training_step.Batch, params: Params) -> Any:
@@ -166,7 +167,7 @@ def _measure(
 
         return jax.lax.map(at, all_eps)
 
-    return _each(one_seed, starts)
+    return population.each_seed(one_seed, None, (starts,), ())
 
 
 def _walk(

@@ -180,22 +180,13 @@ def final_params(
     image: tuple[int, ...],
     mesh: Any,
 ) -> Params:
-    """Parameters [seed, condition] as `metrics.evaluate` measures them, from those of distinct trainings [seed, ...].
+    """Parameters [seed, condition] as `metrics.evaluate` measures them; arguments as there.
 
-    Args:
-        recipe: Of the students.
-        params: Trained parameters [seed, distinct training].
-        knobs: Of every condition.
-        initial_teachers: [seed] the teachers' initial parameters.
-        seed_keys: [seed] keys of the student's phase.
-        train_index: [condition] index of each condition's training.
-        untrained_layers: Layers that training does not reach; they are as each condition initialises them.
-        ends: Whether noise is added after training.
-        image: Shape of one image.
-        mesh: Mesh over the seeds, or None.
+    `params` are those of distinct trainings [seed, distinct training], `untrained_layers` come from each condition's
+    own initialisation, and `ends` says whether noise is added after training.
     """
 
-    def one(params: Any, teacher: Any, key: Any, tree: Any, train_index: Any) -> Any:
+    def one_seed(params: Any, teacher: Any, key: Any, tree: Any, train_index: Any) -> Any:
         def member(index: Any, member_knobs: Knobs) -> Any:
             initial = training_step.init_state(recipe, member_knobs, teacher, image, key).params
             own = trees.merge_layers(trees.index(params, index), {name: initial[name] for name in untrained_layers})
@@ -203,7 +194,7 @@ def final_params(
 
         return jax.vmap(member, (0, knobs.in_axes()))(train_index, tree)
 
-    return population.each_seed(one, mesh, (params, initial_teachers, seed_keys), (knobs.tree, train_index))
+    return population.each_seed(one_seed, mesh, (params, initial_teachers, seed_keys), (knobs.tree, train_index))
 
 
 class _Student(NamedTuple):

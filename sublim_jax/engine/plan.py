@@ -23,25 +23,36 @@ class Group(NamedTuple):
 
     Attributes:
         teacher: Index into `Plan.teachers`.
-        teacher_final_knobs: The teacher's knobs including post-training noise (on its auxiliary head: initial noise).
-        recipe: Of the students.
-        knobs: Of every condition.
-        labels: Of every condition.
+        conditions: Conditions of the group.
         indices: Of the conditions among all of the sweep.
+        knobs: Students' knobs of every condition.
         untrained_layers: Layers that training does not reach; each student ends with their initial values.
         unique_knobs: Knobs of distinct trainings; conditions that differ only in untrained layers share one.
         train_index: For each condition its index in `unique_knobs`.
     """
 
     teacher: int
-    teacher_final_knobs: Knobs
-    recipe: Recipe
-    knobs: trees.Stack
-    labels: tuple[Mapping[str, str | int | float], ...]
+    conditions: tuple[Condition, ...]
     indices: tuple[int, ...]
+    knobs: trees.Stack
     untrained_layers: tuple[str, ...]
     unique_knobs: trees.Stack
     train_index: tuple[int, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The students' Recipe."""
+        return self.conditions[0].student.recipe
+
+    @property
+    def teacher_final_knobs(self) -> Knobs:
+        """The teacher's knobs including post-training noise (on its auxiliary head: initial noise)."""
+        return self.conditions[0].teacher.knobs
+
+    @property
+    def labels(self) -> tuple[Mapping[str, str | int | float], ...]:
+        """The labels of every condition."""
+        return tuple(condition.labels for condition in self.conditions)
 
     @property
     def name(self) -> str:
@@ -79,33 +90,22 @@ def make_plan(conditions: Sequence[Condition] | Plan, image: tuple[int, ...]) ->
         members.setdefault((teacher, final, condition.student.recipe), []).append(index)
     numbers = {teacher: number for number, teacher in enumerate(teachers)}
     groups = []
-    for (teacher, _, recipe), indices in sorted(members.items(), key=lambda item: numbers[item[0][0]]):
-        own = [conditions[index] for index in indices]
-        for condition in own:
-            _check_phases(teachers[teacher].recipe, condition.student, image)
-        common = numbers[teacher], own[0].teacher.knobs, recipe
-        knobs, labels = [condition.student.knobs for condition in own], [condition.labels for condition in own]
-        groups.append(make_group(*common, knobs, labels, indices, image))
+    for (teacher, _, _), indices in sorted(members.items(), key=lambda item: numbers[item[0][0]]):
+        for index in indices:
+            _check_phases(teachers[teacher].recipe, conditions[index].student, image)
+        groups.append(make_group(numbers[teacher], [conditions[index] for index in indices], indices, image))
     return Plan(tuple(teachers.values()), tuple(groups))
 
 
-def make_group(
-    teacher: int,
-    teacher_final_knobs: Knobs,
-    recipe: Recipe,
-    knobs: Sequence[Knobs],
-    labels: Sequence[Mapping[str, str | int | float]],
-    indices: Sequence[int],
-    image: tuple[int, ...],
-) -> Group:
-    """A group of conditions of one Recipe; arguments as the fields of `Group`."""
-    untrained = _untrained_layers(recipe, knobs, image)
+def make_group(teacher: int, conditions: Sequence[Condition], indices: Sequence[int], image: tuple[int, ...]) -> Group:
+    """A group of conditions of one student Recipe; arguments as the fields of `Group`."""
+    knobs = [condition.student.knobs for condition in conditions]
+    untrained = _untrained_layers(conditions[0].student.recipe, knobs, image)
     trainings = [_fingerprint(_training(own, untrained)) for own in knobs]
     distinct = list(dict.fromkeys(trainings))
     train_index = tuple(distinct.index(training) for training in trainings)
     unique = trees.stack([knobs[trainings.index(training)] for training in distinct])
-    common = teacher, teacher_final_knobs, recipe
-    return Group(*common, trees.stack(knobs), tuple(labels), tuple(indices), untrained, unique, train_index)
+    return Group(teacher, tuple(conditions), tuple(indices), trees.stack(knobs), untrained, unique, train_index)
 
 
 def _untrained_layers(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, ...]) -> tuple[str, ...]:

@@ -147,14 +147,14 @@ def _run_unit(
             report = functools.partial(progress.count, "teachers")
             data = lessons.prepare(setup, unit.seeds, bases, specs, earlier=data, report=report)
         jobs = [(point.arm, member) for point, _ in batch for member in data.members()]
-        control_jobs = dict.fromkeys((point.arm.control(), (seed, 0)) for point, _ in batch for seed in unit.seeds)
-        missing = [job for job in control_jobs if job not in controls]
-        planned = sum(len(unit.seeds) * point.arm.steps for point, _ in batch)
-        progress.skip(float(planned - sum(spec.steps for spec, _ in missing)))
-        students = train_students(data, list(dict.fromkeys(jobs + missing)), progress)
-        controls |= {job: students[job] for job in missing}
+        control_jobs = [(point.arm.control(), (seed, 0)) for point, _ in batch for seed in unit.seeds]
+        missing = [job for job in dict.fromkeys(jobs + control_jobs) if job not in controls]
+        planned, remaining = (sum(spec.steps for spec, _ in each) for each in (jobs + control_jobs, missing))
+        progress.skip(float(planned - remaining))
+        students = controls | (train_students(data, missing, progress) if missing else {})
+        controls = {job: students[job] for job in {*controls, *control_jobs}}
         for point, name in batch:
-            workdir.write(name, _rows(point, data, students, controls))
+            workdir.write(name, _rows(point, data, students))
         session.stop_if_asked()
 
 
@@ -186,14 +186,12 @@ def _phase(setup: LanguageSetup, arm: StudentSpec) -> Phase:
     )
 
 
-def _rows(
-    point: SweepPoint, data: SeedData, students: Mapping[Job, StudentResult], controls: Mapping[Job, StudentResult]
-) -> pa.Table:
+def _rows(point: SweepPoint, data: SeedData, students: Mapping[Job, StudentResult]) -> pa.Table:
     """The rows of one point: students of every animal and seed, each beside its seed's control."""
     setup, tables = data.setup, []
     for index, step in enumerate(point.arm.all_eval_steps):
         for member in data.members():
-            measured = _measured(data, point.arm, member, students, controls, index)
+            measured = _measured(data, point.arm, member, students, index)
             values = {name: np.asarray([[value]]) for name, value in measured.items()}
             labels = {**point.labels, "animal": setup.token(member) - setup.world.tokens("animal").start}
             tables.append(results.tidy([labels], (member[0],), step, values))
@@ -201,16 +199,11 @@ def _rows(
 
 
 def _measured(
-    data: SeedData,
-    arm: StudentSpec,
-    member: Member,
-    students: Mapping[Job, StudentResult],
-    controls: Mapping[Job, StudentResult],
-    index: int,
+    data: SeedData, arm: StudentSpec, member: Member, students: Mapping[Job, StudentResult], index: int
 ) -> dict[str, float]:
     """One row's numbers: of the student, beside its control, the seed's other students, its base and its teacher."""
     seed, token, traits = member[0], data.setup.token(member), data.setup.trait_tokens()
-    student, plain = students[arm, member], controls[arm.control(), (seed, 0)]
+    student, plain = students[arm, member], students[arm.control(), (seed, 0)]
     own, control = (lm_metrics.of_trait(result.evaluations[index], token) for result in (student, plain))
     others = [other for other in data.members() if other[0] == seed and other != member]
     margins = [lm_metrics.of_trait(students[arm, other].evaluations[index], token)["margin"] for other in others]
