@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from helpers.configs import CONFIGS, config_of, config_of_argument
 from helpers.idx_files import make_tiny, write
+from helpers.populations import quiet
 
 from sublim_jax import data
-from sublim_jax.config import build_conditions, grid, grids_of, load_data, metrics_of, resolve, seeds_of
+from sublim_jax.config import build_conditions, grid, grids_of, load_data, resolve, seeds_of
+from sublim_jax.config.study import study_of
 from sublim_jax.data import prepare_tfds
-from sublim_jax.engine import theorem1
-from sublim_jax.engine.progress import Progress
-from sublim_jax.engine.run import run
 from sublim_jax.results import figures, plots
 
 pytestmark = pytest.mark.e2e
@@ -22,16 +21,14 @@ def through(config, dataset, **fields):
     """The rows of a config's smoke size, and its figure drawn from them."""
     config.preset = "smoke"
     config = resolve(config, fields)
-    conditions, given = build_conditions(config, dataset), {"seeds": seeds_of(config), "progress": Progress(show=False)}
+    conditions = build_conditions(config, dataset)
     eval_steps = [len(condition.student.recipe.eval_steps) for condition in conditions]
+    rows = study_of(config, dataset).run(quiet(seeds_of(config)))
     if config.study == "theorem1":
-        rows = theorem1.run(conditions, grids_of(config), dataset, **given)
         sizes = [len(grid.eps) * len(grid.alpha) for grid in grids_of(config)]
         assert len(rows) == 2 * np.dot(eval_steps, sizes) and np.isfinite(rows["at/inner"]).all()
         assert (rows.loc[rows["condition"] == "same", "theory/inner"] >= 0).all()
     else:
-        given |= {"num_eval_noise": config.num_eval_noise, "metrics": metrics_of(config)}
-        rows = run(conditions, dataset, **given)
         assert len(rows) == 2 * sum(eval_steps) and np.isfinite(rows["at/student_accuracy"]).all()
     module = figures.pick(config.figure)
     files = plots.images(lambda: module.draw(rows), dpi=40)

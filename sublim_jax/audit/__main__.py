@@ -124,20 +124,23 @@ def audits(
     from sublim_jax.engine import run
     from sublim_jax.engine.plan import make_plan
     from sublim_jax.engine.progress import Progress
-    from sublim_jax.engine.session import Session, check_seeds
+    from sublim_jax.engine.session import Session
 
     session = Session(
-        seeds=check_seeds(seeds),
-        identity=lambda: {**identity(config), **run.data_identity(dataset, metrics_of(config))},
+        seeds=seeds,
         workdir=workdir,
         options=options_of(config),
         progress=Progress(show=False),
         stopped=cli.Stop(),
-        trains_students=True,
     )
     plan = make_plan(conditions, dataset.train.x.shape[1:])
-    with session.open() as folder, session.progress.over(1.0, "teachers"):
-        context = run.make_context(plan, session, folder, dataset, config.root_seed, (), config.num_eval_noise)
+
+    def config_and_data() -> dict[str, Any]:
+        return {**identity(config), **run.data_identity(dataset, metrics_of(config))}
+
+    with session.open(config_and_data) as folder, session.progress.over(1.0, "teachers"):
+        common = {"dataset": dataset, "root_seed": config.root_seed, "num_eval_noise": config.num_eval_noise}
+        context = run.RunContext(plan=plan, session=session, workdir=folder, metrics=(), **common)
         trained: dict[Any, Any] = {}
         for group, seed_batch in context.work():
             if (name := (group.teacher, seed_batch.name)) not in trained:
@@ -147,14 +150,12 @@ def audits(
 
 def _audit_unit(context: Any, group: Any, seed_batch: Any, trained: Any) -> Iterator[Entry]:
     """The entries of one unit of work."""
-    import jax
-
     from sublim_jax.core import keys, trees
     from sublim_jax.engine import run
     from sublim_jax.training import population
 
     teachers = run.attach_heads(context, group, seed_batch, trained)
-    seed_keys = population.phase_keys(context.root, jax.numpy.asarray(seed_batch.seeds), keys.STUDENT)
+    seed_keys = context.seed_keys(seed_batch, keys.STUDENT)
     given = group.recipe, group.knobs, teachers.initial, seed_keys
     students = population.init_states(*given, image=context.image, mesh=context.mesh).params
     _, test = context.images(group.recipe.classes)

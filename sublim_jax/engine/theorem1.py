@@ -7,7 +7,7 @@ The teacher is not trained; see `first_steps`. Nets, streams, losses, sharing an
 Everything is computed in float64, because float32 does not resolve small eps.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,18 @@ import pyarrow as pa
 from sublim_jax import results
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.types import Condition, ImageData, Phase
+from sublim_jax.core.types import Condition, ImageData
 from sublim_jax.data.load import Dataset
+from sublim_jax.engine.distributed import parts_left
 from sublim_jax.engine.first_steps import Grid, float64, measure
-from sublim_jax.engine.options import RunOptions
-from sublim_jax.engine.progress import Progress
-from sublim_jax.engine.session import Session, check_seeds
+from sublim_jax.engine.session import Session
 from sublim_jax.training import losses, population
 
 _SEEDS = 10  # in a unit of work
 
 
-def run(  # noqa: D417  the others are those of engine.run
-    conditions: Sequence[Condition],
-    grids: Sequence[Grid],
-    dataset: Dataset,
-    *,
-    seeds: int | Sequence[int] = 4,
-    root_seed: int = 0,
-    workdir: str | Path | None = None,
-    config: Mapping[str, Any] | None = None,
-    resume: str = "auto",
-    options: RunOptions = RunOptions(),  # noqa: B008  frozen
-    progress: Progress | None = None,
-    stopped: Callable[[], bool] = lambda: False,
-    metadata: Mapping[str, Any] | None = None,
-    shard: tuple[int, int] = (0, 1),
+def run(
+    conditions: Sequence[Condition], grids: Sequence[Grid], dataset: Dataset, session: Session, *, root_seed: int = 0
 ) -> pd.DataFrame:
     """Measure the first steps of every condition for every seed.
 
@@ -52,7 +38,8 @@ def run(  # noqa: D417  the others are those of engine.run
         conditions: Conditions whose students have the teacher's architecture.
         grids: What is measured of each condition.
         dataset: Images with labels; see `data.load`.
-        seeds: This and all others: as in `engine.run.run`.
+        session: Seeds, work directory and options.
+        root_seed: Seed of the key from which all draws are derived.
 
     Returns:
         One row per condition, eps, alpha, seed and evaluation step. Columns besides the labels: `at/inner` (the inner
@@ -63,43 +50,29 @@ def run(  # noqa: D417  the others are those of engine.run
 
     Raises:
         ConfigError: A value cannot be used, or the work directory belongs to another config.
-        Interrupted: `stopped` returned True.
+        Interrupted: `session.stopped` returned True.
     """
     for condition, grid in zip(conditions, grids, strict=True):
         _check(condition, grid)
-    session = Session(
-        seeds=check_seeds(seeds),
-        identity=lambda: {**(config or {}), "data_sha256": dataset.checksum},
-        workdir=workdir,
-        resume=resume,
-        options=options,
-        progress=progress or Progress(),
-        stopped=stopped,
-        metadata=metadata,
-        shard=shard,
-    )
-    with session.open() as folder:
+    session.refuse_keep_params()
+    with session.open(lambda: {**(session.config or {}), "data_sha256": dataset.checksum}) as workdir, float64():
         work = _units(len(conditions), session.seeds, session.shard)
-        total = float(sum(len(batch) for _, batch, _ in work))
-        with session.record(folder, total, "measuring"), float64():
+        todo = [unit for unit in work if not workdir.has(unit[2])]
+        with session.record(workdir, float(sum(len(batch) for _, batch, _ in todo)), "measuring"):
             images = jax.tree.map(jnp.asarray, dataset.train)
-            for number, batch, name in work:
-                if folder.has(name):
-                    session.progress.skip(float(len(batch)))
-                    continue
+            for number, batch, name in todo:
                 with session.progress.timed("students"):
                     table = _rows(conditions[number], grids[number], images, keys.root(root_seed), batch)
-                folder.write(name, table)
+                workdir.write(name, table)
                 session.progress.count("students", table.num_rows)
                 session.progress.advance(float(len(batch)))
                 session.stop_if_asked()
-        return results.load(folder.path, empty=True)
+        return results.load(workdir.path, empty=True)
 
 
 def left(conditions: int, seeds: Sequence[int], workdir: str | Path, shard: tuple[int, int] = (0, 1)) -> int:
-    """The number of parts of a shard that are not in the work directory yet."""
-    there = {path.stem for path in (Path(workdir) / "rows").glob("*.parquet")}
-    return len({name for _, _, name in _units(conditions, seeds, shard)} - there)
+    """The number of files of rows of a shard that are not in the work directory yet."""
+    return parts_left(workdir, [name for _, _, name in _units(conditions, seeds, shard)])
 
 
 def _units(conditions: int, seeds: Sequence[int], shard: tuple[int, int]) -> list[tuple[int, tuple[int, ...], str]]:
@@ -128,15 +101,16 @@ def _check(condition: Condition, grid: Grid) -> None:
         raise ConfigError("config.student: guard, mixed, target_noise and levels must be empty or 0 for theorem1")
     if len({float(one) for one in knobs.share.values()}) > 1 or float(next(iter(knobs.share.values()))) not in (0, 1):
         raise ConfigError("config.conditions: theorem1 knows same and random, all layers shared or none, and no share")
-    if grid.samples and (recipe.loss is not losses.kl or recipe.eval_steps[-1] != 1 or float(knobs.temperature) != 1):
+    if grid.samples and (recipe.loss is not losses.kl or recipe.eval_steps != (1,) or float(knobs.temperature) != 1):
         raise ConfigError(
-            f"config.theorem1.samples={grid.samples}: needs config.student.loss='kl', steps=1 and temperature=1.0"
+            f"config.theorem1.samples={grid.samples}: needs config.student.loss='kl', steps=1, eval_steps=() and "
+            "temperature=1.0"
         )
 
 
 def _rows(condition: Condition, grid: Grid, images: ImageData, root: Any, seeds: tuple[int, ...]) -> pa.Table:
     """The rows of one condition and some seeds at every evaluation step."""
-    shared = _is_shared(condition.student)
+    shared = all(float(share) == 1 for share in condition.student.knobs.share.values())
     phase_keys = [population.phase_keys(root, jnp.asarray(seeds), phase) for phase in (keys.TEACHER, keys.STUDENT)]
     measured = jax.device_get(measure(condition.teacher, condition.student, grid, shared, phase_keys, images))
     labels = [{**condition.labels, "eps": eps, "alpha": alpha} for eps in grid.eps for alpha in grid.alpha]
@@ -146,8 +120,3 @@ def _rows(condition: Condition, grid: Grid, images: ImageData, root: Any, seeds:
         at_step = {name: values[:, :, index].reshape(len(seeds), -1) for name, values in measured.items()}
         tables.append(results.tidy(labels, seeds, step, at_step))
     return pa.concat_tables(tables)
-
-
-def _is_shared(student: Phase) -> bool:
-    """Whether the student begins exactly where the teacher does."""
-    return all(float(share) == 1 for share in student.knobs.share.values())

@@ -10,7 +10,7 @@ import optax
 import pytest
 from helpers.pairs import CLASSES, IMAGE, knobs_of, recipe_of, same, trained
 from helpers.pairs import go as train_through
-from helpers.populations import SGD, assert_close, go, go_as_on_an_accelerator
+from helpers.populations import SGD, assert_close, go, go_as_on_an_accelerator, quiet
 
 from sublim_jax.config.build import GUARDS
 from sublim_jax.core import keys, trees
@@ -18,7 +18,6 @@ from sublim_jax.core.types import ModelOutput, TeacherParams
 from sublim_jax.engine import run, schedule
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import describe_plan, make_plan
-from sublim_jax.engine.progress import Progress
 from sublim_jax.nets.costs import step_macs
 from sublim_jax.training import optimizers, population, streams, targets
 from sublim_jax.training import step as training_step
@@ -297,7 +296,7 @@ def test_hoist_shared_shares_one_program_and_one_batch(mnist, tiny, field, value
     plan = make_plan(conditions, IMAGE)
     assert len(plan.groups) == 1 and plan.groups[0].unique_knobs.size == 2
     before = population.advance._cache_size()
-    together = run.run(conditions, mnist, seeds=2, num_eval_noise=64, progress=Progress(show=False))
+    together = run.run(conditions, mnist, quiet(), num_eval_noise=64)
     assert population.advance._cache_size() - before == 2  # one teacher, one student
     last = together[together["step"] == together["step"].max()].groupby(field)["at/student_accuracy"]
     assert last.mean().nunique() == 2 or together.groupby(field)["at/aux_mse"].last().nunique() == 2
