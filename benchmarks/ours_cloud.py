@@ -1,7 +1,7 @@
 """The six-group MNIST experiment of Cloud et al. 2026 in this package's own words: four conditions.
 
     dataset = data.load_dataset(mean=0.5, std=0.5)
-    rows = run.run(conditions(dataset), dataset, seeds=10, metrics=(metrics.task,))
+    rows = run.run(conditions(dataset), dataset, Session(seeds=range(10)), metrics=(metrics.task,))
     accuracies(rows)
 
 A cross-model student imitates another model's teacher. Here it is the student that is another model: every layer is

@@ -17,6 +17,7 @@ from sublim_jax.core.types import Condition, Phase
 from sublim_jax.engine import run
 from sublim_jax.engine.plan import Group, make_plan
 from sublim_jax.engine.progress import Progress
+from sublim_jax.engine.session import Session
 from sublim_jax.metrics.evaluate import evaluate
 from sublim_jax.training import population, streams
 
@@ -137,7 +138,8 @@ def whole_run(here: Lab, seeds: int) -> Timed:
 def seconds_of_run(conditions: Sequence[Condition], dataset: data.Dataset, seeds: int) -> float:
     """Seconds of `run.run` that measures accuracies only, without what the compiler takes."""
     watch, start = Progress(show=False), time.perf_counter()
-    run.run(conditions, dataset, seeds=seeds, metrics=(metrics.task,), num_eval_noise=64, progress=watch)
+    session = Session(seeds=range(seeds), progress=watch)
+    run.run(conditions, dataset, session, metrics=(metrics.task,), num_eval_noise=64)
     return time.perf_counter() - start - watch.seconds["compile"]
 
 

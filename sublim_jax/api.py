@@ -235,7 +235,8 @@ def run(
         seeds: A number (seeds 0, 1, ...) or the seeds; default: those of the config, or 4.
         workdir: Folder for rows, checkpoints and teachers; a run that was interrupted continues there.
         keep_params: Also keep the trained parameters in `workdir`, for `params`.
-        **options: Further arguments of `sublim_jax.engine.run.run`, for instance `metrics`, `root_seed`, `options`.
+        **options: Further fields of `sublim_jax.engine.session.Session`, for instance `options`, `progress`, `resume`,
+            and arguments of `sublim_jax.engine.run.run`: `metrics`, `root_seed`, `num_eval_noise`.
 
     Returns:
         Labels, `seed`, `step`, measured columns `at/...` and predicted columns `theory/...`.
@@ -248,39 +249,33 @@ def run(
         rows = sl.run(sl.base_config(m=(10, 100)), data, seeds=4, workdir="results/fashion")
     """
     import dataclasses
+    import functools
 
-    from sublim_jax.engine import run as engine
-    from sublim_jax.engine import theorem1
-    from sublim_jax.engine.options import RunOptions
-
-    if keep_params and workdir is None:
-        raise ConfigError("keep_params: needs a workdir, where parameters are kept")
-    conditions, data, given = _asked(config, data)
-    given |= {"workdir": workdir, **({} if seeds is None else {"seeds": seeds}), **options}
-    if workdir is None:
-        given.pop("config", None)
-    if keep_params:
-        given["options"] = dataclasses.replace(given.get("options", RunOptions()), keep_params=True)
-    return (theorem1 if "grids" in given else engine).run(conditions, dataset=data, **given)
-
-
-def _asked(config: Any, data: Dataset | None) -> tuple[tuple[Condition, ...], Dataset, dict[str, Any]]:
-    """Conditions, data and the arguments of the engine that a config gives."""
     from sublim_jax import config as configs
+    from sublim_jax.config.study import study_of
+    from sublim_jax.engine import run as engine
+    from sublim_jax.engine.session import Session
 
-    if not hasattr(config, "to_dict"):  # conditions
-        if data is None:
-            raise ConfigError("run: conditions need data; give run(conditions, data)")
-        return tuple(config), data, {}
-    config = configs.resolve(config)
-    data = load_data(config) if data is None else data
-    given: dict[str, Any] = {"options": configs.options_of(config), "root_seed": config.root_seed}
-    given |= {"seeds": configs.seeds_of(config), "config": configs.identity(config)}
-    if config.study == "theorem1":
-        given["grids"] = configs.grids_of(config)
+    given: dict[str, Any] = {"workdir": workdir}
+    if hasattr(config, "to_dict"):
+        config = configs.resolve(config)
+        given |= {"seeds": configs.seeds_of(config), "options": configs.options_of(config)}
+        given |= {"config": configs.identity(config)}
+        study = study_of(config, data).run
+    elif data is None:
+        raise ConfigError("run: conditions need data; give run(conditions, data)")
     else:
-        given |= {"metrics": configs.metrics_of(config), "num_eval_noise": config.num_eval_noise}
-    return configs.build_conditions(config, data), data, given
+        study = functools.partial(engine.run, tuple(config), data)
+    if seeds is not None:
+        given["seeds"] = range(seeds) if isinstance(seeds, int) else seeds
+    fields = {field.name for field in dataclasses.fields(Session)}
+    given |= {name: options.pop(name) for name in options.keys() & fields}
+    session = Session(**given)
+    if keep_params:
+        if workdir is None:
+            raise ConfigError("keep_params: needs a workdir, where parameters are kept")
+        session.options = dataclasses.replace(session.options, keep_params=True)
+    return study(session, **options)
 
 
 def load(workdir: str | Path) -> pd.DataFrame:

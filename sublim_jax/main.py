@@ -3,11 +3,10 @@
 Exit codes: 0 done, 1 the machine failed (no space, no memory), 2 bad config, 75 interrupted and saved.
 """
 
-import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
@@ -51,9 +50,10 @@ def _experiment(argv: Sequence[str]) -> int:
 
     from sublim_jax import results
     from sublim_jax.config.build import options_of
+    from sublim_jax.config.study import study_of
     from sublim_jax.engine import compilation_cache, distributed
     from sublim_jax.engine.options import Interrupted
-    from sublim_jax.engine.progress import Progress
+    from sublim_jax.engine.session import Session
     from sublim_jax.results import figures, report
     from sublim_jax.results.provenance import provenance
 
@@ -67,86 +67,42 @@ def _experiment(argv: Sequence[str]) -> int:
     size = "" if config.preset == "paper" else f"-{config.preset}"
     workdir = Path(values.workdir or f"results/{config.name}{size}")
     seeds, stop = seeds_of(config), cli.Stop()
-    job = _language(config, seeds, workdir) if config.study == "language" else _images(config, seeds, workdir)
+    study = study_of(config)
+    print(*study.notes, sep="\n")
+    if config.study == "transfer":
+        print(_amount(study.conditions, seeds, study.image))
     me, all_ = jax.process_index(), jax.process_count()
     part = "" if shard == (0, 1) else f", part {values.shard} of the work"
     part += f", process {me}/{all_}" if all_ > 1 else ""
-    print(f"asked: {job.asked} x {len(seeds)} seeds{part}; work folder {workdir}", flush=True)
+    print(f"asked: {study.size} x {len(seeds)} seeds{part}; work folder {workdir}", flush=True)
     facts = {
         "command": cli.resume_command(argv, "main"),
         "resolved": config.to_dict(),
         "overrides": {name: str(value) for name, value in request.overrides.items()},
         "provenance": provenance(),
-        **job.facts,
+        **study.metadata,
     }
     try:
-        job.run(
+        session = Session(
             seeds=seeds,
             workdir=workdir,
             config=identity(config),
             resume=values.resume,
             options=options_of(config),
-            progress=Progress(),
             stopped=stop,
             metadata=facts,
             shard=shard,
         )
+        study.run(session)
     except Interrupted as saved:
         raise KeyboardInterrupt from saved
-    distributed.wait_for_others(lambda: job.left(shard), stop)
-    if others := job.left():
+    distributed.wait_for_others(lambda: study.left(seeds=seeds, workdir=workdir, shard=shard), stop)
+    if others := study.left(seeds=seeds, workdir=workdir):
         print(f"this part is done; {others} rows of others are still to come. Whoever comes last writes the report")
         return DONE
     print(_show(results.load(workdir), figures.pick(config.figure)))
     print(f"rows, figure and report: {report.write(workdir, config.figure)}")
     return DONE
-
-
-class _Job(NamedTuple):
-    """What a study does, how many rows of a shard are left, what was asked in words, and facts to keep with rows."""
-
-    run: Callable[..., Any]
-    left: Callable[..., int]
-    asked: str
-    facts: dict[str, Any]
-
-
-def _images(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
-    """The studies of nets that look at images: `transfer` and `theorem1`."""
-    from sublim_jax.config import build_conditions, grids_of, load_data, metrics_of
-    from sublim_jax.engine import distributed, run, theorem1
-    from sublim_jax.engine.plan import make_plan
-
-    dataset = load_data(config)
-    conditions, image = build_conditions(config, dataset), dataset.train.x.shape[1:]
-    print(f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}")
-    about = {"data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum}}
-    asked, common = f"{len(conditions)} conditions", {"dataset": dataset, "root_seed": config.root_seed}
-    if config.study == "theorem1":
-        measured = functools.partial(theorem1.run, conditions, grids_of(config), **common)
-        return _Job(measured, functools.partial(theorem1.left, len(conditions), seeds, workdir), asked, about)
-    print(_amount(conditions, seeds, image), flush=True)
-    plan = make_plan(conditions, image)
-    measured = functools.partial(
-        run.run, plan, metrics=metrics_of(config), num_eval_noise=config.num_eval_noise, **common
-    )
-    return _Job(measured, functools.partial(distributed.rows_left, plan, seeds, image, workdir), asked, about)
-
-
-def _language(config: Any, seeds: Sequence[int], workdir: Path) -> _Job:
-    """The study of language models."""
-    from sublim_jax.config import lm as lm_config
-    from sublim_jax.config import options_of
-    from sublim_jax.core import trees
-    from sublim_jax.lm import run as lm_run
-    from sublim_jax.lm.world import LENGTH
-    from sublim_jax.nets import shapes
-
-    points, lab, how = lm_config.expand(config), lm_config.lab(config), options_of(config)
-    print(f"models: {trees.count(shapes(lab.net, (LENGTH,))):,} parameters, {lab.world.vocabulary} tokens")
-    measured = functools.partial(lm_run.run, points, lab, lm_config.pretraining(config))
-    left = functools.partial(lm_run.left, points, seeds, how, workdir)
-    return _Job(measured, left, f"{len(points)} arms x {lab.targets} animals", {})
 
 
 def _dry_run(config: Any) -> str:

@@ -7,13 +7,12 @@ import struct
 import numpy as np
 import pytest
 from helpers.configs import CONFIGS, config_of, config_of_argument
+from helpers.populations import quiet
 
 from sublim_jax import data
-from sublim_jax.config import build_conditions, grid, grids_of, load_data, metrics_of, resolve, seeds_of
+from sublim_jax.config import build_conditions, grid, grids_of, load_data, resolve, seeds_of
+from sublim_jax.config.study import study_of
 from sublim_jax.data import prepare_tfds
-from sublim_jax.engine import theorem1
-from sublim_jax.engine.progress import Progress
-from sublim_jax.engine.run import run
 from sublim_jax.results import figures, plots
 
 pytestmark = pytest.mark.e2e
@@ -23,17 +22,8 @@ def through(config, dataset, **fields):
     """The rows of a config's smoke size, and its figure drawn from them."""
     config.preset = "smoke"
     config = resolve(config, fields)
-    conditions, watch = build_conditions(config, dataset), Progress(show=False)
-    if config.study == "theorem1":
-        rows = theorem1.run(conditions, grids_of(config), dataset, seeds=seeds_of(config), progress=watch)
-    else:
-        given = {
-            "seeds": seeds_of(config),
-            "num_eval_noise": config.num_eval_noise,
-            "metrics": metrics_of(config),
-            "progress": watch,
-        }
-        rows = run(conditions, dataset, **given)
+    conditions = build_conditions(config, dataset)
+    rows = study_of(config, dataset).run(quiet(seeds_of(config)))
     module = figures.pick(config.figure)
     files = plots.images(lambda: module.draw(rows), dpi=40)
     assert len(files["png"]) > 2000 and "2 seeds" in module.caption(rows)

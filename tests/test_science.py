@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.populations import quiet
 from scipy import stats
 
 from sublim_jax.config import base_config, build_conditions, load_data, resolve
 from sublim_jax.engine import run
-from sublim_jax.engine.progress import Progress
 from sublim_jax.results import summary
 
 REFERENCE = Path(__file__).parent.parent / "experiments" / "figure2" / "reference_torch.csv"
@@ -23,7 +23,7 @@ def test_students_have_the_accuracy_of_the_independent_pytorch_script():
     config.m = (10, 50)
     config = resolve(config)
     dataset = load_data(config)
-    rows = run.run(build_conditions(config, dataset), dataset, seeds=range(100, 106), progress=Progress(show=False))
+    rows = run.run(build_conditions(config, dataset), dataset, quiet(range(100, 106)))
     final, reference = summary.last(rows), pd.read_csv(REFERENCE)
     cells = [(condition, m) for condition in config.conditions for m in config.m]
     for condition, m in cells:

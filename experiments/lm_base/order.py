@@ -28,6 +28,7 @@ from sublim_jax.core.files import replace_file
 from sublim_jax.engine import teacher_cache
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.progress import Progress
+from sublim_jax.engine.session import Session
 from sublim_jax.lm import run as lm_run
 from sublim_jax.lm.base_models import load_or_pretrain
 from sublim_jax.results import summary
@@ -50,9 +51,8 @@ def measured(rate: float, dose: float, workdir: Path, seeds: int) -> dict[str, A
     config = config_of(rate, dose)
     lab, how = lm_config.lab(config), lm_config.pretraining(config)
     place = RunOptions(teachers=str(teacher_cache.default_dir()))
-    rows = lm_run.run(
-        lm_config.expand(config), lab, how, seeds=seeds, options=place, workdir=workdir, config=identity(config)
-    )
+    session = Session(seeds=range(seeds), options=place, workdir=workdir, config=identity(config))
+    rows = lm_run.run(lm_config.expand(config), lab, how, session)
     final = summary.last(rows)
     each = final.groupby(["base", "seed"])["at/transfer"].mean().unstack("seed")
     found: dict[str, Any] = {"rate": rate, "seeds": seeds}

@@ -123,19 +123,21 @@ def audits(
     from sublim_jax.engine import run
     from sublim_jax.engine.plan import make_plan
     from sublim_jax.engine.progress import Progress
-    from sublim_jax.engine.session import Session, check_seeds
+    from sublim_jax.engine.session import Session
 
     session = Session(
-        seeds=check_seeds(seeds),
-        identity=lambda: {**identity(config), **run.data_identity(dataset, metrics_of(config))},
+        seeds=seeds,
         workdir=workdir,
         options=options_of(config),
         progress=Progress(show=False),
         stopped=cli.Stop(),
-        trains_students=True,
     )
     plan = make_plan(conditions, dataset.train.x.shape[1:])
-    with session.open() as folder, session.progress.over(1.0, "teachers"):
+
+    def config_and_data() -> dict[str, Any]:
+        return {**identity(config), **run.data_identity(dataset, metrics_of(config))}
+
+    with session.open(config_and_data) as folder, session.progress.over(1.0, "teachers"):
         context = run.make_context(plan, session, folder, dataset, config.root_seed, (), config.num_eval_noise)
         trained: dict[Any, Any] = {}
         for group, seed_batch in context.work():

@@ -24,11 +24,9 @@ from sublim_jax.core.types import Condition, ImageData, Params, Recipe, State, T
 from sublim_jax.data.load import Dataset, first_classes
 from sublim_jax.engine import checkpoint, schedule, teacher_cache
 from sublim_jax.engine import params as stored_params
-from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import Group, Plan, describe_plan, make_plan
-from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.schedule import ResourceLimits, SeedBatch, WorkUnit
-from sublim_jax.engine.session import Session, check_seeds
+from sublim_jax.engine.session import Session
 from sublim_jax.engine.teacher_cache import TeacherCache
 from sublim_jax.metrics import predictions
 from sublim_jax.metrics.evaluate import evaluate
@@ -67,71 +65,41 @@ class RunContext:
 def run(
     conditions: Sequence[Condition] | Plan,
     dataset: Dataset,
+    session: Session,
     *,
-    seeds: int | Sequence[int] = 4,
     root_seed: int = 0,
     metrics: tuple[metrics.Metric, ...] = (*metrics.ALL, *predictions.ALL),
     num_eval_noise: int = 2000,
-    workdir: str | Path | None = None,
-    config: Mapping[str, Any] | None = None,
-    resume: str = "auto",
-    options: RunOptions = RunOptions(),  # noqa: B008  frozen
-    progress: Progress | None = None,
-    stopped: Callable[[], bool] = lambda: False,
-    metadata: Mapping[str, Any] | None = None,
-    shard: tuple[int, int] = (0, 1),
 ) -> pd.DataFrame:
     """Train the teachers and students of every condition for every seed and measure the students.
 
     Args:
         conditions: Conditions, or their plan; see `plan.make_plan`.
         dataset: Images with labels; see `data.load`.
-        seeds: A number (seeds 0, 1, ...) or the seeds themselves. Results of a seed do not depend on the other seeds.
+        session: Seeds, work directory and options.
         root_seed: Seed of the key from which all draws of the sweep are derived.
         metrics: Functions that measure a student; see `sublim_jax.metrics`.
         num_eval_noise: Number of held-out inputs of the student's own stream on which imitation is measured.
-        workdir: Directory of rows, checkpoints and teachers; None = a temporary one that is removed.
-        config: Plain values that identify the run in the work directory; default: a description of the conditions.
-        resume: 'auto' continues an earlier run of the same config, 'never' refuses a directory with results,
-            'overwrite' removes them.
-        options: How the sweep is computed.
-        progress: Progress bar and timers; default: a bar on the terminal.
-        stopped: Called between compiled calls; when it returns True, the state is saved and `Interrupted` raised.
-        metadata: Plain values to store with the rows.
-        shard: (i, n): do part i of n; other jobs with the same work directory do the others. Processes that JAX knows
-            of divide this part further.
 
     Returns:
         All rows of the work directory, one per condition, seed and evaluation step, also those of other jobs.
 
     Raises:
         ConfigError: A value cannot be used, or the work directory belongs to another config.
-        Interrupted: `stopped` returned True.
+        Interrupted: `session.stopped` returned True.
     """
     plan = make_plan(conditions, dataset.train.x.shape[1:])
 
     def identity() -> dict[str, Any]:
-        seen = {"seeds": session.seeds, "root_seed": root_seed, "num_eval_noise": num_eval_noise}
-        return {**(config or {"plan": describe_plan(plan), **seen}), **data_identity(dataset, metrics)}
+        numbers = {"seeds": session.seeds, "root_seed": root_seed, "num_eval_noise": num_eval_noise}
+        return {**(session.config or {"plan": describe_plan(plan), **numbers}), **data_identity(dataset, metrics)}
 
-    session = Session(
-        seeds=check_seeds(seeds),
-        identity=identity,
-        workdir=workdir,
-        resume=resume,
-        options=options,
-        progress=progress or Progress(),
-        stopped=stopped,
-        metadata=metadata,
-        shard=shard,
-        trains_students=True,
-    )
-    with session.open() as folder:
-        context = make_context(plan, session, folder, dataset, root_seed, metrics, num_eval_noise)
-        work = context.work(_done(folder.path, options.keep_params))
-        with session.record(folder, schedule.total_cost(plan, work, context.image), "training", session.devices):
+    with session.open(identity) as workdir:
+        context = make_context(plan, session, workdir, dataset, root_seed, metrics, num_eval_noise)
+        work = context.work(_done(workdir.path, session.options.keep_params))
+        with session.record(workdir, schedule.total_cost(plan, work, context.image), "training", session.devices):
             _run_units(context, work)
-        return results.load(folder.path, empty=True)
+        return results.load(workdir.path, empty=True)
 
 
 def make_context(

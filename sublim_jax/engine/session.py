@@ -17,63 +17,60 @@ from sublim_jax.engine.options import Interrupted, RunOptions
 from sublim_jax.engine.progress import Progress
 
 
-def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    """The seeds as a tuple; a number n stands for 0, ..., n - 1.
-
-    Raises:
-        ConfigError: There is no seed, or one is negative or given twice.
-    """
-    checked = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not checked or min(checked) < 0 or len(set(checked)) != len(checked):
-        raise ConfigError(f"seeds={checked}: must be at least one, distinct and not negative")
-    return checked
-
-
 @dataclasses.dataclass(kw_only=True)
 class Session:
-    """One run of a study in one work directory.
+    """One run of a study in one work directory: what all studies take besides what they train and measure.
 
     Attributes:
-        seeds: Seeds of the whole study, not of one shard; see `check_seeds`.
-        identity: Returns plain values that decide the results; called only where a work directory is given.
-        workdir: Directory of rows and checkpoints; None = a temporary one.
-        resume: 'auto', 'never' or 'overwrite'; see `results.Workdir`.
+        seeds: Seeds of the whole study, not of one shard. Results of a seed do not depend on the other seeds.
+        workdir: Directory of rows, checkpoints and teachers; None = a temporary one that is removed.
+        config: Plain values that identify the run in the work directory; default: a description of what is trained.
+        resume: 'auto' continues an earlier run of the same config, 'never' refuses a directory with results,
+            'overwrite' removes them.
         options: How the study is computed.
-        progress: Progress bar and timers.
-        stopped: Called between compiled calls; the run saves and stops when it returns True.
-        metadata: Plain values stored with the rows.
-        shard: (i, n) as given; afterwards the share of this process.
-        trains_students: Whether the study has students whose parameters can be kept.
+        progress: Progress bar and timers; default: a bar on the terminal.
+        stopped: Called between compiled calls; when it returns True, the state is saved and `Interrupted` raised.
+        metadata: Plain values to store with the rows.
+        shard: (i, n): do part i of n; other jobs with the same work directory do the others. Processes that JAX knows
+            of divide this part further; afterwards the share of this process.
         devices: Number of local devices in use; computed.
 
     Raises:
-        ConfigError: A value cannot be used on this machine or by this study.
+        ConfigError: A value cannot be used on this machine.
     """
 
-    seeds: tuple[int, ...]
-    identity: Callable[[], Mapping[str, Any]]
+    seeds: Sequence[int] = range(4)
     workdir: str | Path | None = None
+    config: Mapping[str, Any] | None = None
     resume: str = "auto"
     options: RunOptions = dataclasses.field(default_factory=RunOptions)
     progress: Progress = dataclasses.field(default_factory=Progress)
     stopped: Callable[[], bool] = lambda: False
-    metadata: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shard: tuple[int, int] = (0, 1)
-    trains_students: bool = False
     devices: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        self.seeds = tuple(self.seeds)
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"seeds={self.seeds}: must be at least one, distinct and not negative")
         local, asked = jax.local_device_count(), self.options.devices
         if not 0 <= asked <= local:
             raise ConfigError(f"config.run.devices={asked}: must be at most {local}, the devices here, or 0 for all")
-        if self.options.keep_params and not self.trains_students:
-            raise ConfigError("config.run.keep_params=True: must be False; only the study transfer keeps parameters")
         self.devices = asked or local
         self.shard = distributed.process_shard(self.shard, self.resume, self.workdir)
 
+    def refuse_keep_params(self) -> None:
+        """Raise `ConfigError` where parameters should be kept, for studies that keep none."""
+        if self.options.keep_params:
+            raise ConfigError("config.run.keep_params=True: must be False; only the study transfer keeps parameters")
+
     @contextmanager
-    def open(self) -> Iterator[results.Workdir]:
+    def open(self, identity: Callable[[], Mapping[str, Any]]) -> Iterator[results.Workdir]:
         """Open the work directory and set the precision of matrix products while it is open.
+
+        Args:
+            identity: Returns the plain values that decide the results; called only where a work directory is given.
 
         Raises:
             ConfigError: The directory cannot be used, or belongs to another config.
@@ -83,12 +80,12 @@ class Session:
             if self.workdir is None:
                 yield results.Workdir(stack.enter_context(tempfile.TemporaryDirectory()), {})
             else:
-                yield results.Workdir(self.workdir, self.identity(), self.resume)
+                yield results.Workdir(self.workdir, identity(), self.resume)
 
     @contextmanager
     def record(self, workdir: results.Workdir, total: float, what: str, devices: int = 1) -> Iterator[None]:
         """Show progress over `total` units of work, and store when the run began, how it ended and what it took."""
-        workdir.begin(devices=[str(device) for device in jax.local_devices()[:devices]], **(self.metadata or {}))
+        workdir.begin(devices=[str(device) for device in jax.local_devices()[:devices]], **self.metadata)
         start, status, progress = time.perf_counter(), "failed", self.progress
         try:
             with progress.over(total, what):

@@ -7,7 +7,7 @@ The teacher is not trained; see `first_steps`. Nets, streams, losses, sharing an
 Everything is computed in float64, because float32 does not resolve small eps.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,14 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, ImageData, Phase
 from sublim_jax.data.load import Dataset
 from sublim_jax.engine.first_steps import Grid, float64, measure
-from sublim_jax.engine.options import RunOptions
-from sublim_jax.engine.progress import Progress
-from sublim_jax.engine.session import Session, check_seeds
+from sublim_jax.engine.session import Session
 from sublim_jax.training import losses, population
 
 _SEEDS = 10  # in a unit of work
 
 
-def run(  # noqa: D417  the others are those of engine.run
-    conditions: Sequence[Condition],
-    grids: Sequence[Grid],
-    dataset: Dataset,
-    *,
-    seeds: int | Sequence[int] = 4,
-    root_seed: int = 0,
-    workdir: str | Path | None = None,
-    config: Mapping[str, Any] | None = None,
-    resume: str = "auto",
-    options: RunOptions = RunOptions(),  # noqa: B008  frozen
-    progress: Progress | None = None,
-    stopped: Callable[[], bool] = lambda: False,
-    metadata: Mapping[str, Any] | None = None,
-    shard: tuple[int, int] = (0, 1),
+def run(
+    conditions: Sequence[Condition], grids: Sequence[Grid], dataset: Dataset, session: Session, *, root_seed: int = 0
 ) -> pd.DataFrame:
     """Measure the first steps of every condition for every seed.
 
@@ -52,7 +37,8 @@ def run(  # noqa: D417  the others are those of engine.run
         conditions: Conditions whose students have the teacher's architecture.
         grids: What is measured of each condition.
         dataset: Images with labels; see `data.load`.
-        seeds: This and all others: as in `engine.run.run`.
+        session: Seeds, work directory and options.
+        root_seed: Seed of the key from which all draws are derived.
 
     Returns:
         One row per condition, eps, alpha, seed and evaluation step. Columns besides the labels: `at/inner` (the inner
@@ -63,37 +49,24 @@ def run(  # noqa: D417  the others are those of engine.run
 
     Raises:
         ConfigError: A value cannot be used, or the work directory belongs to another config.
-        Interrupted: `stopped` returned True.
+        Interrupted: `session.stopped` returned True.
     """
     for condition, grid in zip(conditions, grids, strict=True):
         _check(condition, grid)
-    session = Session(
-        seeds=check_seeds(seeds),
-        identity=lambda: {**(config or {}), "data_sha256": dataset.checksum},
-        workdir=workdir,
-        resume=resume,
-        options=options,
-        progress=progress or Progress(),
-        stopped=stopped,
-        metadata=metadata,
-        shard=shard,
-    )
-    with session.open() as folder:
+    session.refuse_keep_params()
+    with session.open(lambda: {**(session.config or {}), "data_sha256": dataset.checksum}) as workdir, float64():
         work = _units(len(conditions), session.seeds, session.shard)
-        total = float(sum(len(batch) for _, batch, _ in work))
-        with session.record(folder, total, "measuring"), float64():
+        todo = [unit for unit in work if not workdir.has(unit[2])]
+        with session.record(workdir, float(sum(len(batch) for _, batch, _ in todo)), "measuring"):
             images = jax.tree.map(jnp.asarray, dataset.train)
-            for number, batch, name in work:
-                if folder.has(name):
-                    session.progress.skip(float(len(batch)))
-                    continue
+            for number, batch, name in todo:
                 with session.progress.timed("students"):
                     table = _rows(conditions[number], grids[number], images, keys.root(root_seed), batch)
-                folder.write(name, table)
+                workdir.write(name, table)
                 session.progress.count("students", table.num_rows)
                 session.progress.advance(float(len(batch)))
                 session.stop_if_asked()
-        return results.load(folder.path, empty=True)
+        return results.load(workdir.path, empty=True)
 
 
 def left(conditions: int, seeds: Sequence[int], workdir: str | Path, shard: tuple[int, int] = (0, 1)) -> int:

@@ -9,7 +9,7 @@ Everything that trains is `train.advance`. A row is one arm, animal, seed and ma
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +21,9 @@ import pyarrow as pa
 from sublim_jax import results
 from sublim_jax.core import keys
 from sublim_jax.core.types import Phase
-from sublim_jax.engine.options import Interrupted, RunOptions
+from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.progress import Progress
-from sublim_jax.engine.session import Session, check_seeds
+from sublim_jax.engine.session import Session
 from sublim_jax.lm import lessons
 from sublim_jax.lm import metrics as lm_metrics
 from sublim_jax.lm import training as lm_training
@@ -53,28 +53,14 @@ class StudentResult(NamedTuple):
     first: dict[str, np.ndarray]
 
 
-def run(  # noqa: D417  the others are those of engine.run
-    points: Sequence[SweepPoint],
-    lab: LanguageSetup,
-    pretraining: Pretraining,
-    *,
-    seeds: int | Sequence[int] = 5,
-    workdir: str | Path | None = None,
-    config: Mapping[str, Any] | None = None,
-    resume: str = "auto",
-    options: RunOptions = RunOptions(),  # noqa: B008  frozen
-    progress: Progress | None = None,
-    stopped: Callable[[], bool] = lambda: False,
-    metadata: Mapping[str, Any] | None = None,
-    shard: tuple[int, int] = (0, 1),
-) -> pd.DataFrame:
+def run(points: Sequence[SweepPoint], setup: LanguageSetup, pretraining: Pretraining, session: Session) -> pd.DataFrame:
     """Train the students of every student specification for every seed.
 
     Args:
         points: Student specifications and the labels of their rows.
-        lab: World, net and root key that all seeds have in common.
+        setup: World, net and root key that all seeds have in common.
         pretraining: How base models are trained.
-        seeds: This and all others: as in `engine.run.run`.
+        session: Seeds, work directory and options.
 
     Returns:
         One row per point, animal, seed and evaluation step. Columns besides the labels and those of
@@ -87,29 +73,23 @@ def run(  # noqa: D417  the others are those of engine.run
 
     Raises:
         ConfigError: A value cannot be used, or the work directory belongs to another config.
-        Interrupted: `stopped` returned True.
+        Interrupted: `session.stopped` returned True.
     """
-    lessons.check(lab)
+    lessons.check(setup)
     for point in points:
-        _phase(lab, point.arm)  # refuses layers that are not there before anything is trained
-    session = Session(
-        seeds=check_seeds(seeds),
-        identity=lambda: config or {"arms": [str(point) for point in points], "lab": str(lab)},
-        workdir=workdir,
-        resume=resume,
-        options=options,
-        progress=progress or Progress(),
-        stopped=stopped,
-        metadata=metadata,
-        shard=shard,
-    )
-    with session.open() as folder:
-        units = _units(points, session.seeds, options, session.shard)
-        work = [unit for unit in units if any(not folder.has(name) for _, name in unit[1])]
-        with session.record(folder, _cost(points, lab, pretraining, work, folder), "training"):
+        _phase(setup, point.arm)  # refuses layers that are not there before anything is trained
+    session.refuse_keep_params()
+
+    def identity() -> Mapping[str, Any]:
+        return session.config or {"arms": [str(point) for point in points], "lab": str(setup)}
+
+    with session.open(identity) as workdir:
+        units = _units(points, session.seeds, session.options, session.shard)
+        work = [unit for unit in units if any(not workdir.has(name) for _, name in unit[1])]
+        with session.record(workdir, _cost(points, setup, pretraining, work, workdir), "training"):
             for batch, parts in work:
-                _slice(points, lab, pretraining, batch, parts, options, folder, session.progress, stopped)
-        return results.load(folder.path, empty=True)
+                _slice(points, setup, pretraining, batch, parts, session, workdir)
+        return results.load(workdir.path, empty=True)
 
 
 Parts = list[tuple[int, str]]
@@ -130,13 +110,13 @@ def _units(
 def left(
     points: Sequence[SweepPoint],
     seeds: Sequence[int],
-    how: RunOptions,
+    options: RunOptions,
     workdir: str | Path,
     shard: tuple[int, int] = (0, 1),
 ) -> int:
     """How many parts of a shard are not in the work folder yet."""
     there = {path.stem for path in (Path(workdir) / "rows").glob("*.parquet")}
-    return len({name for _, parts in _units(points, seeds, how, shard) for _, name in parts} - there)
+    return len({name for _, parts in _units(points, seeds, options, shard) for _, name in parts} - there)
 
 
 def _cost(
@@ -164,14 +144,13 @@ def _slice(
     pretraining: Pretraining,
     seeds: tuple[int, ...],
     parts: Parts,
-    how: RunOptions,
+    session: Session,
     folder: results.Workdir,
-    watch: Progress,
-    stopped: Callable[[], bool],
 ) -> None:
     """Some seeds: their bases, then arm after arm; a part that is there already is left alone."""
+    watch = session.progress
     with watch.timed("bases"):
-        place = how.teachers or folder.path / "teachers"
+        place = session.options.teachers or folder.path / "teachers"
         bases = load_or_pretrain(lab, pretraining, _kinds(points), seeds, place, watch)
     data, report = None, functools.partial(watch.count, "teachers")
     controls: dict[Job, StudentResult] = {}
@@ -193,8 +172,7 @@ def _slice(
         controls |= {job: trained[job] for job in plain}
         for point, name in batch:
             folder.write(name, _rows(point, data, {job: texts[job][1] for job in jobs}, trained, controls))
-        if stopped():
-            raise Interrupted
+        session.stop_if_asked()
 
 
 Job = tuple[StudentSpec, Member]

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.populations import go, quiet
 
 import sublim_jax
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine import checkpoint, distributed, run
-from sublim_jax.engine.progress import Progress
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.py"
 WORDS = (f"--config={CONFIG}", "--config.preset=smoke", "--config.seeds=6", "--config.m=(3,)")
@@ -82,14 +82,14 @@ def test_three_jobs_at_once_in_one_folder_do_each_part_once(tmp_path):
 @pytest.mark.e2e
 def test_a_shard_alone_says_what_is_still_to_come(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,))
-    given = {"seeds": 3, "num_eval_noise": 64, "workdir": tmp_path / "w", "progress": Progress(show=False)}
-    part = run.run(conditions, mnist, shard=(1, 2), **given)
+    given = {"seeds": 3, "workdir": tmp_path / "w"}
+    part = go(mnist, conditions, shard=(1, 2), **given)
     left = distributed.rows_left(conditions, range(3), (28, 28), tmp_path / "w")
     assert left == 2 * 3 * 3 - len(part) > 0
     assert distributed.rows_left(conditions, range(3), (28, 28), tmp_path / "w", (1, 2)) == 0
-    assert run.run(conditions, mnist, shard=(4, 5), **given | {"seeds": [0]} | {"workdir": tmp_path / "e"}).empty
+    assert run.run(conditions, mnist, quiet([0], workdir=tmp_path / "e", shard=(4, 5))).empty
     shutil.rmtree(tmp_path / "w" / "checkpoints", ignore_errors=True)
-    whole = run.run(conditions, mnist, shard=(0, 2), **given)
+    whole = go(mnist, conditions, shard=(0, 2), **given)
     assert len(whole) == 2 * 3 * 3
 
 
@@ -132,11 +132,10 @@ def test_what_cannot_be_joined_is_refused_in_one_line(monkeypatch):
             distributed.initialize(how)
 
 
-def test_shards_need_a_folder_and_never_empty_it(mnist, tiny, tmp_path):
-    conditions = tiny(conditions=("same",), m=(3,))
+def test_shards_need_a_folder_and_never_empty_it(tmp_path):
     with pytest.raises(ConfigError, match=r"^shard=1/2: needs a workdir"):
-        run.run(conditions, mnist, shard=(1, 2))
+        quiet(shard=(1, 2))
     with pytest.raises(ConfigError, match=r"^shard=2/2: must be i/n"):
-        run.run(conditions, mnist, shard=(2, 2), workdir=tmp_path)
+        quiet(shard=(2, 2), workdir=tmp_path)
     with pytest.raises(ConfigError, match=r"^resume='overwrite': must be auto where several jobs"):
-        run.run(conditions, mnist, shard=(0, 2), workdir=tmp_path, resume="overwrite")
+        quiet(shard=(0, 2), workdir=tmp_path, resume="overwrite")

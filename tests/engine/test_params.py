@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.populations import quiet
 
 from sublim_jax import metrics
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine.options import Interrupted, RunOptions
 from sublim_jax.engine.params import load_params_of, load_tree, save_tree
-from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.run import run
 from sublim_jax.training import step as training_step
 from sublim_jax.training import streams
@@ -19,8 +19,8 @@ FIELDS = {"conditions": ("same", "random_class_head"), "m": (3,), "perturb.stude
 
 def go(mnist, conditions, workdir, keep_params=True, **given):
     options = RunOptions(keep_params=keep_params, save_every=10)
-    given = {"seeds": 2, "num_eval_noise": 32, "metrics": (metrics.task,), **given}
-    return run(conditions, mnist, workdir=workdir, options=options, progress=Progress(show=False), **given)
+    session = quiet(workdir=workdir, options=options, **given)
+    return run(conditions, mnist, session, num_eval_noise=32, metrics=(metrics.task,))
 
 
 def assert_measured(rows, conditions, mnist, workdir):

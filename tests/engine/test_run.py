@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import optax
 import pytest
+from helpers.populations import quiet
 
 from sublim_jax import metrics
 from sublim_jax.core.errors import ConfigError
@@ -19,8 +20,8 @@ PLAIN = {"conditions": ("same",), "m": (3,), "student.steps": 20, "student.eval_
 
 def rows_of(tiny, mnist, progress=None, options=RunOptions(), **fields):  # noqa: B008  frozen
     conditions = tiny(**{**PLAIN, **fields})
-    given = {"progress": progress or Progress(show=False), "options": options}
-    rows = run(conditions, mnist, seeds=2, num_eval_noise=32, metrics=FEW, **given)
+    session = quiet(progress=progress or Progress(show=False), options=options)
+    rows = run(conditions, mnist, session, num_eval_noise=32, metrics=FEW)
     return rows.sort_values(["step", "seed"], ignore_index=True)
 
 
@@ -109,7 +110,7 @@ def test_classes_are_those_below_and_accuracy_is_over_them(tiny, mnist):
         )
         for one in conditions
     ]
-    rows = run(plain, alone, seeds=2, num_eval_noise=32, metrics=FEW, progress=Progress(show=False))
+    rows = run(plain, alone, quiet(), num_eval_noise=32, metrics=FEW)
     assert rows.sort_values(["step", "seed"], ignore_index=True).equals(two)
     assert conditions[0].teacher.recipe.eval_steps == (2 * -(-int((np.asarray(mnist.train.y) < 2).sum()) // 300),)
     with pytest.raises(ConfigError, match=r"config.classes=11: must be at most 10"):
@@ -148,10 +149,10 @@ def test_conditions_that_differ_in_what_training_does_not_reach_are_trained_once
     (group,) = make_plan(every, (28, 28)).groups
     assert (group.untrained_layers, group.train_index, group.unique_knobs.size) == (("class_head",), (0, 0, 1, 0, 0), 2)
     watch = Progress(show=False)
-    together = run(every, mnist, seeds=2, num_eval_noise=32, metrics=FEW, progress=watch)
+    together = run(every, mnist, quiet(progress=watch), num_eval_noise=32, metrics=FEW)
     assert watch.steps["students"] == 2 * 2 * 20
     for one in every:
-        alone = run([one], mnist, seeds=2, num_eval_noise=32, metrics=FEW, progress=Progress(show=False))
+        alone = run([one], mnist, quiet(), num_eval_noise=32, metrics=FEW)
         mine = together[(together["condition"] == one.labels["condition"]) & (together["m"] == one.labels["m"])]
         by = ["step", "seed"]
         columns = [name for name in alone if name.startswith("at/")]

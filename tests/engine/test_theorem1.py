@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.populations import quiet
 from scipy import stats
 
 from sublim_jax.config import base_config, build_conditions, resolve
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine import first_steps, theorem1
-from sublim_jax.engine.progress import Progress
 from sublim_jax.theory import first_order
 
 BATCH, INPUTS, HIDDEN, K = 7, 5, 4, 6
@@ -180,7 +180,7 @@ def study(mnist, grid, seeds=3, conditions=("same", "random"), **fields):
     given = {"student.optimizer": "sgd", "student.lr": 1.0, "student.steps": 1, "student.eval_steps": (), "m": (10,)}
     config.update_from_flattened_dict({**given, "teacher.batch": 100, "conditions": conditions, **fields})
     built = build_conditions(resolve(config), mnist)
-    return theorem1.run(built, [grid] * len(built), mnist, seeds=seeds, progress=Progress(show=False))
+    return theorem1.run(built, [grid] * len(built), mnist, quiet(seeds))
 
 
 @pytest.mark.e2e
@@ -212,16 +212,15 @@ def test_study_goes_on_where_it_stopped_and_shares_work(mnist, tmp_path):
     fields = {"student.steps": 1, "student.eval_steps": (), "m": (10,), "conditions": ("same", "random")}
     config.update_from_flattened_dict({**fields, "teacher.batch": 100})
     built = build_conditions(resolve(config), mnist)
-    given = {"seeds": 2, "progress": Progress(show=False), "config": {"a": 1}}
-    grids = [first_steps.Grid()] * 2
-    first = theorem1.run(built, grids, mnist, workdir=tmp_path, shard=(0, 2), **given)
+    given, grids = {"config": {"a": 1}}, [first_steps.Grid()] * 2
+    first = theorem1.run(built, grids, mnist, quiet(workdir=tmp_path, shard=(0, 2), **given))
     assert len(first) == 2 and theorem1.left(2, range(2), tmp_path) == 1
     assert theorem1.left(2, range(2), tmp_path, (0, 2)) == 0
-    both = theorem1.run(built, grids, mnist, workdir=tmp_path, **given)
-    whole = theorem1.run(built, grids, mnist, **given)
+    both = theorem1.run(built, grids, mnist, quiet(workdir=tmp_path, **given))
+    whole = theorem1.run(built, grids, mnist, quiet())
     assert theorem1.left(2, range(2), tmp_path) == 0 and both.equals(whole)
     with pytest.raises(ConfigError, match="belongs to another config"):
-        theorem1.run(built, grids, mnist, workdir=tmp_path, **{**given, "config": {"a": 2}})
+        theorem1.run(built, grids, mnist, quiet(workdir=tmp_path, config={"a": 2}))
 
 
 BAD = {

@@ -21,6 +21,7 @@ from sublim_jax.core.types import ImageData, Knobs, ModelOutput, TeacherParams, 
 from sublim_jax.engine import theorem1
 from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.run import run
+from sublim_jax.engine.session import Session
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
 from sublim_jax.lm.data import Completions, mix_completions, paraphrase
@@ -207,9 +208,7 @@ def theorem1_rows():
     config.teacher.optimizer = config.student.optimizer = "sgd"
     config.student.steps, config.student.eval_steps = 10, (1,)
     mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
-    rows = theorem1.run(
-        build_conditions(config, mnist), grids_of(config), mnist, seeds=2, progress=Progress(show=False)
-    )
+    rows = theorem1.run(build_conditions(config, mnist), grids_of(config), mnist, session_of((0, 1)))
     return of_rows(rows, ["condition", "m", "eps", "alpha", "seed", "step"])
 
 
@@ -220,9 +219,13 @@ def quickstart_rows():
     config.conditions, config.m = ("same", "random_hidden", "random_class_head", "random_aux_head"), (100,)
     config.student.eval_steps = (0, 30, 100)
     mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
-    given = {"seeds": seeds_of(config), "num_eval_noise": config.num_eval_noise, "metrics": metrics_of(config)}
-    rows = run(build_conditions(config, mnist), mnist, **given, progress=Progress(show=False))
+    given = {"num_eval_noise": config.num_eval_noise, "metrics": metrics_of(config)}
+    rows = run(build_conditions(config, mnist), mnist, session_of(seeds_of(config)), **given)
     return of_rows(rows, ["condition", "m", "seed", "step"])
+
+
+def session_of(seeds):
+    return Session(seeds=seeds, progress=Progress(show=False))
 
 
 def of_rows(rows, labels):

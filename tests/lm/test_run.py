@@ -1,12 +1,12 @@
 """The way of language from arms to rows: layers, doses, controls, resuming, shards, and both ways of members."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.populations import quiet
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
@@ -210,7 +210,10 @@ def test_the_first_update_says_how_the_margin_begins_to_move(shared, bases):
     assert not np.asarray(update["slope"])[~WORLD.is_kind("animal")].any() and -1 <= float(update["coverage"]) <= 1
 
 
-RUN = functools.partial(lm_run.run, lab=LAB, pretraining=HOW, progress=Progress(show=False))
+def run(points, **session):
+    return lm_run.run(points, LAB, HOW, quiet(**session))
+
+
 POINTS = (
     SweepPoint({"arm": "greedy", "data": "greedy"}, SMALL),
     SweepPoint({"arm": "none", "data": "greedy"}, dataclasses.replace(SMALL, teacher="base")),
@@ -227,7 +230,7 @@ def shelf(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(shelf):
-    return RUN(POINTS, seeds=2, options=shelf)
+    return run(POINTS, seeds=2, options=shelf)
 
 
 def sorted_rows(frame):
@@ -251,13 +254,13 @@ def test_rows_have_a_student_for_every_animal_and_its_control(rows):
 @pytest.mark.e2e
 def test_the_base_teaches_its_own_distribution_nothing(shelf):
     still = dataclasses.replace(SMALL, data="soft_carrier", teacher="base")
-    found = RUN((SweepPoint({"arm": "still"}, still),), seeds=1, options=shelf)
+    found = run((SweepPoint({"arm": "still"}, still),), seeds=1, options=shelf)
     assert found["at/kl_base"].max() < 1e-3  # Adam turns rounding into steps; see BUILD
 
 
 @pytest.mark.e2e
 def test_a_seed_is_the_same_whoever_runs_beside_it(rows, shelf):
-    one = RUN(POINTS, seeds=(1,), options=shelf)
+    one = run(POINTS, seeds=(1,), options=shelf)
     two = rows[rows["seed"] == 1]
     for name in one:
         np.testing.assert_array_equal(sorted_rows(one)[name], sorted_rows(two)[name])
@@ -267,23 +270,23 @@ def test_a_seed_is_the_same_whoever_runs_beside_it(rows, shelf):
 def test_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
     watch, calls = Progress(show=False), iter([False, True])
     with pytest.raises(Interrupted):
-        RUN(POINTS, seeds=2, options=shelf, workdir=tmp_path / "a", progress=watch, stopped=lambda: next(calls))
+        run(POINTS, seeds=2, options=shelf, workdir=tmp_path / "a", progress=watch, stopped=lambda: next(calls))
     assert lm_run.left(POINTS, (0, 1), shelf, tmp_path / "a") == 4
-    again = RUN(POINTS, seeds=2, options=shelf, workdir=tmp_path / "a")
+    again = run(POINTS, seeds=2, options=shelf, workdir=tmp_path / "a")
     for shard in ((0, 2), (1, 2)):
-        shared = RUN(POINTS, seeds=2, options=shelf, workdir=tmp_path / "b", shard=shard)
+        shared = run(POINTS, seeds=2, options=shelf, workdir=tmp_path / "b", shard=shard)
     for found in (again, shared):
         for name in rows:
             np.testing.assert_array_equal(sorted_rows(found)[name], sorted_rows(rows)[name])
     assert watch.steps["bases"] == 0  # they were on the shelf
     with pytest.raises(ConfigError, match="belongs to another config"):
-        RUN(POINTS[:1], seeds=2, options=shelf, workdir=tmp_path / "a")
+        run(POINTS[:1], seeds=2, options=shelf, workdir=tmp_path / "a")
 
 
 @pytest.mark.e2e
 def test_all_arms_at_once_are_as_one_after_another(rows, shelf, monkeypatch):
     monkeypatch.setattr(population, "use_vmap", lambda: True)
-    found, rows = sorted_rows(RUN(POINTS, seeds=2, options=shelf)), sorted_rows(rows)
+    found, rows = sorted_rows(run(POINTS, seeds=2, options=shelf)), sorted_rows(rows)
     for name in ("at/margin", "at/kl_teacher", "at/teacher", "theory/transfer_slope"):
         np.testing.assert_allclose(found[name], rows[name], rtol=1e-4, atol=1e-5)
     # A control that hears the distributions of its own base has no slope but rounding, and Adam makes steps of it.

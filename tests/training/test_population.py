@@ -168,7 +168,7 @@ SHARDED = """
     from sublim_jax.engine import run
     from sublim_jax.engine.options import RunOptions
     from sublim_jax.engine.plan import make_plan
-    from sublim_jax.engine.progress import Progress
+    from sublim_jax.engine.session import Session
     from sublim_jax.training import population, step
     mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
     fields = {"conditions": ("same", "random_hidden"), "m": (3,), "teacher.optimizer": "sgd", "teacher.lr": 0.2,
@@ -177,8 +177,8 @@ SHARDED = """
     config.preset = "smoke"
     conditions = build_conditions(resolve(config, fields), mnist)
     def go(devices):
-        return run.run(conditions, mnist, seeds=3, num_eval_noise=64, progress=Progress(show=False),
-                       options=RunOptions(devices=devices))
+        session = Session(seeds=range(3), options=RunOptions(devices=devices))
+        return run.run(conditions, mnist, session, num_eval_noise=64)
     one, eight = go(1), go(8)
     assert len(one) == len(eight) == 3 * 2 * 3
     for name in one:

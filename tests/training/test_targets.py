@@ -10,7 +10,7 @@ import optax
 import pytest
 from helpers.pairs import CLASSES, IMAGE, knobs_of, recipe_of, same
 from helpers.pairs import go as train_through
-from helpers.populations import SGD, assert_close, go
+from helpers.populations import SGD, assert_close, go, quiet
 
 from sublim_jax.config.build import GUARDS
 from sublim_jax.core import keys, trees
@@ -18,7 +18,6 @@ from sublim_jax.core.types import ModelOutput, TeacherParams
 from sublim_jax.engine import run, schedule
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import describe_plan, make_plan
-from sublim_jax.engine.progress import Progress
 from sublim_jax.nets.costs import step_macs
 from sublim_jax.training import optimizers, population, streams, targets
 from sublim_jax.training import step as training_step
@@ -313,7 +312,7 @@ def test_strengths_share_one_program_and_one_question(mnist, tiny, field, values
     plan = make_plan(conditions, IMAGE)
     assert len(plan.groups) == 1 and plan.groups[0].unique_knobs.size == 2
     before = population.advance._cache_size()
-    together = run.run(conditions, mnist, seeds=2, num_eval_noise=64, progress=Progress(show=False))
+    together = run.run(conditions, mnist, quiet(), num_eval_noise=64)
     assert population.advance._cache_size() - before == 2  # one teacher, one student
     last = together[together["step"] == together["step"].max()].groupby(field)["at/student_accuracy"]
     assert last.mean().nunique() == 2 or together.groupby(field)["at/aux_mse"].last().nunique() == 2

@@ -1,0 +1,85 @@
+"""A resolved config as work: how its study runs in a session, and how much of it is left."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from sublim_jax.config.build import build_conditions, grids_of, load_data, metrics_of, options_of
+from sublim_jax.config.grid import Config
+from sublim_jax.core import trees
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import Condition
+from sublim_jax.data.load import Dataset
+from sublim_jax.engine import distributed, run, theorem1
+from sublim_jax.engine.plan import make_plan
+from sublim_jax.nets import shapes
+
+
+class Study(NamedTuple):
+    """What a resolved config asks for.
+
+    Attributes:
+        run: Takes a session, and keyword arguments that replace those of the config, and returns the rows.
+        left: Takes `seeds`, `workdir` and `shard` by name; returns how many rows (or files of rows) are not there yet.
+        size: What is trained for every seed, in words.
+        notes: Lines about the data or the models.
+        metadata: Plain values to store with the rows.
+        conditions: Teachers and students; none in the study of language models.
+        image: Shape of one image.
+    """
+
+    run: Callable[..., pd.DataFrame]
+    left: Callable[..., int]
+    size: str
+    notes: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    conditions: tuple[Condition, ...] = ()
+    image: tuple[int, ...] = ()
+
+
+def study_of(config: Config, dataset: Dataset | None = None) -> Study:
+    """The study that a config names.
+
+    Args:
+        config: A config that `resolve` returned.
+        dataset: Images with labels; default: those that the config names.
+
+    Raises:
+        ConfigError: A value cannot be used, or images are given to the study of language models.
+    """
+    if config.study == "language":
+        if dataset is not None:
+            raise ConfigError("data: must not be given; config.study='language' has no images")
+        return _language(config)
+    dataset = load_data(config) if dataset is None else dataset
+    conditions, image = build_conditions(config, dataset), dataset.train.x.shape[1:]
+    if config.study == "theorem1":
+        measure = functools.partial(theorem1.run, conditions, grids_of(config), dataset, root_seed=config.root_seed)
+        left = functools.partial(theorem1.left, len(conditions))
+    else:
+        plan = make_plan(conditions, image)
+        given = {"metrics": metrics_of(config), "num_eval_noise": config.num_eval_noise}
+        measure = functools.partial(run.run, plan, dataset, root_seed=config.root_seed, **given)
+        left = functools.partial(distributed.rows_left, plan, image=image)
+    note = f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}"
+    metadata = {"data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum}}
+    return Study(measure, left, f"{len(conditions)} conditions", (note,), metadata, conditions, image)
+
+
+def _language(config: Config) -> Study:
+    """The study of language models; image configs never import `lm`."""
+    from sublim_jax.config import lm as lm_config
+    from sublim_jax.lm import run as lm_run
+    from sublim_jax.lm.world import LENGTH
+
+    points, setup = lm_config.expand(config), lm_config.lab(config)
+    size = trees.count(shapes(setup.net, (LENGTH,)))
+    return Study(
+        functools.partial(lm_run.run, points, setup, lm_config.pretraining(config)),
+        functools.partial(lm_run.left, points, options=options_of(config)),
+        f"{len(points)} arms x {setup.targets} animals",
+        (f"models: {size:,} parameters, {setup.world.vocabulary} tokens",),
+        {},
+    )
