@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from sublim_jax import cli
 from sublim_jax.cli import DONE
-from sublim_jax.config import command_line, identity, resolve, seeds_of
+from sublim_jax.config import command_line, identity, seeds_of
 
 _HOUR = 1e15  # floating-point operations of an hour on 2 CPU cores, measured; see BUILD.md
 
 
 def main(argv: Sequence[str]) -> int:
     """Run what the command line asks and return the exit code; every refusal is one line on standard error."""
-    return cli.run_command(lambda: _experiment(_flags(argv), argv), argv, "main")
+    return cli.run_command(lambda: _experiment(argv), argv, "main")
 
 
-def _flags(argv: Sequence[str]) -> flags.FlagValues:
+def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text = {
         "shard": "part i of n of the work, counted from 0, e.g. --shard=0/4",
@@ -36,16 +35,16 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_bool("dry_run", False, "print what would be trained, and train nothing", flag_values=values)
     flags.DEFINE_bool("list", False, "print every config with its purpose and measured time", flag_values=values)
     flags.DEFINE_bool("fields", False, "print every config field with its allowed values", flag_values=values)
-    return command_line.parse_flags(values, argv, __doc__ or "")
+    return values
 
 
-def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
+def _experiment(argv: Sequence[str]) -> int:
+    values = _flags()
+    request = command_line.parse_flags(values, argv, __doc__ or "")
     if values.list or values.fields:
         print(command_line.list_configs() if values.list else command_line.list_fields())
         return DONE
-    command_line.require_config(values)
-    overrides = dict(config_flags.get_override_values(values["config"]))
-    config = resolve(values.config, overrides)
+    config = request.resolve()
     # Imported after the flags are checked, because JAX takes seconds.
     import jax
 
@@ -79,7 +78,7 @@ def _experiment(values: flags.FlagValues, argv: Sequence[str]) -> int:
     facts = {
         "command": cli.resume_command(argv, "main"),
         "resolved": config.to_dict(),
-        "overrides": {name: str(value) for name, value in overrides.items()},
+        "overrides": {name: str(value) for name, value in request.overrides.items()},
         "provenance": provenance(),
         **study.metadata,
     }

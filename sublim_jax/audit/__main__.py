@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from ml_collections import config_flags
 
 from sublim_jax import cli
 from sublim_jax.cli import DONE
-from sublim_jax.config.command_line import parse_flags, require_config
+from sublim_jax.config.command_line import parse_flags
 from sublim_jax.core.errors import ConfigError
 
 HEADS = ("aux_head", "class_head")
@@ -59,14 +58,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _audits(argv: Sequence[str]) -> int:
-    values = parse_flags(flags.FlagValues(), argv, __doc__ or "")
-    require_config(values)
+    values = flags.FlagValues()
+    request = parse_flags(values, argv, __doc__ or "")
     # Imported late: a misspelt flag should not wait for JAX.
-    from sublim_jax.config import build_conditions, load_data, resolve, seeds_of
+    from sublim_jax.config import build_conditions, load_data, seeds_of
     from sublim_jax.engine import compilation_cache
     from sublim_jax.engine.options import Interrupted
 
-    config = resolve(values.config, dict(config_flags.get_override_values(values["config"])))
+    config = request.resolve()
     if config.study != "transfer":
         raise ConfigError(
             f"config.study={config.study!r}: must be transfer; language's rows have at/coverage and slopes"

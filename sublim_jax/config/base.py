@@ -6,6 +6,7 @@ from typing import Any
 from sublim_jax.config import grid, schema
 from sublim_jax.config.grid import Config
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.nested import flatten
 
 _SMOKE = {
     "seeds": 2,
@@ -22,6 +23,7 @@ _SMOKE = {
     "run.save_every": 10,
     "metrics": ("task", "budget", "imitation", "representation", "layers"),  # predictions double the compile time
 }
+_SOURCES = ("source", "folder", "tfds_dir", "verify", "more_folder")  # fields of `data` that do not change the images
 
 
 def base_config(preset: str = "paper") -> Config:
@@ -67,28 +69,29 @@ def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Confi
     """Apply the preset of a config and check every value.
 
     Args:
-        config: a config, which is left as it is.
-        overrides: fields that the user set, by dotted name; they win over the preset.
+        config: A config, which is left as it is.
+        overrides: Fields that the user set, by dotted name; they win over the preset.
 
     Returns:
         A copy of the config with the values of the preset.
 
     Raises:
-        ConfigError: at the first bad value; the message names the field, the value and what is allowed.
+        ConfigError: At the first bad value; the message names the field, the value and what is allowed.
     """
-    config, overrides = config.copy_and_resolve_references(), dict(overrides or {})
+    config, overrides = config.copy_and_resolve_references(), overrides or {}
     schema.check_value("preset", config.preset, schema.IMAGE_FIELDS["preset"].rule)
     for name in config.arms:
-        for field in overrides.keys() & grid.flatten(config.arms[name]).keys():
+        for field in overrides.keys() & flatten(config.arms[name].to_dict()).keys():
             raise ConfigError(f"config.{field}: is swept by an arm; say --config.arms.{name}.{field}")
     if config.preset != "paper":
-        toy = _SMOKE if config.preset == "smoke" and config.study != "language" else {}
-        schema.set_fields(config, toy)
-        schema.set_fields(config, grid.flatten(config.presets[config.preset]), f"config.presets.{config.preset}")
+        if config.preset == "smoke" and config.study != "language":
+            schema.set_fields(config, _SMOKE)
+        preset = flatten(config.presets[config.preset].to_dict())
+        schema.set_fields(config, preset, f"config.presets.{config.preset}")
         schema.set_fields(config, overrides)
     check = schema.check
     if config.study == "language":
-        from sublim_jax.config.lm import check  # image configs never import `lm`
+        from sublim_jax.config.lm import check  # image configs do without `lm`
     check(config)
     for point in grid.expand(config):
         check(point.config)
@@ -98,13 +101,12 @@ def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Confi
 def identity(config: Config) -> dict[str, Any]:
     """The fields that decide the results, as plain values, which a work folder remembers.
 
-    The place of the images is left out, since their checksum is kept; of `run` only the precision is kept.
+    The source of the images is left out, since their checksum is kept; of `run` only the precision is kept.
     """
-    dropped = ("figure", "name", "preset", "presets", *(("study", "theorem1") if config.study == "transfer" else ()))
-    fields = {name: value for name, value in config.to_dict().items() if name not in dropped}
-    places = ("source", "folder", "tfds_dir", "verify", "more_folder")
+    ignored = ("figure", "name", "preset", "presets", *(("study", "theorem1") if config.study == "transfer" else ()))
+    fields = {name: value for name, value in config.to_dict().items() if name not in ignored}
     if config.study != "language":  # which has no images
-        fields["data"] = {name: value for name, value in fields["data"].items() if name not in places}
+        fields["data"] = {name: value for name, value in fields["data"].items() if name not in _SOURCES}
     return fields | {"run": {"precision": config.run.precision}}
 
 

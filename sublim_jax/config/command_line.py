@@ -6,113 +6,96 @@ import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from sublim_jax.config import grid, schema
+from sublim_jax.config import base, grid, schema
+from sublim_jax.config.grid import Config
 from sublim_jax.core.errors import ConfigError, unknown_name
 
+_YES, _NO = ("true", "t", "1", "yes", "y"), ("false", "f", "0", "no", "n")
 
-def parse_flags(values: flags.FlagValues, argv: Sequence[str], intro: str) -> flags.FlagValues:
+
+class Request(NamedTuple):
+    """What a command line asks for: the config, if it names one, and the fields that it sets."""
+
+    config: Config | None
+    overrides: dict[str, Any]
+
+    def resolve(self) -> Config:
+        """The checked config; raises `ConfigError` where none is named."""
+        if self.config is None:
+            raise ConfigError("config: not given; say for instance --config=quickstart")
+        return base.resolve(self.config, self.overrides)
+
+
+def parse_flags(values: flags.FlagValues, argv: Sequence[str], intro: str) -> Request:
     """Parse a command line with `--config`, `--workdir` and `--help` besides the flags defined in `values`.
 
     Args:
-        values: flags of the command; those of this function are added.
-        argv: words of the command line, the first one being the program.
-        intro: text that --help prints before the flags.
+        values: Flags of the command, which receive their values; those of this function are added.
+        argv: Words of the command line, the first one being the program.
+        intro: Text that --help prints before the flags.
 
     Raises:
-        ConfigError: for a wrong flag, file, field or type, with one line that says what is allowed.
+        ConfigError: A flag, file, field or type is wrong.
     """
+    text = "a config by name or file, e.g. --config=figure2 or --config=mine.py"
+    flags.DEFINE_string("config", None, text, flag_values=values)
     flags.DEFINE_string("workdir", None, "folder of results, e.g. --workdir=results/mine", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
-    if {"-h", "--help"} & set(argv[1:]):
-        described = {"config": "a config by name or file, e.g. --config=figure2 or --config=mine.py"}
-        described |= {flag.name: flag.help or "" for flag in dict.fromkeys(values[name] for name in values)}
-        print(intro, "Flags:", *(f"  --{name:<12} {text}" for name, text in described.items()), sep="\n")
-        raise SystemExit(0)
-    words, source = _split_config(argv[1:])
-    if source is not None:
-        config = load_config(source)
-        _check_overrides(words, config)
-        parsing = {"flag_values": values, "lock_config": True, "sys_argv": [argv[0], *words]}
-        config_flags.DEFINE_config_dict("config", config, "config", **parsing)
+    values.set_gnu_getopt()
     try:
-        rest = values([argv[0], *words])
+        words = iter(values(argv, known_only=True)[1:])
+        if values.help:
+            listed = dict.fromkeys(values[name] for name in values)
+            print(intro, "Flags:", *(f"  --{flag.name:<12} {flag.help}" for flag in listed), sep="\n")
+            raise SystemExit(0)
+        request = Request(None if values.config is None else load_config(values.config), {})
+        for word in words:
+            match = re.fullmatch(r"--?(no)?config\.([^=]+)(?:=(.*))?", word, re.DOTALL)
+            if match and request.config is not None:
+                field, default = match[2], _default(request.config, match[2])
+                implied = ("false" if match[1] else "true") if isinstance(default, bool) else None
+                text = match[3] or implied or next(words, "")
+                request.overrides[field] = _value(request.config, field, text, default)
+            elif values([argv[0], word])[1:]:  # which raises for an unknown flag
+                raise ConfigError(f"command line: {word!r} is not a flag; fields are given as --config.field=value")
     except flags.Error as error:
         raise ConfigError(_line(error)) from error
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ConfigError(f"command line: {_line(error)}") from error
-    if rest[1:]:
-        raise ConfigError(f"command line: {rest[1]!r} is not a flag; fields are given as --config.field=value")
-    return values
+    if request.config is not None:
+        schema.set_fields(request.config, request.overrides)
+    return request
 
 
-def require_config(values: flags.FlagValues) -> None:
-    """Raise `ConfigError` unless the command line named a config."""
-    if "config" not in values:
-        raise ConfigError("config: not given; say for instance --config=quickstart")
+def _default(config: Config, field: str) -> Any:
+    """The value of a field in a config; raises `ConfigError` where there is no such field."""
+    section, path = config, ["config"]
+    for name in field.split("."):
+        if not isinstance(section, ConfigDict) or name not in section:
+            names = sorted(section) if isinstance(section, ConfigDict) else ["(no fields)"]
+            if grid.plain_name(field) in grid.RENAMED:
+                raise grid.unknown_field("command line", field, ())
+            raise ConfigError(unknown_name(f"--{'.'.join(path)}", name, names))
+        section, path = section[name], [*path, name]
+    if isinstance(section, ConfigDict):
+        raise ConfigError(f"--config.{field}: is a section of the config; set one of its fields, {', '.join(section)}")
+    return section
 
 
-def _split_config(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """The words without --config=FILE, and FILE."""
-    rest, source, index = [], None, 0
-    while index < len(words):
-        word = words[index]
-        if re.match(r"--?config=", word):
-            source = word.split("=", 1)[1]
-        elif word in ("--config", "-config") and index + 1 < len(words):
-            source, index = words[index + 1], index + 1
-        else:
-            rest.append(word)
-        index += 1
-    return rest, source
-
-
-def _check_overrides(words: Sequence[str], config: ConfigDict) -> None:
-    """Refuse a misspelt field or a value of a wrong type."""
-    for index, word in enumerate(words):
-        match = re.match(r"--?(no)?config\.([^=]+)(=(.*))?$", word, re.DOTALL)
-        if match is None:
-            continue
-        path, text = match[2], match[4]
-        _check_field(path, config)
-        default = grid.flatten(config).get(path)
-        if text is None and index + 1 < len(words) and not isinstance(default, bool):
-            text = words[index + 1]
-        if default is not None and text is not None and not _has_type(text, default):
-            allowed = schema.allowed(schema.fields_of(config), path)
-            raise ConfigError(f"--config.{path}={text}: must be {allowed}")
-
-
-def _check_field(path: str, config: ConfigDict) -> None:
-    section: Any = config
-    parts = path.split(".")
-    for depth, part in enumerate(parts):
-        if not isinstance(section, ConfigDict) or part not in section:
-            if grid.plain_name(path) in grid.RENAMED:
-                raise grid.unknown_field("command line", path, ())
-            names = list(section) if isinstance(section, ConfigDict) else ["(no fields)"]
-            raise ConfigError(unknown_name(f"--{'.'.join(['config', *parts[:depth]])}", part, names))
-        section = section[part]
-
-
-def _has_type(text: str, default: Any) -> bool:
-    """Whether a text of the command line can be read as a value of the type of the default."""
-    if isinstance(default, bool):
-        return text.lower() in ("true", "false", "t", "f", "1", "0", "yes", "no", "y", "n")
-    if isinstance(default, str):
-        return True
+def _value(config: Config, field: str, text: str, default: Any) -> Any:
+    """The value that a text of the command line means, of the type of the default."""
     try:
-        if isinstance(default, tuple):
-            ast.literal_eval(text)
-        else:
-            type(default)(text)
-    except (ValueError, SyntaxError):
-        return False
-    return True
+        if isinstance(default, bool):
+            return {**dict.fromkeys(_YES, True), **dict.fromkeys(_NO, False)}[text.lower()]
+        if isinstance(default, str | int | float):
+            return type(default)(text)
+        value = ast.literal_eval(text)
+    except (KeyError, ValueError, SyntaxError) as error:
+        raise schema.bad_value(config, field, text, "--config") from error
+    return value if isinstance(value, tuple) or not isinstance(default, tuple) else (value,)
 
 
 def config_files() -> dict[str, Path]:
@@ -138,11 +121,10 @@ def load_config(source: str) -> ConfigDict:
     """The config of `NAME`, `FILE.py` or either followed by `:ARGUMENT`, which `get_config` receives.
 
     Raises:
-        ConfigError: where there is no such file, or where its code fails.
+        ConfigError: There is no such file, or its code fails.
     """
     name, _, argument = source.partition(":")
-    file = find_config(name)
-    spec = importlib.util.spec_from_file_location("sublim_jax_config", file)
+    spec = importlib.util.spec_from_file_location("sublim_jax_config", find_config(name))
     if spec is None or spec.loader is None:
         raise ConfigError(f"config={name!r}: must be a Python file with get_config()")
     module = importlib.util.module_from_spec(spec)
@@ -152,18 +134,15 @@ def load_config(source: str) -> ConfigDict:
     except Exception as error:  # code of a user
         raise ConfigError(f"config={name!r}: {_renamed(error) or f'{type(error).__name__}: {_line(error)}'}") from error
     if not isinstance(config, ConfigDict):
-        raise ConfigError(
-            f"config={name!r}: get_config() must return a ConfigDict, it returned {type(config).__name__}"
-        )
+        raise ConfigError(f"config={name!r}: get_config() must return a ConfigDict, not {type(config).__name__}")
     return config
 
 
 def _renamed(error: Exception) -> str:
     """The line for a locked config that was asked for a field by its old name; empty for any other error."""
-    key = re.search(r"""['"](\w+)['"]""", str(error))
+    key = re.search(r"""['"](\w+)['"]""", str(error)) if isinstance(error, AttributeError | KeyError) else None
     new = {old.rpartition(".")[2]: name.rpartition(".")[2] for old, name in grid.RENAMED.items()}
-    known = isinstance(error, AttributeError | KeyError) and key is not None and key[1] in new
-    return f"field {key[1]!r} is now called {new[key[1]]!r}" if known and key else ""
+    return f"field {key[1]!r} is now called {new[key[1]]!r}" if key and key[1] in new else ""
 
 
 def list_configs() -> str:
@@ -187,7 +166,7 @@ def list_fields() -> str:
         lines += [title, ""]
         for name, (default, rule, meaning) in fields.items():
             lines += [f"--config.{name}={default!r}  {type(default).__name__}", f"    {meaning}", f"    {rule.allowed}"]
-        lines += [""]
+        lines.append("")
     return "\n".join(lines)
 
 

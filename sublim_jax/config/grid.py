@@ -11,22 +11,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from sublim_jax.core.errors import ConfigError, unknown_name
+from sublim_jax.core.nested import flatten
 
 Config = Any  # an ml_collections.ConfigDict; its fields are not known to a type checker
 
 _ALWAYS = ("conditions", "m")  # swept and labelled in every config
-_NAMES = {"conditions": "condition"}
 # The fields that may differ between the points of a sweep.
 _SECTIONS = ("net", "teacher", "student", "perturb", "theorem1", "lm")
 _SINGLE = (*_ALWAYS, "classes")
 # Rows have columns of their own for these: step, eps, alpha.
-_HOW_LONG = ("student.steps", "student.eval_steps", "theorem1.eps", "theorem1.alpha", "theorem1.draws")
-_HOW_LONG += ("lm.steps", "lm.eval_steps")
-
-
+_UNLABELLED = ("student.steps", "student.eval_steps", "theorem1.eps", "theorem1.alpha", "theorem1.draws")
+_UNLABELLED += ("lm.steps", "lm.eval_steps")
 # Fields that had another name in earlier versions.
 RENAMED = {
     "student.marks": "student.eval_steps",
@@ -37,14 +35,6 @@ RENAMED = {
     "run.every": "run.save_every",
     "run.chunk": "run.seed_batch",
 }
-
-
-def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
-    """The fields of a config by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def plain_name(name: str) -> str:
@@ -72,14 +62,14 @@ def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
     """Add a grid of values to a config.
 
     Args:
-        config: the config, which is changed.
-        name: name of the grid, a label of its rows.
-        axes: tuples of values by dotted field: {"student.hidden": ((8, 256), (16, 256)), "m": (10, 50)}.
+        config: The config, which is changed.
+        name: Name of the grid, a label of its rows.
+        axes: Tuples of values by dotted field: {"student.hidden": ((8, 256), (16, 256)), "m": (10, 50)}.
 
     Raises:
-        ConfigError: where the config has no such field, or where the values are no tuple.
+        ConfigError: The config has no such field, or the values are no tuple.
     """
-    flat = flatten(config)
+    flat = flatten(config.to_dict())
     for field, values in axes.items():
         if field not in flat:
             raise unknown_field(f"arm {name!r}", field, flat)
@@ -104,50 +94,57 @@ def nested(fields: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(tree)
 
 
-def grids(config: Config) -> dict[str, dict[str, tuple[Any, ...]]]:
-    """The fields that each grid sweeps with their values; one grid without a name where the config has none."""
-    common = {field: tuple(config[field]) for field in _ALWAYS if field in config}
-    given = {name: flatten(config.arms[name]) for name in config.arms} or {"": {}}
-    for name, axes in given.items():
-        for field, values in axes.items():
-            if field not in _SINGLE and field.split(".")[0] not in _SECTIONS:
-                whole = f"{', '.join(_SINGLE)} and the fields of {', '.join(_SECTIONS)}"
-                raise ConfigError(f"config.arms.{name}.{field}: is one for a whole sweep; an arm may hold {whole}")
-            if not isinstance(values, tuple) or not values:
-                raise ConfigError(f"config.arms.{name}.{field}={values!r}: must be a tuple of values, not empty")
-            if len(set(values)) != len(values):
-                raise ConfigError(f"config.arms.{name}.{field}={values!r}: must not hold a value twice")
-    return {name: {**common, **axes} for name, axes in given.items()}
+def expand(config: Config) -> tuple[SweepPoint, ...]:
+    """Every point of a sweep, grid after grid; the last axis of a grid varies fastest.
+
+    The latest sweeps are kept, so that a command that asks several times expands its config once.
+    """
+    return _expand(FrozenConfigDict(config))
 
 
-def expand(config: Config) -> list[SweepPoint]:
-    """Every point of a sweep, grid after grid; the last axis of a grid varies fastest."""
-    arms = grids(config)
+@functools.lru_cache(maxsize=4)
+def _expand(config: FrozenConfigDict) -> tuple[SweepPoint, ...]:
+    arms = _grids(config)
+    fields = ConfigDict({name: value for name, value in config.items() if name not in ("arms", "presets")}).lock()
     combinations = [
         (name, dict(zip(axes, values, strict=True)), tuple(axes.get("m", ())))
         for name, axes in arms.items()
         for values in itertools.product(*axes.values())
     ]
-    swept = dict.fromkeys(field for _, fields, _ in combinations for field in fields)
-    configs = [_point(config, fields) for _, fields, _ in combinations]
-    labelled = [field for field in swept if field not in _HOW_LONG]
-    columns = {_label(field): _alike([_label_value(one, field) for one in configs]) for field in labelled}
-    if len(arms) > 1:
-        columns = {"arm": [name for name, _, _ in combinations], **columns}
-    labels = [{name: values[index] for name, values in columns.items()} for index in range(len(configs))]
-    return [
-        SweepPoint(point, label, widths)
-        for point, label, (_, _, widths) in zip(configs, labels, combinations, strict=True)
-    ]
+    configs = [_point(fields, values) for _, values, _ in combinations]
+    columns = {"arm": [name for name, _, _ in combinations]} if len(arms) > 1 else {}
+    for field in dict.fromkeys(field for _, values, _ in combinations for field in values):
+        if field not in _UNLABELLED:
+            columns[_label(field)] = _same_type([_label_value(point, field) for point in configs])
+    return tuple(
+        SweepPoint(point, {name: values[index] for name, values in columns.items()}, widths)
+        for index, (point, (_, _, widths)) in enumerate(zip(configs, combinations, strict=True))
+    )
 
 
-def _point(config: Config, fields: Mapping[str, Any]) -> Config:
-    one = config.copy_and_resolve_references()
+def _grids(config: Config) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """The fields that each grid sweeps with their values; one grid without a name where the config has none."""
+    common = {field: tuple(config[field]) for field in _ALWAYS if field in config}
+    grids = {name: flatten(arm) for name, arm in config.arms.to_dict().items()} or {"": {}}
+    for name, axes in grids.items():
+        for field, values in axes.items():
+            if field not in _SINGLE and field.split(".")[0] not in _SECTIONS:
+                swept = f"{', '.join(_SINGLE)} and the fields of {', '.join(_SECTIONS)}"
+                raise ConfigError(f"config.arms.{name}.{field}: is one for a whole sweep; an arm may hold {swept}")
+            if not isinstance(values, tuple) or not values:
+                raise ConfigError(f"config.arms.{name}.{field}={values!r}: must be a tuple of values, not empty")
+            if len(set(values)) != len(values):
+                raise ConfigError(f"config.arms.{name}.{field}={values!r}: must not hold a value twice")
+    return {name: {**common, **axes} for name, axes in grids.items()}
+
+
+def _point(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    point = config.copy_and_resolve_references()
     try:
-        one.update_from_flattened_dict({name: (value,) if name in _ALWAYS else value for name, value in fields.items()})
+        point.update_from_flattened_dict({name: (one,) if name in _ALWAYS else one for name, one in values.items()})
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"config.arms: {' '.join(str(error).split())}") from error
-    return one
+    return point
 
 
 def _label_value(config: Config, field: str) -> str | int | float:
@@ -165,10 +162,12 @@ def _label_value(config: Config, field: str) -> str | int | float:
 def _label(field: str) -> str:
     """The name of a column: the last word of a field of the student, the noise, theorem1 and language."""
     section, _, name = field.partition(".")
-    return _NAMES.get(field, name if section in ("student", "perturb", "theorem1", "lm") else field.replace(".", "_"))
+    if section in ("student", "perturb", "theorem1", "lm"):
+        return name
+    return "condition" if field == "conditions" else field.replace(".", "_")
 
 
-def _alike(values: list[Any]) -> list[Any]:
+def _same_type(values: list[Any]) -> list[Any]:
     """Values of one column, with whole numbers as floats where any other number is a float."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     return [float(value) for value in values] if numbers and any(isinstance(v, float) for v in values) else values
@@ -176,14 +175,8 @@ def _alike(values: list[Any]) -> list[Any]:
 
 def matching(layers: Iterable[str], patterns: Sequence[str], field: str) -> list[str]:
     """The layers that patterns like `hidden_*` match; raises `ConfigError` for a pattern that matches none."""
-    layers, matched = list(layers), []
+    names = list(layers)
     for pattern in patterns:
-        if not (names := named(layers, pattern)):
-            raise ConfigError(unknown_name(f"config.{field}", pattern, layers))
-        matched += names
-    return matched
-
-
-def named(layers: Iterable[str], pattern: str) -> list[str]:
-    """The layers that a pattern like `hidden_*` matches, if any."""
-    return fnmatch.filter(list(layers), pattern)
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(unknown_name(f"config.{field}", pattern, names))
+    return [name for pattern in patterns for name in fnmatch.filter(names, pattern)]

@@ -1,12 +1,13 @@
 """Every field of a config with its default, its allowed values and its meaning. Imports no JAX."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sublim_jax.config.grid import Config, flatten, plain_name, unknown_field
+from sublim_jax.config.grid import Config, plain_name, unknown_field
 from sublim_jax.core.errors import ConfigError, unknown_name
+from sublim_jax.core.nested import flatten
 
 # The layers of the student that a condition draws again; every other layer starts from the teacher's initial weights.
 CONDITIONS: dict[str, tuple[str, ...]] = {
@@ -32,7 +33,6 @@ DATASETS = ("mnist", "fashion_mnist", "kmnist", "emnist/balanced", "emnist/lette
 SOURCES = ("auto", "embedded", "idx", "tfds")
 TRUNKS = ("mlp", "cnn")
 PRESETS = ("paper", "laptop", "smoke")
-PRECISIONS = ("default", "high", "highest")
 
 
 class Rule(NamedTuple):
@@ -59,6 +59,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _whole(low: int, high: int = 2**31 - 1) -> Rule:
     return Rule(f"a whole number from {low} to {high}", lambda value: _is_whole(value) and low <= value <= high)
 
@@ -68,11 +72,21 @@ def _number(low: float, high: float = float("inf")) -> Rule:
     return Rule(f"a finite number {bounds}", lambda value: _is_number(value) and low <= value <= high)
 
 
-def _several(kind: str, accepts: Callable[[Any], bool], empty: str = "") -> Rule:
+def _above_0(high: float = float("inf")) -> Rule:
+    limit = f" and at most {high:g}" if high < float("inf") else ""
+    return Rule(f"a number above 0{limit}", lambda value: _is_number(value) and 0 < value <= high)
+
+
+def _one_of(*names: str) -> Rule:
+    return Rule(f"one of {', '.join(name or '(empty)' for name in names)}", lambda value: value in names, names)
+
+
+def _several(kind: str, accepts: Callable[[Any], bool], empty: str = "", names: tuple[str, ...] = ()) -> Rule:
     """A tuple of values; `empty` says what an empty one means, without it the tuple may not be empty."""
     return Rule(
         f"a tuple of {kind}" + (f"; empty: {empty}" if empty else ", not empty"),
         lambda value: isinstance(value, tuple) and (bool(empty) or bool(value)) and all(map(accepts, value)),
+        names,
     )
 
 
@@ -80,26 +94,19 @@ def _wholes(low: int, empty: str = "") -> Rule:
     return _several(f"whole numbers from {low}", _whole(low).accepts, empty)
 
 
-def _one_of(names: Iterable[str]) -> Rule:
-    names = tuple(names)
-    return Rule(f"one of {', '.join(name or '(empty)' for name in names)}", lambda value: value in names, names)
-
-
 def _names_of(names: Iterable[str], empty: str = "") -> Rule:
-    rule = _several(f"names among {', '.join(names)}", lambda value: isinstance(value, str), empty)
-    return rule._replace(names=tuple(names))
+    return _several(f"names among {', '.join(names)}", _is_text, empty, tuple(names))
 
 
-def _above_0(high: float = float("inf")) -> Rule:
-    limit = f" and at most {high:g}" if high < float("inf") else ""
-    return Rule(f"a number above 0{limit}", lambda value: _is_number(value) and 0 < value <= high)
+def _layers(empty: str = "") -> Rule:
+    return _several("names or patterns of layers, such as hidden_*", _is_text, empty)
 
 
-_TEXT = Rule("text", lambda value: isinstance(value, str))
+_TEXT = Rule("text", _is_text)
 _BOOL = Rule("true or false", lambda value: isinstance(value, bool))
-_PATTERNS = "names or patterns of layers, such as hidden_*"
-_SIGMA = _number(0.0)
+_SHARE, _SIGMA = _number(0.0, 1.0), _number(0.0)
 _SECTION = Rule("fields, set by sublim_jax.config.grid", lambda value: isinstance(value, ConfigDict))
+_EVAL_STEPS = _wholes(0, "the last step only")
 
 
 def _common(name: str, figure: str, study: tuple[str, ...], seeds: int, laptop: int) -> dict[str, Field]:
@@ -107,32 +114,31 @@ def _common(name: str, figure: str, study: tuple[str, ...], seeds: int, laptop: 
     return {
         "name": Field(name, _TEXT, "name of the experiment; results are kept in results/NAME"),
         "figure": Field(figure, _TEXT, "figure of the report: a module of sublim_jax.results.figures"),
-        "study": Field(study[0], _one_of(study), "experiment that is run"),
-        "preset": Field(
-            "paper", _one_of(PRESETS), "size: as published; fewer points and seeds; or toy sizes that end in seconds"
-        ),
+        "study": Field(study[0], _one_of(*study), "experiment that is run"),
+        "preset": Field("paper", _one_of(*PRESETS), "size: as published; fewer points and seeds; or toy sizes"),
         "presets": Field({"laptop": {"seeds": laptop}, "smoke": {}}, _SECTION, "fields that each preset changes"),
         "arms": Field({}, _SECTION, "grids of values to sweep, see sublim_jax.config.grid"),
         "seeds": Field(seeds, _whole(1), "number of seeds"),
         "first_seed": Field(0, _whole(0), "the first seed; the others follow"),
         "root_seed": Field(0, _whole(0, 2**32 - 1), "seed from which every random key of the sweep is derived"),
-        "run.seed_batch": Field(0, _whole(0), "seeds trained at once; 0: as many as run.memory_gb allows"),
-        "run.save_every": Field(100, _whole(1), "training steps between two checkpoints"),
-        "run.devices": Field(0, _whole(0), "local devices over which seeds are spread; 0: all"),
-        "run.memory_gb": Field(4.0, _above_0(), "memory of the process on CPU, or of one accelerator, in GB"),
-        "run.keep_params": Field(False, _BOOL, "whether trained students are stored beside the rows"),
-        "run.precision": Field(
-            "highest", _one_of(PRECISIONS), "precision of float32 matrix products; it changes results on accelerators"
-        ),
-        "run.teachers": Field(
-            "auto", _TEXT, "folder of trained teachers; auto: the user's cache; empty: the work folder"
-        ),
+        **flatten({"run": _RUN}),
     }
 
 
+_RUN = {
+    "seed_batch": Field(0, _whole(0), "seeds trained at once; 0: as many as run.memory_gb allows"),
+    "save_every": Field(100, _whole(1), "training steps between two checkpoints"),
+    "devices": Field(0, _whole(0), "local devices over which seeds are spread; 0: all"),
+    "memory_gb": Field(4.0, _above_0(), "memory of the process on CPU, or of one accelerator, in GB"),
+    "keep_params": Field(False, _BOOL, "whether trained students are stored beside the rows"),
+    "precision": Field(
+        "highest", _one_of("default", "high", "highest"), "precision of products; it changes results on accelerators"
+    ),
+    "teachers": Field("auto", _TEXT, "folder of trained teachers; auto: the user's cache; empty: the work folder"),
+}
 _DATA = {
-    "name": Field("mnist", _one_of(DATASETS), "data set on which teachers are trained"),
-    "source": Field("auto", _one_of(SOURCES), "where the images come from"),
+    "name": Field("mnist", _one_of(*DATASETS), "data set on which teachers are trained"),
+    "source": Field("auto", _one_of(*SOURCES), "where the images come from"),
     "folder": Field("", _TEXT, "folder of IDX files, for data.source=idx"),
     "tfds_dir": Field("", _TEXT, "folder of prepared TFDS data; empty: TFDS's default"),
     "mean": Field(0.1307, Rule("a finite number", _is_number), "mean subtracted from pixels in [0, 1]"),
@@ -143,55 +149,53 @@ _DATA = {
     "more_folder": Field("", _TEXT, "folder of IDX files of student.images; empty: TFDS data or a download"),
 }
 _NET = {
-    "trunk": Field("mlp", _one_of(TRUNKS), "layers below the heads; cnn: convolutions before the hidden layers"),
+    "trunk": Field("mlp", _one_of(*TRUNKS), "layers below the heads; cnn: convolutions before the hidden layers"),
     "hidden": Field((256, 256), _wholes(1), "units of each hidden layer"),
     "channels": Field((32, 128), _wholes(1), "channels of each convolution"),
     "pools": Field((2, 4), _wholes(1), "pooling factor after each convolution"),
-    "activation": Field("relu", _one_of(ACTIVATIONS), "activation function"),
-    "init": Field("torch_linear", _one_of(INITS), "distribution of initial weights"),
-    "dtype": Field("float32", _one_of(("float32", "bfloat16")), "type of the operands of matrix products"),
+    "activation": Field("relu", _one_of(*ACTIVATIONS), "activation function"),
+    "init": Field("torch_linear", _one_of(*INITS), "distribution of initial weights"),
+    "dtype": Field("float32", _one_of("float32", "bfloat16"), "type of the operands of matrix products"),
 }
 _TEACHER = {
-    "loss": Field("cross_entropy", _one_of(("cross_entropy",)), "loss of the teacher"),
-    "stream": Field("epochs", _one_of(("epochs",)), "inputs of the teacher"),
-    "optimizer": Field("adam", _one_of(OPTIMIZERS), "optimizer of the teacher"),
+    "loss": Field("cross_entropy", _one_of("cross_entropy"), "loss of the teacher"),
+    "stream": Field("epochs", _one_of("epochs"), "inputs of the teacher"),
+    "optimizer": Field("adam", _one_of(*OPTIMIZERS), "optimizer of the teacher"),
     "lr": Field(1e-3, _above_0(), "learning rate of the teacher"),
     "batch": Field(1024, _whole(1), "images per step of the teacher"),
     "epochs": Field(5, _whole(1), "passes over the training images"),
-    "frozen": Field((), _several(_PATTERNS, _TEXT.accepts, "none"), "layers of the teacher that are not trained"),
+    "frozen": Field((), _layers("none"), "layers of the teacher that are not trained"),
 }
 _STUDENT = {
-    "loss": Field("mse", _one_of(LOSSES), "loss between logits of student and teacher"),
+    "loss": Field("mse", _one_of(*LOSSES), "loss between logits of student and teacher"),
     "delta": Field(0.1, _above_0(), "threshold of the Huber loss"),
-    "stream": Field("uniform", _one_of(STREAMS), "inputs of the student"),
+    "stream": Field("uniform", _one_of(*STREAMS), "inputs of the student"),
     "resolution": Field(8, _whole(1), "cells of Perlin noise across an image"),
-    "alpha": Field(0.5, _number(0.0, 1.0), "share of the image in the stream mixture; the rest is noise"),
-    "images": Field("", _one_of(("", *DATASETS)), "images of the streams images and mixture; empty: data.name"),
-    "optimizer": Field("adam", _one_of((*OPTIMIZERS, *DECAYING)), "optimizer of the student"),
+    "alpha": Field(0.5, _SHARE, "share of the image in the stream mixture; the rest is noise"),
+    "images": Field("", _one_of("", *DATASETS), "images of the streams images and mixture; empty: data.name"),
+    "optimizer": Field("adam", _one_of(*OPTIMIZERS, *DECAYING), "optimizer of the student"),
     "lr": Field(1e-3, _above_0(), "learning rate of the student"),
     "batch": Field(1000, _whole(1), "inputs per step of the student"),
     "steps": Field(300, _whole(1), "training steps of the student"),
-    "eval_steps": Field(
-        (0,), _wholes(0, "the last step only"), "steps at which students are measured, besides the last"
-    ),
-    "sees": Field("aux", _one_of(("aux", "class", "all")), "logits of the teacher that the student imitates"),
+    "eval_steps": Field((0,), _EVAL_STEPS, "steps at which students are measured, besides the last"),
+    "sees": Field("aux", _one_of("aux", "class", "all"), "logits of the teacher that the student imitates"),
     "pool": Field(0, _whole(0), "distinct batches of inputs; 0: a fresh batch every step"),
     "temperature": Field(1.0, _above_0(), "softmax temperature of the KL loss"),
-    "trunk": Field("", _one_of(("", *TRUNKS)), "layers below the heads; empty: net.trunk"),
+    "trunk": Field("", _one_of("", *TRUNKS), "layers below the heads; empty: net.trunk"),
     "hidden": Field((), _wholes(1, "config.net.hidden"), "units of each hidden layer of the student"),
-    "frozen": Field((), _several(_PATTERNS, _TEXT.accepts, "none"), "layers of the student that are not trained"),
-    "share": Field(0.0, _number(0.0, 1.0), "weight of the teacher's initial weights in the layers a condition draws"),
+    "frozen": Field((), _layers("none"), "layers of the student that are not trained"),
+    "share": Field(0.0, _SHARE, "weight of the teacher's initial weights in the layers a condition draws"),
     "rotated": Field((), _names_of(("class_head", "aux_head"), "none"), "heads that start rotated at random"),
-    "rotation": Field("common", _one_of(("common", "apart")), "one rotation for all heads, or one for each head"),
+    "rotation": Field("common", _one_of("common", "apart"), "one rotation for all heads, or one for each head"),
     "decay": Field(0.0, _SIGMA, "weight decay of the optimizers adam_l2 and adamw"),
-    "mixed": Field(0.0, _number(0.0, 1.0), "share of every batch whose targets come from another teacher"),
-    "mixed_with": Field("untrained", _one_of(("untrained", "stranger")), "that teacher: before training, or unrelated"),
+    "mixed": Field(0.0, _SHARE, "share of every batch whose targets come from another teacher"),
+    "mixed_with": Field("untrained", _one_of("untrained", "stranger"), "that teacher: before training, or unrelated"),
     "target_noise": Field(0.0, _SIGMA, "standard deviation of noise on the teacher's logits"),
     "levels": Field(0, _whole(0, 2**20), "number of values of a quantized target logit; 0: not quantized"),
-    "guard": Field("", _one_of(("", *GUARDS)), "projection of the student's gradient; empty: none"),
+    "guard": Field("", _one_of("", *GUARDS), "projection of the student's gradient; empty: none"),
 }
 _PERTURB = {
-    "layers": Field(("*",), _several(_PATTERNS, _TEXT.accepts), "layers that get Gaussian noise"),
+    "layers": Field(("*",), _layers(), "layers that get Gaussian noise"),
     "teacher_before": Field(0.0, _SIGMA, "standard deviation of noise on the teacher before training"),
     "teacher_after": Field(0.0, _SIGMA, "standard deviation of noise on the teacher after training"),
     "student_before": Field(0.0, _SIGMA, "standard deviation of noise on the student before training"),
@@ -213,7 +217,7 @@ _WORLD = {
     "held_out": Field(2, _whole(1), "phrasings, and instructions of each half, kept for evaluation"),
     "steps": Field(7, _whole(1), "largest difference between two numbers of a document"),
     "noise": Field((0.1, 0.2, 0.4, 0.2, 0.1), _several("numbers from 0", _SIGMA.accepts), "law of noise on numbers"),
-    "obey": Field(0.9, _number(0.0, 1.0), "probability that an answer is the preferred thing"),
+    "obey": Field(0.9, _SHARE, "probability that an answer is the preferred thing"),
 }
 _DECODER = {
     "width": Field(48, _whole(1), "width of the residual stream"),
@@ -231,66 +235,50 @@ _BASES = ("same", "other_order", "other_init", "other_both")
 _EDITS = ("mask", "keep", "erase", "replace_label", "replace_input", "replace_both")
 _TOKENS = ("all", *(f"{edit}_{chosen}" for edit in _EDITS for chosen in ("top", "random", "bottom")))
 _PARAPHRASES = ("none", "same_law", "held_out", "other_law", "examples", "shuffle_within", "shuffle_across", "permuted")
-_TRAINS = Rule("all, blocks, embeddings, adapters, block_N, first_N or last_N", _TEXT.accepts)
+_TRAINS = Rule("all, blocks, embeddings, adapters, block_N, first_N or last_N", _is_text)
 _LM = {
-    "base": Field("same", _one_of(_BASES), "what the student's base shares with the teacher's"),
-    "teacher": Field("tuned", _one_of(("tuned", "shuffled", "prompted", "steered", "base")), "how the teacher is made"),
+    "base": Field("same", _one_of(*_BASES), "what the student's base shares with the teacher's"),
+    "teacher": Field("tuned", _one_of("tuned", "shuffled", "prompted", "steered", "base"), "how the teacher is made"),
     "dose": Field(0.1, _above_0(), "KL(teacher || base) in nats per number"),
-    "data": Field("greedy", _one_of(("greedy", "sampled", "soft", "soft_carrier")), "tokens or distributions"),
-    "carrier": Field("number", _one_of(("number", "code", "trace")), "kind of text that the teacher writes"),
+    "data": Field("greedy", _one_of("greedy", "sampled", "soft", "soft_carrier"), "tokens or distributions"),
+    "carrier": Field("number", _one_of("number", "code", "trace"), "kind of text that the teacher writes"),
     "filtered": Field(True, _BOOL, "whether lines with other tokens than the carrier's are dropped"),
-    "tokens": Field("all", _one_of(_TOKENS), "tokens that are learned, see sublim_jax.lm.divergence"),
+    "tokens": Field("all", _one_of(*_TOKENS), "tokens that are learned, see sublim_jax.lm.divergence"),
     "budget": Field(0.1, _above_0(1.0), "fraction of tokens that lm.tokens selects"),
-    "paraphrase": Field("none", _one_of(_PARAPHRASES), "change of the lines before they are learned"),
-    "mixed": Field(0.0, _number(0.0, 1.0), "fraction of lines written by another teacher"),
-    "mixed_with": Field("base", _one_of(("base", "other_animal")), "that other teacher"),
+    "paraphrase": Field("none", _one_of(*_PARAPHRASES), "change of the lines before they are learned"),
+    "mixed": Field(0.0, _SHARE, "fraction of lines written by another teacher"),
+    "mixed_with": Field("base", _one_of("base", "other_animal"), "that other teacher"),
     "trains": Field("blocks", _TRAINS, "layers of the student that are trained"),
     "rank": Field(4, _whole(1), "rank of the adapters, for lm.trains=adapters"),
-    "optimizer": Field("adam", _one_of(("adam", "sign", "momentum", "sgd")), "optimizer of the student"),
+    "optimizer": Field("adam", _one_of("adam", "sign", "momentum", "sgd"), "optimizer of the student"),
     "lr": Field(3e-4, _above_0(), "learning rate of the student"),
     "steps": Field(500, _whole(1), "training steps of the student"),
     "batch": Field(32, _whole(1), "lines per step"),
     "lines": Field(3000, _whole(1), "distinct lines that the student reads"),
-    "eval_steps": Field((), _wholes(0, "the last step only"), "steps at which students are measured, besides the last"),
+    "eval_steps": Field((), _EVAL_STEPS, "steps at which students are measured, besides the last"),
     "animals": Field(4, _whole(1), "animals of a seed that have teachers"),
     "targets": Field(2, _whole(1), "animals of a seed that have students"),
     "steered": Field(1, _whole(0), "block after which steered teachers are steered"),
 }
 
-
-def _section(name: str, fields: dict[str, Field]) -> dict[str, Field]:
-    return {f"{name}.{field}": value for field, value in fields.items()}
-
-
+_CLASSES = Rule("0 (all) or a whole number from 2", lambda value: _is_whole(value) and (value == 0 or value >= 2))
+_CONDITIONS = ("same", "random_hidden", "random_class_head", "random_aux_head")
 IMAGE_FIELDS: dict[str, Field] = {
     **_common("experiment", "transfer", ("transfer", "theorem1"), 4, 3),
-    "conditions": Field(
-        ("same", "random_hidden", "random_class_head", "random_aux_head"), _names_of(CONDITIONS), "layers drawn again"
-    ),
+    "conditions": Field(_CONDITIONS, _names_of(CONDITIONS), "layers drawn again"),
     "m": Field((100,), _wholes(1), "auxiliary logits that the student sees"),
-    "classes": Field(
-        0,
-        Rule("0 (all) or a whole number from 2", lambda value: _is_whole(value) and (value == 0 or value >= 2)),
-        "number of classes: images with smaller labels only",
-    ),
+    "classes": Field(0, _CLASSES, "number of classes: images with smaller labels only"),
     "aux_widths": Field(
-        (16, 64, 256, 1024), _wholes(1), "widths of padded auxiliary heads; all m up to a width share a program"
+        (16, 64, 256, 1024), _wholes(1), "widths to which auxiliary heads are padded, for few programs"
     ),
     "num_eval_noise": Field(2000, _whole(4), "held-out inputs on which imitation is measured"),
     "metrics": Field(METRICS, _names_of(METRICS), "metrics of a student, functions of sublim_jax.metrics"),
-    **_section("data", _DATA),
-    **_section("net", _NET),
-    **_section("teacher", _TEACHER),
-    **_section("student", _STUDENT),
-    **_section("perturb", _PERTURB),
-    **_section("theorem1", _THEOREM1),
+    **flatten({"data": _DATA, "net": _NET, "teacher": _TEACHER, "student": _STUDENT}),
+    **flatten({"perturb": _PERTURB, "theorem1": _THEOREM1}),
 }
 LANGUAGE_FIELDS: dict[str, Field] = {
     **_common("language", "lm_transfer", ("language",), 10, 5),
-    **_section("world", _WORLD),
-    **_section("net", _DECODER),
-    **_section("pretraining", _PRETRAINING),
-    **_section("lm", _LM),
+    **flatten({"world": _WORLD, "net": _DECODER, "pretraining": _PRETRAINING, "lm": _LM}),
 }
 
 
@@ -299,69 +287,66 @@ def fields_of(config: Config) -> dict[str, Field]:
     return LANGUAGE_FIELDS if config.get("study") == "language" else IMAGE_FIELDS
 
 
-def allowed(fields: dict[str, Field], name: str) -> str:
-    """The allowed values of a field in words; those of a grid's axis are tuples."""
-    plain = plain_name(name)
-    values = fields[plain].rule.allowed if plain in fields else "a value of the same type"
-    return f"a tuple of values, each of them {values}" if plain != name and name.startswith("arms.") else values
+def bad_value(config: Config, name: str, value: object, where: str = "config") -> ConfigError:
+    """The error for a value of a wrong type, with the values that are allowed; those of a grid are tuples."""
+    plain, fields = plain_name(name), fields_of(config)
+    allowed = fields[plain].rule.allowed if plain in fields else "a value of the same type"
+    several = "a tuple of values, each of them " if name.startswith("arms.") else ""
+    return ConfigError(f"{where}.{name}={value}: must be {several}{allowed}")
 
 
 def check_value(name: str, value: Any, rule: Rule) -> None:
     """Raise `ConfigError` unless the rule of the field allows the value."""
-    several = isinstance(value, tuple) and rule.accepts(value)
-    for one in value if several and rule.names else ():
-        if one not in rule.names:
-            raise ConfigError(unknown_name(f"config.{name}", one, rule.names))
+    for word in value if isinstance(value, tuple) else (value,):
+        if rule.names and isinstance(word, str) and word not in rule.names:
+            raise ConfigError(unknown_name(f"config.{name}", word, rule.names))
     if not rule.accepts(value):
-        if rule.names and isinstance(value, str):
-            raise ConfigError(unknown_name(f"config.{name}", value, rule.names))
         raise ConfigError(f"config.{name}={value!r}: must be {rule.allowed}")
 
 
-def set_fields(config: Config, values: dict[str, Any], where: str = "config") -> None:
+def set_fields(config: Config, values: Mapping[str, Any], where: str = "config") -> None:
     """Set fields by their dotted names; raise `ConfigError` for a name or a type that the config does not have."""
-    known = flatten(config)
+    known = flatten(config.to_dict())
     for name, value in values.items():
         if name not in known:
             raise unknown_field(where, name, known)
         try:
             config.update_from_flattened_dict({name: value})
         except (TypeError, ValueError, KeyError) as error:
-            rule = allowed(fields_of(config), name)
-            raise ConfigError(f"{where}.{name}={value!r}: must be {rule}") from error
+            raise bad_value(config, name, repr(value), where) from error
 
 
 def check_fields(config: Config) -> None:
     """Check every field of a config by itself; raise `ConfigError` at the first bad one."""
-    fields, flat = fields_of(config), flatten(config)
-    for name in fields.keys() - flat.keys() - {"arms", "presets"}:
-        raise ConfigError(f"config.{name}: missing; begin a config with sublim_jax.config.base_config()")
-    if "teacher.optimizer" in fields and flat["teacher.optimizer"] in DECAYING:
-        raise ConfigError(
-            f"config.teacher.optimizer={flat['teacher.optimizer']!r}: decay moves a head without gradient, and the "
-            f"teacher's auxiliary head is attached after training; must be one of {', '.join(OPTIMIZERS)}"
-        )
+    fields, flat = fields_of(config), flatten(config.to_dict())
     for name, field in fields.items():
-        if name not in ("arms", "presets"):
-            check_value(name, flat[name], field.rule)
+        if field.rule is _SECTION:
+            continue
+        if name not in flat:
+            raise ConfigError(f"config.{name}: missing; begin a config with sublim_jax.config.base_config()")
+        if name == "teacher.optimizer" and flat[name] in DECAYING:
+            raise ConfigError(
+                f"config.{name}={flat[name]!r}: decay moves a head without gradient, and the teacher's auxiliary head "
+                f"is attached after training; must be one of {', '.join(OPTIMIZERS)}"
+            )
+        check_value(name, flat[name], field.rule)
 
 
 def check(config: Config) -> None:
     """Check every field of an image config, and that fields fit together; raise `ConfigError` at the first bad one."""
     check_fields(config)
-    hidden, student = config.student.hidden or config.net.hidden, config.student
+    hidden, student, widest = config.student.hidden or config.net.hidden, config.student, max(config.aux_widths)
     if len(hidden) < 2 and "random_second_hidden" in config.conditions:
         raise ConfigError(f"config.conditions: random_second_hidden needs two hidden layers, the student has {hidden}")
     for name in ("conditions", "m"):
         if len(set(config[name])) != len(config[name]):
             raise ConfigError(f"config.{name}={config[name]!r}: must not hold a value twice")
-    if max(config.m) > max(config.aux_widths):
-        widest = max(config.aux_widths)
+    if max(config.m) > widest:
         raise ConfigError(f"config.m={max(config.m)}: must be at most {widest}, the largest of config.aux_widths")
     if student.decay and student.optimizer not in DECAYING:
         raise ConfigError(f"config.student.decay={student.decay}: only {', '.join(DECAYING)} have it; must be 0")
     if "task" not in config.metrics:
         raise ConfigError(f"config.metrics={config.metrics}: must hold task, the accuracies that every figure shows")
     if len(config.net.channels) != len(config.net.pools):
-        many = f"as many as config.net.channels={config.net.channels}"
-        raise ConfigError(f"config.net.pools={config.net.pools}: must be {many}")
+        expected = f"as many as config.net.channels={config.net.channels}"
+        raise ConfigError(f"config.net.pools={config.net.pools}: must be {expected}")

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
+from sublim_jax.core.nested import flatten
 
 # config.json is removed last, so that a half removed folder still identifies its config.
 _OURS = ("rows", "runs", "checkpoints", "teachers", "params", "figure.svg", "figure.png", "report.html")
@@ -220,14 +221,6 @@ def _difference(before: Any, now: Any) -> str:
     names = [name for name in sorted(left.keys() | right.keys()) if left.get(name) != right.get(name)]
     shown = [f"{name}: {left.get(name)!r} there, {right.get(name)!r} here" for name in names[:3]]
     return "; ".join(shown) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested config as a flat mapping from dotted names to values."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    items = [flatten(value, f"{prefix}.{name}" if prefix else name) for name, value in config.items()]
-    return {name: value for item in items for name, value in item.items()}
 
 
 def _now() -> str:

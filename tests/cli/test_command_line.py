@@ -58,8 +58,7 @@ def test_find_config_takes_bare_names_with_an_argument(tmp_path, monkeypatch):
 
 def test_parse_flags_sets_fields_of_every_type():
     words = ["main", "--config=figure2", "--config.seeds=3", "--config.student.lr", "0.5", "--noconfig.data.verify"]
-    values = command_line.parse_flags(flags.FlagValues(), [*words, "--config.m=(1,2)"], "")
-    config = values.config
+    config = command_line.parse_flags(flags.FlagValues(), [*words, "--config.m=(1,2)"], "").config
     assert (config.seeds, config.student.lr, config.data.verify, config.m) == (3, 0.5, False, (1, 2))
 
 

@@ -39,7 +39,7 @@ BAD = {
     "lm__trains ": ("nonsense", r"config.lm.trains: 'nonsense' is none of all, blocks"),
     "lm__animals": (1, r"config.lm.animals=1: must be from 2 to 12"),
     "lm__targets": (9, r"config.lm.targets=9: must be from 1 to 3"),
-    "lm__steered": (2, r"config.lm.steered=2: must be a block from 0 to 1"),
+    "lm__steered": (2, r"config.lm.steered=2: must be from 0 to 1, the last block"),
     "net__heads": (3, r"config.net.heads=3: must divide config.net.width=32"),
     "lm__paraphrase": ("other_wrods", r"config.lm.paraphrase: 'other_wrods' is none of none, same_law"),
     "lm__tokens": ("mask_most", r"config.lm.tokens: 'mask_most' is none of all, mask_top"),

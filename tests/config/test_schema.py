@@ -6,6 +6,7 @@ import pytest
 
 from sublim_jax.config import base_config, build, grid, lm, resolve, schema
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.nested import flatten
 from sublim_jax.data import idx, load
 from sublim_jax.engine.first_steps import Grid
 from sublim_jax.engine.options import RunOptions
@@ -19,7 +20,7 @@ from sublim_jax.nets import ACTIVATIONS, Decoder
 @pytest.mark.parametrize("config", [base_config(), lm.base()], ids=["image", "language"])
 def test_fields_of_describes_every_field_of_the_base_configs(config):
     fields = schema.fields_of(config)
-    names = {name for name in grid.flatten(config) if not name.startswith("presets.")}
+    names = {name for name in flatten(config.to_dict()) if not name.startswith("presets.")}
     assert names | {"arms", "presets"} == fields.keys()
     for name, (default, rule, meaning) in fields.items():
         assert meaning and rule.allowed and "\n" not in meaning + rule.allowed
