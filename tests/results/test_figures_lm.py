@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sublim_jax.config import lm as lm_config
 from sublim_jax.config import resolve
-from sublim_jax.results import figures, summary
+from sublim_jax.results import figures, plots, summary
 from sublim_jax.results.figures import _claims, _lm, lm_layers, lm_optimizer
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def test_rank_correlations_are_of_each_seed():
     assert not len(_claims.ranks(rows, "x", fewest=4))
 
 
-@pytest.mark.parametrize("preset", ["paper", "smoke"])
+@pytest.mark.parametrize("preset", ["paper", "laptop", "smoke"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_mean_of_a_configs_rows_is_drawn(name, preset):
     rows = rows_of(name, preset, 3, lambda arm, seed, step: 1 + drawn_by(arm, step) + 0.01 * seed)
@@ -169,9 +169,9 @@ def test_tables_are_texts_of_claims_and_conditions(name):
 def test_a_single_seed_and_animal_can_be_shown(name):
     rows = rows_of(name, "smoke", 1, animals=1).assign(**{"at/cross": np.nan})
     module = figures.pick(name)
-    assert "One seed" in module.caption(rows) and "1 animal of" in module.caption(rows)
+    assert module.draw(rows).axes and "One seed" in module.caption(rows) and "1 animal of" in module.caption(rows)
     assert set(module.table(rows)["verdict"][: len(module.claims(rows))]) == {"n < 5"}
-    assert module.draw(rows).axes
+    assert plots.images(lambda: module.draw(rows), dpi=30)["png"].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", NAMES)
