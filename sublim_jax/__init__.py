@@ -12,6 +12,10 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from sublim_jax.core import compiler
+
+compiler.disable_wrong_fusion()
+
 if TYPE_CHECKING:
     from sublim_jax import metrics as metrics
     from sublim_jax import nets as nets
