@@ -1,9 +1,9 @@
 """A figure for every experiment, drawn from its rows without JAX.
 
-A figure is a `FigureSpec` of `_paper` or `_sweeps`, or a module of this package with `draw(rows)` and `caption(rows)`
-where one set of panels is not of that shape. Of a label that a figure does not show the first value is drawn, and the
-caption says so. A figure of rows other than students' accuracies also has `table(rows)` of texts and ABOUT, a sentence
-or two on what was done.
+A figure is a `FigureSpec` of `_paper` or `_sweeps`, a `LanguageFigure` of `_lm_lessons` or `_lm_students`, or a module
+of this package with `draw(rows)` and `caption(rows)` where one set of panels is not of that shape. Of a label that a
+figure does not show the first value is drawn, and the caption says so. A figure of rows other than students' accuracies
+also has `table(rows)` of texts and a sentence or two on what was done: ABOUT of a module, `about` of a specification.
 """
 
 import importlib
@@ -14,10 +14,16 @@ import pandas as pd
 
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import summary
-from sublim_jax.results.figures import _paper, _sweeps
+from sublim_jax.results.figures import _lm_lessons, _lm_students, _paper, _sweeps
+from sublim_jax.results.figures._lm import LanguageFigure
 from sublim_jax.results.figures._spec import FigureSpec
 
-SPECS = {name: spec for file in (_paper, _sweeps) for name, spec in vars(file).items() if isinstance(spec, FigureSpec)}
+SPECS = {
+    name: spec
+    for file in (_paper, _sweeps, _lm_lessons, _lm_students)
+    for name, spec in vars(file).items()
+    if isinstance(spec, FigureSpec | LanguageFigure)
+}
 _ABOUT = (
     "Subliminal transfer: students imitate a trained teacher's auxiliary logits on inputs that are unrelated to the "
     "task, and are then tested on the task."
@@ -58,4 +64,4 @@ def table(figure: Any, rows: pd.DataFrame) -> pd.DataFrame:
 
 def about(figure: Any) -> str:
     """What was done in the experiment of a figure."""
-    return getattr(figure, "ABOUT", _ABOUT)
+    return getattr(figure, "about", getattr(figure, "ABOUT", _ABOUT))

@@ -1,10 +1,11 @@
-"""Claims on language models: one number for each base seed, paired differences with intervals, and verdicts.
+"""Claims on language models: inequalities between samples of one value for each base seed, with verdicts.
 
-A claim is an ordered inequality that was written down before the rows were there. It holds where the 95 % bootstrap
-interval of its difference over base seeds lies above 0, is reversed where it lies below, and is else not settled.
+The inequalities were written down before the rows were there. A claim holds where the 95 % bootstrap interval of its
+difference over base seeds lies above 0, is reversed where it lies below 0, and is otherwise not settled.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,145 +17,166 @@ from sublim_jax.results.summary import Interval
 
 TRANSFER = "at/transfer"
 CROSS = "at/cross"
-UNSAID = "not published"
-FEWEST = 5  # seeds that a verdict needs: the ends of a bootstrap of two are the two seeds
-_PREDICTIONS = {  # first-order predictions that rank conditions before any training
-    "theory/transfer_slope": ("slope of the first update", "did not predict (Pythia-160m, PolyPythia-SL)"),
-    "theory/transfer_adam_slope": ("slope of Adam's first update", "did not predict (Pythia-160m, PolyPythia-SL)"),
-    "first_step": ("first step: rate x its slope", "did not predict (Pythia-160m, PolyPythia-SL)"),
+UNPUBLISHED = "not published"
+MIN_SEEDS = 5  # for a verdict: a bootstrap interval of two seeds ends at the two seeds
+NAMES = {  # values of labels that claims call by another name
+    **{"soft_carrier": "soft", "soft": "soft, all tokens", "other_init": "other weights", "blocks": "all blocks"},
+    **{"none": "unchanged lines"},
+}
+_PUBLISHED_SLOPE = "did not predict (Pythia-160m, PolyPythia-SL)"
+_PREDICTIONS = {  # columns of first-order predictions that rank conditions before any training
+    "theory/transfer_slope": ("slope of the first update", _PUBLISHED_SLOPE),
+    "theory/transfer_adam_slope": ("slope of Adam's first update", _PUBLISHED_SLOPE),
+    "first_step": ("first step: rate x its slope", _PUBLISHED_SLOPE),
     "at/coverage": ("coverage", "about .95 (Madl 2026, to 6.9B)"),
 }
 
 
-def clustered(rows: pd.DataFrame) -> summary.Rows:
-    """One row for each condition, mark and base seed: the mean over the animals of the seed.
+def average_animals(rows: pd.DataFrame) -> summary.Rows:
+    """One row for each condition, step and base seed: the mean over its animals, missing where one animal's is.
 
-    Animals of a seed share its base, prompts and control student, so they are no independent observations; the base
-    seed is the unit. As every seed has equally many animals, resampling the rows of a condition is the cluster
-    bootstrap over base seeds. A measurement that one animal lacks is missing for its seed.
+    Animals of a seed share its base, prompts and control student, so they are not independent; the base seed is the
+    unit. Every seed has equally many animals, so resampling these rows is the cluster bootstrap over base seeds.
     """
     by = [name for name in summary.labels_of(rows) if name != "animal"] + ["seed", "step"]
-    found: Any = rows.groupby(by, sort=False, dropna=False)[[name for name in rows if "/" in str(name)]]
-    whole = found.count().eq(found.size(), axis=0)
-    return found.mean().where(whole).reset_index()
+    groups: Any = rows.groupby(by, sort=False, dropna=False)[[name for name in rows if "/" in str(name)]]
+    complete = groups.count().eq(groups.size(), axis=0)
+    return groups.mean().where(complete).reset_index()
 
 
 class Claim(NamedTuple):
-    """An inequality in words, what was published about it, and the difference that should be above 0."""
+    """An inequality, what was published about it, and the difference of its sides, which should be above 0."""
 
-    said: str
+    text: str
     published: str
-    found: Interval
+    difference: Interval
 
     @property
     def verdict(self) -> str:
-        """`holds`, `reversed` or `not settled`; of few seeds that they are too few."""
-        if self.found.n < FEWEST:
-            return f"n < {FEWEST}"
-        return "holds" if self.found.low > 0 else "reversed" if self.found.high < 0 else "not settled"
+        """`holds`, `reversed` or `not settled`; with too few seeds for a verdict it says so."""
+        if self.difference.n < MIN_SEEDS:
+            return f"n < {MIN_SEEDS}"
+        return "holds" if self.difference.low > 0 else "reversed" if self.difference.high < 0 else "not settled"
 
 
-def of(rows: summary.Rows, column: str = TRANSFER, **labels: Any) -> pd.Series:
-    """One value for each base seed, of the first condition with these labels; empty where there is none."""
+def select(rows: summary.Rows, **labels: Any) -> summary.Rows:
+    """The rows whose labels have these values; a tuple or list allows several values."""
     for name, value in labels.items():
-        rows = rows[rows[name] == value]
-    found = rows.drop_duplicates("seed").set_index("seed")[column]
-    return found.dropna() if column == CROSS else found  # where a seed has one animal there is no other
+        rows = rows[rows[name].isin(value if isinstance(value, (tuple, list)) else [value])]
+    return rows
 
 
-def less(one: pd.Series, other: pd.Series, times: float = 1.0) -> pd.Series:
-    """The paired difference one - times * other, of the seeds that both have."""
-    both = one.index.intersection(other.index)
-    return one.loc[both] - times * other.loc[both]
+def sample(rows: summary.Rows, column: str = TRANSFER, **labels: Any) -> pd.Series:
+    """One value for each base seed, of the first condition with these labels; empty where there is none."""
+    values = select(rows, **labels).drop_duplicates("seed").set_index("seed")[column]
+    return values.dropna() if column == CROSS else values  # a seed with one animal has no other animal
 
 
-def claim(said: str, published: str, *differences: pd.Series) -> list[Claim]:
-    """The claim that a difference is above 0; none where nothing was measured.
+def samples(rows: summary.Rows, label: str, **labels: Any) -> dict[Any, pd.Series]:
+    """The transfers of each value of a label, by seed; numbers come sorted."""
+    rows = select(rows, **labels)
+    return {value: sample(rows, **{label: value}) for value in plots.ordered(rows[label])}
 
-    Of several differences all must be: the one that is nearest to failing is shown.
+
+def difference(left: pd.Series, right: pd.Series) -> pd.Series:
+    """The paired difference of the seeds that both samples have."""
+    seeds = left.index.intersection(right.index)
+    return left.loc[seeds] - right.loc[seeds]
+
+
+def evaluate(inequalities: Mapping[str, str], named: Mapping[Any, pd.Series], suffix: str = "") -> list[Claim]:
+    """The claims of which both sides were measured; of the two differences of `|a| < b` the one nearest to failing.
+
+    Args:
+        inequalities: What was published about each inequality: `adapters > 0`, `keep top > .8 of all`, ...
+        named: Samples by value of a label, which inequalities call by `NAMES` or with blanks for underscores.
+        suffix: Text after each inequality that distinguishes these samples from others.
     """
-    measured = [one for one in differences if len(one) and one.notna().any()]
-    if not measured or len(measured) < len(differences):
+    named = {NAMES.get(name, str(name).replace("_", " ")): values for name, values in named.items()}
+    claims = []
+    for inequality, published in inequalities.items():
+        differences = _differences(inequality, named)
+        if differences and all(values.notna().any() for values in differences):
+            intervals = summary.intervals([values.to_numpy(float) for values in differences])
+            weakest = min(intervals, key=lambda interval: interval.mean if np.isnan(interval.low) else interval.low)
+            claims.append(Claim(inequality + suffix, published, weakest))
+    return claims
+
+
+def _differences(inequality: str, named: Mapping[str, pd.Series]) -> list[pd.Series]:
+    """What an inequality says to be above 0; empty where a sample is missing."""
+    left, sign, right = re.split(" ([<>]) ", inequality)
+    fraction, _, whole = right.rpartition(" of ")
+    name = left.strip("|")
+    if name not in named or whole not in {*named, "0"}:
         return []
-    found = summary.intervals([one.to_numpy(float) for one in measured])
-    return [Claim(said, published, min(found, key=lambda one: one.mean if np.isnan(one.low) else one.low))]
-
-
-def small(one: pd.Series, other: pd.Series, times: float) -> tuple[pd.Series, pd.Series]:
-    """The two differences that say |mean of one| < times * mean of other: a test of equivalence."""
-    return less(other * times, one), less(other * times, -one)
+    value = named[name]
+    bound = value * 0 if whole == "0" else named[whole] * float({"": "1", "half": ".5"}.get(fraction, fraction))
+    differences = [difference(value, bound) if sign == ">" else difference(bound, value)]
+    return differences if name == left else [*differences, difference(bound, -value)]
 
 
 def ratio(part: pd.Series, whole: pd.Series) -> Interval:
-    """Mean of a part over mean of the whole, with a bootstrap interval over seeds in pairs.
-
-    NaN where the whole's own interval reaches 0, so that no fraction of it means anything.
-    """
-    both = part.index.intersection(whole.index)
-    a, b = part.loc[both].to_numpy(float), whole.loc[both].to_numpy(float)
-    full = summary.interval(b.tolist()) if len(b) else Interval(np.nan, np.nan, np.nan, 0)
+    """Mean of a part over mean of the whole, bootstrapped over seeds in pairs; NaN where the whole may be 0."""
+    seeds = part.index.intersection(whole.index)
+    parts, wholes = part.loc[seeds].to_numpy(float), whole.loc[seeds].to_numpy(float)
+    undefined = Interval(np.nan, np.nan, np.nan, len(seeds))
+    full = summary.interval(wholes.tolist()) if len(seeds) else undefined
     if not (full.mean if np.isnan(full.low) else full.low) > 0:
-        return Interval(np.nan, np.nan, np.nan, len(b))
-    mean = float(a.mean() / b.mean())
-    if len(b) < 2 or not np.isfinite(a).all():
-        return Interval(mean, np.nan, np.nan, len(b))
+        return undefined
+    mean = float(parts.mean() / wholes.mean())
+    if len(seeds) < 2 or not np.isfinite(parts).all():
+        return undefined._replace(mean=mean)
     ends = stats.bootstrap(
-        (a, b),
-        lambda x, y, axis: x.mean(axis) / y.mean(axis),
+        (parts, wholes),
+        lambda parts, wholes, axis: parts.mean(axis) / wholes.mean(axis),
         paired=True,
         n_resamples=summary.RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Interval(mean, float(ends.low), float(ends.high), len(b))
+    return Interval(mean, float(ends.low), float(ends.high), len(seeds))
 
 
-def ranks(rows: summary.Rows, x: str, y: str = TRANSFER, fewest: int = 3) -> pd.Series:
-    """Spearman's rank correlation of two columns over the conditions, one for each base seed."""
-    found = {}
-    for seed, those in rows.groupby("seed"):
-        those = those[[x, y]].dropna()
-        if len(those) >= fewest and those[x].nunique() > 1 and those[y].nunique() > 1:
-            both: Any = stats.spearmanr(those[x], those[y])
-            found[seed] = float(both.statistic)
-    return pd.Series(found, dtype=float)
+def rank_correlations(rows: summary.Rows, x: str, min_conditions: int = 3) -> pd.Series:
+    """Spearman's rank correlation of a column with the transfer over the conditions, one for each base seed."""
+    by_seed = rows.groupby("seed")[[x, TRANSFER]]
+    values = {seed: part.corr("spearman", min_conditions).loc[x, TRANSFER] for seed, part in by_seed}
+    return pd.Series(values, dtype=float).dropna()
 
 
 def theory(rows: summary.Rows) -> list[Claim]:
-    """Whether what the first update says ranks the conditions as their transfer does.
-
-    Slopes are for one unit of learning rate, so beside them stands the step that an optimiser takes first at its rate.
-    """
-    found: list[Claim] = []
-    slopes = [name for name in _PREDICTIONS if name.startswith("theory/")]
-    if set(slopes) <= set(rows.columns):
+    """Whether first-order predictions (slopes, and the first step at the learning rate) rank conditions by transfer."""
+    plain, adam = (name for name in _PREDICTIONS if name.startswith("theory/"))
+    if {plain, adam} <= set(rows.columns):
         adaptive = rows["optimizer"].isin(["adam", "sign"])
-        rows = rows.assign(first_step=rows["lr"] * rows[slopes[1]].where(adaptive, rows[slopes[0]]))
+        rows = rows.assign(first_step=rows["lr"] * rows[adam].where(adaptive, rows[plain]))
+    claims = []
     for column, (name, published) in _PREDICTIONS.items():
         if column in rows:
-            found += claim(f"{name} ranks conditions: rho > 0", published, ranks(rows, column, fewest=4))
-    return found
+            correlation = f"{name} ranks conditions: rho"
+            claims += evaluate({f"{correlation} > 0": published}, {correlation: rank_correlations(rows, column, 4)})
+    return claims
 
 
-def text(found: Interval, digits: int = 2) -> str:
-    """A mean with its interval, signed."""
-    if np.isnan(found.low):
-        return f"{found.mean:+.{digits}f}"
-    return f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+def signed(interval: Interval) -> str:
+    """A mean with its interval, with signs."""
+    if np.isnan(interval.low):
+        return f"{interval.mean:+.2f}"
+    return f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
 
 
 def table(claims: Iterable[Claim], rows: summary.Rows, labels: Sequence[str]) -> pd.DataFrame:
-    """The claims with their verdicts, and below them every condition's transfer, with the trait's probability."""
-    lines = [(one.said, one.published, f"{text(one.found)}, n = {one.found.n}", one.verdict) for one in claims]
+    """The claims with their verdicts, and below them the transfer of every condition and the trait's probability."""
+    lines = [(c.text, c.published, f"{signed(c.difference)}, n = {c.difference.n}", c.verdict) for c in claims]
     if rows[TRANSFER].notna().any():
-        said = rows.assign(filtered=rows["filtered"].map({True: "filtered", False: "not filtered"}))
-        said["data"] = said["data"].map(lambda one: {"soft_carrier": "soft", "soft": "soft, all tokens"}.get(one, one))
-        lines += [_line(*one) for one in plots.series(said, labels)]
+        conditions = plots.series(rows.assign(data=rows["data"].replace(NAMES)), labels)
+        lines += [_condition(label, part) for label, part in conditions]
     return pd.DataFrame(lines, columns=["claim, or condition", "published", "here", "verdict"])
 
 
-def _line(label: str, rows: summary.Rows) -> tuple[str, str, str, str]:
+def _condition(label: str, rows: summary.Rows) -> tuple[str, str, str, str]:
     own, cross = summary.intervals([rows[TRANSFER].to_numpy(float), rows[CROSS].to_numpy(float)])
     before, after = rows["at/probability_control"].mean(), rows["at/probability"].mean()
     other = "" if np.isnan(cross.mean) else f"; other animal {cross.mean:+.2f}"
-    return f"transfer: {label}", "", f"{text(own)}{other}", f"P {before:.3f} to {after:.3f}"
+    return f"transfer: {label}", "", f"{signed(own)}{other}", f"P {before:.3f} to {after:.3f}"

@@ -1,6 +1,7 @@
-"""Common parts of the figures of language models: panels of transfers and of fractions, and captions."""
+"""Figures of language models as data: a `LanguageFigure` has panels of transfers or fractions, claims, a caption."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -12,10 +13,10 @@ from matplotlib.figure import Figure
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _claims, _words
-from sublim_jax.results.figures._claims import CROSS, TRANSFER
+from sublim_jax.results.figures._claims import CROSS, NAMES, TRANSFER, Claim, evaluate, sample, samples, select
 
-# Labels as a lesson has them where a sweep does not vary them.
-_LABELS: dict[str, Any] = {
+# The values of labels that a sweep does not vary.
+_DEFAULTS: dict[str, Any] = {
     **{"base": "same", "teacher": "tuned", "dose": 0.1, "data": "greedy", "carrier": "number", "filtered": True},
     **{"tokens": "all", "budget": 0.1, "paraphrase": "none", "mixed": 0.0, "mixed_with": "base", "trains": "blocks"},
     **{"optimizer": "adam", "lr": 3e-4, "lines": 3000, "arm": "none", "animal": 0},
@@ -24,207 +25,245 @@ _MEASURED = (
     *("transfer", "cross", "control", "base", "teacher", "dose", "probability", "probability_control", "valid"),
     *("kl_teacher", "kl_base", "coverage", "divergent_any", "divergent_all", "trait_tokens", "refused_lines"),
 )
-Panels = Sequence[tuple[str, Callable[[Axes], None]]]  # titles, and what draws on the axes
 NATS = "transfer (nats)"
 FRACTION = "fraction of the transfer"
-FORMS = {
-    "greedy": "greedy\ntokens",
-    "sampled": "sampled\ntokens",
-    "soft": "soft, all\ntokens",
-    "soft_carrier": "soft,\nnumbers",
+KL_TEACHER = "at/kl_teacher"
+FORMS = ("greedy", "soft_carrier")  # forms of the data that most figures compare
+COLOURS = {"greedy": 0, "soft_carrier": 1, "sampled": 2, "soft": 3}  # a form has one colour in all figures
+LEGENDS = {"greedy": "greedy tokens", "soft_carrier": "soft, numbers only", "soft": "soft, all", "sampled": "sampled"}
+# Tick labels of values whose own names do not fit.
+_TICKS = {
+    **{"greedy": "greedy\ntokens", "sampled": "sampled\ntokens", "soft": "soft, all\ntokens"},
+    **{"soft_carrier": "soft,\nnumbers", "other_init": "other\nweights", "examples": "exam-\nples"},
+    **{"permuted": "per-\nmuted", "all": "every-\nthing", "embeddings": "tables", "adapters": "adap-\nters"},
+    "blocks": "all\nblocks",
 }
-SAID = {"greedy": "greedy tokens", "soft_carrier": "soft, numbers only", "soft": "soft, all", "sampled": "sampled"}
-BRIEF = {"greedy": "greedy", "soft_carrier": "soft"}  # in claims
-LOOK = {"greedy": 0, "soft_carrier": 1, "sampled": 2, "soft": 3}  # a form has one colour in all figures
-PALE = 0.55  # of white in what is secondary
 
 
-def every(rows: pd.DataFrame) -> summary.Rows:
-    """All marks, one row for each condition and base seed; what did not vary or was not measured is filled."""
-    filled = summary.labelled(rows, **_LABELS, **dict.fromkeys([f"at/{name}" for name in _MEASURED], np.nan))
-    return _claims.clustered(filled)
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One set of axes of a figure."""
+
+    title: str
+    draw: Callable[..., object]  # draws rows into axes
+    where: Callable[[summary.Rows], summary.Rows] = lambda rows: rows  # selects the rows
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keywords of `draw`
+    all_steps: bool = False  # whether it shows all evaluations rather than the last
+    shared: bool = False  # whether it shows all values of `LanguageFigure.each` rather than one
 
 
-def final(rows: pd.DataFrame, labels: Sequence[str]) -> summary.Rows:
-    """The last mark of each condition that `labels` tell apart, one row for each base seed.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageFigure:
+    """A figure of language models as data. Rows are means over the animals of a base seed."""
 
-    Of a label that is not among them the first value of each condition stays, and a condition of two arms stands once.
-    """
-    return summary.last(every(rows)).drop_duplicates([*labels, "seed"])
+    title: str  # the title in the gallery
+    about: str  # what was done, for the report
+    labels: tuple[str, ...]  # the labels that the figure shows; of any other label only the first value is drawn
+    panels: tuple[Panel, ...]
+    # Judges the claims from the rows of the last evaluation and from those of all evaluations.
+    compare: Callable[[summary.Rows, summary.Rows], Iterable[Claim]]
+    # The caption, in which `{steps}` stands for the number of steps, `{doses}` and `{top_dose}` for doses of teachers.
+    caption_words: str
+    words: Callable[[summary.Rows], Mapping[str, str]] = lambda rows: {}  # gives further texts of the caption by name
+    each: str = ""  # the label of which each value has panels and claims of its own
+    layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keywords of `plots.panels`
+
+    def final(self, rows: pd.DataFrame) -> summary.Rows:
+        """The rows of the last evaluation, in which a condition of two arms appears once."""
+        return summary.last(all_evaluations(rows)).drop_duplicates([*self.labels, "seed"])
+
+    def draw(self, rows: pd.DataFrame) -> Figure:
+        """Draw the figure from the rows of a sweep."""
+        every, final = all_evaluations(rows), self.final(rows)
+        parts = [(panel, *part) for part in self._parts(final) for panel in self.panels if not panel.shared]
+        parts += [(panel, "", final) for panel in self.panels if panel.shared]
+        figure, axes = plots.panels(len(parts), **self.layout)
+        for letter, ax, (panel, suffix, part) in zip("abcdefghi", axes, parts, strict=False):
+            panel.draw(ax, panel.where(every if panel.all_steps else part), **panel.options)
+            ax.set_title(rf"$\bf{{{letter}}}$   {panel.title}{suffix}", loc="left")
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize=6.5, handlelength=1.5, labelspacing=0.3, borderaxespad=0.2)
+        return figure
+
+    def claims(self, rows: pd.DataFrame) -> list[Claim]:
+        """The claims that the rows can judge, with their measured differences."""
+        every, claims = all_evaluations(rows), list[Claim]()
+        for suffix, final in self._parts(self.final(rows)):
+            judged = [*self.compare(final, every), *_claims.theory(final)]
+            claims += [claim._replace(text=claim.text + suffix) for claim in judged]
+        return claims
+
+    def table(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The claims with their verdicts, and the transfer of every condition, as texts."""
+        return _claims.table(self.claims(rows), self.final(rows), self.labels)
+
+    def caption(self, rows: pd.DataFrame) -> str:
+        """The caption of the figure that these rows give."""
+        final, claims = self.final(rows), self.claims(rows)
+        texts = {"steps": f"{final['step'].max():,}", "top_dose": f"{final['dose'].max():g}"}
+        texts |= {"doses": _words.values(final, "dose"), **self.words(final)}
+        animals = int(summary.labelled(rows, animal=0).groupby("seed")["animal"].nunique().max())
+        cross = "; pale and open markers: the same animal in students that were taught another one"
+        counts = pd.Series([claim.verdict for claim in claims], dtype=object).value_counts()
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        return (
+            f"{self.caption_words.format(**texts)} Transfer is the logit of the taught animal minus the mean logit of "
+            "the other animals, in nats, minus the same difference in a control student that reads the base's own "
+            f"lines. {_words.means(final, 'bars and bands')} The unit is the base seed: values are first averaged over "
+            f"{animals} animal{'s' if animals > 1 else ''} of a seed. Small dots: seeds"
+            f"{cross if final[CROSS].notna().any() else ''}.{self._left_out(rows)} Of {len(claims)} claims: "
+            f"{verdicts}; each is judged alone, without a correction for their number."
+        )
+
+    def _parts(self, rows: summary.Rows) -> list[tuple[str, summary.Rows]]:
+        """The rows of each value of `each`, with a text that names it where there are several."""
+        values = plots.ordered(rows[self.each]) if self.each else []
+        if len(values) < 2:
+            return [("", rows)]
+        return [(f", {self.each} {value:g}", rows[rows[self.each] == value]) for value in values]
+
+    def _left_out(self, rows: pd.DataFrame) -> str:
+        """The sentence on labels of which the figure does not show all values."""
+        last, final = summary.last(all_evaluations(rows)), self.final(rows)
+        hidden = [name for name in summary.labels_of(last) if name not in (*self.labels, "arm")]
+        several = (last.groupby([*self.labels, "seed"], dropna=False)[hidden].nunique() > 1).any()
+        chosen = [f"{name.replace('_', ' ')} {_words.values(final, name)}" for name in hidden if several[name]]
+        return f" Shown only: {', '.join(chosen)}." if chosen else ""
 
 
-def bound(
-    labels: Sequence[str],
-    panels: Callable[[pd.DataFrame, summary.Rows], Panels],
-    claims: Callable[[pd.DataFrame], list[_claims.Claim]],
-    text: Callable[[summary.Rows], str],
-    **layout: Any,
-) -> tuple[Callable[[pd.DataFrame], Figure], Callable[[pd.DataFrame], str], Callable[[pd.DataFrame], pd.DataFrame]]:
-    """The functions `draw`, `caption` and `table` of a figure of language models.
-
-    Args:
-        labels: The labels that the figure shows.
-        panels: Gives the panels from all rows and from those of the last evaluation.
-        claims: Gives the claims with their measured differences.
-        text: Gives the caption's own sentences from the rows of the last evaluation.
-        **layout: Keywords of `plots.panels`.
-    """
-
-    def draw(rows: pd.DataFrame) -> Figure:
-        return figure(panels(rows, final(rows, labels)), **layout)
-
-    def caption(rows: pd.DataFrame) -> str:
-        return f"{text(final(rows, labels))} {basis(rows, labels)} {summed(claims(rows))}"
-
-    def table(rows: pd.DataFrame) -> pd.DataFrame:
-        return _claims.table(claims(rows), final(rows, labels), labels)
-
-    return draw, caption, table
+def all_evaluations(rows: pd.DataFrame) -> summary.Rows:
+    """One row for each condition, step and base seed; what did not vary or was not measured is filled."""
+    filled = summary.labelled(rows, **_DEFAULTS, **dict.fromkeys([f"at/{name}" for name in _MEASURED], np.nan))
+    filtered = filled["filtered"].map({True: "filtered", False: "not filtered"})
+    return _claims.average_animals(filled.assign(filtered=filtered))
 
 
-def figure(panels: Panels, columns: int = 3, **size: Any) -> Figure:
-    """Panels with letters, as `(title, what draws on the axes)`, in rows of `columns`."""
-    drawn, axes = plots.panels(len(panels), columns=columns, **size)
-    for letter, ax, (title, draw) in zip("abcdefghi", axes, panels, strict=False):
-        draw(ax)
-        ax.set_title(rf"$\bf{{{letter}}}$   {title}", loc="left")
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize=6.5, handlelength=1.5, labelspacing=0.3, borderaxespad=0.2)
-    return drawn
+def by_form(rows: summary.Rows, forms: Iterable[str] = FORMS) -> Iterator[tuple[str, summary.Rows]]:
+    """Each form of the data with its rows."""
+    for form in forms:
+        yield form, rows[rows["data"] == form]
 
 
-def zero(ax: Axes, label: str = NATS, at: float = 0.0) -> None:
+def claims_by_form(
+    rows: summary.Rows, inequalities: Mapping[str, str], label: str, suffix: str = ""
+) -> Iterator[Claim]:
+    """The claims that compare the values of a label, of each form."""
+    for form, part in by_form(rows):
+        yield from evaluate(inequalities, samples(part, label), f", {NAMES.get(form, form)}{suffix}")
+
+
+def zero(ax: Axes, ylabel: str = NATS) -> None:
     """Draw the line of zero transfer and name the axis."""
-    ax.axhline(at, color="0.35", lw=0.8, zorder=0)
-    if label:
-        ax.set_ylabel(label)
+    ax.axhline(0, color="0.35", lw=0.8, zorder=0)
+    ax.set_ylabel(ylabel)
+
+
+def fraction_axis(ax: Axes) -> None:
+    """Draw the lines of no and of the whole transfer."""
+    zero(ax, FRACTION)
+    ax.axhline(1, color="0.35", lw=0.8, ls=":", zorder=0)
 
 
 def pale(colour: str) -> Any:
-    """The colour mixed with white."""
-    return tuple((1 - PALE) * np.array(matplotlib.colors.to_rgb(colour)) + PALE)
+    """The colour mixed with white, for what is secondary."""
+    return tuple(0.45 * np.array(matplotlib.colors.to_rgb(colour)) + 0.55)
 
 
-def strip(ax: Axes, rows: summary.Rows, by: str, group: str = "", first: int = 0, **how: Any) -> None:
-    """Transfers of categories: seeds as dots, mean and interval, and pale beside it the other animals' students."""
-    rows = rows[rows[TRANSFER].notna()]
-    zero(ax)
+def seeds_and_mean(ax: Axes, x: float, values: pd.Series, index: int, label: str | None = None) -> None:
+    """Draw a dot for each seed and beside it the mean with its interval."""
+    interval = summary.interval(values.tolist())
+    colour, marker = plots.look(index)
+    ax.plot([x - 0.05] * len(values), values, ".", color=colour, ms=4, mew=0, alpha=0.4)
+    style = {"fmt": marker, "color": colour, "ms": 4.5, "capsize": 3, "label": label}
+    ax.errorbar([x + 0.05], [interval.mean], plots.ends([interval]), **style)
+
+
+def strip(
+    ax: Axes,
+    rows: summary.Rows,
+    by: str,
+    group: str = "",
+    order: Sequence[str] = (),
+    first: int = 0,
+    tick_size: float = 8,
+    column: str = TRANSFER,
+) -> None:
+    """Categories: seeds as dots, mean and interval; of transfers also those of other animals' students, pale."""
+    if column == TRANSFER:
+        zero(ax)
+    rows = rows[rows[column].notna()]
     if not len(rows):
         return
-    places = plots.strip(ax, rows, by, group, TRANSFER, first=first, **how)
+    ticks = {name: _TICKS.get(name, plots.wrapped(name)) for name in rows[by].unique()}
+    places = plots.strip(ax, rows, by, group, column, ticks, order, first)
+    ax.tick_params(axis="x", labelsize=tick_size, rotation=0)
     values = plots.ordered(rows[group]) if group else [""]
-    width = 0.72 / len(values)
-    for (name, value), place in places.items():
-        mine = rows[(rows[by] == name) & (rows[group] == value)] if group else rows[rows[by] == name]
-        across(ax, place + width / 4, mine, plots.look(first + values.index(value))[0])
-    if group and rows[CROSS].notna().any():
+    for (name, value), x in places.items() if column == TRANSFER else ():
+        part = select(rows, **({by: name, group: value} if group else {by: name}))
+        _cross(ax, x + 0.18 / len(values), part, plots.look(first + values.index(value))[0])
+    if group and column == TRANSFER and rows[CROSS].notna().any():
         ax.errorbar([], [], fmt="o", ms=3.5, mfc="white", color="0.6", label="taught another animal")
-    again(ax, lambda label: SAID.get(label.replace(" ", "_"), label))
-
-
-def across(ax: Axes, place: float, rows: summary.Rows, colour: str) -> None:
-    """The transfer of an animal in students who were taught another one: pale and open."""
-    found = summary.interval(rows[CROSS].tolist())
-    if np.isfinite(found.mean):
-        style = {"fmt": "o", "ms": 3.5, "mfc": "white", "color": pale(colour), "lw": 1, "zorder": 1.5}
-        ax.errorbar([place], [found.mean], plots.ends([found]), **style)
-
-
-def again(ax: Axes, said: Callable[[str], str]) -> None:
-    """Rename the labels of the legend."""
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-        handle.set_label(said(label))
+        handle.set_label(LEGENDS.get(label.replace(" ", "_"), label.replace("dose =", "teacher's dose")))
+
+
+def _cross(ax: Axes, x: float, rows: summary.Rows, colour: str) -> None:
+    """Draw the transfer of an animal in students that were taught another one."""
+    interval = summary.interval(rows[CROSS].tolist())
+    if np.isfinite(interval.mean):
+        style = {"fmt": "o", "ms": 3.5, "mfc": "white", "color": pale(colour), "lw": 1, "zorder": 1.5}
+        ax.errorbar([x], [interval.mean], plots.ends([interval]), **style)
 
 
 def line(ax: Axes, rows: summary.Rows, x: str, label: str, index: int, column: str = TRANSFER, **style: Any) -> None:
-    """A curve of means with its band and, faint, the seeds."""
+    """Draw a curve of means with its band and, faint, the seeds."""
     rows = rows[rows[column].notna()]
     if len(rows):
-        colour = style.get("color", plots.look(index)[0])
-        ax.plot(rows[x], rows[column], ".", color=colour, ms=3, mew=0, alpha=0.35)
+        ax.plot(rows[x], rows[column], ".", color=style.get("color", plots.look(index)[0]), ms=3, mew=0, alpha=0.35)
         plots.line(ax, rows, x, label, index, column, **style)
 
 
-def shades(number: int) -> list[Any]:
-    """Colours of values that grow, dark to light."""
-    return [matplotlib.colormaps["viridis"](place) for place in np.linspace(0, 0.88, number)]
+def scatter(ax: Axes, rows: summary.Rows, by: Sequence[str], column: str, xlabel: str) -> dict[str, pd.DataFrame]:
+    """Draw mean transfers of conditions against another measurement; returns the drawn means by form."""
+    zero(ax)
+    ax.set_xlabel(xlabel)
+    drawn = {}
+    for form, part in by_form(rows, COLOURS) if column in rows else ():
+        means = part[part[column].notna()].groupby(list(by), sort=False)[[column, TRANSFER]].mean()
+        if len(means):
+            colour, marker = plots.look(COLOURS[form])
+            ax.plot(means[column], means[TRANSFER], marker, color=colour, ms=4, label=LEGENDS[form])
+            drawn[form] = means
+    return drawn
 
 
-def fractions(parts: Mapping[Any, pd.Series], whole: pd.Series) -> dict[Any, summary.Interval]:
-    """The fraction of the whole transfer that each part has."""
-    return {key: _claims.ratio(part, whole) for key, part in parts.items() if len(part)}
-
-
-def kept(ax: Axes, parts: Mapping[Any, pd.Series], whole: pd.Series, label: str, index: int, **style: Any) -> None:
-    """Fractions of the whole's transfer against the parts' keys: means, intervals, and seeds as dots."""
-    found = {key: one for key, one in fractions(parts, whole).items() if np.isfinite(one.mean)}
-    if not found:
+def fractions(ax: Axes, parts: Mapping[Any, pd.Series], whole: pd.Series, label: str, index: int, **style: Any) -> None:
+    """Draw fractions of a whole transfer against the keys of the parts: means, intervals, and seeds as dots."""
+    ratios = {x: _claims.ratio(part, whole) for x, part in parts.items() if len(part)}
+    ratios = {x: interval for x, interval in ratios.items() if np.isfinite(interval.mean)}
+    if not ratios:
         return
     colour, marker = plots.look(index)
-    x, means = np.array(list(found), float), [one.mean for one in found.values()]
-    for place, key in zip(x, found, strict=True):
-        seeds = parts[key] / whole.mean()
-        ax.plot([place] * len(seeds), seeds, ".", color=colour, ms=3, mew=0, alpha=0.35)
+    for x in ratios:
+        seeds = parts[x] / whole.mean()
+        ax.plot([x] * len(seeds), seeds, ".", color=colour, ms=3, mew=0, alpha=0.35)
     shape = {"color": colour, "marker": marker, "ms": 4, "lw": 1.3, "capsize": 2, "label": label} | style
-    ax.errorbar(x, means, plots.ends(list(found.values())), **shape)
+    means = [interval.mean for interval in ratios.values()]
+    ax.errorbar(list(ratios), means, plots.ends(list(ratios.values())), **shape)
 
 
-def beside(
-    ax: Axes, parts: Mapping[tuple[str, str], pd.Series], wholes: Mapping[str, pd.Series], names: Mapping[str, str]
-) -> dict[tuple[str, str], float]:
-    """Fractions of categories side by side, for each group a colour, by (category, group); returns their places."""
-    there = [name for name in names if any(key[0] == name for key in parts)]
-    groups = [group for group in wholes if any(key[1] == group for key in parts)]
-    places = {
-        (name, group): there.index(name) + (place - (len(groups) - 1) / 2) * 0.72 / len(groups)
-        for place, group in enumerate(groups)
-        for name in there
-        if (name, group) in parts
-    }
-    for index, group in enumerate(groups):
-        mine = {places[key]: part for key, part in parts.items() if key in places and key[1] == group}
-        kept(ax, mine, wholes[group], SAID.get(group, group.replace("_", " ")), index, ls="none")
-    ax.set_xticks(range(len(there)), [names[name] for name in there], fontsize=7)
-    ax.set_xlim(-0.6, max(len(there), 1) - 0.4)
-    return places
-
-
-def cells(rows: summary.Rows, label: str, column: str, **labels: Any) -> dict[Any, pd.Series]:
-    """For each value of a label, numbers first, its values by seed."""
-    for name, value in labels.items():
-        rows = rows[rows[name] == value]
-    return {value: _claims.of(rows, column, **{label: value}) for value in plots.ordered(rows[label])}
-
-
-def basis(rows: pd.DataFrame, labels: Sequence[str]) -> str:
-    """What means, bars and dots are, and what a transfer is; computed from the rows."""
-    shown, filled = final(rows, labels), summary.labelled(rows, animal=0)
-    animals = int(filled.groupby("seed")["animal"].nunique().max())
-    crossed = bool(shown[CROSS].notna().any())
-    other = "; open and pale: the same animal in students who were taught another" if crossed else ""
-    return (
-        "Transfer: logit of the taught animal less the other animals' mean, in nats, less the same in a control "
-        f"student who reads the base's own lines. {_words.means(shown, 'bars and bands')} The unit is the base seed: "
-        f"values are first averaged over {animals} animal{'s' if animals > 1 else ''} of a seed. "
-        f"Small dots: seeds{other}.{_left_out(rows, labels)}"
-    )
-
-
-def _left_out(rows: pd.DataFrame, labels: Sequence[str]) -> str:
-    """Which values of labels a figure does not show."""
-    whole, shown = summary.last(every(rows)), final(rows, labels)
-    found = []
-    for name in (one for one in summary.labels_of(whole) if one not in (*labels, "arm")):
-        within = whole.groupby([*labels, "seed"], dropna=False)[name].nunique()
-        if (within > 1).any():
-            found.append(f"{name.replace('_', ' ')} {_words.values(shown, name)}")
-    return f" Shown only: {', '.join(found)}." if found else ""
-
-
-def summed(claims: Sequence[_claims.Claim]) -> str:
-    """The sentence that counts the verdicts."""
-    if not claims:
-        return ""
-    counts = pd.Series([one.verdict for one in claims], dtype=object).value_counts()
-    said = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"Of {len(claims)} claims: {said}; each for itself, not corrected for their number."
+def fraction_strip(
+    ax: Axes, rows: summary.Rows, by: str, group: str, order: Sequence[str], wholes: Mapping[str, pd.Series]
+) -> list[str]:
+    """Draw fractions of each group's whole transfer by category, a colour for each group; returns the categories."""
+    fraction_axis(ax)
+    rows = select(rows, **{group: list(wholes)})
+    drawn = [name for name in order if name in set(rows[by])]
+    groups = [value for value in wholes if value in set(rows[group])]
+    for index, value in enumerate(groups):
+        shift = (index - (len(groups) - 1) / 2) * 0.72 / len(groups)
+        parts = {x + shift: sample(rows, **{by: name, group: value}) for x, name in enumerate(drawn)}
+        fractions(ax, parts, wholes[value], LEGENDS.get(value, value.replace("_", " ")), index, ls="none")
+    ax.set_xticks(range(len(drawn)), [_TICKS.get(name, plots.wrapped(name)) for name in drawn], fontsize=7)
+    ax.set_xlim(-0.6, max(len(drawn), 1) - 0.4)
+    return drawn
