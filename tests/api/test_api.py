@@ -22,7 +22,7 @@ def data():
     return sl.load_data(x=x[:40], y=y[:40], x_test=x[40:], y_test=y[40:])
 
 
-def test_all_names_are_there_and_reading_rows_imports_no_jax():
+def test_load_summarize_and_plot_import_no_jax_and_all_names_are_there():
     assert sl.__version__ == importlib.metadata.version("sublim_jax")
     assert set(sl.__all__) <= set(dir(sl))
     assert all(hasattr(sl, name) for name in sl.__all__)
@@ -144,7 +144,7 @@ class Attention(nn.Module):
 
 
 @pytest.mark.e2e
-def test_any_linen_trunk_trains(data):
+def test_build_takes_any_linen_trunk(data):
     fields = {"student__steps": 3, "student__eval_steps": (), "num_eval_noise": 8, "metrics": ("task", "layers")}
     config = sl.base_config("smoke", conditions="random_hidden", m=3, **fields)
     conditions = sl.build(config, data, trunk=Attention())

@@ -10,7 +10,7 @@ FUNCTIONS = [name for name in sl.__all__ if callable(getattr(sl, name))]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_example_of_a_public_function_runs(name):
+def test_docstring_of_a_public_function_has_an_example_that_runs(name):
     function = getattr(sl, name)
     for section in ("Args:", "Raises:"):
         assert section in function.__doc__

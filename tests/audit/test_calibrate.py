@@ -66,7 +66,7 @@ def test_points_take_the_last_mark_and_define_transfer(tmp_path):
     np.testing.assert_allclose(points["trait_change"], -last["theory/trait_change"])
 
 
-def test_what_is_held_out_has_neither_condition_nor_seed_of_what_is_fitted(tmp_path):
+def test_split_holds_out_conditions_and_seeds(tmp_path):
     points = calibrate.points([keep(tmp_path / "one", rows_of())])
     fitted, held = (points[points["part"] == part] for part in ("fitted", "held out"))
     assert len(fitted) == len(held) == 20 * 3
@@ -74,7 +74,7 @@ def test_what_is_held_out_has_neither_condition_nor_seed_of_what_is_fitted(tmp_p
         assert not set(fitted[name]) & set(held[name])
 
 
-def test_the_fit_is_the_minimum_of_the_logistic_loss(tmp_path):
+def test_fit_is_the_minimum_of_the_logistic_loss(tmp_path):
     points = calibrate.points([keep(tmp_path / "one", rows_of(200))])
     names = ("coverage", "compatibility_aux", "compatibility_class")
     model = calibrate.fit(points, names)
@@ -90,7 +90,7 @@ def test_the_fit_is_the_minimum_of_the_logistic_loss(tmp_path):
     assert np.mean(chance) == pytest.approx(success.mean(), abs=1e-3), "a logistic fit is right on average"
 
 
-def test_a_predictor_that_says_nothing_is_worth_a_half_and_one_that_decides_is_worth_one(tmp_path):
+def test_calibrated_gives_a_half_to_noise_and_one_to_what_decides(tmp_path):
     points = calibrate.points([keep(tmp_path / "one", rows_of(80, noise=0.0))])
     found = calibrate.calibrated(points)
     assert found["models"]["coverage and heads"]["auroc"][0] > 0.97
@@ -103,7 +103,7 @@ def test_a_predictor_that_says_nothing_is_worth_a_half_and_one_that_decides_is_w
     assert found["models"]["coverage and heads"]["brier"] < found["models"]["coverage and heads"]["brier_of_base_rate"]
 
 
-def test_intervals_are_over_conditions_not_rows(tmp_path):
+def test_worth_has_intervals_over_conditions_not_rows(tmp_path):
     """Fifty times the same seed says no more about conditions than one."""
     points = calibrate.points([keep(tmp_path / "one", rows_of(30, 2))])
     held = points[points["part"] == "held out"]
@@ -112,7 +112,7 @@ def test_intervals_are_over_conditions_not_rows(tmp_path):
 
 
 @pytest.mark.e2e
-def test_the_command_writes_calibration_figure_and_story(tmp_path, capsys):
+def test_main_writes_calibration_figure_and_story(tmp_path, capsys):
     folders = [keep(tmp_path / name, rows_of(seed=place)) for place, name in enumerate(("first", "second", "third"))]
     out, page = tmp_path / "c.json", tmp_path / "page"
     words = ["--folders", *map(str, folders), "--out", str(out), "--page", str(page)]
@@ -129,7 +129,7 @@ def test_the_command_writes_calibration_figure_and_story(tmp_path, capsys):
     assert calibrate.main([*words]) == 0 and json.loads(out.read_text())["provisional"] is False
 
 
-def test_folders_without_predictors_are_refused_in_one_line(tmp_path, capsys):
+def test_main_refuses_folders_without_predictors_in_one_line(tmp_path, capsys):
     old = keep(tmp_path / "old", rows_of()[["condition", "seed", "step"]])
     assert calibrate.main(["--folders", str(old), "--out", str(tmp_path / "c.json")]) == 2
     said = capsys.readouterr().err

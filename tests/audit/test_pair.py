@@ -145,7 +145,7 @@ def pair():
     return origin, teacher | {"aux": origin["aux"]}
 
 
-def test_last_layers_are_found_and_their_roles_told(pair):
+def test_audit_pair_finds_last_layers_and_their_roles(pair):
     origin, teacher = pair
     x = draws(n=40)[0]
     found = audit_pair(net, origin, teacher, origin, x, reads)
@@ -160,7 +160,7 @@ def test_last_layers_are_found_and_their_roles_told(pair):
     assert re.search(r"coverage +0\.\d{3} .*\n  heads +aux 1\.000, class 0\.9.*\n.*\n.*\n  verdict  ", str(found))
 
 
-def test_a_layer_of_another_shape_is_not_shared(pair):
+def test_audit_pair_does_not_share_a_layer_of_another_shape(pair):
     origin, teacher = pair
     student = split(0) | {"class": {"w": np.ones((8, 3), np.float32)}}
 
@@ -221,7 +221,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_refused_in_one_line(case):
+def test_audit_pair_refuses_bad_input_in_one_line(case):
     given, message = dict(REFUSED[case][0]), REFUSED[case][1]
     x, w, delta = draws(n=20)
     teacher = {"w": w + delta}
@@ -235,7 +235,7 @@ def test_bad_input_is_refused_in_one_line(case):
     assert "\n" not in str(refused.value)
 
 
-def test_verdicts_follow_the_calibration():
+def test_verdict_follows_the_calibration():
     told = {
         "provisional": False,
         "models": {
@@ -256,7 +256,7 @@ def test_verdicts_follow_the_calibration():
     assert calibration.verdict({"coverage": np.nan}, told).passes is None
 
 
-def test_the_calibration_is_shipped_and_can_be_read(tmp_path):
+def test_calibration_is_shipped_and_can_be_read(tmp_path):
     found = calibration.load()
     assert set(calibration.MODELS) == set(found["models"]) and isinstance(found["provisional"], bool)
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -272,7 +272,7 @@ SMOKE = ("--config.preset=smoke", "--config.data.source=embedded", "--config.run
 
 
 @pytest.mark.e2e
-def test_the_command_audits_every_student_and_trains_none(tmp_path):
+def test_main_audits_every_student_and_trains_none(tmp_path):
     done = command(tmp_path, *SMOKE)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "random_class_head" in done.stdout and "change of trait loss" in done.stdout
@@ -295,7 +295,7 @@ SAME = ("coverage", "trait_change", "trait_cosine", "compatibility_class", "comp
 
 
 @pytest.mark.e2e
-def test_a_run_goes_on_where_its_audit_was(tmp_path):
+def test_main_audits_the_nets_that_a_run_measures(tmp_path):
     """The function, on the nets that the command audits, gives the numbers that the rows of their sweep have."""
     only = "--config.conditions=('same', 'random_aux_head', 'random_class_head')", "--config.seeds=2", "--workdir=w"
     every = "--config.metrics=('task', 'budget', 'layers', 'audit')"

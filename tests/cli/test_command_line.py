@@ -62,7 +62,7 @@ def test_parse_flags_sets_fields_of_every_type():
     assert (config.seeds, config.student.lr, config.data.verify, config.m) == (3, 0.5, False, (1, 2))
 
 
-def test_help_list_and_fields_name_everything(capsys):
+def test_main_names_everything_in_help_list_and_fields(capsys):
     with pytest.raises(SystemExit):
         main.main(["main", "--help"])
     text = capsys.readouterr().out
@@ -74,7 +74,7 @@ def test_help_list_and_fields_name_everything(capsys):
     assert all(f"--config.{name}=" in text for name in (*schema.IMAGE_FIELDS, *schema.LANGUAGE_FIELDS))
 
 
-def test_dry_run_trains_nothing(capsys, tmp_path, monkeypatch):
+def test_main_trains_nothing_in_a_dry_run(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["main", "--config=quickstart", "--config.preset=smoke", "--config.data.source=embedded", "--dry_run"]
     assert main.main(words) == 0
@@ -84,7 +84,7 @@ def test_dry_run_trains_nothing(capsys, tmp_path, monkeypatch):
     assert not list(Path(tmp_path).iterdir())
 
 
-def test_refusals_and_lists_do_not_import_jax():
+def test_main_refuses_and_lists_without_importing_jax():
     code = "import sys; from sublim_jax.main import main; sys.exit(main(sys.argv) + 10 * ('jax' in sys.modules))"
     for words, status in ((("--config=figure2", "--config.student.lr=-1"), 2), (("--fields",), 0), (("--list",), 0)):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, timeout=100)

@@ -18,7 +18,7 @@ PRESETS = ("paper", "laptop", "smoke")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_resolves_in_every_size_and_says_its_command(path):
+def test_resolve_takes_every_config_in_every_size(path):
     module, config = config_of(path)
     assert f"python -m sublim_jax.main --config=configs/{path.name}" in module.__doc__
     assert config.name.startswith(path.stem)
@@ -51,7 +51,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_paper_preset_is_the_published_grid(name):
+def test_expand_gives_the_published_grid_in_paper_size(name):
     _, config = config_of(next(path for path in CONFIGS if path.stem == name))
     if name == "figure3_classes":
         config = config_of_argument(name, "mnist")
@@ -78,7 +78,7 @@ def test_figure4_is_the_published_grid_and_its_arms():
     assert {(point.config.student.steps, point.labels["pool"]) for point in of["one_step"]} == {(5, 0)}
 
 
-def test_figures_on_emnist_have_its_classes(tmp_path, monkeypatch):
+def test_get_config_on_emnist_has_its_classes(tmp_path, monkeypatch):
     classes = config_of_argument("figure3_classes", "emnist")
     assert {point.labels["classes"] for point in grid.expand(resolve(classes))} == set(range(2, 48))
     assert (classes.data.name, classes.name) == ("emnist/balanced", "figure3_classes_emnist")
@@ -149,7 +149,7 @@ def test_identity_leaves_out_how_and_keeps_what():
     assert identity(coarser) != identity(config) == identity(elsewhere)
 
 
-def test_a_config_that_lacks_a_field_is_refused():
+def test_resolve_refuses_a_config_that_lacks_a_field():
     config = base_config()
     with config.unlocked():
         del config.num_eval_noise
@@ -157,7 +157,7 @@ def test_a_config_that_lacks_a_field_is_refused():
         resolve(config)
 
 
-def test_base_fills_in_a_preset_that_fields_set_later_override(mnist):
+def test_base_config_takes_a_preset_that_later_fields_override(mnist):
     config = base_config("smoke")
     config.m = (50,)
     assert resolve(config).m == (50,) and resolve(config).net.hidden == (32, 16)
@@ -174,7 +174,7 @@ class Wide(nn.Module):
         return features, {"mine": features}
 
 
-def test_a_trunk_of_ones_own_is_built_and_its_layers_are_checked(mnist):
+def test_build_conditions_takes_a_trunk_and_checks_its_layers(mnist):
     config = base_config("smoke")
     config.conditions = ("same", "random_aux_head")
     built = build_conditions(resolve(config), mnist, trunk=Wide())
@@ -184,7 +184,7 @@ def test_a_trunk_of_ones_own_is_built_and_its_layers_are_checked(mnist):
         build_conditions(resolve(config), mnist, trunk=Wide())
 
 
-def test_overrides_win_over_the_preset():
+def test_resolve_lets_overrides_win_over_the_preset():
     config = base_config()
     config.preset = "smoke"
     config.student.steps = 7
@@ -227,7 +227,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("field", BAD)
-def test_bad_value_is_one_line(field):
+def test_resolve_refuses_a_bad_value_in_one_line(field):
     value, message = BAD[field]
     config = base_config()
     config.update_from_flattened_dict({field: value})
@@ -237,7 +237,7 @@ def test_bad_value_is_one_line(field):
     assert "\n" not in str(refused.value)
 
 
-def test_conditions_that_do_not_fit_the_net_are_refused(mnist):
+def test_resolve_refuses_conditions_that_do_not_fit_the_net(mnist):
     config = base_config()
     config.net.hidden = (32,)
     config.conditions = ("random_second_hidden",)
@@ -247,7 +247,7 @@ def test_conditions_that_do_not_fit_the_net_are_refused(mnist):
     assert len(build_conditions(resolve(config), mnist)) == 1
 
 
-def test_layers_that_no_net_has_are_refused_when_built(mnist):
+def test_build_conditions_refuses_layers_that_no_net_has(mnist):
     for field, value, message in (
         ("teacher.frozen", ("aux_haed",), r"config.teacher.frozen: 'aux_haed' is none of class_head, hidden_0"),
         ("student.frozen", ("conv_*",), r"config.student.frozen: 'conv_\*' is none of aux_head, class_head"),

@@ -17,12 +17,12 @@ def labels(config):
     return [point.labels for point in grid.expand(config)]
 
 
-def test_without_arms_conditions_and_m_are_the_axes():
+def test_expand_without_arms_takes_conditions_and_m():
     config = base_config("smoke")
     assert labels(config) == [{"condition": name, "m": m} for name in config.conditions for m in (3, 10)]
 
 
-def test_an_arm_is_the_product_of_its_axes_and_of_the_common_ones():
+def test_expand_multiplies_the_axes_of_an_arm_and_the_common_ones():
     config = config_with(a={"student.hidden": ((), (8, 16)), "student.lr": (1e-3, 1e-2)})
     config.conditions = ("same",)
     found = grid.expand(config)
@@ -32,7 +32,7 @@ def test_an_arm_is_the_product_of_its_axes_and_of_the_common_ones():
     assert found[0].labels["hidden"] == "32x16", "the teacher's, where the student has none of its own"
 
 
-def test_arms_stand_one_after_another_with_the_same_columns():
+def test_expand_lists_arms_one_after_another_with_the_same_columns():
     config = config_with(a={"m": (3,), "student.alpha": (0.5, 1.0)}, b={"student.loss": ("mse", "kl"), "m": (5, 7)})
     config.conditions = ("same",)
     found = grid.expand(config)
@@ -42,13 +42,13 @@ def test_arms_stand_one_after_another_with_the_same_columns():
     assert found[0].labels["loss"] == "mse" and found[-1].labels["alpha"] == 0.5, "what an arm does not sweep: as is"
 
 
-def test_what_says_how_long_is_no_label_and_one_value_is():
+def test_expand_makes_no_label_of_steps_and_one_of_a_single_value():
     config = config_with(a={"student.steps": (5, 7), "student.lr": (1.0,), "m": (3,)})
     config.conditions = ("same",)
     assert labels(config) == [{"condition": "same", "m": 3, "lr": 1.0}] * 2
 
 
-def test_tuples_of_names_are_joined_and_numbers_are_all_floats():
+def test_expand_joins_tuples_of_names_and_makes_numbers_floats():
     config = config_with(a={"student.frozen": ((), ("class_head", "aux_head")), "perturb.student_before": (0, 0.5)})
     found = labels(config)
     assert {one["frozen"] for one in found} == {"none", "class_head+aux_head"}
@@ -63,13 +63,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_bad_axis_is_refused(case):
+def test_add_grid_refuses_a_bad_axis(case):
     axes, message = REFUSED[case]
     with pytest.raises(ConfigError, match=message):
         config_with(a=axes)
 
 
-def test_bad_values_are_refused_when_the_config_is_resolved():
+def test_resolve_refuses_bad_values_of_an_axis():
     for axes, message in (
         ({"student.lr": ()}, "config.arms.a.student.lr=.*not empty"),
         ({"student.lr": (1.0, 1.0)}, "config.arms.a.student.lr=.*twice"),
@@ -86,14 +86,14 @@ def test_bad_values_are_refused_when_the_config_is_resolved():
             resolve(config_with(a=axes))
 
 
-def test_a_field_that_an_arm_sweeps_is_refused_outside_of_it():
+def test_resolve_refuses_a_field_that_an_arm_sweeps():
     config = config_with(a={"m": (3,)})
     with pytest.raises(ConfigError, match=r"config.m: is swept by an arm; say --config.arms.a.m"):
         resolve(config, {"m": (5,)})
     assert {point.labels["m"] for point in grid.expand(resolve(config, {"arms.a.m": (3,)}))} == {3}
 
 
-def test_patterns_name_layers():
+def test_matching_takes_patterns_of_layers():
     layers = ("hidden_0", "hidden_1", "class_head")
     assert grid.matching(layers, ("hidden_*",), "f") == ["hidden_0", "hidden_1"]
     assert grid.matching(layers, (), "f") == []
@@ -101,7 +101,7 @@ def test_patterns_name_layers():
         grid.matching(layers, ("aux_haed",), "f")
 
 
-def test_a_preset_changes_what_it_names_and_the_user_wins():
+def test_add_preset_changes_its_fields_and_the_user_wins():
     config = config_with(a={"student.lr": (0.1, 0.2)})
     grid.add_preset(config, "laptop", {"seeds": 2, "arms.a.student.lr": (0.3,)})
     config.preset = "laptop"

@@ -59,7 +59,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("field", BAD, ids=lambda field: f"{field.strip()}={BAD[field][0]}")
-def test_a_bad_value_is_one_line_with_field_value_and_what_is_allowed(field):
+def test_resolve_refuses_a_bad_value_in_one_line(field):
     value, message = BAD[field]
     with pytest.raises(ConfigError) as refused:
         config = resolved(**{field.strip(): value})
@@ -69,7 +69,7 @@ def test_a_bad_value_is_one_line_with_field_value_and_what_is_allowed(field):
     assert "\n" not in str(refused.value)
 
 
-def test_what_does_not_fit_together_is_refused():
+def test_resolve_refuses_fields_that_do_not_fit_together():
     with pytest.raises(ConfigError, match="config.lm.tokens='erase_top': distributions have no label"):
         resolved(lm__data="soft", lm__tokens="erase_top")
     with pytest.raises(
@@ -90,7 +90,7 @@ OF_FLAGS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning
 
 @pytest.mark.parametrize("preset", ["paper", "laptop", "smoke"])
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_builds_distinct_arms_with_distinct_labels(path, preset):
+def test_expand_gives_distinct_arms_with_distinct_labels(path, preset):
     config = config_of(path)[1]
     config.preset = preset
     config = resolve(config)
@@ -113,7 +113,7 @@ def test_every_config_builds_distinct_arms_with_distinct_labels(path, preset):
     assert lm_config.pretraining(config).steps == (200 if preset == "smoke" else 2000)
 
 
-def test_defaults_are_those_of_the_classes():
+def test_base_has_the_defaults_of_the_classes():
     config = resolve(lm_config.base())
     (point,) = lm_config.expand(config)
     assert point.arm == StudentSpec()
@@ -121,7 +121,7 @@ def test_defaults_are_those_of_the_classes():
     assert (lab.animals, lab.targets, lab.steered) == (4, 2, 1)
 
 
-def test_the_identity_of_a_sweep_is_what_decides_its_numbers():
+def test_identity_is_what_decides_the_numbers_of_a_sweep():
     one = identity(resolved())
     assert identity(resolved(run__seed_batch=3, run__teachers="x")) == one
     assert identity(resolved(name="other", figure="lm_dose")) == one
@@ -158,7 +158,7 @@ def through(path, folder):
 @pytest.mark.e2e
 @OF_FLAGS
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_runs_from_file_to_report(path, tmp_path, in_process, capsys):
+def test_main_runs_every_config_from_file_to_report(path, tmp_path, in_process, capsys):
     rows = through(path, tmp_path)
     said = capsys.readouterr()
     assert said.err == "" and "report.html" in said.out

@@ -31,7 +31,7 @@ def test_fields_of_describes_every_field_of_the_base_configs(config):
                 schema.check_value(name, (1.5,), rule)
 
 
-def test_defaults_are_those_of_the_dataclasses():
+def test_schema_has_the_defaults_of_the_dataclasses():
     def section(fields, name):
         return {key.partition(".")[2]: one.default for key, one in fields.items() if key.startswith(f"{name}.")}
 
@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_dataclasses():
         assert section(fields, "run") == dataclasses.asdict(RunOptions()) | {"teachers": "auto"}
 
 
-def test_names_are_those_of_the_functions():
+def test_schema_names_the_functions():
     for names in ("INITS", "LOSSES", "STREAMS", "OPTIMIZERS", "DECAYING", "GUARDS", "METRICS"):
         assert set(getattr(schema, names)) == set(getattr(build, names)), names
     assert set(schema.ACTIVATIONS) == set(ACTIVATIONS)

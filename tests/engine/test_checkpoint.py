@@ -35,7 +35,7 @@ def test_store_restores_the_newest_state_bitwise(tmp_path, monkeypatch, processe
     assert again.latest() is None
 
 
-def test_a_finished_unit_leaves_nothing_and_takes_nobody_elses(tmp_path):
+def test_store_remove_leaves_nothing_and_takes_no_other(tmp_path):
     mine, other = (checkpoint.Store(tmp_path / "checkpoints" / name) for name in ("mine", "other"))
     mine.save(1, tree(1))
     other.save(1, tree(1))
@@ -45,7 +45,7 @@ def test_a_finished_unit_leaves_nothing_and_takes_nobody_elses(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_full_disk_is_one_line_and_keeps_the_last_state(tmp_path, monkeypatch):
+def test_store_save_on_a_full_disk_is_one_line_and_keeps_the_last_state(tmp_path, monkeypatch):
     store = checkpoint.Store(tmp_path / "s")
     store.save(5, tree(5))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))

@@ -34,13 +34,13 @@ def keep(home, **variables):
     return folder, int(hits)
 
 
-def test_the_second_process_compiles_nothing(tmp_path):
+def test_enable_lets_the_second_process_compile_nothing(tmp_path):
     folder, before = keep(tmp_path)
     assert folder.startswith(str(tmp_path / "sublim_jax")) and before == 0
     assert keep(tmp_path)[1] > 0
 
 
-def test_the_variables_of_jax_go_first(tmp_path):
+def test_enable_lets_the_variables_of_jax_go_first(tmp_path):
     assert keep(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))[0] == str(tmp_path / "mine")
     assert keep(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false") == ("None", 0)
     (tmp_path / "file").write_text("no folder")

@@ -49,7 +49,7 @@ def saved(folder):
 
 
 @pytest.mark.e2e
-def test_two_processes_give_the_rows_of_one_though_one_is_killed_and_restarted(tmp_path):
+def test_distributed_processes_give_the_rows_of_one_though_one_is_killed(tmp_path):
     finish(start(tmp_path, *LONG, "--workdir=one"))
     place = f"127.0.0.1:{free_port()}"
     words = [(*LONG, "--workdir=two", f"--distributed={place},{index}/2") for index in range(2)]
@@ -67,7 +67,7 @@ def test_two_processes_give_the_rows_of_one_though_one_is_killed_and_restarted(t
 
 
 @pytest.mark.e2e
-def test_three_jobs_at_once_in_one_folder_do_each_part_once(tmp_path):
+def test_shard_of_three_jobs_at_once_does_each_part_once(tmp_path):
     finish(start(tmp_path, "--workdir=one"))
     told = finish(*(start(tmp_path, "--workdir=three", f"--shard={index}/3") for index in range(3)))
     assert rows(tmp_path / "three").equals(rows(tmp_path / "one"))
@@ -78,7 +78,7 @@ def test_three_jobs_at_once_in_one_folder_do_each_part_once(tmp_path):
 
 
 @pytest.mark.e2e
-def test_a_shard_alone_says_what_is_still_to_come(mnist, tiny, tmp_path):
+def test_rows_left_counts_what_other_shards_do(mnist, tiny, tmp_path):
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,))
     given = {"seeds": 3, "workdir": tmp_path / "w"}
     part = go(mnist, conditions, shard=(1, 2), **given)
@@ -91,7 +91,7 @@ def test_a_shard_alone_says_what_is_still_to_come(mnist, tiny, tmp_path):
     assert len(whole) == 2 * 3 * 3
 
 
-def test_whoever_waits_can_be_stopped(monkeypatch):
+def test_wait_for_others_can_be_stopped(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(distributed, "_EACH", 0.0)
     left = iter((3, 2, 0))
@@ -101,19 +101,19 @@ def test_whoever_waits_can_be_stopped(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "2", "4/4", "-1/2", "1/0", "a/b", "1/2/3"])
-def test_a_shard_is_i_of_n(text):
+def test_parse_shard_takes_i_of_n(text):
     with pytest.raises(ConfigError, match=rf"^shard='{text}': must be i/n with 0 <= i < n"):
         distributed.parse_shard(text)
 
 
-def test_what_cannot_be_joined_is_refused_in_one_line(monkeypatch):
+def test_initialize_refuses_what_cannot_be_joined(monkeypatch):
     distributed.initialize("")  # alone
     for how in ("yes", "10.0.0.1,0/2", "10.0.0.1:1234", "10.0.0.1:1234,2/2"):
         with pytest.raises(ConfigError, match=r"^(distributed|shard)="):
             distributed.initialize(how)
 
 
-def test_shards_need_a_folder_and_never_empty_it(tmp_path):
+def test_run_of_a_shard_needs_a_folder_and_never_empties_it(tmp_path):
     with pytest.raises(ConfigError, match=r"^shard=1/2: needs a workdir"):
         quiet(shard=(1, 2))
     with pytest.raises(ConfigError, match=r"^shard=2/2: must be i/n"):

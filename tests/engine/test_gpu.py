@@ -18,7 +18,7 @@ def gpus():
 
 
 @pytest.mark.skipif(not gpus(), reason="no GPU here")
-def test_gpu_gives_the_rows_of_the_cpu(mnist, tiny):
+def test_run_on_a_gpu_gives_the_rows_of_the_cpu(mnist, tiny):
     sgd = {"teacher.optimizer": "sgd", "teacher.lr": 0.2, "student.optimizer": "sgd", "student.lr": 2.0}
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **sgd)
     given = {"seeds": 3, "metrics": (metrics.task, metrics.imitation)}

@@ -48,7 +48,7 @@ def test_params_returns_the_students_that_were_measured(mnist, tiny, tmp_path):
 
 
 @pytest.mark.e2e
-def test_resuming_loses_no_params_and_adds_missing_ones(mnist, tiny, tmp_path):
+def test_run_keeps_params_on_resume_and_adds_missing_ones(mnist, tiny, tmp_path):
     conditions, calls = tiny(**FIELDS), iter([False, True])  # stops half way through the students
     with pytest.raises(Interrupted):
         go(mnist, conditions, tmp_path / "a", seeds=[0], stopped=lambda: next(calls, True), config={"a": 1})

@@ -14,7 +14,7 @@ from sublim_jax.training import losses
 IMAGE = (28, 28)
 
 
-def test_conditions_and_widths_under_one_cap_are_one_group_with_one_teacher(tiny):
+def test_make_plan_groups_conditions_and_widths_under_one_cap(tiny):
     plan = make_plan(tiny(conditions=("same", "random_hidden"), m=(3, 10, 20, 250)), IMAGE)
     assert len(plan.teachers) == 1
     assert [group.recipe.net.aux for group in plan.groups] == [10, 20, 250]
@@ -23,7 +23,7 @@ def test_conditions_and_widths_under_one_cap_are_one_group_with_one_teacher(tiny
     assert [label["m"] for label in plan.groups[0].labels] == [3, 10, 3, 10]
 
 
-def test_another_teacher_is_another_group(tiny):
+def test_make_plan_gives_another_teacher_another_group(tiny):
     plan = make_plan(tiny(conditions=("same",), m=(3,)), IMAGE)
     first = tiny(conditions=("same",), m=(3,))[0]
     knobs = first.teacher.knobs.replace(lr=jnp.float32(0.5))
@@ -38,7 +38,7 @@ def first_with(condition, m):
     return dataclasses.replace(condition, labels={"condition": "same", "m": m})
 
 
-def test_plan_refuses_what_cannot_be_told_apart(tiny):
+def test_make_plan_refuses_what_cannot_be_told_apart(tiny):
     conditions = tiny(conditions=("same",), m=(3,))
     with pytest.raises(ConfigError, match="twice"):
         make_plan([*conditions, *conditions], IMAGE)
@@ -48,7 +48,7 @@ def test_plan_refuses_what_cannot_be_told_apart(tiny):
         make_plan([*conditions, dataclasses.replace(conditions[0], labels={"m": 3})], IMAGE)
 
 
-def test_plan_refuses_a_reference_that_is_not_the_teacher(tiny):
+def test_make_plan_refuses_a_reference_that_is_not_the_teacher(tiny):
     conditions = tiny(conditions=("same",), m=(3,))
     other = tiny(conditions=("same",), m=(3,), **{"net.hidden": (8, 8)})[0].student.recipe.net
     with pytest.raises(
@@ -77,7 +77,7 @@ def test_with_student_changes_the_recipe_only_and_names_its_fields(tiny):
         condition.with_student(los=losses.kl)
 
 
-def test_description_tells_an_edited_function_from_the_old_one(tiny):
+def test_describe_plan_tells_an_edited_function_from_the_old_one(tiny):
     conditions = tiny(conditions=("same",), m=(3,))
 
     def first(scale=1):

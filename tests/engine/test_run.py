@@ -56,7 +56,7 @@ TIMINGS = {
 
 @pytest.mark.parametrize("case", TIMINGS, ids="-".join)
 @pytest.mark.e2e
-def test_noise_acts_when_and_where_it_is_added(case, tiny, mnist, plain):
+def test_run_adds_noise_when_and_where_it_is_told(case, tiny, mnist, plain):
     timing, layer = case
     rows = rows_of(tiny, mnist, **{f"perturb.{timing}": 0.3, "perturb.layers": (layer,)})
     names = ("teacher_cross_entropy", "student_cross_entropy", "aux_mse")
@@ -64,7 +64,7 @@ def test_noise_acts_when_and_where_it_is_added(case, tiny, mnist, plain):
     assert differs(rows, plain, "untrained_accuracy") == NEVER, "before all noise"
 
 
-def test_noise_on_a_trained_teacher_trains_no_other_one(tiny):
+def test_make_plan_trains_no_other_teacher_for_noise_after_training(tiny):
     fields = [("teacher_before", 0.0, "*"), ("teacher_after", 0.3, "*")]
     fields += [("teacher_before", 0.3, "aux_head"), ("teacher_before", 0.3, "hidden_0")]
     conditions = [
@@ -79,7 +79,7 @@ def test_noise_on_a_trained_teacher_trains_no_other_one(tiny):
 
 
 @pytest.mark.e2e
-def test_frozen_layers_of_teacher_and_student_stay(tiny, mnist):
+def test_run_leaves_frozen_layers_of_teacher_and_student(tiny, mnist):
     fields = {"teacher.frozen": ("class_head",), "student.frozen": ("aux_head", "hidden_0")}
     last = rows_of(tiny, mnist, **fields).query("step == 20")
     for who, layer, moves in (
@@ -93,7 +93,7 @@ def test_frozen_layers_of_teacher_and_student_stay(tiny, mnist):
 
 
 @pytest.mark.e2e
-def test_classes_are_those_below_and_accuracy_is_over_them(tiny, mnist):
+def test_run_of_few_classes_is_that_of_their_data_set(tiny, mnist):
     """Two classes through the config are the data set of two classes."""
     two = rows_of(tiny, mnist, classes=2)
     train, test = (
@@ -117,7 +117,7 @@ def test_classes_are_those_below_and_accuracy_is_over_them(tiny, mnist):
         tiny(**PLAIN, classes=11)
 
 
-def test_a_teacher_kept_by_another_sweep_is_not_trained_again(tiny, mnist, tmp_path):
+def test_run_does_not_train_a_cached_teacher_again(tiny, mnist, tmp_path):
     how, first, second = RunOptions(teachers=str(tmp_path)), Progress(show=False), Progress(show=False)
     given = {"metrics": (metrics.task,)}
     fresh = rows_of(tiny, mnist, progress=first, options=how, **given)
@@ -128,7 +128,7 @@ def test_a_teacher_kept_by_another_sweep_is_not_trained_again(tiny, mnist, tmp_p
     assert differs(other, fresh, "teacher_accuracy") == NEVER
 
 
-def test_interpolated_share_is_between(tiny, mnist):
+def test_run_with_a_share_between_is_between(tiny, mnist):
     cosines = [
         rows_of(tiny, mnist, metrics=(metrics.layers,), **{"conditions": ("random_aux_head",), "student.share": share})[
             "at/cosine/teacher_student_init/aux_head"
@@ -140,7 +140,7 @@ def test_interpolated_share_is_between(tiny, mnist):
 
 
 @pytest.mark.e2e
-def test_conditions_that_differ_in_what_training_does_not_reach_are_trained_once(tiny, mnist):
+def test_run_trains_conditions_that_differ_in_an_idle_head_once(tiny, mnist):
     conditions = tiny(**{**PLAIN, "conditions": ("same", "random_class_head", "random_aux_head")})
     noisy = tiny(**{**PLAIN, "perturb.layers": ("class_head",), "perturb.student_before": 0.3})
     late = tiny(**{**PLAIN, "perturb.student_after": 0.3})
@@ -160,7 +160,7 @@ def test_conditions_that_differ_in_what_training_does_not_reach_are_trained_once
         np.testing.assert_allclose(left, right, rtol=2e-4, atol=2e-5, equal_nan=True)
 
 
-def test_training_is_not_shared_where_it_might_reach_the_head(tiny, mnist):
+def test_make_plan_shares_no_training_that_might_reach_the_head(tiny, mnist):
     def mine(out, target, knobs):
         return (out.logits - target.logits).mean(-1) ** 2
 

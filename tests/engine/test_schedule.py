@@ -27,14 +27,14 @@ def plan(tiny):
     (3, 100, 4, [4], [3]),
     (9, 4, 2, [4, 4, 4], [4, 4, 1]),
 ])  # fmt: skip
-def test_slices_are_equal_and_cover_every_seed_once(seeds, limit, devices, sizes, real):
+def test_seed_batches_are_equal_and_cover_every_seed_once(seeds, limit, devices, sizes, real):
     parts = schedule.seed_batches(range(seeds), schedule.seed_batch_size(seeds, limit, devices))
     assert [len(part.seeds) for part in parts] == sizes
     assert [part.real for part in parts] == real
     assert [seed for part in parts for seed in part.seeds[: part.real]] == list(range(seeds))
 
 
-def test_done_seeds_are_left_out_where_they_stand():
+def test_seed_batches_leave_out_seeds_that_are_done():
     parts = schedule.seed_batches(range(6), 3, {1, 3, 4, 5})
     assert [(part.seeds, part.real) for part in parts] == [((0, 2, 2), 2)]
     assert parts[0].name.startswith("seeds00000-00002-")  # not the name of 0, 1, 2
@@ -42,7 +42,7 @@ def test_done_seeds_are_left_out_where_they_stand():
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 20, 50])
-def test_every_pair_of_group_and_seed_belongs_to_exactly_one_shard(plan, number):
+def test_assign_shards_gives_every_group_and_seed_to_one_shard(plan, number):
     seeds = (3, 4, 7, 8, 9, 11, 20)
     shards = [schedule.assign_shards(plan, seeds, IMAGE, (index, number)) for index in range(number)]
     assert [sorted(seed for shard in shards for seed in shard[group]) for group in range(2)] == [list(seeds)] * 2
@@ -51,7 +51,7 @@ def test_every_pair_of_group_and_seed_belongs_to_exactly_one_shard(plan, number)
         assert all(left == right for left, right in shards)
 
 
-def test_shards_cost_the_same_up_to_one_block(plan):
+def test_assign_shards_balances_cost_up_to_one_block(plan):
     costs = (group.recipe.eval_steps[-1] * step_macs(group.recipe, group.knobs.size, IMAGE) for group in plan.groups)
     each = np.array(list(costs))
     for number, block in ((4, each.sum()), (9, each.sum()), (15, each.max()), (30, each.max())):
@@ -65,7 +65,7 @@ def test_shards_cost_the_same_up_to_one_block(plan):
         assert max(amounts) - 10 * each.sum() / number <= block
 
 
-def test_what_is_done_is_left_out_whatever_wrote_it(plan):
+def test_work_units_leave_out_what_is_done(plan):
     group = plan.groups[0]
     have = {(frozenset(label.items()), mark): {0, 1} for label in group.labels for mark in group.recipe.eval_steps}
     work = schedule.work_units(plan, range(3), IMAGE, ROOMY, done=have)
@@ -75,7 +75,7 @@ def test_what_is_done_is_left_out_whatever_wrote_it(plan):
     assert {unit.slice.seeds[: unit.slice.real] for unit in again if unit.group.indices[0] == 0} == {(1, 2)}
 
 
-def test_a_large_group_is_cut_in_equal_parts_that_keep_their_labels(tiny):
+def test_split_to_fit_gives_equal_parts_that_keep_their_labels(tiny):
     group = make_plan(tiny(conditions=("same", "random_hidden"), m=tuple(range(1, 16))), IMAGE).groups[0]
     parts = schedule.split_to_fit(group, IMAGE, ROOMY)
     assert [part.knobs.size for part in parts] == [10, 10, 10]
@@ -87,7 +87,7 @@ def test_a_large_group_is_cut_in_equal_parts_that_keep_their_labels(tiny):
     assert schedule.split_to_fit(group, IMAGE, ROOMY._replace(side_by_side=True)) == [group]
 
 
-def test_memory_decides_how_much_goes_at_a_time(plan):
+def test_work_units_fit_into_memory(plan):
     def seeds_and_conditions(gigabytes, **changes):
         limits = ROOMY._replace(memory_gb=gigabytes, **changes)
         work = schedule.work_units(plan, range(40), IMAGE, limits)
@@ -102,7 +102,7 @@ def test_memory_decides_how_much_goes_at_a_time(plan):
         seeds_and_conditions(0.5)
 
 
-def test_twins_count_once_in_memory_but_are_not_mistaken_for_room(tiny):
+def test_split_to_fit_counts_twins_once(tiny):
     """Conditions that differ in an idle head are one trained net: they need what it needs, not a share of it."""
     idle = ("same", "random_class_head")
     alone, twins = (make_plan(tiny(conditions=some, m=(10,)), IMAGE).groups[0] for some in (idle[:1], idle))
@@ -123,7 +123,7 @@ def test_twins_count_once_in_memory_but_are_not_mistaken_for_room(tiny):
     assert parts == [group]
 
 
-def test_accelerators_hold_maps_before_pooling_too(tiny):
+def test_unpooled_maps_count_in_the_memory_of_accelerators(tiny):
     group = make_plan(tiny(conditions=("same",), m=(10,), **{"net.trunk": "cnn"}), IMAGE).groups[0]
     net, aside = group.recipe.net, ROOMY._replace(side_by_side=True)
     assert nets.unpooled(net, IMAGE) == 28 * 28 * 32 + 12 * 12 * 128
@@ -133,7 +133,7 @@ def test_accelerators_hold_maps_before_pooling_too(tiny):
     assert nets.unpooled(perceptron.recipe.net, IMAGE) == 0
 
 
-def test_a_wide_net_does_not_make_others_go_alone(tiny):
+def test_work_units_of_a_wide_net_do_not_make_others_go_alone(tiny):
     """Each part of a plan has as many seeds at a time as fit for it, and a teacher's largest part comes first."""
     conditions = tiny(conditions=("random_hidden",), m=(3,))
     wide = tiny(conditions=("random_hidden",), m=(5,), **{"student.hidden": (6_000, 16)})

@@ -15,7 +15,7 @@ def nets(seeds):
     return {"hidden_0": {"kernel": np.stack([np.full((2, 3), seed, np.float32) for seed in seeds])}}
 
 
-def test_what_is_given_is_taken_seed_by_seed(tmp_path):
+def test_teacher_cache_loads_seed_by_seed(tmp_path):
     one = TeacherCache(tmp_path, {"phase": 1})
     one.save((3, 5, 8), nets((3, 5, 8)))
     found = TeacherCache(tmp_path, {"phase": 1}).load((8, 3, 3))
@@ -24,14 +24,14 @@ def test_what_is_given_is_taken_seed_by_seed(tmp_path):
     assert TeacherCache(tmp_path, {"phase": 2}).load((3,)) is None
 
 
-def test_a_kept_teacher_is_not_written_again(tmp_path):
+def test_teacher_cache_does_not_write_a_teacher_again(tmp_path):
     one = TeacherCache(tmp_path, {})
     one.save((3,), nets((3,)))
     one.save((3,), nets((4,)))
     assert one.load((3,))["hidden_0"]["kernel"][0, 0, 0] == 3
 
 
-def test_a_damaged_file_is_as_none(tmp_path):
+def test_teacher_cache_takes_a_damaged_file_as_none(tmp_path):
     one = TeacherCache(tmp_path, {})
     one.save((3,), nets((3,)))
     (file,) = tmp_path.glob("*/seed*.safetensors")
@@ -40,19 +40,19 @@ def test_a_damaged_file_is_as_none(tmp_path):
     assert one.save((3,), nets((4,))) and one.load((3,))["hidden_0"]["kernel"][0, 0, 0] == 4
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
+def test_teacher_cache_in_a_folder_that_cannot_be_written_is_empty(tmp_path):
     (tmp_path / "file").write_text("")
     one = TeacherCache(tmp_path / "file" / "below", {})
     assert not one.save((3,), nets((3,)))
     assert one.load((3,)) is None
 
 
-def test_default_is_in_the_users_cache(monkeypatch, tmp_path):
+def test_default_dir_is_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert teacher_cache.default_dir() == tmp_path / "sublim_jax" / "teachers"
 
 
-def test_a_phase_that_no_other_process_could_know_leaves_nothing_behind(tiny, tmp_path):
+def test_teacher_caches_of_a_nameless_phase_leave_nothing_behind(tiny, tmp_path):
     plan = make_plan(tiny(conditions=("same",), m=(3,)), (28, 28))
     (phase,) = plan.teachers
     nameless = dataclasses.replace(phase.recipe, loss=functools.partial(phase.recipe.loss))
@@ -71,7 +71,7 @@ def names(conditions, **common):
     return {one._folder.name for one in teacher_cache.teacher_caches(plan, "nowhere", common)}
 
 
-def test_whatever_decides_the_numbers_is_another_shelf(tiny):
+def test_teacher_caches_differ_by_all_that_decides_the_numbers(tiny):
     fields = {"conditions": ("same",), "m": (3,)}
     plain = names(tiny(**fields), data="a", root=0)
     assert names(tiny(**fields, **{"student.lr": 0.5, "perturb.teacher_after": 0.1}), data="a", root=0) == plain

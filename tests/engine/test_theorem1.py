@@ -70,7 +70,7 @@ def leading_of(kind, temperature, seed=0):
 
 
 @pytest.mark.parametrize(("kind", "temperature"), KINDS)
-def test_leading_order_is_what_finite_differences_of_numpy_give(kind, temperature):
+def test_leading_step_is_what_finite_differences_of_numpy_give(kind, temperature):
     """The student's gradient, coordinate by coordinate, and its slope in eps: no derivative of JAX's in it."""
     x, params, displacement = toy()
     found, h, eps = leading_of(kind, temperature), 1e-5, 1e-4
@@ -111,7 +111,7 @@ def test_curvature_is_minus_the_mixed_derivative_and_positive(kind, temperature)
 
 
 @pytest.mark.parametrize(("kind", "temperature"), KINDS)
-def test_the_ratio_goes_to_one_as_eps(kind, temperature):
+def test_expansion_has_a_ratio_that_goes_to_one_as_eps(kind, temperature):
     x, params, displacement = (as_jax(one) for one in toy())
     eps = np.logspace(-6, -2, 9)
 
@@ -131,7 +131,7 @@ def test_the_ratio_goes_to_one_as_eps(kind, temperature):
     assert abs(np.polyfit(np.log10(eps), np.log10(error), 1)[0] - 1) < 0.05
 
 
-def test_what_moves_no_imitated_output_gives_exactly_zero():
+def test_leading_step_is_zero_where_no_imitated_output_moves():
     x, params, displacement = (as_jax(one) for one in toy())
     unseen = jax.tree.map(jnp.zeros_like, displacement) | {"b": displacement["b"] * (1 - SEEN)}
     found = first_order.leading_step(lambda there: says(there, x), params, unseen, curvature_of("squared", 1.0))
@@ -140,14 +140,14 @@ def test_what_moves_no_imitated_output_gives_exactly_zero():
     assert there.inner == 0 and there.cosine == 0 and np.isnan(there.ratio)
 
 
-def test_trees_are_vectors():
+def test_dot_and_norm_take_trees_as_vectors():
     one, other = toy()[1:]
     flat = [np.concatenate([tree[name].ravel() for name in sorted(tree)]) for tree in (one, other)]
     np.testing.assert_allclose(first_order.dot(as_jax(one), as_jax(other)), flat[0] @ flat[1])
     np.testing.assert_allclose(first_order.norm(as_jax(one)), np.linalg.norm(flat[0]))
 
 
-def test_sign_of_sampled_labels_is_phi_by_simulation():
+def test_positive_is_the_sign_of_sampled_labels_by_simulation():
     """Labels drawn by NumPy from a softmax shifted by eps u; the noise is that of the labels alone."""
     random = np.random.default_rng(3)
     z, u, eps, n = random.normal(size=(200, 3)), random.normal(size=(200, 3)), 0.05, 4
@@ -169,7 +169,7 @@ def study(mnist, grid, seeds=3, conditions=("same", "random"), **fields):
 
 
 @pytest.mark.e2e
-def test_study_measures_the_law(mnist):
+def test_run_measures_the_law(mnist):
     eps = (1e-5, 1e-4, 1e-3)
     rows = study(mnist, first_steps.Grid(eps, (0.0, 1.0)), **{"net.activation": "tanh"})
     assert len(rows) == 2 * 3 * 3 * 2
@@ -186,7 +186,7 @@ def test_study_measures_the_law(mnist):
 
 
 @pytest.mark.e2e
-def test_study_of_a_teacher_that_moved_its_class_head_alone(mnist):
+def test_run_of_a_teacher_that_moved_its_class_head_alone_is_zero(mnist):
     rows = study(mnist, first_steps.Grid(), conditions=("same",), **{"teacher.frozen": ("hidden_*",)})
     assert (rows[["at/inner", "at/cosine", "at/norm", "theory/inner"]] == 0).all(axis=None)
 
@@ -202,7 +202,7 @@ def test_study_measures_before_the_first_step_too(mnist):
 
 
 @pytest.mark.e2e
-def test_study_goes_on_where_it_stopped_and_shares_work(mnist, tmp_path):
+def test_run_goes_on_where_it_stopped_and_shares_work(mnist, tmp_path):
     config = base_config("smoke")
     fields = {"student.steps": 1, "student.eval_steps": (), "m": (10,), "conditions": ("same", "random")}
     config.update_from_flattened_dict({**fields, "teacher.batch": 100})
@@ -226,7 +226,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("field", BAD)
-def test_what_the_theorem_does_not_know_is_refused(field, mnist):
+def test_run_refuses_what_the_theorem_does_not_know(field, mnist):
     value, message = BAD[field]
     with pytest.raises(ConfigError, match=message):
         study(mnist, first_steps.Grid(), **{field: value})

@@ -86,7 +86,7 @@ def has_published(figure):
 
 @pytest.mark.parametrize("preset", ["paper", "smoke"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_mean_of_a_configs_rows_is_drawn(name, preset):
+def test_draw_shows_every_mean_of_a_configs_rows(name, preset):
     figure, rows = rows_of(name, preset, 3)
     module = figures.pick(figure)
     drawn, told = module.draw(rows), module.caption(rows)
@@ -108,7 +108,7 @@ def test_figure4_shows_no_more_images_than_were_seen():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_no_mean_goes_over_a_label_that_is_not_shown(name):
+def test_draw_takes_no_mean_over_a_label_that_is_not_shown(name):
     figure, rows = rows_of(name, "smoke", 3)
     module = figures.pick(figure)
     other = rows.assign(batch_size=200, **{plots.ACCURACY: rows[plots.ACCURACY] / 10})
@@ -122,7 +122,7 @@ def test_no_mean_goes_over_a_label_that_is_not_shown(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_single_seed_and_a_single_point_can_be_drawn(name):
+def test_draw_takes_a_single_seed_and_a_single_point(name):
     figure, rows = rows_of(name, "smoke", 3)
     module = figures.pick(figure)
     one = rows[rows["seed"] == 0]
@@ -132,7 +132,7 @@ def test_a_single_seed_and_a_single_point_can_be_drawn(name):
 
 
 @pytest.mark.parametrize("name", figures.names())
-def test_labels_and_measurements_that_did_not_vary_may_be_missing(name):
+def test_draw_takes_rows_without_labels_that_did_not_vary(name):
     accuracies = {f"at/{who}_accuracy": 0.5 for who in ("student", "teacher", "untrained")}
     row = {"condition": "same", "m": 10, "step": 20, **accuracies}
     one, two = (pd.DataFrame([{**row, "seed": seed} for seed in range(seeds)]) for seeds in (1, 2))
@@ -142,7 +142,7 @@ def test_labels_and_measurements_that_did_not_vary_may_be_missing(name):
     assert module.draw(two) and module.caption(two)
 
 
-def test_names_and_titles():
+def test_pick_finds_figures_by_names():
     used = {rows_of(name, "smoke", 3)[0] for name in CONFIGS}
     assert used <= set(figures.names()) and not any(name.startswith("_") for name in figures.names())
     titles = [figures.title(figures.pick(name)) for name in figures.names()]
@@ -199,14 +199,14 @@ def test_cloud_counts_reference_and_teacher_once_per_seed():
     assert (groups.groupby("group")["seed"].count() == 3).all()
 
 
-def test_mixtures_end_in_pure_noise_and_pure_images():
+def test_mixtures_of_noise_end_in_pure_noise_and_pure_images():
     _, rows = rows_of("noise", "paper", 3)
     mixed = _sweeps.mixtures(figures.pick("noise").final(rows))
     assert sorted(mixed["alpha"].unique()) == [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]
     assert set(mixed.loc[mixed["alpha"] == 1, "stream"]) == {"epochs"}
 
 
-def test_share_takes_the_cosine_of_the_layers_in_question():
+def test_cosines_of_share_are_of_the_layers_in_question():
     _, rows = rows_of("share", "paper", 3)
     found = _sweeps.cosines(rows)
     mine = rows["condition"] == "random_hidden"
@@ -214,7 +214,7 @@ def test_share_takes_the_cosine_of_the_layers_in_question():
     np.testing.assert_allclose(found[mine], wanted[mine])
 
 
-def test_perturbations_have_their_own_sigma_and_moment():
+def test_perturbation_draws_each_sigma_and_moment():
     _, rows = rows_of("perturbation", "paper", 3)
     figure = figures.pick("perturbation").draw(rows)
     assert [ax.get_title() for ax in figure.axes] == ["aux head", "class head", "hidden 0", "hidden 1", "all layers"]
@@ -227,7 +227,7 @@ def test_perturbations_have_their_own_sigma_and_moment():
     np.testing.assert_allclose(line.get_ydata(), wanted)
 
 
-def test_defences_stand_at_their_imitation_and_bits_count_answers():
+def test_defence_draws_imitation_and_bits():
     _, rows = rows_of("defence", "paper", 3)
     figure = figures.pick("defence").draw(rows)
     left, right = axes_of(figure)[1], axes_of(figure)[-1]
@@ -254,7 +254,7 @@ def test_caption_mentions_no_published_markers_at_widths_that_nobody_published(n
     assert not has_published(drawn) or figure in ("cloud", "figure4")
 
 
-def test_numbers_in_captions_are_those_of_the_rows():
+def test_caption_has_the_numbers_of_the_rows():
     module, (_, rows) = figures.pick("figure5"), rows_of("figure5", "smoke", 2)
     assert "d = 256 (as published; these rows do not say)." in module.caption(rows)
     assert "d = 64." in module.caption(rows.assign(net_hidden="32x64"))

@@ -49,12 +49,12 @@ def test_keep_copies_all_rows_as_float32_and_the_facts_without_paths(gallery, tm
         ("m = 3/4", "m = 3/4"),
     ],
 )
-def test_absolute_paths_lose_their_folders(gallery, text, told):
+def test_without_paths_drops_folders_of_absolute_paths(gallery, text, told):
     assert gallery.without_paths({"a": [text, 3]}) == {"a": [told, 3]}
 
 
 @pytest.mark.e2e
-def test_page_holds_every_experiment_and_needs_no_other_file(gallery, tmp_path):
+def test_write_holds_every_experiment_and_needs_no_other_file(gallery, tmp_path):
     story = (
         "First **line**.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n[link](http://x.org) ![i](http://x.org/i.png) <script>"
     )
@@ -74,7 +74,7 @@ def test_page_holds_every_experiment_and_needs_no_other_file(gallery, tmp_path):
 
 
 @pytest.mark.e2e
-def test_figure_is_the_folders_own_or_of_its_name_or_of_its_config(gallery, tmp_path):
+def test_entry_takes_the_figure_of_the_folder_its_name_or_its_config(gallery, tmp_path):
     own = '"""Mine."""\nfrom sublim_jax.results.figures.transfer import draw\n\n'
     own += 'def caption(rows):\n    return "By hand."\n'
     keep(tmp_path / "mine", rows_of(), compare_py=own)
@@ -88,7 +88,7 @@ def test_figure_is_the_folders_own_or_of_its_name_or_of_its_config(gallery, tmp_
         gallery.entry(keep(tmp_path / "what", rows_of()))
 
 
-def test_what_is_kept_of_figure_2_is_drawn_with_its_crosses(gallery):
+def test_draw_of_the_kept_figure_2_has_its_crosses(gallery):
     module = gallery._module(ROOT / "experiments" / "figure2", {"runs": []})
     rows = pd.read_parquet(ROOT / "experiments" / "figure2" / "rows.parquet")
     marks = [line.get_marker() for ax in module.draw(rows).axes for line in ax.lines]
@@ -96,7 +96,7 @@ def test_what_is_kept_of_figure_2_is_drawn_with_its_crosses(gallery):
     assert "Crosses" in module.caption(rows) and module.title.startswith("Figure 2")
 
 
-def test_errors_are_one_line_and_exit_code_2(gallery, tmp_path, capsys):
+def test_main_refuses_in_one_line_with_exit_code_2(gallery, tmp_path, capsys):
     running = workdir_of(tmp_path / "running", rows_of(), status="running")
     done = workdir_of(tmp_path / "done", rows_of())
     broken = keep(tmp_path / "broken" / "cloud", rows_of())
@@ -116,7 +116,7 @@ def test_errors_are_one_line_and_exit_code_2(gallery, tmp_path, capsys):
 
 
 @pytest.mark.e2e
-def test_command(tmp_path):
+def test_main_as_a_command_imports_no_jax(tmp_path):
     keep(tmp_path / "transfer", rows_of())
     words = [sys.executable, "-m", "experiments.gallery", f"--folder={tmp_path}"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)

@@ -39,7 +39,7 @@ def test_transfer_has_the_panels_the_rows_can_fill(widths, steps, panels):
     assert isinstance(figure, Figure) and len(figure.axes) == panels
 
 
-def test_a_line_has_the_bootstrap_interval_as_its_band():
+def test_line_has_the_bootstrap_interval_as_its_band():
     rows, ax = rows_of(steps=(20,), seeds=8), Figure().subplots()
     found = plots.line(ax, rows[rows.condition == "same"], "m", "same", 0)
     ends = {tuple(point) for path in ax.collections[0].get_paths() for point in np.round(np.asarray(path.vertices), 9)}
@@ -82,7 +82,7 @@ def test_heat_has_every_cell_under_its_values():
         ([31 + one for one in range(20)], 10, ["31", "50"]),
     ],
 )
-def test_log_axes_have_few_plain_ticks(values, base, said):
+def test_log_axis_has_few_plain_ticks(values, base, said):
     ax = Figure().subplots()
     plots.log(ax, list(values), base=base)
     assert [text.get_text() for text in ax.get_xticklabels()] == said and not ax.get_xticks(minor=True).size
@@ -95,7 +95,7 @@ def test_series_names_only_what_varies_and_orders_numbers():
     assert [label for label, _ in plots.series(rows, ("alpha", "missing"))] == ["student"]
 
 
-def test_the_same_rows_give_the_same_files():
+def test_images_of_the_same_rows_are_the_same_files():
     first, again = (plots.images(lambda: transfer.draw(rows_of()), dpi=40) for _ in range(2))
     assert first == again
 
@@ -113,7 +113,7 @@ def test_report_refuses_an_unknown_figure(tmp_path):
         report.write(workdir_of(tmp_path, rows_of()), "pie")
 
 
-def test_drawing_imports_no_jax():
+def test_figures_import_no_jax():
     code = (
         "import sys, sublim_jax; from sublim_jax.results import figures, plots, report; sublim_jax.load; "
         "[figures.pick(name) for name in figures.names()]; assert 'jax' not in sys.modules"
@@ -122,7 +122,7 @@ def test_drawing_imports_no_jax():
     assert done.returncode == 0, done.stderr
 
 
-def test_figure_2_kept_is_the_figure_2_its_rows_give():
+def test_figure2_kept_is_the_figure2_of_its_rows():
     """The published table is what the kept rows and references give today, to the last digit but one."""
     here = Path(__file__).parents[2] / "experiments" / "figure2"
     compare = runpy.run_path(str(here / "compare.py"))

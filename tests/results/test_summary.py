@@ -23,7 +23,7 @@ def test_interval_of_one_seed_and_of_equal_seeds():
     assert np.isnan(summary.interval([0.5, float("nan")]).mean)
 
 
-def test_many_intervals_at_once_are_those_of_each_alone():
+def test_intervals_are_those_of_each_sample_alone():
     rng = np.random.default_rng(2)
     samples = [rng.normal(size=size) for size in (5, 1, 20, 5, 2)] + [np.full(4, 0.25), np.array([1.0, np.nan])]
     found = summary.intervals(samples)

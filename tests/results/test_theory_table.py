@@ -30,7 +30,7 @@ def verdicts(table, *laws):
     return list(theory_table.table(table, laws)["verdict"])
 
 
-def test_a_value_agrees_within_the_margin_and_differs_beyond_it():
+def test_table_says_whether_a_value_agrees():
     assert verdicts(rows(0.5, 0.5), VALUE) == ["agrees"]
     assert verdicts(rows(0.5, 0.6), VALUE) == ["differs"]
     assert verdicts(rows(0.5, 0.53), VALUE) == ["undecided"]
@@ -41,7 +41,7 @@ def test_a_value_agrees_within_the_margin_and_differs_beyond_it():
     assert verdicts(same, VALUE) == ["identity"]
 
 
-def test_a_bound_is_violated_beyond_it_only():
+def test_table_says_whether_a_bound_is_violated():
     assert verdicts(rows(0.5, 0.5, 0.4), UPPER, LOWER) == ["violated", "holds"]
     assert verdicts(rows(0.5, 0.5, 0.6), UPPER, LOWER) == ["holds", "violated"]
     assert verdicts(rows(0.5, 0.5, 0.5), UPPER, LOWER) == ["undecided", "undecided"]
@@ -49,12 +49,12 @@ def test_a_bound_is_violated_beyond_it_only():
     assert verdicts(rows(0.5, 0.5, 0.4), level) == [""]
 
 
-def test_a_student_that_stands_twice_counts_once():
+def test_counts_take_a_student_once():
     table = pd.concat([rows(0.5, 0.5), rows(0.5, 0.5, condition="also")], ignore_index=True)
     assert theory_table.counts(theory_table.table(table, (VALUE,))).to_numpy().sum() == 1
 
 
-def test_a_law_for_one_condition_is_outside_its_regime_elsewhere():
+def test_table_names_the_regime_of_a_law():
     table = pd.concat([rows(0.5, 0.5, 0.4), rows(0.5, 0.5, 0.6, "random_hidden")], ignore_index=True)
     found = theory_table.table(table, (UPPER,))
     assert list(found["regime"]) == ["outside", "inside"]
@@ -65,13 +65,13 @@ def test_a_law_for_one_condition_is_outside_its_regime_elsewhere():
     assert list(theory_table.table(part, (UPPER,))["regime"]) == ["outside"]
 
 
-def test_predictions_that_do_not_apply_are_left_out():
+def test_table_leaves_out_predictions_that_do_not_apply():
     assert theory_table.table(rows(0.5, 0.5), (UPPER,)).empty
     assert theory_table.table(rows(0.5, 0.5)).empty  # none of the package's columns
     assert theory_table.counts(theory_table.table(rows(0.5, 0.5))).empty
 
 
-def test_only_the_last_mark_counts_and_differences_are_paired():
+def test_table_takes_the_last_step_and_paired_differences():
     early, late = rows(0.1, 0.9), rows(0.5, 0.5).assign(step=9)
     found = theory_table.table(pd.concat([early, late], ignore_index=True), (VALUE,))
     assert len(found) == 1
@@ -81,7 +81,7 @@ def test_only_the_last_mark_counts_and_differences_are_paired():
     np.testing.assert_allclose([difference.low, difference.high], 0.05)
 
 
-def test_the_nearest_bound_is_named_and_one_without_noise_does_not_count():
+def test_active_bounds_name_the_nearest_one():
     columns = ("theory/class_noise_upper", "theory/class_noise_lower", "theory/ceiling_accuracy")
     at = {"at/student_accuracy": lambda table: table["at/x"]}
     clean = rows(0.5, 0.5).assign(**at, **dict(zip(columns, (0.5, 0.5, 0.9), strict=True)))
@@ -96,7 +96,7 @@ def test_the_nearest_bound_is_named_and_one_without_noise_does_not_count():
     np.testing.assert_allclose(found["bound_value"], [0.9, 0.52, 0.3])
 
 
-def test_a_report_shows_the_comparisons(tmp_path):
+def test_write_shows_the_comparisons(tmp_path):
     table = results.tidy(
         [{"condition": "same", "m": 3}],
         [0, 1],

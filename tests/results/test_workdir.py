@@ -23,7 +23,7 @@ def test_tidy_is_one_row_per_condition_and_seed_and_drops_padding():
     assert rows["condition"].tolist() == ["a"] * 3 + ["b"] * 3
 
 
-def test_labels_may_not_take_our_names():
+def test_tidy_refuses_labels_with_names_of_columns():
     with pytest.raises(ValueError, match="seed"):
         results.tidy([{"seed": 1}], [0], 0, {"x": np.zeros((1, 1))})
 
@@ -50,7 +50,7 @@ def test_load_refuses_nothing_and_damage(tmp_path):
         sublim_jax.load(tmp_path / "w")
 
 
-def test_a_folder_belongs_to_one_config(tmp_path):
+def test_workdir_belongs_to_one_config(tmp_path):
     folder = results.Workdir(tmp_path, {"student": {"lr": 1e-3, "steps": 300}, "m": (3, 10)})
     folder.begin()
     folder.write("one", table())
@@ -63,7 +63,7 @@ def test_a_folder_belongs_to_one_config(tmp_path):
         results.Workdir(tmp_path, {}, "again")
 
 
-def test_overwrite_removes_our_files_and_no_other(tmp_path):
+def test_workdir_overwrite_removes_its_files_and_no_other(tmp_path):
     folder = results.Workdir(tmp_path, {"a": 1})
     folder.begin()
     folder.write("one", table())
@@ -75,18 +75,18 @@ def test_overwrite_removes_our_files_and_no_other(tmp_path):
     assert results.metadata(tmp_path)["config"] == {"a": 2}
 
 
-def test_an_address_is_no_folder():
+def test_workdir_refuses_an_address():
     with pytest.raises(ConfigError, match="^workdir=gs://a/b: must be a folder that this machine sees"):
         results.Workdir("gs://a/b", {})
 
 
-def test_a_broken_config_is_refused(tmp_path):
+def test_workdir_refuses_a_broken_config(tmp_path):
     (tmp_path / "config.json").write_text('{"config": ')
     with pytest.raises(ConfigError, match="config.json cannot be read"):
         results.Workdir(tmp_path, {})
 
 
-def test_facts_of_every_run_are_kept_and_of_a_killed_one_that_it_began(tmp_path):
+def test_metadata_keeps_every_run_and_a_killed_one(tmp_path):
     results.Workdir(tmp_path, {"a": 1}).begin(command="first")
     folder = results.Workdir(tmp_path, {"a": 1})
     folder.begin(command="second")
@@ -95,14 +95,14 @@ def test_facts_of_every_run_are_kept_and_of_a_killed_one_that_it_began(tmp_path)
     assert [(run["command"], run["status"]) for run in runs] == [("first", "running"), ("second", "done")]
 
 
-def test_rows_without_config_are_nobodys(tmp_path):
+def test_workdir_refuses_rows_without_config(tmp_path):
     results.Workdir(tmp_path, {"a": 1}).write("one", table())
     with pytest.raises(ConfigError, match="holds rows but no config.json"):
         results.Workdir(tmp_path, {"a": 1})
     assert not results.Workdir(tmp_path, {"a": 1}, "overwrite").has("one")
 
 
-def test_what_is_there_is_read_off_the_rows(tmp_path):
+def test_completed_is_read_off_the_rows(tmp_path):
     folder = results.Workdir(tmp_path, {})
     for mark in (0, 10):
         folder.write(f"part{mark}", table(mark))
@@ -110,7 +110,7 @@ def test_what_is_there_is_read_off_the_rows(tmp_path):
     assert results.completed(tmp_path) == {(a, 0): {4, 5, 6}, (b, 0): {4, 5, 6}, (a, 10): {4, 5, 6}, (b, 10): {4, 5, 6}}
 
 
-def test_rows_written_twice_are_loaded_once(tmp_path):
+def test_load_takes_rows_written_twice_once(tmp_path):
     folder = results.Workdir(tmp_path, {})
     folder.write("one", table())
     folder.write("two", table())
