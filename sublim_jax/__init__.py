@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from sublim_jax.api import build as build
     from sublim_jax.api import load as load
     from sublim_jax.api import load_data as load_data
-    from sublim_jax.api import load_params as load_params
-    from sublim_jax.api import params as params
     from sublim_jax.api import plot as plot
     from sublim_jax.api import run as run
-    from sublim_jax.api import save_params as save_params
     from sublim_jax.api import summarize as summarize
     from sublim_jax.audit.pair import audit_pair as audit_pair
     from sublim_jax.core import keys as keys
+    from sublim_jax.engine.params import load_params as load_params
+    from sublim_jax.engine.params import params as params
+    from sublim_jax.engine.params import save_params as save_params
     from sublim_jax.training import inits as inits
     from sublim_jax.training import losses as losses
     from sublim_jax.training import streams as streams
@@ -68,7 +68,13 @@ _MODULES = {
     "streams": "sublim_jax.training.streams",
     "theory": "sublim_jax.theory",
 }
-_HOMES = {"train_pair": "sublim_jax.training.pair", "audit_pair": "sublim_jax.audit.pair"}
+_HOMES = {
+    "audit_pair": "sublim_jax.audit.pair",
+    "load_params": "sublim_jax.engine.params",
+    "params": "sublim_jax.engine.params",
+    "save_params": "sublim_jax.engine.params",
+    "train_pair": "sublim_jax.training.pair",
+}
 
 
 def __getattr__(name: str) -> Any:

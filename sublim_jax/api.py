@@ -5,8 +5,10 @@ Imports happen inside functions, so that `load`, `summarize` and `plot` need no 
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from sublim_jax.core.errors import ConfigError, unknown_name
-from sublim_jax.core.files import replace_file
 from sublim_jax.results import figures, flatten, plots
 from sublim_jax.results import workdir as workdirs
 
@@ -31,9 +32,10 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
     """Return the published protocol of Brockers et al. 2026, Figure 2, with some fields changed.
 
     Args:
-        preset: `paper`, `laptop` (3 seeds) or `smoke` (toy sizes).
+        preset: `paper`, `laptop` (fewer seeds) or `smoke` (toy sizes).
         **fields: Any field of the config. `student__steps=100` and `student={"steps": 100}` both set `student.steps`;
-            where a field holds a tuple, a single value means a tuple of one.
+            where a field holds a tuple, a single value means a tuple of one. `study="language"` gives the protocol of
+            the language models, which has other fields: those of `world`, `net`, `pretraining` and `lm`.
 
     Returns:
         A config whose fields can be read and set: `config.student.steps = 100`.
@@ -51,49 +53,35 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
         sublim_jax.core.errors.ConfigError: config: there is no field 'student.stepz'; did you mean 'student.steps'?
     """
     from sublim_jax import config as configs
-    from sublim_jax.config.schema import PRESETS, check
+    from sublim_jax.config import grid, lm, schema
 
-    if preset not in PRESETS:
-        raise ConfigError(unknown_name("config.preset", preset, PRESETS))
-    config = configs.base_config("smoke" if preset == "smoke" else "paper")
-    if preset == "laptop":
-        config.update_from_flattened_dict(flatten(config.presets.laptop.to_dict()))
-    known = flatten(config.to_dict())
-    for field, value in _dotted(fields).items():
+    schema.check_value("preset", preset, schema.IMAGE_FIELDS["preset"].rule)
+    images = fields.get("study") != "language"
+    config = configs.base_config("smoke" if preset == "smoke" else "paper") if images else lm.base()
+    if preset != "paper":
+        schema.set_fields(config, grid.flatten(config.presets[preset]))
+    known = grid.flatten(config)
+    for name, value in flatten(fields).items():
+        field = name.replace("__", ".")
         if field not in known:
-            raise ConfigError(_no_field(field, known))
-        _set(config, field, known[field], value)
-    check(config)
+            raise _no_field(field, known)
+        schema.set_fields(config, {field: _config_value(value, known[field])})
+    configs.resolve(config)  # checks every value
     return config
 
 
-def _dotted(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields by dotted name; `a__b` is `a.b`, and mappings are entered."""
-    found = {}
-    for name, value in fields.items():
-        field = name.replace("__", ".")
-        nested = _dotted(value) if isinstance(value, Mapping) else {"": value}
-        found |= {f"{field}.{inner}".rstrip("."): one for inner, one in nested.items()}
-    return found
-
-
-def _no_field(field: str, known: Iterable[str]) -> str:
+def _no_field(field: str, known: Iterable[str]) -> ConfigError:
     hint = unknown_name("config", field, known).rpartition("; ")[2]
-    return f"config: there is no field {field!r}" + (f"; {hint}" if hint.startswith("did you mean") else "")
+    return ConfigError(
+        f"config: there is no field {field!r}" + (f"; {hint}" if hint.startswith("did you mean") else "")
+    )
 
 
-def _set(config: Config, field: str, default: Any, value: Any) -> None:
+def _config_value(value: Any, default: Any) -> Any:
+    """A value of Python instead of NumPy; a tuple where the field's default is one."""
     if isinstance(default, tuple):
-        value = tuple(value) if isinstance(value, list | tuple | range | np.ndarray) else (value,)
-    value = tuple(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
-    try:
-        config.update_from_flattened_dict({field: value})
-    except (TypeError, ValueError) as error:
-        kind = type(default).__name__
-        raise ConfigError(f"config.{field}={value!r}: must be of type {kind}, as its default {default!r}") from error
-
-
-def _plain(value: Any) -> Any:
+        values = value if isinstance(value, list | tuple | range | np.ndarray) else (value,)
+        return tuple(_config_value(each, None) for each in values)
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -118,15 +106,11 @@ def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
     """
     from sublim_jax.config import grid
 
-    known = flatten(config.to_dict())
-    found = {}
     for field, values in axes.items():
-        if field not in known:
-            raise ConfigError(_no_field(field, known))
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise ConfigError(f"grid {name!r}: {field}={values!r}: must be a sequence of values")
-        found[field] = tuple(tuple(one) if isinstance(one, list) else _plain(one) for one in values)
-    grid.add_grid(config, name, found)
+    swept = {field: tuple(_config_value(value, None) for value in values) for field, values in axes.items()}
+    grid.add_grid(config, name, swept)
 
 
 def load_data(config: Config | str = "mnist", **arrays: Any) -> Dataset:
@@ -155,22 +139,35 @@ def load_data(config: Config | str = "mnist", **arrays: Any) -> Dataset:
     from sublim_jax import data
     from sublim_jax.data.arrays import from_arrays
 
-    needed = {"x", "y", "x_test", "y_test"}
-    if needed & arrays.keys():
-        if missing := sorted(needed - arrays.keys()):
-            raise ConfigError(f"load_data: {', '.join(missing)} missing; give x, y, x_test and y_test")
-        if unknown := sorted(arrays.keys() - needed - {"mean", "std"}):
-            raise ConfigError(unknown_name("load_data", unknown[0], (*needed, "mean", "std")))
+    if {"x", "y", "x_test", "y_test"} & arrays.keys():
+        _check_arguments(from_arrays, arrays)
         return from_arrays(**arrays)
-    if not isinstance(config, str):
-        if arrays:
-            raise ConfigError(f"load_data: {sorted(arrays)[0]} stands in config.data; set it there")
-        return configs.load_data(configs.resolve(config))
-    fields = configs.base_config().data.to_dict().keys() - {"name", "more_folder"}
-    for name in arrays:
-        if name not in fields:
-            raise ConfigError(unknown_name("load_data", name, sorted(fields)))
-    return data.load_dataset(config, **arrays)
+    if isinstance(config, str):
+        _check_arguments(data.load_dataset, {"name": config, **arrays})
+        return data.load_dataset(config, **arrays)
+    if arrays:
+        raise ConfigError(f"load_data: {min(arrays)} stands in config.data; set it there")
+    return configs.load_data(_image_config(config))
+
+
+def _check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse keyword arguments of `load_data` that the function does not have, or lacks."""
+    parameters = inspect.signature(function).parameters
+    for name in given:
+        if name not in parameters:
+            raise ConfigError(unknown_name("load_data", name, parameters))
+    needed = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
+    if missing := [name for name in needed if name not in given]:
+        raise ConfigError(f"load_data: {', '.join(missing)} missing; give {', '.join(needed)}")
+
+
+def _image_config(config: Config) -> Config:
+    """The config with its preset applied; refuses one of language models."""
+    from sublim_jax import config as configs
+
+    if config.study == "language":
+        raise ConfigError("config.study='language': has no images and no conditions; give the config to run")
+    return configs.resolve(config)
 
 
 def build(config: Config, data: Dataset | None = None, *, trunk: nn.Module | None = None) -> tuple[Condition, ...]:
@@ -196,8 +193,8 @@ def build(config: Config, data: Dataset | None = None, *, trunk: nn.Module | Non
     """
     from sublim_jax import config as configs
 
-    config = configs.resolve(config)
-    data = load_data(config) if data is None else data
+    config = _image_config(config)
+    data = configs.load_data(config) if data is None else data
     if trunk is not None:
         _check_trunk(trunk, data.train.x.shape[1:])
     return configs.build_conditions(config, data, trunk)
@@ -230,13 +227,13 @@ def run(
     """Train all teachers and students and return tidy rows, one per condition, seed and evaluated step.
 
     Args:
-        config: A config, or conditions from `build`.
-        data: Images and labels; default: those that the config names.
+        config: A config of any study, or conditions from `build`.
+        data: Images and labels; default: those that the config names. A language study has none.
         seeds: A number (seeds 0, 1, ...) or the seeds; default: those of the config, or 4.
         workdir: Folder for rows, checkpoints and teachers; a run that was interrupted continues there.
         keep_params: Also keep the trained parameters in `workdir`, for `params`.
-        **options: Further fields of `sublim_jax.engine.session.Session`, for instance `options`, `progress`, `resume`,
-            and arguments of `sublim_jax.engine.run.run`: `metrics`, `root_seed`, `num_eval_noise`.
+        **options: Fields of `sublim_jax.engine.session.Session`, for instance `options`, `progress`, `resume`, and
+            arguments of `sublim_jax.engine.run.run`: `metrics`, `root_seed`, `num_eval_noise`.
 
     Returns:
         Labels, `seed`, `step`, measured columns `at/...` and predicted columns `theory/...`.
@@ -245,37 +242,34 @@ def run(
         ConfigError: A value cannot be used, or `workdir` belongs to another config.
 
     Example:
-        data = sl.load_data("fashion_mnist")
-        rows = sl.run(sl.base_config(m=(10, 100)), data, seeds=4, workdir="results/fashion")
+        rows = sl.run(sl.base_config(m=(10, 100)), sl.load_data("fashion_mnist"), seeds=4, workdir="results/fashion")
     """
-    import dataclasses
-    import functools
-
-    from sublim_jax import config as configs
-    from sublim_jax.config.study import study_of
-    from sublim_jax.engine import run as engine
     from sublim_jax.engine.session import Session
 
-    given: dict[str, Any] = {"workdir": workdir}
-    if hasattr(config, "to_dict"):
-        config = configs.resolve(config)
-        given |= {"seeds": configs.seeds_of(config), "options": configs.options_of(config)}
-        given |= {"config": configs.identity(config)}
-        study = study_of(config, data).run
-    elif data is None:
-        raise ConfigError("run: conditions need data; give run(conditions, data)")
-    else:
-        study = functools.partial(engine.run, tuple(config), data)
+    if keep_params and workdir is None:
+        raise ConfigError("keep_params: needs a workdir, where parameters are kept")
+    study, given = _study(config, data)
+    given |= {field.name: options.pop(field.name) for field in dataclasses.fields(Session) if field.name in options}
     if seeds is not None:
         given["seeds"] = range(seeds) if isinstance(seeds, int) else seeds
-    fields = {field.name for field in dataclasses.fields(Session)}
-    given |= {name: options.pop(name) for name in options.keys() & fields}
-    session = Session(**given)
-    if keep_params:
-        if workdir is None:
-            raise ConfigError("keep_params: needs a workdir, where parameters are kept")
-        session.options = dataclasses.replace(session.options, keep_params=True)
+    session = Session(workdir=workdir, **given)
+    session.options = dataclasses.replace(session.options, keep_params=keep_params or session.options.keep_params)
     return study(session, **options)
+
+
+def _study(config: Any, data: Dataset | None) -> tuple[Callable[..., pd.DataFrame], dict[str, Any]]:
+    """The function from a session to rows, and the fields of the session that a config gives."""
+    from sublim_jax import config as configs
+    from sublim_jax.config.study import study_of
+    from sublim_jax.engine.run import run
+
+    if hasattr(config, "to_dict"):
+        config = configs.resolve(config)
+        given = {"seeds": configs.seeds_of(config), "config": configs.identity(config)}
+        return study_of(config, data).run, {**given, "options": configs.options_of(config)}
+    if data is None:
+        raise ConfigError("run: conditions need data; give run(conditions, data)")
+    return functools.partial(run, tuple(config), data), {}
 
 
 def load(workdir: str | Path) -> pd.DataFrame:
@@ -350,105 +344,3 @@ def plot(rows: pd.DataFrame, figure: str = "transfer") -> Figure:
 
     with matplotlib.rc_context(plots.STYLE):
         return figures.pick(figure).draw(rows)
-
-
-def params(workdir: str | Path, seed: int = 0, **labels: Any) -> Any:
-    """Return parameters that `run(..., keep_params=True)` kept.
-
-    Args:
-        workdir: Folder of the run.
-        seed: Seed of the student.
-        **labels: Labels that name one condition, for instance `condition="same", m=10`.
-
-    Returns:
-        What `sublim_jax.engine.params.load_params_of` returns.
-
-    Raises:
-        ConfigError: The folder holds no parameters of that condition and seed.
-    """
-    # By name: only this function needs the module.
-    return importlib.import_module("sublim_jax.engine.params").load_params_of(workdir, seed, **labels)
-
-
-def save_params(params: Any, path: str | Path) -> None:
-    """Save nested parameters as a safetensors file, which is written whole or not at all.
-
-    Args:
-        params: Nested mappings of arrays; names are joined by `/`, for instance `hidden_0/kernel`.
-        path: File to write.
-
-    Raises:
-        ConfigError: A name holds `/` or is no text, or a leaf is no array.
-
-    Example:
-        >>> import tempfile, numpy as np, sublim_jax as sl
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     sl.save_params({"hidden_0": {"bias": np.zeros(3)}}, f"{folder}/student.safetensors")
-        ...     sl.load_params(f"{folder}/student.safetensors")
-        {'hidden_0': {'bias': array([0., 0., 0.])}}
-    """
-    from safetensors import numpy as safetensors
-
-    try:
-        # Contiguous copies: safetensors writes the memory of an array, whatever its strides are.
-        content = safetensors.save({name: np.array(leaf, order="C") for name, leaf in _leaves(params)})
-        replace_file(Path(path), content)
-    except OSError as error:
-        raise ConfigError(f"path={path}: cannot be written ({error.strerror or error})") from error
-
-
-def _leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(tree, Mapping):
-        if not path or getattr(getattr(tree, "dtype", None), "kind", "O") not in "fiubV":
-            raise ConfigError(f"params: {path or 'the whole'} is {type(tree).__name__}; must be nested dicts of arrays")
-        return [(path, tree)]
-    for name in tree:
-        if not isinstance(name, str) or "/" in name or not name:
-            raise ConfigError(f"params: the name {name!r} cannot be saved; must be a text without '/'")
-    return [leaf for name, value in tree.items() for leaf in _leaves(value, f"{path}/{name}".lstrip("/"))]
-
-
-def _array(dtype: str, shape: Sequence[int], data: bytes | bytearray) -> np.ndarray:
-    """An array of a safetensors file; its own reader for NumPy knows no bfloat16."""
-    import ml_dtypes
-
-    named = {"BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
-    kind = named.get(dtype) or f"<{dtype[0].lower()}{int(dtype[1:]) // 8}"
-    return np.frombuffer(data, kind).reshape(shape).copy()
-
-
-def load_params(path: str | Path) -> dict[str, Any]:
-    """Read parameters that `save_params` saved.
-
-    Args:
-        path: A safetensors file.
-
-    Returns:
-        Nested dicts of NumPy arrays.
-
-    Raises:
-        ConfigError: The file is not there or damaged.
-
-    Example:
-        >>> import sublim_jax as sl
-        >>> sl.load_params("/nowhere.safetensors")
-        Traceback (most recent call last):
-        sublim_jax.core.errors.ConfigError: path=/nowhere.safetensors: cannot be read (No such file or directory)
-    """
-    from safetensors import SafetensorError, deserialize
-
-    try:
-        found = deserialize(Path(path).read_bytes())
-        flat = {name: _array(**fields) for name, fields in found}
-    except OSError as error:
-        raise ConfigError(f"path={path}: cannot be read ({error.strerror})") from error
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ConfigError(f"path={path}: is no whole safetensors file ({error})") from error
-    nested: dict[str, Any] = {}
-    for name, array in flat.items():
-        *layers, last = name.split("/")
-        here = nested
-        for layer in layers:
-            here = here.setdefault(layer, {})
-        here[last] = array
-    return nested

@@ -23,7 +23,7 @@ def test_functions_of_every_subpackage_are_ours(tiny):
     assert plan_module._ours(losses.mse) and plan_module._ours(streams.Perlin(4)) and not plan_module._ours(np.mean)
     group = make_plan(tiny(conditions=("same", "random_class_head"), m=(3,)), (28, 28)).groups[0]
     assert group.untrained_layers == ("class_head",) and group.unique_knobs.size == 1 and group.knobs.size == 2
-    assert plan_module._source(type(streams.Perlin(4))) == "" and plan_module._named(losses.mse) == "mse"
+    assert plan_module._named(streams.Perlin(4)) == "Perlin(resolution=4)" and plan_module._named(losses.mse) == "mse"
 
 
 def test_the_commit_is_known_inside_a_checkout():

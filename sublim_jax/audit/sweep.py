@@ -78,7 +78,8 @@ def audits(config: Config, dataset: Dataset, session: Session) -> Iterator[Entry
         return {**identity(config), **run.data_identity(dataset, metrics_of(config))}
 
     with session.open(config_and_data) as folder, session.progress.over(1.0, "teachers"):
-        context = run.make_context(plan, session, folder, dataset, config.root_seed, (), config.num_eval_noise)
+        common = {"dataset": dataset, "root_seed": config.root_seed, "num_eval_noise": config.num_eval_noise}
+        context = run.RunContext(plan=plan, session=session, workdir=folder, metrics=(), **common)
         trained: dict[Any, Params] = {}
         for group, seed_batch in context.work():
             if (name := (group.teacher, seed_batch.name)) not in trained:
@@ -89,7 +90,7 @@ def audits(config: Config, dataset: Dataset, session: Session) -> Iterator[Entry
 def _audit_unit(context: run.RunContext, group: Group, seed_batch: SeedBatch, trained: Params) -> Iterator[Entry]:
     """The entries of one unit of work."""
     teachers = run.attach_heads(context, group, seed_batch, trained)
-    seed_keys = population.phase_keys(context.root, jnp.asarray(seed_batch.seeds), keys.STUDENT)
+    seed_keys = context.seed_keys(seed_batch, keys.STUDENT)
     given = group.recipe, group.knobs, teachers.initial, seed_keys
     students = population.init_states(*given, image=context.image, mesh=context.mesh).params
     _, test = context.images(group.recipe.classes)

@@ -4,18 +4,11 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-
-
-class _Backend(Protocol):
-    def latest_step(self) -> int | None: ...
-    def save(self, step: int, tree: Any) -> None: ...
-    def restore(self, step: int, like: Any) -> Any: ...
-    def close(self) -> None: ...
 
 
 class Store:
@@ -32,11 +25,11 @@ class Store:
 
     def _open(self) -> None:
         _make_folder(self._folder)
-        self._backend: _Backend = _Orbax(self._folder) if self._single else _Arrays(self._folder)
+        self._manager = _orbax_manager(self._folder) if self._single else _ArraysManager(self._folder)
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, or None."""
-        return self._backend.latest_step()
+        return self._manager.latest_step()
 
     def save(self, step: int, tree: Any) -> None:
         """Save a tree of arrays as the state at `step`; raises OSError where it cannot be written."""
@@ -44,14 +37,15 @@ class Store:
         if free < need:
             raise OSError(f"no space for a checkpoint in {self._folder}: {need:,} bytes needed, {free:,} free")
         try:
-            self._backend.save(step, jax.device_get(tree))
+            self._manager.save(step, args=ocp.args.StandardSave(jax.device_get(tree)))
         except (ValueError, RuntimeError) as error:  # what array writers raise on a full disk
             reason = str(error).strip().splitlines()[0].rsplit(": ", 1)[-1]
             raise OSError(f"checkpoint {self._folder.name} at step {step} cannot be saved ({reason})") from error
 
     def restore(self, step: int, like: Any) -> Any:
         """The tree saved at `step`, with the shapes, types and devices of `like`."""
-        restored = self._backend.restore(step, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))
+        empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore(empty))
         return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), restored, like)
 
     def clear(self) -> None:
@@ -61,31 +55,21 @@ class Store:
 
     def remove(self) -> None:
         """Remove all checkpoints and the directory, and its parent where that is empty then."""
-        self._backend.close()
+        self._manager.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # other units or jobs have checkpoints there
             self._folder.parent.rmdir()
 
 
-class _Orbax:
-    """For a single process."""
-
-    def __init__(self, folder: Path) -> None:
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=1, create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
-        self._manager = ocp.CheckpointManager(folder, options=options)
-        self.latest_step, self.close = self._manager.latest_step, self._manager.close
-
-    def save(self, step: int, tree: Any) -> None:
-        self._manager.save(step, args=ocp.args.StandardSave(tree))
-
-    def restore(self, step: int, like: Any) -> Any:
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+def _orbax_manager(folder: Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1, create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
+    )
+    return ocp.CheckpointManager(folder, options=options)
 
 
-class _Arrays:
-    """For several processes: Orbax lets only process 0 write arrays that are not shared among processes."""
+class _ArraysManager:
+    """The same for one of several processes: Orbax lets only process 0 write arrays that processes do not share."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -93,20 +77,18 @@ class _Arrays:
     def latest_step(self) -> int | None:
         return max((int(path.name) for path in self._folder.iterdir() if path.name.isdigit()), default=None)
 
-    def save(self, step: int, tree: Any) -> None:
-        temporary = self._folder / f"{step}.tmp"
+    def save(self, step: int, args: Any) -> None:
+        temporary, before = self._folder / f"{step}.tmp", self.latest_step()
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        np.savez(temporary / "arrays.npz", *jax.tree.leaves(tree))
-        before = self.latest_step()
+        np.savez(temporary / "arrays.npz", *jax.tree.leaves(args.item))
         os.replace(temporary, self._folder / str(step))
         if before is not None:
             shutil.rmtree(self._folder / str(before))
 
-    def restore(self, step: int, like: Any) -> Any:
+    def restore(self, step: int, args: Any) -> Any:
         with np.load(self._folder / str(step) / "arrays.npz") as arrays:
-            leaves = [arrays[name] for name in arrays.files]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+            return jax.tree.unflatten(jax.tree.structure(args.item), [arrays[name] for name in arrays.files])
 
     def close(self) -> None:
         pass

@@ -44,13 +44,10 @@ def user_cache_dir() -> Path:
 
 
 def _machine() -> str:
-    return f"{platform.machine()}-{zlib.crc32(_processor().encode()):08x}"
-
-
-def _processor() -> str:
-    """The kind of processor: on Linux the list of its features, elsewhere its name."""
+    """The kind of processor: on Linux by the list of its features, elsewhere by its name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+        lines = []
+    kind = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"{platform.machine()}-{zlib.crc32(kind.encode()):08x}"

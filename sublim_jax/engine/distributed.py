@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,11 @@ def rows_left(
     return left
 
 
+def parts_left(workdir: str | Path, names: Iterable[str]) -> int:
+    """How many of these files of rows are not in the work directory yet."""
+    return len(set(names) - {path.stem for path in (Path(workdir) / "rows").glob("*.parquet")})
+
+
 def leave(code: int) -> None:
     """End one of several processes at once; process 0 waits until the others had time to save and end.
 
@@ -101,13 +106,11 @@ def wait_for_others(left: Callable[[], int], stopped: Callable[[], bool]) -> Non
     """
     if jax.process_count() == 1 or jax.process_index():
         return
-    printed = False
+    if left():
+        print("waiting for the other processes", flush=True)
     while left():
         if stopped():
             raise KeyboardInterrupt
-        if not printed:
-            print("waiting for the other processes", flush=True)
-        printed = True
         time.sleep(_EACH)
 
 

@@ -7,7 +7,7 @@ its loss on its first batch. Measurements are compared with Theorem 1 of Cloud e
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from sublim_jax.core import keys
 from sublim_jax.core.types import ImageData, Knobs, ModelOutput, Params, Phase, Recipe, State
 from sublim_jax.theory import first_order
-from sublim_jax.training import losses, population
+from sublim_jax.training import losses, population, streams
 from sublim_jax.training import step as training_step
 
 
@@ -38,13 +38,14 @@ class Grid(NamedTuple):
 
 
 class StartingPoint(NamedTuple):
-    """Initial nets of one seed, the teacher's displacement and first batch, and the student's first inputs."""
+    """Initial nets of one seed, the teacher's displacement and first batch, the student's first inputs and its key."""
 
     origin: Params
     begun: Params
     displacement: Params
     task: training_step.Batch
     x: Any
+    key: Any
 
 
 @contextmanager
@@ -73,36 +74,27 @@ def measure(
     """
     net, init, image = student.recipe.teacher, teacher.recipe.init, bank.x.shape[1:]
     origins = _draw(net, init, image, phase_keys[0])
-    fresh = origins if shared else _draw(student.recipe.net, student.recipe.init, image, phase_keys[1])
-    moved, tasks = _teacher_step(teacher.recipe, teacher.knobs, origins, phase_keys[0], bank)
+    begun = origins if shared else _draw(student.recipe.net, student.recipe.init, image, phase_keys[1])
+    displacement, task = _teacher_step(teacher.recipe, teacher.knobs, origins, phase_keys[0], bank)
     x = _first_inputs(student.recipe.stream, student.recipe.batch, student.knobs, phase_keys[1], bank)
-    starts = StartingPoint(origins, fresh, moved, tasks, x)
-    more = jnp.asarray(grid.eps), jnp.asarray(grid.alpha), jnp.asarray(shared)
-    # Conditions that differ in unused parts of the recipes share a program.
-    recipe = (
-        student.recipe if student.recipe.eval_steps[-1] > 1 else dataclasses.replace(student.recipe, stream=_nothing)
-    )
-    task = dataclasses.replace(teacher.recipe, eval_steps=(1,))
-    sampled = grid.samples, grid.draws
-    return _measure(task, recipe, sampled, more, (teacher.knobs, student.knobs), starts, phase_keys[1], bank)
-
-
-def _nothing(*_: Any) -> Any:
-    """The stream of students whose inputs are drawn already."""
-    raise NotImplementedError
-
-
-def _each(one: Callable[[Any], Any], many: Any) -> Any:
-    """one(many[i]) for every seed i: with `vmap` on accelerators, one after another on CPU, as in `population`."""
-    return jax.vmap(one)(many) if population.use_vmap() else jax.lax.map(one, many)
+    starts = StartingPoint(origins, begun, displacement, task, x, phase_keys[1])
+    # Conditions that differ in unused parts of the recipes share a program; the first inputs are drawn already.
+    recipe = student.recipe
+    recipe = dataclasses.replace(recipe, stream=streams.uniform) if recipe.eval_steps == (1,) else recipe
+    recipes = dataclasses.replace(teacher.recipe, eval_steps=(1,)), recipe
+    axes = jnp.asarray(grid.eps), jnp.asarray(grid.alpha), jnp.asarray(shared)
+    return _measure(recipes, (grid.samples, grid.draws), axes, (teacher.knobs, student.knobs), starts, bank)
 
 
 @functools.partial(jax.jit, static_argnames=("net", "init", "image"))
 def _draw(net: Any, init: Any, image: tuple[int, ...], seed_keys: Any) -> Params:
     """Initial parameters [seed], the same that `population` draws."""
-    return _double(
-        _each(lambda key: training_step.init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS)), seed_keys)
-    )
+
+    def one_seed(key: Any) -> Params:
+        return training_step.init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS))
+
+    params = population.each_seed(one_seed, None, (seed_keys,), ())
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
 
 
 @functools.partial(jax.jit, static_argnames=("recipe",))
@@ -111,18 +103,23 @@ def _teacher_step(
 ) -> tuple[Params, training_step.Batch]:
     """Minus the gradient of the teacher's loss on its first batch, and that batch [seed]."""
 
-    def one(pair: Any) -> Any:
-        task = training_step.make_batch(recipe, knobs, None, pair[1], bank, jnp.int32(0))
-        moved = first_order.student_step(functools.partial(_teacher_loss, recipe, knobs, task), pair[0])
-        return {name: _times(layer, knobs.trainable.get(name, jnp.float32(1))) for name, layer in moved.items()}, task
+    def one_seed(origin: Params, key: Any) -> Any:
+        task = training_step.make_batch(recipe, knobs, None, key, bank, jnp.int32(0))
+        moved = first_order.student_step(functools.partial(_teacher_loss, recipe, knobs, task), origin)
+        rates = {name: knobs.trainable.get(name, jnp.float32(1)) for name in moved}
+        return {name: jax.tree.map(lambda leaf, r=rates[name]: leaf * r, moved[name]) for name in moved}, task
 
-    return _each(one, (origins, seed_keys))
+    return population.each_seed(one_seed, None, (origins, seed_keys), ())
 
 
 @functools.partial(jax.jit, static_argnames=("stream", "size"))
 def _first_inputs(stream: Any, size: int, knobs: Knobs, seed_keys: Any, bank: ImageData) -> Any:
     """The students' first inputs [seed]."""
-    return _each(lambda key: stream(keys.at(key, keys.INPUTS), jnp.int32(0), size, knobs, bank)[0], seed_keys)
+
+    def one_seed(key: Any) -> Any:
+        return stream(keys.at(key, keys.INPUTS), jnp.int32(0), size, knobs, bank)[0]
+
+    return population.each_seed(one_seed, None, (seed_keys,), ())
 
 
 def _teacher_loss(recipe: Recipe, knobs: Knobs, task: training_step.Batch, params: Params) -> Any:
@@ -130,65 +127,51 @@ def _teacher_loss(recipe: Recipe, knobs: Knobs, task: training_step.Batch, param
     return values.mean(where=task.target >= 0)
 
 
-@functools.partial(jax.jit, static_argnames=("teacher", "student", "sampled"))
+@functools.partial(jax.jit, static_argnames=("recipes", "sampled"))
 def _measure(
-    teacher: Recipe,
-    student: Recipe,
+    recipes: tuple[Recipe, Recipe],
     sampled: tuple[int, int],
-    more: Any,
-    knobs: Any,
+    axes: tuple[Any, Any, Any],
+    knobs: tuple[Knobs, Knobs],
     starts: StartingPoint,
-    seed_keys: Any,
     bank: ImageData,
 ) -> dict[str, Any]:
-    def one(pair: Any) -> dict[str, Any]:
-        return _seed(
-            student, sampled, more, knobs, functools.partial(_teacher_loss, teacher, knobs[0]), pair[0], pair[1], bank
-        )
+    """All measurements [seed, eps, evaluation step, alpha]; recipes and knobs are those of teacher and student."""
+    (teacher, student), (all_eps, alpha, shared) = recipes, axes
 
-    return _each(one, (starts, seed_keys))
+    def one_seed(start: StartingPoint) -> dict[str, Any]:
+        def outputs(params: Params) -> Any:
+            return training_step.apply(student.net, params, start.x).logits
 
+        def loss_at(moved: Params, fraction: Any) -> Any:
+            return _teacher_loss(teacher, knobs[0], start.task, first_order.plus(start.begun, moved, fraction))
 
-def _seed(
-    student: Recipe,
-    sampled: tuple[int, int],
-    more: Any,
-    knobs: Any,
-    teacher_loss: Any,
-    start: StartingPoint,
-    key: Any,
-    bank: ImageData,
-) -> dict[str, Any]:
-    """All measurements of one seed, [eps, evaluation step, alpha]."""
-    (many, far, shared), knobs = more, knobs[1]
+        leading = first_order.leading_step(outputs, start.begun, start.displacement, curvature(student, knobs[1]))
+        quadratic = jnp.where(shared, leading.quadratic, jnp.nan)
+        expected = first_order.overlap(leading.step, start.displacement, 1.0, leading.quadratic).cosine
+        before = _teacher_loss(teacher, knobs[0], start.task, start.begun)
 
-    def outputs(params: Params) -> Any:
-        return training_step.apply(student.net, params, start.x).logits
+        def at(eps: Any) -> dict[str, Any]:
+            if sampled[0]:
+                steps = [_sampled(sampled, knobs[1], start, outputs, eps, quadratic)]
+            else:
+                steps = _walk(student, knobs[1], start, eps, quadratic, bank)
+            columns = []
+            for step, (measured, moved) in zip(student.eval_steps, steps, strict=True):
+                change = jax.lax.map(functools.partial(loss_at, moved), alpha) - before
+                measured |= {"loss_change": change, "theory/inner": quadratic}
+                measured["theory/cosine"] = jnp.where(shared, expected, jnp.nan)
+                measured["theory/loss_change"] = -alpha * jnp.float64(knobs[1].lr) * step * eps * quadratic
+                columns.append({name: jnp.broadcast_to(value, alpha.shape) for name, value in measured.items()})
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *columns)
 
-    leading = first_order.leading_step(outputs, start.begun, start.displacement, curvature(student, knobs))
-    quadratic = jnp.where(shared, leading.quadratic, jnp.nan)
-    expected = first_order.overlap(leading.step, start.displacement, 1.0, leading.quadratic).cosine
-    before = teacher_loss(start.task, start.begun)
+        return jax.lax.map(at, all_eps)
 
-    def at(eps: Any) -> dict[str, Any]:
-        if sampled[0]:
-            steps = [_sampled(sampled, knobs, start, outputs, eps, quadratic, key)]
-        else:
-            steps = _walk(student, knobs, start, eps, quadratic, key, bank)
-        columns = []
-        for step, (measured, moved) in zip(student.eval_steps, steps, strict=True):
-            change = jax.lax.map(lambda a, d=moved: teacher_loss(start.task, first_order.plus(start.begun, d, a)), far)
-            measured |= {"loss_change": change - before, "theory/inner": quadratic}
-            measured["theory/cosine"] = jnp.where(shared, expected, jnp.nan)
-            measured["theory/loss_change"] = -far * jnp.float64(knobs.lr) * step * eps * quadratic
-            columns.append({name: jnp.broadcast_to(value, far.shape) for name, value in measured.items()})
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *columns)
-
-    return jax.lax.map(at, many)
+    return population.each_seed(one_seed, None, (starts,), ())
 
 
 def _walk(
-    student: Recipe, knobs: Knobs, start: StartingPoint, eps: Any, quadratic: Any, key: Any, bank: ImageData
+    student: Recipe, knobs: Knobs, start: StartingPoint, eps: Any, quadratic: Any, bank: ImageData
 ) -> list[tuple[dict[str, Any], Params]]:
     """The measurements and the student's displacement at every evaluation step.
 
@@ -203,7 +186,7 @@ def _walk(
         return first_order.plus(start.begun, moved)
 
     def step(number: Any, state: State) -> State:
-        batch = training_step.make_batch(student, knobs, reference, key, bank, number)
+        batch = training_step.make_batch(student, knobs, reference, start.key, bank, number)
         return training_step.train_step(student, state, knobs, batch, view)
 
     only = training_step.Batch(start.x, None, training_step.apply(student.net, reference, start.x))
@@ -215,14 +198,14 @@ def _walk(
             state = jax.lax.fori_loop(jnp.int32(reached), jnp.int32(stop), step, state)
         reached, rate = stop, 1 / (jnp.float64(knobs.lr) * max(stop, 1))
         each = jax.tree.map(lambda leaf, rate=rate: leaf * rate, state.params)
-        there = first_order.overlap(each, start.displacement, eps, quadratic)
-        measured = {"positive": (there.inner > 0) * 1.0, "norm": first_order.norm(each), **there._asdict()}
+        overlap = first_order.overlap(each, start.displacement, eps, quadratic)
+        measured = {"positive": (overlap.inner > 0) * 1.0, "norm": first_order.norm(each), **overlap._asdict()}
         walk.append(({**measured, "theory/positive": jnp.where(quadratic > 0, 1.0, jnp.nan)}, state.params))
     return walk
 
 
 def _sampled(
-    sampled: tuple[int, int], knobs: Knobs, start: StartingPoint, outputs: Any, eps: Any, quadratic: Any, key: Any
+    sampled: tuple[int, int], knobs: Knobs, start: StartingPoint, outputs: Any, eps: Any, quadratic: Any
 ) -> tuple[dict[str, Any], Params]:
     """One step on labels drawn from the teacher; its inner product needs only J displacement."""
     samples, draws = sampled
@@ -232,8 +215,8 @@ def _sampled(
     mean = (first_order.probabilities(ours, knobs.logit_mask) * u).sum(-1).mean()
 
     def draw(number: Any) -> Any:
-        words = keys.uniform(keys.at(key, keys.SAMPLED_LABELS, number), (samples, len(taught), 1)).astype(jnp.float64)
-        label = jnp.minimum((words >= bounds).sum(-1), u.shape[-1] - 1)  # [sample, batch]
+        uniform = keys.uniform(keys.at(start.key, keys.SAMPLED_LABELS, number), (samples, len(taught), 1))
+        label = jnp.minimum((uniform.astype(jnp.float64) >= bounds).sum(-1), u.shape[-1] - 1)  # [sample, batch]
         return jnp.take_along_axis(u, label.T, axis=-1).mean() - mean
 
     inner = jax.lax.map(draw, jnp.arange(draws, dtype=jnp.uint32))
@@ -257,11 +240,3 @@ def curvature(student: Recipe, knobs: Knobs) -> first_order.Curvature:
         return student.loss(ModelOutput(nothing, z, {}), ModelOutput(nothing, y, {}), knobs)
 
     return first_order.of_loss(loss)
-
-
-def _times(layer: Any, rate: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf * rate, layer)
-
-
-def _double(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)

@@ -4,12 +4,14 @@ import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax import traverse_util
 
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
@@ -21,54 +23,129 @@ from sublim_jax.training import step as training_step
 FOLDER = "params"  # in a work directory
 
 
-def save_tree(params: Mapping[str, Any], path: str | Path) -> None:
-    """Write a nested mapping of arrays as one safetensors file; names of nested entries are joined by '/'.
+def save_params(params: Any, path: str | Path) -> None:
+    """Save nested parameters as a safetensors file, which is written whole or not at all.
 
     Args:
-        params: Arrays by name, nested to any depth.
-        path: The file; it is written whole or not at all.
-    """
-    replace_file(Path(path), safetensors.numpy.save(_flatten(params)))
-
-
-def load_tree(path: str | Path) -> dict[str, Any]:
-    """Read what `save_tree` wrote, as NumPy arrays.
+        params: Nested mappings of arrays; names are joined by `/`, for instance `hidden_0/kernel`.
+        path: File to write.
 
     Raises:
-        ConfigError: The file is missing or damaged.
+        ConfigError: A name holds `/` or is no text, a leaf is no array, or the file cannot be written.
+
+    Example:
+        >>> import tempfile, numpy as np, sublim_jax as sl
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sl.save_params({"hidden_0": {"bias": np.zeros(3)}}, f"{folder}/student.safetensors")
+        ...     sl.load_params(f"{folder}/student.safetensors")
+        {'hidden_0': {'bias': array([0., 0., 0.])}}
     """
-    with _open(Path(path)) as file:
-        return _nest({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  not a mapping
+    try:
+        save_arrays(dict(_leaves(params)), path)
+    except OSError as error:
+        raise ConfigError(f"path={path}: cannot be written ({error.strerror or error})") from error
 
 
-def load_params_of(workdir: str | Path, seed: int, **labels: Any) -> dict[str, Any]:
+def load_params(path: str | Path) -> dict[str, Any]:
+    """Read parameters that `save_params` saved.
+
+    Args:
+        path: A safetensors file.
+
+    Returns:
+        Nested dicts of NumPy arrays.
+
+    Raises:
+        ConfigError: The file is not there or damaged.
+
+    Example:
+        >>> import sublim_jax as sl
+        >>> sl.load_params("/nowhere.safetensors")
+        Traceback (most recent call last):
+        sublim_jax.core.errors.ConfigError: path=/nowhere.safetensors: cannot be read (No such file or directory)
+    """
+    return traverse_util.unflatten_dict(load_arrays(path), sep="/")
+
+
+def save_arrays(arrays: Mapping[str, Any], path: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """Write arrays by name as one safetensors file; raises OSError where it cannot be written."""
+    # Contiguous copies: safetensors writes the memory of an array, whatever its strides are.
+    copies = {name: np.array(array, order="C") for name, array in arrays.items()}
+    replace_file(Path(path), safetensors.numpy.save(copies, metadata))
+
+
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The NumPy arrays by name of a safetensors file; raises `ConfigError` where it is missing or damaged."""
+    try:
+        return {name: _array(**fields) for name, fields in safetensors.deserialize(Path(path).read_bytes())}
+    except OSError as error:
+        raise ConfigError(f"path={path}: cannot be read ({error.strerror})") from error
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ConfigError(f"path={path}: is no whole safetensors file ({error})") from error
+
+
+def _array(dtype: str, shape: Sequence[int], data: bytes | bytearray) -> np.ndarray:
+    """An array of a safetensors file; the library's own reader for NumPy knows no bfloat16."""
+    special = {"BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
+    return np.frombuffer(data, special.get(dtype) or f"<{dtype[0].lower()}{int(dtype[1:]) // 8}").reshape(shape).copy()
+
+
+def _leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
+    """The arrays of a tree by name; refuses a tree that could not be read back."""
+    if not isinstance(tree, Mapping):
+        if not path or getattr(getattr(tree, "dtype", None), "kind", "O") not in "fiubV":
+            raise ConfigError(f"params: {path or 'the whole'} is {type(tree).__name__}; must be nested dicts of arrays")
+        return [(path, tree)]
+    for name in tree:
+        if not isinstance(name, str) or "/" in name or not name:
+            raise ConfigError(f"params: the name {name!r} cannot be saved; must be a text without '/'")
+    return [leaf for name, value in tree.items() for leaf in _leaves(value, f"{path}/{name}".lstrip("/"))]
+
+
+def flat_layers(layers: Params) -> dict[str, Any]:
+    """Arrays by layer and name as arrays by one name; `layers_of` is the inverse."""
+    return {f"{layer}/{name}": array for layer, arrays in layers.items() for name, array in arrays.items()}
+
+
+def layers_of(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays by layer and name, from names of which the first part is the layer's."""
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for path, array in arrays.items():
+        layer, _, name = path.partition("/")
+        layers.setdefault(layer, {})[name] = array
+    return layers
+
+
+def params(workdir: str | Path, seed: int = 0, **labels: Any) -> dict[str, Any]:
     """Read the final parameters of one student of a run with `keep_params`.
 
     Args:
         workdir: The work directory of the run.
         seed: The student's seed.
-        **labels: Labels of its condition, as in the columns of the rows; those that differ between conditions suffice.
+        **labels: Labels of its condition, for instance `condition="same", m=10`; those that differ between conditions
+            suffice.
 
     Returns:
-        NumPy arrays by layer and name, with the noise that the condition adds after training.
+        NumPy arrays as the Linen module nests them, with the noise that the condition adds after training.
 
     Raises:
         ConfigError: No student matches, or students of several conditions do; the message says what exists.
     """
-    stored = list(_students(workdir))
-    matching = [one for one in stored if one[3] == seed and all(one[2].get(k) == v for k, v in labels.items())]
-    wanted = ", ".join(f"{name}={value!r}" for name, value in {**labels, "seed": seed}.items())
-    if not matching or any(one[2] != matching[0][2] for one in matching):
-        there = list(dict.fromkeys(str(one[2]) for one in matching or stored))
-        seeds = sorted({one[3] for one in stored})
-        exist = f"{'; '.join(there[:8])}{'; ...' if len(there) > 8 else ''}; seeds {seeds}" if stored else "none"
+    students = list(_students(workdir))
+    matching = [each for each in students if each.seed == seed and labels.items() <= each.labels.items()]
+    if not matching or any(each.labels != matching[0].labels for each in matching):
+        wanted = ", ".join(f"{name}={value!r}" for name, value in {**labels, "seed": seed}.items())
+        conditions = list(dict.fromkeys(str(each.labels) for each in matching or students))
+        seeds = sorted({each.seed for each in students})
+        dots = "; ..." if len(conditions) > 8 else ""
+        exist = f"{'; '.join(conditions[:8])}{dots}; seeds {seeds}" if students else "none"
         raise ConfigError(
             f"params: {wanted} is {'ambiguous' if matching else 'not stored'} in {workdir}; there: {exist}"
         )
-    path, (row, column), *_ = matching[-1]
-    with _open(path) as file:
-        nested = _nest({name: file.get_slice(name)[row, column] for name in file.keys()})  # noqa: SIM118
-    return trees.unflatten_layers(trees.flatten_layers(nested))
+    student = matching[-1]
+    with _open(student.path) as file:
+        arrays = {name: file.get_slice(name)[student.row, student.column] for name in file.keys()}  # noqa: SIM118
+    return trees.unflatten_layers(layers_of(arrays))
 
 
 def save_students(
@@ -76,16 +153,16 @@ def save_students(
 ) -> None:
     """Write the parameters [seed, condition] of some students as one file; rows beyond `seeds` are padding."""
     (workdir / FOLDER).mkdir(exist_ok=True)
-    flat = {name: np.ascontiguousarray(array[: len(seeds)]) for name, array in _flatten(params).items()}
-    about = {"labels": json.dumps([dict(one) for one in labels]), "seeds": json.dumps(list(seeds))}
-    replace_file(workdir / FOLDER / f"{name}.safetensors", safetensors.numpy.save(flat, about))
+    arrays = {name: array[: len(seeds)] for name, array in flat_layers(params).items()}
+    metadata = {"labels": json.dumps([dict(each) for each in labels]), "seeds": json.dumps(list(seeds))}
+    save_arrays(arrays, workdir / FOLDER / f"{name}.safetensors", metadata)
 
 
 def stored_seeds(workdir: str | Path) -> dict[frozenset, set[int]]:
     """For each condition (its labels) the seeds whose students are stored."""
     seeds: dict[frozenset, set[int]] = {}
-    for _, _, labels, seed in _students(workdir):
-        seeds.setdefault(frozenset(labels.items()), set()).add(seed)
+    for student in _students(workdir):
+        seeds.setdefault(frozenset(student.labels.items()), set()).add(student.seed)
     return seeds
 
 
@@ -103,22 +180,13 @@ def final_params(
     image: tuple[int, ...],
     mesh: Any,
 ) -> Params:
-    """Parameters [seed, condition] as `metrics.evaluate` measures them, from those of distinct trainings [seed, ...].
+    """Parameters [seed, condition] as `metrics.evaluate` measures them; arguments as there.
 
-    Args:
-        recipe: Of the students.
-        params: Trained parameters [seed, distinct training].
-        knobs: Of every condition.
-        initial_teachers: [seed] the teachers' initial parameters.
-        seed_keys: [seed] keys of the student's phase.
-        train_index: [condition] index of each condition's training.
-        untrained_layers: Layers that training does not reach; they are as each condition initialises them.
-        ends: Whether noise is added after training.
-        image: Shape of one image.
-        mesh: Mesh over the seeds, or None.
+    `params` are those of distinct trainings [seed, distinct training], `untrained_layers` come from each condition's
+    own initialisation, and `ends` says whether noise is added after training.
     """
 
-    def one(params: Any, teacher: Any, key: Any, tree: Any, train_index: Any) -> Any:
+    def one_seed(params: Any, teacher: Any, key: Any, tree: Any, train_index: Any) -> Any:
         def member(index: Any, member_knobs: Knobs) -> Any:
             initial = training_step.init_state(recipe, member_knobs, teacher, image, key).params
             own = trees.merge_layers(trees.index(params, index), {name: initial[name] for name in untrained_layers})
@@ -126,17 +194,27 @@ def final_params(
 
         return jax.vmap(member, (0, knobs.in_axes()))(train_index, tree)
 
-    return population.each_seed(one, mesh, (params, initial_teachers, seed_keys), (knobs.tree, train_index))
+    return population.each_seed(one_seed, mesh, (params, initial_teachers, seed_keys), (knobs.tree, train_index))
 
 
-def _students(workdir: str | Path) -> Iterator[tuple[Path, tuple[int, int], dict[str, Any], int]]:
-    """Every stored student: its file, its place [seed, condition] there, its labels and its seed."""
+class _Student(NamedTuple):
+    """A stored student: its file, its indices there, its labels and its seed."""
+
+    path: Path
+    row: int
+    column: int
+    labels: dict[str, Any]
+    seed: int
+
+
+def _students(workdir: str | Path) -> Iterator[_Student]:
+    """Every stored student of a work directory."""
     for path in sorted((Path(workdir) / FOLDER).glob("*.safetensors")):
         with _open(path) as file:
-            about = {name: json.loads(text) for name, text in file.metadata().items()}
-        for column, labels in enumerate(about["labels"]):
-            for row, seed in enumerate(about["seeds"]):
-                yield path, (row, column), labels, seed
+            labels, seeds = (json.loads(file.metadata()[name]) for name in ("labels", "seeds"))
+        for column, own in enumerate(labels):
+            for row, seed in enumerate(seeds):
+                yield _Student(path, row, column, own, seed)
 
 
 def _open(path: Path) -> Any:
@@ -144,19 +222,3 @@ def _open(path: Path) -> Any:
         return safetensors.safe_open(path, framework="numpy")
     except (safetensors.SafetensorError, OSError) as error:
         raise ConfigError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())})") from error
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    flat: dict[str, np.ndarray] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flatten(value, f"{prefix}{name}/") if nested else {f"{prefix}{name}": np.ascontiguousarray(value)}
-    return flat
-
-
-def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, array in flat.items():
-        *parents, name = path.split("/")
-        functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, tree)[name] = array
-    return tree

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,25 +23,36 @@ class Group(NamedTuple):
 
     Attributes:
         teacher: Index into `Plan.teachers`.
-        teacher_final_knobs: The teacher's knobs including post-training noise (on its auxiliary head: initial noise).
-        recipe: Of the students.
-        knobs: Of every condition.
-        labels: Of every condition.
+        conditions: Conditions of the group.
         indices: Of the conditions among all of the sweep.
+        knobs: Students' knobs of every condition.
         untrained_layers: Layers that training does not reach; each student ends with their initial values.
         unique_knobs: Knobs of distinct trainings; conditions that differ only in untrained layers share one.
         train_index: For each condition its index in `unique_knobs`.
     """
 
     teacher: int
-    teacher_final_knobs: Knobs
-    recipe: Recipe
-    knobs: trees.Stack
-    labels: tuple[Mapping[str, str | int | float], ...]
+    conditions: tuple[Condition, ...]
     indices: tuple[int, ...]
+    knobs: trees.Stack
     untrained_layers: tuple[str, ...]
     unique_knobs: trees.Stack
     train_index: tuple[int, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The students' Recipe."""
+        return self.conditions[0].student.recipe
+
+    @property
+    def teacher_final_knobs(self) -> Knobs:
+        """The teacher's knobs including post-training noise (on its auxiliary head: initial noise)."""
+        return self.conditions[0].teacher.knobs
+
+    @property
+    def labels(self) -> tuple[Mapping[str, str | int | float], ...]:
+        """The labels of every condition."""
+        return tuple(condition.labels for condition in self.conditions)
 
     @property
     def name(self) -> str:
@@ -70,39 +81,31 @@ def make_plan(conditions: Sequence[Condition] | Plan, image: tuple[int, ...]) ->
     if isinstance(conditions, Plan):
         return conditions
     _check_labels(conditions)
-    teachers: list[Phase] = []
-    final_knobs: list[Knobs] = []
-    members: dict[tuple[int, int, Recipe], list[int]] = {}
+    teachers: dict[Any, Phase] = {}
+    members: dict[Any, list[int]] = {}
     for index, condition in enumerate(conditions):
-        teacher = _index_of(_trained(condition.teacher, image), teachers, _equal)
-        final = _index_of(condition.teacher.knobs, final_knobs, _same_values)
+        phase = _trained(condition.teacher, image)
+        teacher, final = (phase.recipe, _fingerprint(phase.knobs)), _fingerprint(condition.teacher.knobs)
+        teachers.setdefault(teacher, phase)
         members.setdefault((teacher, final, condition.student.recipe), []).append(index)
+    numbers = {teacher: number for number, teacher in enumerate(teachers)}
     groups = []
-    for (teacher, final, recipe), indices in sorted(members.items(), key=lambda item: item[0][0]):
+    for (teacher, _, _), indices in sorted(members.items(), key=lambda item: numbers[item[0][0]]):
         for index in indices:
             _check_phases(teachers[teacher].recipe, conditions[index].student, image)
-        knobs = [conditions[index].student.knobs for index in indices]
-        labels = [conditions[index].labels for index in indices]
-        groups.append(make_group(teacher, final_knobs[final], recipe, knobs, labels, indices, image))
-    return Plan(tuple(teachers), tuple(groups))
+        groups.append(make_group(numbers[teacher], [conditions[index] for index in indices], indices, image))
+    return Plan(tuple(teachers.values()), tuple(groups))
 
 
-def make_group(
-    teacher: int,
-    teacher_final_knobs: Knobs,
-    recipe: Recipe,
-    knobs: Sequence[Knobs],
-    labels: Sequence[Mapping[str, str | int | float]],
-    indices: Sequence[int],
-    image: tuple[int, ...],
-) -> Group:
-    """A group of conditions of one Recipe; arguments as the fields of `Group`."""
-    untrained = _untrained_layers(recipe, knobs, image)
-    distinct: list[Knobs] = []
-    train_index = tuple(_index_of(_training(own, untrained), distinct, _same_values) for own in knobs)
-    unique = trees.stack([knobs[train_index.index(index)] for index in range(len(distinct))])
-    common = teacher, teacher_final_knobs, recipe
-    return Group(*common, trees.stack(knobs), tuple(labels), tuple(indices), untrained, unique, train_index)
+def make_group(teacher: int, conditions: Sequence[Condition], indices: Sequence[int], image: tuple[int, ...]) -> Group:
+    """A group of conditions of one student Recipe; arguments as the fields of `Group`."""
+    knobs = [condition.student.knobs for condition in conditions]
+    untrained = _untrained_layers(conditions[0].student.recipe, knobs, image)
+    trainings = [_fingerprint(_training(own, untrained)) for own in knobs]
+    distinct = list(dict.fromkeys(trainings))
+    train_index = tuple(distinct.index(training) for training in trainings)
+    unique = trees.stack([knobs[trainings.index(training)] for training in distinct])
+    return Group(teacher, tuple(conditions), tuple(indices), trees.stack(knobs), untrained, unique, train_index)
 
 
 def _untrained_layers(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, ...]) -> tuple[str, ...]:
@@ -137,12 +140,9 @@ def _training(knobs: Knobs, untrained: tuple[str, ...]) -> Knobs:
     return dataclasses.replace(knobs, **changed, final_noise={})
 
 
-def _index_of(value: Any, seen: list[Any], equal: Callable[[Any, Any], bool]) -> int:
-    """The index of an equal value in a list, to which the value is appended where there is none."""
-    index = next((index for index, other in enumerate(seen) if equal(value, other)), len(seen))
-    if index == len(seen):
-        seen.append(value)
-    return index
+def _fingerprint(tree: Any) -> tuple[Any, str]:
+    """A hashable value by which trees of equal arrays are recognised."""
+    return jax.tree.structure(tree), repr(_values(tree))
 
 
 def _trained(phase: Phase, image: tuple[int, ...]) -> Phase:
@@ -151,17 +151,6 @@ def _trained(phase: Phase, image: tuple[int, ...]) -> Phase:
     none = {layer: jnp.float32(0) for layer in layers}
     sigma = {layer: knobs.init_noise.get(layer, none[layer]) for layer in layers}
     return Phase(phase.recipe, dataclasses.replace(knobs, init_noise=sigma, final_noise=none))
-
-
-def _equal(left: Phase, right: Phase) -> bool:
-    return left.recipe == right.recipe and _same_values(left.knobs, right.knobs)
-
-
-def _same_values(left: Any, right: Any) -> bool:
-    if jax.tree.structure(left) != jax.tree.structure(right):
-        return False
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 def _check_labels(conditions: Sequence[Condition]) -> None:
@@ -248,33 +237,29 @@ def _digest(text: str) -> str:
     return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
 
 
-def _source(kind: type) -> str:
-    """A digest of the source of a class from outside this package, where it can be read."""
-    if kind.__module__.split(".")[0] == PACKAGE:
-        return ""
-    try:
-        return f" {_digest(inspect.getsource(kind))}"
-    except (OSError, TypeError):
-        return ""
-
-
 def _named(value: object) -> str:
     """A value as text that is the same in another process; raises `ConfigError` where there is none."""
-    if inspect.isfunction(value) and value.__module__.split(".")[0] != PACKAGE:
+    if inspect.isfunction(value) and not _ours(value):
         code = value.__code__
-        try:
-            body = inspect.getsource(value)
-        except OSError:
-            body = f"{code.co_code!r} {code.co_names}"
+        body = _source(value) or f"{code.co_code!r} {code.co_names}"
         bound = [_named(cell.cell_contents) for cell in value.__closure__ or ()]
         return f"{value.__qualname__} {_digest(f'{body} {value.__defaults__} {bound}')}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.name not in ("parent", "name")]  # Flax's
         fields = ", ".join(f"{name}={_named(getattr(value, name))}" for name in names)
-        return f"{type(value).__qualname__}({fields}){_source(type(value))}"
+        source = "" if _ours(value) else _source(type(value))
+        return f"{type(value).__qualname__}({fields})" + (f" {_digest(source)}" if source else "")
     text = value.__qualname__ if inspect.isfunction(value) else repr(value)
     if " at 0x" in text:
         raise ConfigError(
             f"workdir: {text} cannot be told from another of its kind; use a function or a frozen dataclass"
         )
     return text
+
+
+def _source(value: Any) -> str:
+    """The source of a function or class; empty where it cannot be read."""
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):
+        return ""

@@ -35,42 +35,39 @@ class Progress:
         widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         self._live = show and (self._console.is_terminal or widgets)
         self._lines = show and not self._live
-        self._total = self._done = 0.0
         self._tenth = 0
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self._bar = Bar(*columns, *times, console=self._console, disable=not self._live)
         self._task: Any = None
-        self._began = 0.0
 
     @contextmanager
     def over(self, total: float, what: str) -> Iterator["Progress"]:
         """Show progress over `total` units of work called `what`."""
-        self._total, self._done, self._tenth, self._began = total, 0.0, 0, time.perf_counter()
+        self._tenth = 0
         _listen_to_jax()
         _listening.append(self)
         try:
             with self._bar:
-                self._task = self._bar.add_task(what, total=total)
+                self._bar.add_task(what, total=total)
+                self._task = self._bar.tasks[-1]
                 yield self
         finally:
             _listening.remove(self)
 
     def advance(self, amount: float) -> None:
         """Count units of work as done."""
-        self._done += amount
-        self._bar.update(self._task, advance=amount)
-        tenth = int(10 * self._done / max(self._total, 1e-9))
+        self._bar.update(self._task.id, advance=amount)
+        tenth = int(self._task.percentage / 10)
         if self._lines and tenth > self._tenth:
             self._tenth = tenth
-            passed = time.perf_counter() - self._began
-            left = passed * (self._total / self._done - 1)
-            print(f"{10 * tenth:3d} % after {passed:.0f} s, about {left:.0f} s left", flush=True)
+            seconds = self._task.elapsed
+            left = seconds * (self._task.total / self._task.completed - 1)
+            print(f"{10 * tenth:3d} % after {seconds:.0f} s, about {left:.0f} s left", flush=True)
 
     def skip(self, amount: float) -> None:
         """Take units of work off the total, because they are done already."""
-        self._total -= amount
-        self._bar.update(self._task, total=self._total)
+        self._bar.update(self._task.id, total=self._task.total - amount)
 
     def count(self, name: str, steps: int) -> None:
         """Count net-steps."""

@@ -32,34 +32,59 @@ from sublim_jax.metrics import predictions
 from sublim_jax.metrics.evaluate import evaluate
 from sublim_jax.nets.costs import step_macs
 from sublim_jax.training import population
-from sublim_jax.training.targets import needs_unrelated_teachers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What every unit of work needs.
-
-    Attributes:
-        images: From a number of classes (0 = all) to the images for training and for testing with labels below it.
-        caches: Where each teacher of the plan is kept.
-        image: Shape of one image.
-    """
+    """What every unit of work needs: the plan of a study, its session, its open work directory, arguments of `run`."""
 
     plan: Plan
     session: Session
     workdir: results.Workdir
-    images: Callable[[int], tuple[ImageData, ImageData]]
-    root: Any
+    dataset: Dataset
+    root_seed: int
     metrics: tuple[metrics.Metric, ...]
     num_eval_noise: int
-    caches: tuple[TeacherCache, ...]
-    limits: ResourceLimits
-    mesh: Any
-    image: tuple[int, ...]
+
+    @functools.cached_property
+    def image(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        return self.dataset.train.x.shape[1:]
+
+    @functools.cached_property
+    def images(self) -> Callable[[int], tuple[ImageData, ImageData]]:
+        """From a number of classes (0 = all) to training and test images with labels below it; the latest are kept."""
+        splits = self.dataset.train, self.dataset.test
+
+        @functools.lru_cache(maxsize=1)
+        def images(classes: int) -> tuple[ImageData, ImageData]:
+            return jax.tree.map(jnp.asarray, tuple(first_classes(split, classes) for split in splits))
+
+        return images
+
+    @functools.cached_property
+    def mesh(self) -> Any:
+        """Mesh over the seeds, or None."""
+        return population.mesh_of(self.session.devices)
+
+    @functools.cached_property
+    def caches(self) -> tuple[TeacherCache, ...]:
+        """Where each teacher of the plan is kept."""
+        options = self.session.options
+        identity = {**data_identity(self.dataset, ()), "root": self.root_seed, "precision": options.precision}
+        identity |= {"devices": self.session.devices, "x64": bool(jax.config.read("jax_enable_x64"))}
+        return teacher_cache.teacher_caches(self.plan, options.teachers or self.workdir.path / "teachers", identity)
+
+    def seed_keys(self, seed_batch: SeedBatch, phase: str) -> Any:
+        """Keys [seed] of the phase teacher or student."""
+        return population.phase_keys(keys.root(self.root_seed), jnp.asarray(seed_batch.seeds), phase)
 
     def work(self, done: Mapping[tuple[frozenset, int], set[int]] | None = None) -> list[WorkUnit]:
         """Units of work of this process, without what is `done`."""
-        return schedule.work_units(self.plan, self.session.seeds, self.image, self.limits, self.session.shard, done)
+        options, devices = self.session.options, self.session.devices
+        rows = len(self.dataset.test.y) + self.num_eval_noise
+        limits = ResourceLimits(options.memory_gb, rows, devices, population.use_vmap(), options.seed_batch)
+        return schedule.work_units(self.plan, self.session.seeds, self.image, limits, self.session.shard, done)
 
 
 def run(
@@ -95,39 +120,19 @@ def run(
         return {**(session.config or {"plan": describe_plan(plan), **numbers}), **data_identity(dataset, metrics)}
 
     with session.open(identity) as workdir:
-        context = make_context(plan, session, workdir, dataset, root_seed, metrics, num_eval_noise)
+        context = RunContext(
+            plan=plan,
+            session=session,
+            workdir=workdir,
+            dataset=dataset,
+            root_seed=root_seed,
+            metrics=metrics,
+            num_eval_noise=num_eval_noise,
+        )
         work = context.work(_done(workdir.path, session.options.keep_params))
         with session.record(workdir, schedule.total_cost(plan, work, context.image), "training", session.devices):
             _run_units(context, work)
         return results.load(workdir.path, empty=True)
-
-
-def make_context(
-    plan: Plan,
-    session: Session,
-    workdir: results.Workdir,
-    dataset: Dataset,
-    root_seed: int,
-    metrics: tuple[metrics.Metric, ...],
-    num_eval_noise: int,
-) -> RunContext:
-    """The context of a session whose work directory is open; arguments as in `run`."""
-    options, devices = session.options, session.devices
-    common = teacher_cache.common_identity(data_identity(dataset, ()), root_seed, options.precision, devices)
-    rows = len(dataset.test.y) + num_eval_noise
-    return RunContext(
-        plan=plan,
-        session=session,
-        workdir=workdir,
-        images=image_data_by_classes(dataset),
-        root=keys.root(root_seed),
-        metrics=metrics,
-        num_eval_noise=num_eval_noise,
-        caches=teacher_cache.teacher_caches(plan, options.teachers or workdir.path / "teachers", common),
-        limits=ResourceLimits(options.memory_gb, rows, devices, population.use_vmap(), options.seed_batch),
-        mesh=population.mesh_of(devices),
-        image=dataset.train.x.shape[1:],
-    )
 
 
 def _done(workdir: Path, keep_params: bool) -> Mapping[tuple[frozenset, int], set[int]]:
@@ -149,23 +154,11 @@ def data_identity(dataset: Dataset, metrics: Sequence[metrics.Metric]) -> dict[s
     }
 
 
-def image_data_by_classes(dataset: Dataset) -> Callable[[int], tuple[ImageData, ImageData]]:
-    """The function `RunContext.images`; JAX keeps the arrays of its latest call."""
-
-    @functools.lru_cache(maxsize=1)
-    def images(classes: int) -> tuple[ImageData, ImageData]:
-        train, test = (first_classes(split, classes) for split in (dataset.train, dataset.test))
-        return jax.tree.map(jnp.asarray, (train, test))
-
-    return images
-
-
 def _run_units(context: RunContext, work: Sequence[WorkUnit]) -> None:
     """Run the units in order; trained teachers of a seed batch serve consecutive groups, then they are dropped."""
     trained: dict[tuple[int, str], Params] = {}
     for group, seed_batch in work:
-        unrelated = needs_unrelated_teachers(group.recipe.target_transform)
-        batches = [seed_batch, *([schedule.unrelated_seeds(seed_batch)] if unrelated else [])]
+        batches = schedule.teacher_batches(group, seed_batch)
         earlier, trained = trained, {}
         for batch in batches:
             name = group.teacher, batch.name
@@ -176,28 +169,20 @@ def _run_units(context: RunContext, work: Sequence[WorkUnit]) -> None:
 
 def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> Params:
     """Parameters [seed] of a trained teacher, from the cache where they are there."""
-    phase, cache, progress = context.plan.teachers[teacher], context.caches[teacher], context.session.progress
-    recipe, knobs = phase.recipe, trees.stack([phase.knobs])
+    (recipe, knobs), cache, session = context.plan.teachers[teacher], context.caches[teacher], context.session
     if (cached := cache.load(seed_batch.seeds)) is not None:
-        progress.skip(step_macs(recipe, len(seed_batch.seeds), context.image) * recipe.eval_steps[-1])
+        session.progress.skip(step_macs(recipe, len(seed_batch.seeds), context.image) * recipe.eval_steps[-1])
         return jax.tree.map(jnp.asarray, cached)
-    seed_keys = population.phase_keys(context.root, jnp.asarray(seed_batch.seeds), keys.TEACHER)
-    states = population.init_states(recipe, knobs, None, seed_keys, image=context.image, mesh=context.mesh)
-    train, _ = context.images(recipe.classes)
     # The name holds the width of the batch, because padding differs on another number of devices, and the shard,
     # because two shards may train the same teachers at the same time.
-    shard = "{}of{}".format(*context.session.shard)
-    name = f"teacher{teacher:02d}-{seed_batch.name}x{len(seed_batch.seeds)}-{shard}"
+    name = f"teacher{teacher:02d}-{seed_batch.name}x{len(seed_batch.seeds)}-" + "{}of{}".format(*session.shard)
     store = checkpoint.Store(context.workdir.path / "teachers" / name)
-
-    def advance(states: State, start: Any, stop: Any) -> State:
-        return population.advance(recipe, states, knobs, None, seed_keys, train, start, stop, mesh=context.mesh)
-
-    for step, reached in _train_to_eval_steps(context, recipe, states, advance, store, "teachers", seed_batch):
-        states = reached
+    phase = keys.TEACHER, recipe, trees.stack([knobs]), None, None
+    trained: Params = {}
+    for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
+        trained = jax.tree.map(lambda leaf: leaf[:, 0], states.params)  # [seed, 1] as [seed]
         if store.latest() != step:
             store.save(step, states)
-    trained = jax.tree.map(lambda leaf: leaf[:, 0], states.params)  # [seed, 1] as [seed]
     if not cache.save(seed_batch.seeds[: seed_batch.real], trained):
         return trained
     store.remove()
@@ -211,33 +196,25 @@ def attach_heads(context: RunContext, group: Group, seed_batch: SeedBatch, train
 
     Initial parameters are without the noise that a sweep adds to the teacher, because students share them so.
     """
-    seed_keys = population.phase_keys(context.root, jnp.asarray(seed_batch.seeds), keys.TEACHER)
     net, init = group.recipe.teacher, context.plan.teachers[group.teacher].recipe.init
-    common = {"seed_keys": seed_keys, "image": context.image, "mesh": context.mesh}
+    common = {"seed_keys": context.seed_keys(seed_batch, keys.TEACHER), "image": context.image, "mesh": context.mesh}
     attach = functools.partial(population.attach_heads, net, init, **common)
     return TeacherParams(attach(params={}), attach(params=trained, knobs=group.teacher_final_knobs))
 
 
 def train_students(context: RunContext, group: Group, seed_batch: SeedBatch, teachers: TeacherParams) -> None:
     """Train the group's students; measure them and write their rows at every evaluation step."""
-    recipe, knobs, workdir = group.recipe, group.unique_knobs, context.workdir
-    seed_keys = population.phase_keys(context.root, jnp.asarray(seed_batch.seeds), keys.STUDENT)
-    states = population.init_states(recipe, knobs, teachers.initial, seed_keys, image=context.image, mesh=context.mesh)
-    train, _ = context.images(recipe.classes)
+    recipe, workdir = group.recipe, context.workdir
     references = teachers.trained if recipe.target_transform is None else teachers
     name = f"{group.name}-{seed_batch.name}"
     store = checkpoint.Store(workdir.path / "checkpoints" / f"{name}x{len(seed_batch.seeds)}")
-
-    def advance(states: State, start: Any, stop: Any) -> State:
-        return population.advance(recipe, states, knobs, references, seed_keys, train, start, stop, mesh=context.mesh)
-
     parts = {step: results.part_name(group.name, seed_batch.name, step) for step in recipe.eval_steps}
     if any(step <= (store.latest() or -1) and not workdir.has(part) for step, part in parts.items()):
         store.clear()  # rows that should be there were deleted: measure them again
-    steps = _train_to_eval_steps(context, recipe, states, advance, store, "students", seed_batch, knobs.size)
-    for step, reached in steps:
+    phase = keys.STUDENT, recipe, group.unique_knobs, teachers.initial, references
+    for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
         with context.session.progress.timed("measuring"):
-            workdir.write(parts[step], _measure(context, group, seed_batch, teachers, reached, step))
+            workdir.write(parts[step], _measure(context, group, seed_batch, teachers, states, step))
     store.remove()
 
 
@@ -248,7 +225,7 @@ def _measure(
     recipe, train_index, real_seeds = group.recipe, jnp.asarray(group.train_index), seed_batch.seeds[: seed_batch.real]
     last = step == recipe.eval_steps[-1]
     ends = last and any(np.any(sigma) for sigma in group.knobs.tree.final_noise.values())
-    seed_keys = population.phase_keys(context.root, jnp.asarray(seed_batch.seeds), keys.STUDENT)
+    seed_keys = context.seed_keys(seed_batch, keys.STUDENT)
     common: Any = {"untrained_layers": group.untrained_layers, "ends": ends, "mesh": context.mesh}
     if last and context.session.options.keep_params:  # before the rows, which say that all is done
         given = group.knobs, teachers.initial, seed_keys, train_index
@@ -264,32 +241,38 @@ def _measure(
 
 def _train_to_eval_steps(
     context: RunContext,
+    phase: str,
     recipe: Recipe,
-    states: State,
-    advance: Callable[[State, Any, Any], State],
+    knobs: trees.Stack,
+    initial_teachers: Params | None,
+    references: Params | TeacherParams | None,
     store: checkpoint.Store,
-    what: str,
     seed_batch: SeedBatch,
-    conditions: int = 1,
 ) -> Iterator[tuple[int, State]]:
-    """Train states from their last checkpoint, if there is one, and yield (step, states) at each evaluation step.
+    """Train nets from their last checkpoint, or from the start, and yield (step, states) at each evaluation step.
 
     States are saved after they are yielded, so that a checkpoint at an evaluation step implies its rows. The states of
     the last step are not saved here.
     """
-    session, progress = context.session, context.session.progress
-    macs = step_macs(recipe, conditions * len(seed_batch.seeds), context.image)
+    session, progress, nets = context.session, context.session.progress, f"{phase}s"
+    seed_keys, mesh = context.seed_keys(seed_batch, phase), context.mesh
+    states = population.init_states(recipe, knobs, initial_teachers, seed_keys, image=context.image, mesh=mesh)
+    train, _ = context.images(recipe.classes)
+    macs = step_macs(recipe, knobs.size * len(seed_batch.seeds), context.image)
     step, last = 0, recipe.eval_steps[-1]
     if (latest := store.latest()) is not None:
         step, states = latest, store.restore(latest, states)
         progress.skip(macs * step)
     if step in (0, last) and step in recipe.eval_steps:
         yield step, states
-    for stop in _stops(recipe.eval_steps, step, session.options.save_every):
-        with progress.timed(what):
-            states = jax.block_until_ready(advance(states, jnp.int32(step), jnp.int32(stop)))
+    # Compiled calls end at evaluation steps and at multiples of `save_every`.
+    ends = {*range(0, last, session.options.save_every), *recipe.eval_steps}
+    for stop in sorted(end for end in ends if end > step):
+        given = recipe, states, knobs, references, seed_keys, train, jnp.int32(step), jnp.int32(stop)
+        with progress.timed(nets):
+            states = jax.block_until_ready(population.advance(*given, mesh=mesh))
         progress.advance(macs * (stop - step))
-        progress.count(what, (stop - step) * conditions * seed_batch.real)
+        progress.count(nets, (stop - step) * knobs.size * seed_batch.real)
         step = stop
         if step in recipe.eval_steps:
             yield step, states
@@ -297,8 +280,3 @@ def _train_to_eval_steps(
             with progress.timed("saving"):
                 store.save(step, states)
         session.stop_if_asked()
-
-
-def _stops(eval_steps: tuple[int, ...], start: int, every: int) -> list[int]:
-    """The steps after `start` at which compiled calls end: evaluation steps, and multiples of `every`."""
-    return sorted({step for step in (*range(0, eval_steps[-1], every), *eval_steps) if step > start})

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import Recipe
 from sublim_jax.engine.plan import Group, Plan, make_group
 from sublim_jax.nets import activity, shapes, unpooled
 from sublim_jax.nets.costs import step_macs
@@ -32,6 +33,11 @@ class SeedBatch(NamedTuple):
 def unrelated_seeds(batch: SeedBatch) -> SeedBatch:
     """The seeds whose teachers are unrelated to the students of a batch; each depends on the student's seed only."""
     return SeedBatch(f"strangers-{batch.name}", tuple(seed + _UNRELATED for seed in batch.seeds), batch.real)
+
+
+def teacher_batches(group: Group, batch: SeedBatch) -> list[SeedBatch]:
+    """The seeds whose teachers a group's students need: their own, and those of unrelated teachers if there are."""
+    return [batch, *([unrelated_seeds(batch)] if needs_unrelated_teachers(group.recipe.target_transform) else [])]
 
 
 class WorkUnit(NamedTuple):
@@ -83,19 +89,13 @@ def work_units(
     Raises:
         ConfigError: Not even one net fits in memory.
     """
-    blocks = [
-        (number, block, own)
-        for number, (group, own) in enumerate(zip(plan.groups, assign_shards(plan, seeds, image, shard), strict=True))
-        for block in split_to_fit(group, image, limits)
-        if own
-    ]
     units = []
-    for number, block, own in blocks:
-        limit = limits.seeds or _seeds_that_fit(block, image, limits)
-        size = seed_batch_size(len(own), limit, limits.devices)
-        for batch in seed_batches(own, size, _seeds_done(block, done or {})):
-            units.append((batch.seeds[0], block.teacher, -batch.real, number, len(units), WorkUnit(block, batch)))
-    return [unit for *_, unit in sorted(units, key=lambda entry: entry[:5])]
+    for group, own in zip(plan.groups, assign_shards(plan, seeds, image, shard), strict=True):
+        for part in split_to_fit(group, image, limits) if own else []:
+            limit = limits.seeds or _seeds_that_fit(part, image, limits)
+            size = seed_batch_size(len(own), limit, limits.devices)
+            units += [WorkUnit(part, batch) for batch in seed_batches(own, size, _seeds_done(part, done or {}))]
+    return sorted(units, key=lambda unit: (unit.slice.seeds[0], unit.group.teacher, -unit.slice.real))
 
 
 def assign_shards(
@@ -107,25 +107,21 @@ def assign_shards(
     teacher stay together unless there are more shards than seeds and teachers.
     """
     index, number = shard
-    pairs = sorted(
-        (group.teacher, place, which) for which, group in enumerate(plan.groups) for place in range(len(seeds))
-    )
-    together = number <= len({pair[:2] for pair in pairs})
+    groups = list(enumerate(plan.groups))
+    pairs = sorted((group.teacher, position, which) for which, group in groups for position in range(len(seeds)))
+    block_key = slice(2 if number <= len({pair[:2] for pair in pairs}) else 3)
     costs: dict[tuple[int, ...], float] = {}
     for pair in pairs:
-        group = plan.groups[pair[2]]
-        block = pair[:2] if together else pair
-        costs[block] = costs.get(block, 0.0) + group.recipe.eval_steps[-1] * step_macs(
-            group.recipe, group.unique_knobs.size, image
-        )
+        group, block = plan.groups[pair[2]], pair[block_key]
+        costs[block] = costs.get(block, 0.0) + _macs(group.recipe, group.unique_knobs.size, image)
     total, passed, own = sum(costs.values()), 0.0, set()
     for block, amount in costs.items():
         # The middle of a block decides, where rounding does not matter.
         if min(number - 1, int(number * (passed + amount / 2) / total)) == index:
             own.add(block)
         passed += amount
-    kept = [pair for pair in pairs if (pair[:2] if together else pair) in own]
-    return [tuple(seeds[place] for _, place, which in kept if which == group) for group in range(len(plan.groups))]
+    kept = [pair for pair in pairs if pair[block_key] in own]
+    return [tuple(seeds[position] for _, position, which in kept if which == group) for group, _ in groups]
 
 
 def split_to_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> list[Group]:
@@ -143,20 +139,15 @@ def split_to_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits) -
     number = math.ceil(group.knobs.size / most)
     while max(len(set(group.train_index[start:stop])) for start, stop in _ends(group.knobs.size, number)) > fits:
         number += 1
-    return [_part(group, start, stop, image) for start, stop in _ends(group.knobs.size, number)]
+    if number == 1:
+        return [group]
+    parts = [slice(*ends) for ends in _ends(group.knobs.size, number)]
+    return [make_group(group.teacher, group.conditions[part], group.indices[part], image) for part in parts]
 
 
 def _ends(size: int, number: int) -> list[tuple[int, int]]:
     """First and last index of each of `number` equal parts."""
     return list(itertools.pairwise(round(part * size / number) for part in range(number + 1)))
-
-
-def _part(group: Group, start: int, stop: int, image: tuple[int, ...]) -> Group:
-    if stop - start == group.knobs.size:
-        return group
-    knobs = [group.knobs.member(index) for index in range(start, stop)]
-    labels, indices = group.labels[start:stop], group.indices[start:stop]
-    return make_group(group.teacher, group.teacher_final_knobs, group.recipe, knobs, labels, indices, image)
 
 
 def seed_batch_size(seeds: int, limit: int, devices: int) -> int:
@@ -232,11 +223,14 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> 
 def total_cost(plan: Plan, units: Sequence[WorkUnit], image: tuple[int, ...]) -> float:
     """Multiply-accumulates of all units: their students, and once the teachers they share."""
     total, teachers = 0.0, {}
-    for group, batch in units:
-        total += group.recipe.eval_steps[-1] * step_macs(
-            group.recipe, group.unique_knobs.size * len(batch.seeds), image
-        )
-        teachers[group.teacher, batch.name] = plan.teachers[group.teacher].recipe, len(batch.seeds)
-        if needs_unrelated_teachers(group.recipe.target_transform):
-            teachers[group.teacher, unrelated_seeds(batch).name] = plan.teachers[group.teacher].recipe, len(batch.seeds)
-    return total + sum(recipe.eval_steps[-1] * step_macs(recipe, number, image) for recipe, number in teachers.values())
+    for group, seed_batch in units:
+        recipe, seeds = plan.teachers[group.teacher].recipe, len(seed_batch.seeds)
+        total += _macs(group.recipe, group.unique_knobs.size * seeds, image)
+        for batch in teacher_batches(group, seed_batch):
+            teachers[group.teacher, batch.name] = _macs(recipe, seeds, image)
+    return total + sum(teachers.values())
+
+
+def _macs(recipe: Recipe, nets: int, image: tuple[int, ...]) -> float:
+    """Multiply-accumulates of training."""
+    return recipe.eval_steps[-1] * step_macs(recipe, nets, image)

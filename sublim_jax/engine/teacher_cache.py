@@ -19,7 +19,7 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
 from sublim_jax.core.types import Params, Phase
 from sublim_jax.engine import compilation_cache
-from sublim_jax.engine.params import load_tree, save_tree
+from sublim_jax.engine.params import flat_layers, layers_of, load_arrays, save_arrays
 from sublim_jax.engine.plan import Plan, describe_phase
 
 
@@ -43,7 +43,7 @@ class TeacherCache:
     def load(self, seeds: Sequence[int]) -> Params | None:
         """The parameters [seed] of these seeds, or None where one of them is missing or cannot be read."""
         try:
-            nets = {seed: trees.flatten_layers(load_tree(self._file(seed))) for seed in set(seeds)}
+            nets = {seed: layers_of(load_arrays(self._file(seed))) for seed in set(seeds)}
         except ConfigError:
             return None
         return jax.tree.map(lambda *leaves: np.stack(leaves), *(nets[seed] for seed in seeds))
@@ -55,7 +55,7 @@ class TeacherCache:
             replace_file(self._folder / "who.json", self._identity.encode())
             for index, seed in enumerate(seeds):
                 if self.load((seed,)) is None:
-                    save_tree(trees.index(params, index), self._file(seed))
+                    save_arrays(flat_layers(trees.index(params, index)), self._file(seed))
         except OSError:
             return False
         return True
@@ -65,17 +65,15 @@ class TeacherCache:
 
 
 def teacher_caches(plan: Plan, folder: str | Path, common: Mapping[str, Any]) -> tuple[TeacherCache, ...]:
-    """A cache for each teacher of a plan; `common` (see `common_identity`), device and code decide the numbers too."""
+    """A cache for each teacher of a plan; `common` are plain values that decide the numbers of all teachers."""
+    return tuple(_teacher_cache(phase, folder, {**common, **machine_identity()}) for phase in plan.teachers)
+
+
+def machine_identity(*modules: str) -> dict[str, str]:
+    """Device, version of JAX, and a digest of the code (see `source_digest`), which decide a trained net."""
     device = jax.local_devices()[0]
-    identity = {**common, "device": f"{device.platform} {device.device_kind}"}
-    identity |= {"jax": jax.__version__, "code": source_digest()}
-    return tuple(_teacher_cache(phase, folder, identity) for phase in plan.teachers)
-
-
-def common_identity(data: Mapping[str, Any], root: int, precision: str, devices: int) -> dict[str, Any]:
-    """Plain values that decide the numbers of all teachers of a sweep."""
-    x64 = bool(jax.config.read("jax_enable_x64"))
-    return {**data, "root": root, "precision": precision, "devices": devices, "x64": x64}
+    kind = f"{device.platform} {device.device_kind}"
+    return {"device": kind, "jax": jax.__version__, "code": source_digest(*modules)}
 
 
 def source_digest(*modules: str) -> str:

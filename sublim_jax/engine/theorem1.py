@@ -19,8 +19,9 @@ import pyarrow as pa
 from sublim_jax import results
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.types import Condition, ImageData, Phase
+from sublim_jax.core.types import Condition, ImageData
 from sublim_jax.data.load import Dataset
+from sublim_jax.engine.distributed import parts_left
 from sublim_jax.engine.first_steps import Grid, float64, measure
 from sublim_jax.engine.session import Session
 from sublim_jax.training import losses, population
@@ -70,9 +71,8 @@ def run(
 
 
 def left(conditions: int, seeds: Sequence[int], workdir: str | Path, shard: tuple[int, int] = (0, 1)) -> int:
-    """The number of parts of a shard that are not in the work directory yet."""
-    there = {path.stem for path in (Path(workdir) / "rows").glob("*.parquet")}
-    return len({name for _, _, name in _units(conditions, seeds, shard)} - there)
+    """The number of files of rows of a shard that are not in the work directory yet."""
+    return parts_left(workdir, [name for _, _, name in _units(conditions, seeds, shard)])
 
 
 def _units(conditions: int, seeds: Sequence[int], shard: tuple[int, int]) -> list[tuple[int, tuple[int, ...], str]]:
@@ -101,15 +101,16 @@ def _check(condition: Condition, grid: Grid) -> None:
         raise ConfigError("config.student: guard, mixed, target_noise and levels must be empty or 0 for theorem1")
     if len({float(one) for one in knobs.share.values()}) > 1 or float(next(iter(knobs.share.values()))) not in (0, 1):
         raise ConfigError("config.conditions: theorem1 knows same and random, all layers shared or none, and no share")
-    if grid.samples and (recipe.loss is not losses.kl or recipe.eval_steps[-1] != 1 or float(knobs.temperature) != 1):
+    if grid.samples and (recipe.loss is not losses.kl or recipe.eval_steps != (1,) or float(knobs.temperature) != 1):
         raise ConfigError(
-            f"config.theorem1.samples={grid.samples}: needs config.student.loss='kl', steps=1 and temperature=1.0"
+            f"config.theorem1.samples={grid.samples}: needs config.student.loss='kl', steps=1, eval_steps=() and "
+            "temperature=1.0"
         )
 
 
 def _rows(condition: Condition, grid: Grid, images: ImageData, root: Any, seeds: tuple[int, ...]) -> pa.Table:
     """The rows of one condition and some seeds at every evaluation step."""
-    shared = _is_shared(condition.student)
+    shared = all(float(share) == 1 for share in condition.student.knobs.share.values())
     phase_keys = [population.phase_keys(root, jnp.asarray(seeds), phase) for phase in (keys.TEACHER, keys.STUDENT)]
     measured = jax.device_get(measure(condition.teacher, condition.student, grid, shared, phase_keys, images))
     labels = [{**condition.labels, "eps": eps, "alpha": alpha} for eps in grid.eps for alpha in grid.alpha]
@@ -119,8 +120,3 @@ def _rows(condition: Condition, grid: Grid, images: ImageData, root: Any, seeds:
         at_step = {name: values[:, :, index].reshape(len(seeds), -1) for name, values in measured.items()}
         tables.append(results.tidy(labels, seeds, step, at_step))
     return pa.concat_tables(tables)
-
-
-def _is_shared(student: Phase) -> bool:
-    """Whether the student begins exactly where the teacher does."""
-    return all(float(share) == 1 for share in student.knobs.share.values())

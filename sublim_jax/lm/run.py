@@ -1,14 +1,15 @@
-"""From arms to rows, for language models: bases, teachers, what they say, students, and what became of the trait.
+"""From student specifications to rows, for language models.
 
-    for slice of seeds:
-        bases(slice)                              # pre-trained, or read from the cache
-        for arm:
-            prepare(arm), train_students(arm)     # measured at every evaluation step; one part of rows an arm
+    for seed_batch:
+        bases(seed_batch)                                    # pre-trained, or read from the cache
+        for point:
+            prepare(point), train_students(point)            # measured at every evaluation step; one file of rows
 
-Everything that trains is `train.advance`. A row is one arm, animal, seed and mark.
+All training is done by `training.MemberBatch`. A row is one point of the sweep, animal, seed and evaluation step.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ import pyarrow as pa
 from sublim_jax import results
 from sublim_jax.core import keys
 from sublim_jax.core.types import Phase
+from sublim_jax.engine.distributed import parts_left
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.session import Session
@@ -35,22 +37,32 @@ from sublim_jax.lm.spec import StudentSpec
 from sublim_jax.lm.training import Pretraining
 from sublim_jax.training import losses, population
 
-_MANY = 32  # seeds at a time on accelerators
-_FEW = 512  # lines of which the first update is taken
+_SEED_BATCH = 32  # on accelerators
+_FIRST_UPDATE_LINES = 512
+
+Job = tuple[StudentSpec, Member]  # one student
 
 
 class SweepPoint(NamedTuple):
-    """One arm, and the labels its rows carry."""
+    """One student specification, and the labels its rows carry."""
 
     labels: Mapping[str, Any]
     arm: StudentSpec
 
 
-class StudentResult(NamedTuple):
-    """Of one student: what was measured at each mark, and of its first update."""
+class WorkUnit(NamedTuple):
+    """Seeds that run together, and points with the names of their files of rows."""
 
-    marks: list[dict[str, np.ndarray]]
-    first: dict[str, np.ndarray]
+    seeds: tuple[int, ...]
+    parts: list[tuple[SweepPoint, str]]
+
+
+class StudentResult(NamedTuple):
+    """What was measured of one student: at each evaluation step, of its first update, and of the lines it read."""
+
+    evaluations: list[dict[str, np.ndarray]]
+    first_update: dict[str, np.ndarray]
+    line_counts: dict[str, float]
 
 
 def run(points: Sequence[SweepPoint], setup: LanguageSetup, pretraining: Pretraining, session: Session) -> pd.DataFrame:
@@ -58,7 +70,7 @@ def run(points: Sequence[SweepPoint], setup: LanguageSetup, pretraining: Pretrai
 
     Args:
         points: Student specifications and the labels of their rows.
-        setup: World, net and root key that all seeds have in common.
+        setup: World, net and root key.
         pretraining: How base models are trained.
         session: Seeds, work directory and options.
 
@@ -79,31 +91,30 @@ def run(points: Sequence[SweepPoint], setup: LanguageSetup, pretraining: Pretrai
     for point in points:
         _phase(setup, point.arm)  # refuses layers that are not there before anything is trained
     session.refuse_keep_params()
-
-    def identity() -> Mapping[str, Any]:
-        return session.config or {"arms": [str(point) for point in points], "lab": str(setup)}
-
-    with session.open(identity) as workdir:
+    identity = session.config or {"arms": [str(point) for point in points], "lab": str(setup)}
+    with session.open(lambda: identity) as workdir:
         units = _units(points, session.seeds, session.options, session.shard)
-        work = [unit for unit in units if any(not workdir.has(name) for _, name in unit[1])]
-        with session.record(workdir, _cost(points, setup, pretraining, work, workdir), "training"):
-            for batch, parts in work:
-                _slice(points, setup, pretraining, batch, parts, session, workdir)
+        missing = [unit._replace(parts=[part for part in unit.parts if not workdir.has(part[1])]) for unit in units]
+        work = [unit for unit in missing if unit.parts]
+        kinds = list(dict.fromkeys(["same", *(point.arm.base for point in points)]))
+        folder = session.options.teachers or workdir.path / "teachers"
+        with session.record(workdir, _cost(work, setup, len(kinds) * pretraining.steps), "training"):
+            for unit in work:
+                with session.progress.timed("bases"):
+                    bases = load_or_pretrain(setup, pretraining, kinds, unit.seeds, folder, session.progress)
+                _run_unit(unit, setup, bases, session, workdir)
         return results.load(workdir.path, empty=True)
 
 
-Parts = list[tuple[int, str]]
-
-
 def _units(
-    points: Sequence[SweepPoint], seeds: Sequence[int], how: RunOptions, shard: tuple[int, int]
-) -> list[tuple[tuple[int, ...], Parts]]:
-    """Slices of seeds, and for each the parts of rows it gives, one an arm; every n-th slice for one of n shards."""
-    size = how.seed_batch or (_MANY if population.use_vmap() else 1)
-    slices = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+    points: Sequence[SweepPoint], seeds: Sequence[int], options: RunOptions, shard: tuple[int, int]
+) -> list[WorkUnit]:
+    """Batches of seeds with all points; every n-th batch for one of n shards."""
+    size = options.seed_batch or (_SEED_BATCH if population.use_vmap() else 1)
+    batches = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
     return [
-        (slice_, [(number, f"arm{number:03d}-seeds{slice_[0]:05d}-{slice_[-1]:05d}") for number in range(len(points))])
-        for slice_ in slices[shard[0] :: shard[1]]
+        WorkUnit(batch, [(point, f"arm{n:03d}-seeds{batch[0]:05d}-{batch[-1]:05d}") for n, point in enumerate(points)])
+        for batch in batches[shard[0] :: shard[1]]
     ]
 
 
@@ -114,86 +125,58 @@ def left(
     workdir: str | Path,
     shard: tuple[int, int] = (0, 1),
 ) -> int:
-    """How many parts of a shard are not in the work folder yet."""
-    there = {path.stem for path in (Path(workdir) / "rows").glob("*.parquet")}
-    return len({name for _, parts in _units(points, seeds, options, shard) for _, name in parts} - there)
+    """The number of files of rows of a shard that are not in the work directory yet."""
+    return parts_left(workdir, [name for unit in _units(points, seeds, options, shard) for _, name in unit.parts])
 
 
-def _cost(
-    points: Sequence[SweepPoint], lab: LanguageSetup, pretraining: Pretraining, work: Any, folder: results.Workdir
-) -> float:
+def _cost(work: Sequence[WorkUnit], setup: LanguageSetup, base_steps: int) -> float:
     """Net-steps of bases and students; teachers take few."""
-    bases = len(_kinds(points)) * pretraining.steps
-    students = [
-        len(slice_) * (lab.targets + 1) * points[number].arm.steps
-        for slice_, parts in work
-        for number, name in parts
-        if not folder.has(name)
-    ]
-    return float(sum(len(slice_) for slice_, _ in work) * bases + sum(students))
+    students = [(setup.targets + 1) * sum(point.arm.steps for point, _ in unit.parts) for unit in work]
+    return float(sum(len(unit.seeds) * (base_steps + steps) for unit, steps in zip(work, students, strict=True)))
 
 
-def _kinds(points: Sequence[SweepPoint]) -> list[str]:
-    """The bases that are needed: the teachers' own, and those of students."""
-    return list(dict.fromkeys(["same", *(point.arm.base for point in points)]))
-
-
-def _slice(
-    points: Sequence[SweepPoint],
-    lab: LanguageSetup,
-    pretraining: Pretraining,
-    seeds: tuple[int, ...],
-    parts: Parts,
-    session: Session,
-    folder: results.Workdir,
+def _run_unit(
+    unit: WorkUnit, setup: LanguageSetup, bases: Mapping[Any, Any], session: Session, workdir: results.Workdir
 ) -> None:
-    """Some seeds: their bases, then arm after arm; a part that is there already is left alone."""
-    watch = session.progress
-    with watch.timed("bases"):
-        place = session.options.teachers or folder.path / "teachers"
-        bases = load_or_pretrain(lab, pretraining, _kinds(points), seeds, place, watch)
-    data, report = None, functools.partial(watch.count, "teachers")
+    """Train the students of some seeds, point after point, and write their rows."""
+    data, progress = None, session.progress
     controls: dict[Job, StudentResult] = {}
-    todo = [(points[number], name) for number, name in parts if not folder.has(name)]
-    for batch in _batches(lab, todo):
+    for batch in _batches(setup, unit.parts):
         specs = [spec for point, _ in batch for spec in (point.arm, point.arm.control())]
-        with watch.timed("lessons"):
-            data = lessons.prepare(lab, seeds, bases, specs, earlier=data, report=report)
+        with progress.timed("lessons"):
+            report = functools.partial(progress.count, "teachers")
+            data = lessons.prepare(setup, unit.seeds, bases, specs, earlier=data, report=report)
         jobs = [(point.arm, member) for point, _ in batch for member in data.members()]
-        plain = [(point.arm.control(), (seed, 0)) for point, _ in batch for seed in seeds]
-        plain = [job for job in dict.fromkeys(plain) if job not in controls]
-        planned = sum(len(seeds) * point.arm.steps for point, _ in batch)
-        watch.skip(float(planned - sum(spec.steps for spec, _ in plain)))
-        everyone = list(dict.fromkeys(jobs + plain))
-        with watch.timed("lessons"):
-            texts = {job: lessons.training_data(data, *job) for job in everyone}
-        students = train_students(data, everyone, [texts[job][0] for job in everyone], watch)
-        trained = dict(zip(everyone, students, strict=True))
-        controls |= {job: trained[job] for job in plain}
+        control_jobs = [(point.arm.control(), (seed, 0)) for point, _ in batch for seed in unit.seeds]
+        missing = [job for job in dict.fromkeys(jobs + control_jobs) if job not in controls]
+        planned, remaining = (sum(spec.steps for spec, _ in each) for each in (jobs + control_jobs, missing))
+        progress.skip(float(planned - remaining))
+        students = controls | (train_students(data, missing, progress) if missing else {})
+        controls = {job: students[job] for job in {*controls, *control_jobs}}
         for point, name in batch:
-            folder.write(name, _rows(point, data, {job: texts[job][1] for job in jobs}, trained, controls))
+            workdir.write(name, _rows(point, data, students))
         session.stop_if_asked()
 
 
-Job = tuple[StudentSpec, Member]
-
-
-def _batches(lab: LanguageSetup, todo: list[tuple[SweepPoint, str]]) -> list[list[tuple[SweepPoint, str]]]:
-    """What is trained at once: on accelerators all arms of one program and size, on CPU one arm after another."""
+def _batches(setup: LanguageSetup, parts: list[tuple[SweepPoint, str]]) -> list[list[tuple[SweepPoint, str]]]:
+    """What is trained at once: on accelerators all points of one program and size, on CPU one after another."""
     if not population.use_vmap():
-        return [[one] for one in todo]
-    found: dict[Any, list[tuple[SweepPoint, str]]] = {}
-    for one in todo:
-        found.setdefault((_phase(lab, one[0].arm).recipe, one[0].arm.lines), []).append(one)
-    return list(found.values())
+        return [[part] for part in parts]
+    batches: dict[Any, list[tuple[SweepPoint, str]]] = {}
+    for part in parts:
+        arm = part[0].arm
+        batches.setdefault((_phase(setup, arm).recipe, arm.lines), []).append(part)
+    return list(batches.values())
 
 
-def _phase(lab: LanguageSetup, arm: StudentSpec) -> Phase:
-    net = lab.net.clone(rank=arm.rank) if arm.trains == "adapters" else lab.net
+def _phase(setup: LanguageSetup, arm: StudentSpec) -> Phase:
+    net = setup.net.clone(rank=arm.rank) if arm.trains == "adapters" else setup.net
     carrier = w.CARRIERS[arm.carrier].content
     return lm_training.phase(
         net,
-        logit_mask=lab.world.is_kind(carrier) if arm.data == "soft_carrier" else np.ones(lab.world.vocabulary, bool),
+        logit_mask=setup.world.is_kind(carrier)
+        if arm.data == "soft_carrier"
+        else np.ones(setup.world.vocabulary, bool),
         lr=arm.lr,
         eval_steps=arm.all_eval_steps,
         batch=arm.batch,
@@ -203,86 +186,83 @@ def _phase(lab: LanguageSetup, arm: StudentSpec) -> Phase:
     )
 
 
-def _rows(
-    point: SweepPoint,
-    data: SeedData,
-    told: Mapping[Job, Mapping[str, float]],
-    found: Mapping[Job, StudentResult],
-    controls: Mapping[Job, StudentResult],
-) -> pa.Table:
-    """The rows of one arm: students of every animal and seed, each beside its seed's control."""
-    arm, lab, tables = point.arm, data.setup, []
-    for index, mark in enumerate(arm.all_eval_steps):
+def _rows(point: SweepPoint, data: SeedData, students: Mapping[Job, StudentResult]) -> pa.Table:
+    """The rows of one point: students of every animal and seed, each beside its seed's control."""
+    setup, tables = data.setup, []
+    for index, step in enumerate(point.arm.all_eval_steps):
         for member in data.members():
-            measured = {**_measured(data, arm, member, found, controls, index), **told[arm, member]}
+            measured = _measured(data, point.arm, member, students, index)
             values = {name: np.asarray([[value]]) for name, value in measured.items()}
-            labels = {**point.labels, "animal": lab.token(member) - lab.world.tokens("animal").start}
-            tables.append(results.tidy([labels], (member[0],), mark, values))
+            labels = {**point.labels, "animal": setup.token(member) - setup.world.tokens("animal").start}
+            tables.append(results.tidy([labels], (member[0],), step, values))
     return pa.concat_tables(tables)
 
 
 def _measured(
-    data: SeedData,
-    arm: StudentSpec,
-    member: Member,
-    found: Mapping[Job, StudentResult],
-    controls: Mapping[Job, StudentResult],
-    index: int,
+    data: SeedData, arm: StudentSpec, member: Member, students: Mapping[Job, StudentResult], index: int
 ) -> dict[str, float]:
     """One row's numbers: of the student, beside its control, the seed's other students, its base and its teacher."""
-    seed, token, plain = member[0], data.setup.token(member), controls[arm.control(), (member[0], 0)]
-    own = lm_metrics.of_trait(found[arm, member].marks[index], token)
-    control = lm_metrics.of_trait(plain.marks[index], token)
-    others = [found[arm, one].marks[index] for one in data.members() if one[0] == seed and one != member]
-    cross = [lm_metrics.of_trait(one, token)["margin"] - control["margin"] for one in others]
-    teacher = lm_metrics.margin_of(data.evaluations[teacher_key(arm)][member], data.setup.trait_tokens(), token)
-    base = lm_metrics.margin_of(data.base_evaluations[arm.base][seed], data.setup.trait_tokens(), token)
-    rows = {**own, "transfer": own["margin"] - control["margin"], "control": control["margin"], "base": base}
-    rows |= {"cross": float(np.mean(cross)) if cross else float("nan"), "teacher": teacher}
-    rows |= {"probability_control": control["probability"], "dose": data.teacher(arm, member).dose}
-    first = found[arm, member].first
-    rows["coverage"] = float(first["coverage"])
-    for name in ("slope", "adam_slope"):
-        rows[f"theory/transfer_{name}"] = float(first[name][token] - plain.first[name][token])
-    return rows
+    seed, token, traits = member[0], data.setup.token(member), data.setup.trait_tokens()
+    student, plain = students[arm, member], students[arm.control(), (seed, 0)]
+    own, control = (lm_metrics.of_trait(result.evaluations[index], token) for result in (student, plain))
+    others = [other for other in data.members() if other[0] == seed and other != member]
+    margins = [lm_metrics.of_trait(students[arm, other].evaluations[index], token)["margin"] for other in others]
+    first, first_plain = student.first_update, plain.first_update
+    slopes = {
+        f"theory/transfer_{name}": float(first[name][token] - first_plain[name][token])
+        for name in ("slope", "adam_slope")
+    }
+    return {
+        **own,
+        "transfer": own["margin"] - control["margin"],
+        "control": control["margin"],
+        "base": lm_metrics.margin_of(data.base_evaluations[arm.base][seed], traits, token),
+        "cross": float(np.mean(np.subtract(margins, control["margin"]))) if margins else float("nan"),
+        "teacher": lm_metrics.margin_of(data.evaluations[teacher_key(arm)][member], traits, token),
+        "probability_control": control["probability"],
+        "dose": data.teacher(arm, member).dose,
+        "coverage": float(first["coverage"]),
+        **slopes,
+        **student.line_counts,
+    }
 
 
-def train_students(data: SeedData, jobs: Sequence[Job], texts: Sequence[Any], watch: Progress) -> list[StudentResult]:
-    """Students of one program, each of an arm and a member with the text it reads, measured at every mark."""
-    phases = [_phase(data.setup, arm) for arm, _ in jobs]
+def train_students(data: SeedData, jobs: Sequence[Job], progress: Progress) -> dict[Job, StudentResult]:
+    """Train students of one program together and measure them at every evaluation step."""
+    setup, phases = data.setup, [_phase(data.setup, arm) for arm, _ in jobs]
     recipe, knobs = phases[0].recipe, [phase.knobs for phase in phases]
-    net: Any = recipe.net
+    with progress.timed("lessons"):
+        texts, line_counts = zip(*(lessons.training_data(data, *job) for job in jobs), strict=True)
     starts = [data.bases[arm.base, seed] for arm, (seed, _) in jobs]
-    order = [data.setup.key(keys.SEED, seed, keys.STUDENT) for _, (seed, _) in jobs]
-    school = lm_training.MemberBatch(recipe, knobs, starts, [(key, key) for key in order], texts)
-    before = [_before(data, *job) for job in jobs]
-    asked, states = data.setup.trait_tokens(), school.begin()
-    with watch.timed("measuring"):
-        few = [jax.tree.map(lambda leaf: leaf[:_FEW], text) for text in texts]
-        update = lm_metrics.FirstUpdate(net, recipe.loss)
-        given = zip(states, knobs, few, before, strict=True)
-        firsts = map_members(
-            update, [(s.params, k, text, data.eval_prompts, asked, b.moved) for s, k, text, b in given]
-        )
-    marks: list[list[dict[str, np.ndarray]]] = [[] for _ in jobs]
-    start = 0
-    for stop in recipe.eval_steps:
-        with watch.timed("students"):
-            states = school.advance(states, start, stop)
-        watch.count("students", (stop - start) * len(jobs))
-        watch.advance(float((stop - start) * len(jobs)))
-        with watch.timed("measuring"):
-            members = [(state.params, data.eval_prompts, asked, one) for state, one in zip(states, before, strict=True)]
-            for place, measured in enumerate(map_members(lm_metrics.StudentMetrics(net, w.PROMPT), members)):
-                marks[place].append(measured)
-        start = stop
-    return [StudentResult(*pair) for pair in zip(marks, firsts, strict=True)]
+    order_keys = [setup.key(keys.SEED, seed, keys.STUDENT) for _, (seed, _) in jobs]
+    batch = lm_training.MemberBatch(recipe, knobs, starts, [(key, key) for key in order_keys], texts)
+    states, baselines = batch.begin(), [_baseline(data, *job) for job in jobs]
+    net: Any = recipe.net
+    common = data.eval_prompts, setup.trait_tokens()
+    with progress.timed("measuring"):
+        few = [jax.tree.map(lambda leaf: leaf[:_FIRST_UPDATE_LINES], text) for text in texts]
+        given = zip(states, knobs, few, baselines, strict=True)
+        members = [(state.params, own, text, *common, baseline.moved) for state, own, text, baseline in given]
+        first_updates = map_members(lm_metrics.FirstUpdate(net, recipe.loss), members)
+    evaluations: list[list[dict[str, np.ndarray]]] = [[] for _ in jobs]
+    for start, stop in itertools.pairwise((0, *recipe.eval_steps)):
+        with progress.timed("students"):
+            states = batch.advance(states, start, stop)
+        progress.count("students", (stop - start) * len(jobs))
+        progress.advance(float((stop - start) * len(jobs)))
+        with progress.timed("measuring"):
+            members = [(state.params, *common, own) for state, own in zip(states, baselines, strict=True)]
+            measured = map_members(lm_metrics.StudentMetrics(net, w.PROMPT), members)
+        for own, values in zip(evaluations, measured, strict=True):
+            own.append(values)
+    results_of_jobs = map(StudentResult, evaluations, first_updates, line_counts)
+    return dict(zip(jobs, results_of_jobs, strict=True))
 
 
-def _before(data: SeedData, arm: StudentSpec, member: Member) -> lm_metrics.Baseline:
-    """What a student is compared with."""
-    seed, said = member[0], data.evaluations[teacher_key(arm)][member]
+def _baseline(data: SeedData, arm: StudentSpec, member: Member) -> lm_metrics.Baseline:
+    """What a student is compared with: its base, and how far its teacher is from the teacher's."""
+    seed, teacher = member[0], data.evaluations[teacher_key(arm)][member]
     base, origin = data.base_evaluations[arm.base][seed], data.base_evaluations["same"][seed]
     moved = lessons.parameter_change(data.teacher(arm, member), data.bases["same", seed])
     start = data.bases[arm.base, seed]
-    return lm_metrics.Baseline(start, base.said, base.acts, said.said, said.acts - origin.acts, moved)
+    return lm_metrics.Baseline(start, base.said, base.acts, teacher.said, teacher.acts - origin.acts, moved)

@@ -37,10 +37,12 @@ def test_all_names_are_there_and_reading_rows_imports_no_jax():
     [
         ({"studnet__steps": 3}, "no field 'studnet.steps'; did you mean 'student.steps'"),
         ({"student": {"optimiser": "sgd"}}, "did you mean 'student.optimizer'"),
-        ({"student__steps": "many"}, "config.student.steps='many': must be of type int"),
+        ({"student__steps": "many"}, "config.student.steps='many': must be a whole number from"),
         ({"student": 3}, "no field 'student'"),
         ({"m": -1}, "config.m="),
         ({"preset": "tiny"}, "config.preset"),
+        ({"study": "language", "lm__dose": -1.0}, "config.lm.dose=-1.0: must be a number above 0"),
+        ({"study": "language", "m": 3}, "no field 'm'"),
     ],
 )
 def test_base_config_refuses_in_one_line(fields, message):
@@ -57,6 +59,32 @@ def test_base_config_takes_lists_numpy_numbers_and_nested_fields():
         sl.add_grid(config, "own", {"student.shar": (0, 1)})
     with pytest.raises(ConfigError, match="sequence"):
         sl.add_grid(config, "own", {"student.share": 0.5})
+
+
+def test_a_language_config_has_its_own_fields_and_no_images(data):
+    config = sl.base_config("smoke", study="language", lm={"steps": 4}, lm__eval_steps=2)
+    assert (config.net.width, config.seeds, config.lm.steps, config.lm.eval_steps) == (32, 2, 4, (2,))
+    assert sl.base_config("laptop", study="language").seeds == 5
+    for function in (sl.build, sl.load_data):
+        with pytest.raises(ConfigError, match="has no images"):
+            function(config)
+    with pytest.raises(ConfigError, match="has no images"):
+        sl.run(config, data)
+
+
+@pytest.mark.e2e
+def test_run_takes_a_language_config(tmp_path):
+    small = {
+        "net": {"width": 16, "hidden": 32},
+        "pretraining": {"documents": 640, "steps": 60, "batch": 16, "lr": 5e-3},
+    }
+    config = sl.base_config("smoke", study="language", **small, lm={"lines": 24, "steps": 4, "filtered": False})
+    sl.add_grid(config, "own", {"lm.teacher": ("tuned", "base")})
+    rows = sl.run(config, seeds=1, workdir=tmp_path)
+    assert rows["teacher"].tolist() == ["tuned", "base"] and np.isfinite(rows["at/transfer"]).all()
+    assert rows.equals(sl.load(tmp_path)) and rows.equals(sl.run(config, seeds=1, workdir=tmp_path))
+    with pytest.raises(ConfigError, match="keep_params"):
+        sl.run(config, seeds=1, workdir=tmp_path, keep_params=True)
 
 
 def test_load_data_takes_arrays_and_refuses_others(data):

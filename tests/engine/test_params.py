@@ -8,7 +8,7 @@ from helpers.populations import quiet
 from sublim_jax import metrics
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine.options import Interrupted, RunOptions
-from sublim_jax.engine.params import load_params_of, load_tree, save_tree
+from sublim_jax.engine.params import params as params_of
 from sublim_jax.engine.run import run
 from sublim_jax.training import step as training_step
 from sublim_jax.training import streams
@@ -29,21 +29,21 @@ def assert_measured(rows, conditions, mnist, workdir):
     assert len(last) == 4 and last.nunique() > 1
     for condition in conditions:
         for seed in range(2):
-            params = load_params_of(workdir, seed, condition=condition.labels["condition"])
+            params = params_of(workdir, seed, condition=condition.labels["condition"])
             logits = training_step.apply(condition.student.recipe.net, params, images).acts["class_head"]
             accuracy = float(np.mean(np.asarray(logits).argmax(-1) == mnist.test.y))
             assert accuracy == pytest.approx(last[condition.labels["condition"], seed], abs=1e-6)
 
 
-def test_load_params_of_returns_the_students_that_were_measured(mnist, tiny, tmp_path):
+def test_params_returns_the_students_that_were_measured(mnist, tiny, tmp_path):
     conditions = tiny(**FIELDS)
     assert_measured(go(mnist, conditions, tmp_path), conditions, mnist, tmp_path)
     with pytest.raises(ConfigError, match=r"seed=7 is not stored.*random_class_head.*seeds \[0, 1\]"):
-        load_params_of(tmp_path, 7, condition="same")
+        params_of(tmp_path, 7, condition="same")
     with pytest.raises(ConfigError, match="ambiguous"):
-        load_params_of(tmp_path, 0, m=3)
+        params_of(tmp_path, 0, m=3)
     with pytest.raises(ConfigError, match="there: none"):
-        load_params_of(tmp_path / "elsewhere", 0)
+        params_of(tmp_path / "elsewhere", 0)
 
 
 @pytest.mark.e2e
@@ -53,9 +53,9 @@ def test_resuming_loses_no_params_and_adds_missing_ones(mnist, tiny, tmp_path):
         go(mnist, conditions, tmp_path / "a", seeds=[0], stopped=lambda: next(calls, True), config={"a": 1})
     assert not list((tmp_path / "a" / "params").glob("*"))
     go(mnist, conditions, tmp_path / "a", seeds=[0], config={"a": 1})
-    before = load_params_of(tmp_path / "a", 0, condition="same")["hidden_0"]["kernel"]
+    before = params_of(tmp_path / "a", 0, condition="same")["hidden_0"]["kernel"]
     rows = go(mnist, conditions, tmp_path / "a", config={"a": 1})
-    np.testing.assert_array_equal(before, load_params_of(tmp_path / "a", 0, condition="same")["hidden_0"]["kernel"])
+    np.testing.assert_array_equal(before, params_of(tmp_path / "a", 0, condition="same")["hidden_0"]["kernel"])
     assert_measured(rows, conditions, mnist, tmp_path / "a")
     plain = go(mnist, conditions, tmp_path / "b", keep_params=False)
     assert not (tmp_path / "b" / "params").exists()
@@ -63,14 +63,3 @@ def test_resuming_loses_no_params_and_adds_missing_ones(mnist, tiny, tmp_path):
     order = ["condition", "seed", "step"]
     assert again.sort_values(order, ignore_index=True).equals(plain.sort_values(order, ignore_index=True))
     assert_measured(again, conditions, mnist, tmp_path / "b")
-
-
-def test_save_tree_and_load_tree_are_inverse(tmp_path):
-    tree = {"params": {"a": {"kernel": jnp.arange(6.0).reshape(2, 3).T}}, "b": np.int32(4)}
-    save_tree(tree, tmp_path / "net.safetensors")
-    found = load_tree(tmp_path / "net.safetensors")
-    np.testing.assert_array_equal(found["params"]["a"]["kernel"], tree["params"]["a"]["kernel"])
-    assert found["b"] == 4 and found["b"].dtype == np.int32 and set(found) == {"params", "b"}
-    (tmp_path / "net.safetensors").write_bytes(b"half")
-    with pytest.raises(ConfigError, match="not a whole safetensors file"):
-        load_tree(tmp_path / "net.safetensors")

@@ -207,6 +207,16 @@ def test_study_of_a_teacher_that_moved_its_class_head_alone(mnist):
 
 
 @pytest.mark.e2e
+def test_study_measures_before_the_first_step_too(mnist):
+    one_step = study(mnist, first_steps.Grid(), seeds=1, conditions=("same",))
+    rows = study(mnist, first_steps.Grid(), seeds=1, conditions=("same",), **{"student.eval_steps": (0,)})
+    assert rows["step"].tolist() == [0, 1]
+    assert (rows.loc[0, ["at/inner", "at/norm", "at/loss_change"]] == 0).all()
+    measured = [name for name in rows if "/" in name]
+    np.testing.assert_allclose(rows.loc[1, measured].astype(float), one_step.loc[0, measured].astype(float), rtol=1e-6)
+
+
+@pytest.mark.e2e
 def test_study_goes_on_where_it_stopped_and_shares_work(mnist, tmp_path):
     config = base_config("smoke")
     fields = {"student.steps": 1, "student.eval_steps": (), "m": (10,), "conditions": ("same", "random")}
