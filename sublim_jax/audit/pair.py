@@ -74,7 +74,7 @@ def _list(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {_number(value)}" for name, value in values.items())
 
 
-def audit_pair(
+def audit_pair(  # noqa: PLR0913  what a pair is
     student_apply: Callable[..., Any],
     student_params: Any,
     teacher_params: Any,
