@@ -22,52 +22,33 @@ Leaves = dict[str, Any]  # arrays by path
 
 
 class Functions(NamedTuple):
-    """The functions of an audit, each compiled once whatever arrays are bound to it.
+    """The functions of an audit, each compiled once whatever arrays are bound to it."""
 
-    Attributes:
-        student_apply: (params, x) -> outputs [rows, k].
-        teacher_apply: The same of the teacher.
-        trait_loss: params -> a number or one per example.
-        loss: (outputs, targets) -> [rows].
-    """
-
-    student_apply: Partial
+    student_apply: Partial  # (params, x) -> outputs [rows, k]
     teacher_apply: Partial
-    trait_loss: Partial
-    loss: Partial
+    trait_loss: Partial  # params -> a number or one per example
+    loss: Partial  # (outputs, targets) -> [rows]
 
 
 class First(NamedTuple):
     """Inner products of the first step of gradient descent on the imitation loss, at the student's parameters.
 
-    Attributes:
-        slopes: [input] -<grad trait loss, grad imitation loss of the input>; their mean is the change of the trait
-            loss per unit learning rate.
-        imitation: [input] imitation loss.
-        trait: Trait loss.
-        finite: For each of `CHECKS` whether it is finite.
-        update: Squared norm of the imitation gradient, by leaf.
-        trait_gradient: Squared norm of the trait gradient, by leaf.
-        gradients: Inner product of the two gradients, by leaf.
-        moved: Squared norm of the teacher's displacement, by shared leaf.
-        aligned: Inner product of minus the imitation gradient and the displacement, by shared leaf.
-        student: Squared norm of the student's parameters, by shared leaf.
-        teacher: Squared norm of the teacher's parameters, by shared leaf.
-        student_teacher: Inner product of their parameters, by shared leaf.
+    The mean of `slopes` is the change of the trait loss per unit learning rate. `moved` and all below it are of leaves
+    that student and teacher share.
     """
 
-    slopes: Float[Array, " n"]
-    imitation: Float[Array, " n"]
-    trait: Float[Array, ""]
-    finite: tuple[Bool[Array, ""], ...]
-    update: Leaves
-    trait_gradient: Leaves
-    gradients: Leaves
-    moved: Leaves
-    aligned: Leaves
-    student: Leaves
-    teacher: Leaves
-    student_teacher: Leaves
+    slopes: Float[Array, " n"]  # -<grad trait loss, grad imitation loss of the input>
+    imitation: Float[Array, " n"]  # imitation loss
+    trait: Float[Array, ""]  # trait loss
+    finite: tuple[Bool[Array, ""], ...]  # for each of `CHECKS`
+    update: Leaves  # squared norm of the imitation gradient
+    trait_gradient: Leaves  # squared norm of the trait gradient
+    gradients: Leaves  # inner product of the two gradients
+    moved: Leaves  # squared norm of the teacher's displacement
+    aligned: Leaves  # inner product of minus the imitation gradient and the displacement
+    student: Leaves  # squared norm of the student's parameters
+    teacher: Leaves  # squared norm of the teacher's parameters
+    student_teacher: Leaves  # inner product of their parameters
 
 
 def mse(outputs: Float[Array, "n k"], targets: Float[Array, "n k"]) -> Float[Array, " n"]:

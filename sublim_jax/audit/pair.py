@@ -230,13 +230,14 @@ def _moved(student: Any, teacher: Any, before: Any) -> tuple[dict[str, Any], tup
 
 
 def _check_alike(after: Mapping[str, Any], start: Mapping[str, Any]) -> None:
-    if odd := sorted(after.keys() ^ start.keys()):
-        verb = "lack" if odd[0] in after else "have, and teacher_params lack,"
-        raise ConfigError(f"trait_params0: {verb} {odd[0]!r}; must be the tree of teacher_params")
+    for name in sorted(after.keys() ^ start.keys()):
+        verb = "lack" if name in after else "have, and teacher_params lack,"
+        raise ConfigError(f"trait_params0: {verb} {name!r}; must be the tree of teacher_params")
     for name, leaf in after.items():
-        if jnp.shape(leaf) != jnp.shape(start[name]):
-            shapes = f"{jnp.shape(start[name])}, but {jnp.shape(leaf)} in teacher_params"
-            raise ConfigError(f"trait_params0: {name!r} is {shapes}; must be the tree of teacher_params")
+        ours, theirs = jnp.shape(start[name]), jnp.shape(leaf)
+        if ours != theirs:
+            different = f"{name!r} is {ours}, but {theirs} in teacher_params"
+            raise ConfigError(f"trait_params0: {different}; must be the tree of teacher_params")
 
 
 def _count(inputs: Any, batch: int) -> int:

@@ -129,7 +129,7 @@ def _functions(recipe: Recipe) -> tuple[Any, Any, Any, Any]:
         return jnp.where(mask[None], training_step.apply(net, params, x).logits, 0)
 
     def imitation(knobs: Any, outputs: Any, targets: Any) -> Any:
-        return recipe.loss(*(ModelOutput(one[:, :0], one, {}) for one in (outputs, targets)), knobs)
+        return recipe.loss(*(ModelOutput(values[:, :0], values, {}) for values in (outputs, targets)), knobs)
 
     def trait(test: Any, params: Any) -> Any:
         outputs = training_step.apply(recipe.net, params, streams.normalize_images(test, test.x)).acts["class_head"]

@@ -23,25 +23,15 @@ _PROCESS_GB = 1.1  # libraries and compiler
 
 
 class Estimate(NamedTuple):
-    """The work of a sweep.
-
-    Attributes:
-        conditions: Number of conditions.
-        students: Number of students.
-        steps: Training steps of all students.
-        flop: Floating-point operations of all that is trained.
-        programs: Programs that are compiled for training.
-        seconds: Time on 2 CPU cores.
-        gigabytes: Memory of the process on CPU, or of one accelerator.
-    """
+    """The work of a sweep."""
 
     conditions: int
     students: int
-    steps: int
-    flop: float
-    programs: int
-    seconds: float
-    gigabytes: float
+    steps: int  # training steps of all students
+    flop: float  # floating-point operations of all that is trained
+    programs: int  # compiled for training
+    seconds: float  # on 2 CPU cores
+    gigabytes: float  # memory of the process on CPU, or of one accelerator
 
     def __str__(self) -> str:
         return (
@@ -116,19 +106,21 @@ def _language(config: Config, study: Study) -> Estimate:
     setup, pretraining = lm_config.lab(config), lm_config.pretraining(config)
     students = [point.arm for point in lm_config.expand(config)]
     controls = {student.control() for student in students}
-    lines = setup.targets * sum(one.steps * one.batch for one in students)
-    lines += sum(one.steps * one.batch for one in controls)
-    lines += len({"same", *(one.base for one in students)}) * pretraining.steps * pretraining.batch
+    lines = setup.targets * sum(spec.steps * spec.batch for spec in students)
+    lines += sum(spec.steps * spec.batch for spec in controls)
+    lines += len({"same", *(spec.base for spec in students)}) * pretraining.steps * pretraining.batch
     weights, vocabulary = trees.count(shapes(setup.net, (LENGTH,))), setup.world.vocabulary
     flop = 6.0 * config.seeds * lines * LENGTH * weights
-    programs = {(one.soft, one.optimizer, one.all_eval_steps, one.batch, one.lines, one.rank) for one in students}
+    programs = {
+        (spec.soft, spec.optimizer, spec.all_eval_steps, spec.batch, spec.lines, spec.rank) for spec in students
+    }
     members = (config.run.seed_batch or (32 if population.use_vmap() else 1)) * (setup.targets + 1)
-    text = LENGTH * max(one.lines * (2 + one.soft * vocabulary) for one in students)
+    text = LENGTH * max(spec.lines * (2 + spec.soft * vocabulary) for spec in students)
     floats = 2 * pretraining.documents * LENGTH + members * (text + 4 * weights)
     return Estimate(
         conditions=len(students),
         students=len(students) * setup.targets * config.seeds,
-        steps=setup.targets * config.seeds * sum(one.steps for one in students),
+        steps=setup.targets * config.seeds * sum(spec.steps for spec in students),
         flop=flop,
         programs=1 + len(programs),
         seconds=flop / _RATE_LANGUAGE,
