@@ -125,11 +125,6 @@ def refused(capsys, *words):
     return said.err
 
 
-# ml_collections loads files of configs in a way that is on its way out.
-OF_FLAGS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-
-@OF_FLAGS
 def test_the_command_refuses_in_one_line_with_exit_code_2(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     smoke = f"--config={ROOT}/configs/{QUICK}.py", "--config.preset=smoke"
@@ -212,7 +207,6 @@ def through(path, folder):
 
 
 @pytest.mark.e2e
-@OF_FLAGS
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_runs_from_file_to_report(path, tmp_path, in_process, capsys):
     rows = through(path, tmp_path)
