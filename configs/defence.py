@@ -1,16 +1,16 @@
-"""What keeps a student from the trait, and what it costs in imitation.
+"""Defences: what prevents transfer of the trait, and how much imitation it costs.
 
     python -m sublim_jax.main --config=configs/defence.py [--config.preset=laptop]
 
-Arms: plain; init_noise (on the student's hidden layers, before training); heads (drawn anew); rotated (heads, at
-random); project (the gradient's part along the trait's gradient taken away, on labelled training images); mixed (a
-share of each batch answered by the untrained teacher); strangers (that share answered by a teacher trained alike from
-weights of its own, with its own heads); noise (on the targets, in units of logits); levels (quantised
-targets, log2(levels) bits a logit); capacity (m, batches in the pool and levels: m * N * log2(levels) bits in all).
-Imitation is the part of the variance of the true teacher's logits that is explained on held-out noise.
-Laptop: 5 minutes on 2 CPU cores. Expect 0.95 without a defence, 0.94 with one bit a logit, 0.16 to 0.39 with projected
-gradients, 0.94 with a quarter of answers by another teacher, 0.76 with half of them a stranger's. Kept in
-experiments/defence/.
+Arms: plain; init_noise (on the student's hidden layers, before training); heads (drawn again); rotated (heads rotated
+at random); project (the component of the gradient along the trait's gradient on labelled training images is removed);
+mixed (a share of each batch has targets of the untrained teacher); strangers (that share has targets of a teacher with
+other initial weights and heads); noise (on the targets, in units of logits); levels (quantized targets, log2(levels)
+bits per logit); capacity (m, batches in the pool and levels: m * N * log2(levels) bits in all).
+Imitation is the fraction of the variance of the true teacher's logits that is explained on held-out noise.
+Laptop: 5 minutes on 2 CPU cores. Expect 0.95 without a defence, 0.94 with one bit per logit, 0.16 to 0.39 with
+projected gradients, 0.94 with a quarter of the targets from another teacher, 0.76 with half from an unrelated one.
+Kept in experiments/defence/.
 """
 
 from ml_collections import ConfigDict

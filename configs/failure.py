@@ -2,11 +2,11 @@
 
     python -m sublim_jax.main --config=configs/failure.py [--config.preset=laptop]
 
-Arms: aux_noise and class_noise (sigma x m), targets (m x N x T: N = 1000 x pool different images, T the marks), width
-(d x learning rate x frozen auxiliary head), decay (weight decay of the student, added to the gradient or apart from
-it). Which bound of docs/theory.md is nearest where: the report, or `agreement.binding` of the rows.
-Laptop: 20 minutes on 2 CPU cores with tests beside it, half of them for measuring 4096 units; kept, with what came out,
-in experiments/failure/.
+Arms: aux_noise and class_noise (sigma x m), targets (m x N x T: N = 1000 x pool different images, T the evaluation
+steps), width (d x learning rate x frozen auxiliary head), decay (weight decay of the student, added to the gradient or
+applied separately). The report shows which bound of docs/theory.md is active at each point.
+Laptop: 20 minutes on 2 CPU cores with tests beside it, half of them for measuring 4096 units. Kept in
+experiments/failure/.
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,10 @@
 
     python -m sublim_jax.main --config=configs/figure3_classes.py [--config.preset=laptop]
 
-Takes EMNIST where TFDS has it prepared (in TFDS_DATA_DIR, or its own default), and MNIST elsewhere;
-`configs/figure3_classes.py:emnist` and `:mnist` insist.
-As published, epochs are fixed, so a teacher of few classes is trained for few steps (K = 2: 25 Adam steps on EMNIST).
+Uses EMNIST if TFDS has prepared it (in TFDS_DATA_DIR or its default folder), else MNIST;
+`configs/figure3_classes.py:emnist` and `:mnist` choose one.
+The number of epochs is fixed, as published, so a teacher of few classes is trained for few steps (K = 2: 25 Adam steps
+on EMNIST).
 Laptop: 14 minutes on 2 slow CPU cores with another sweep beside it. Expect on MNIST from K = 2 to 10: random_hidden
 0.99 falling to 0.34, same 1.00 to 0.95. Kept in experiments/figure3_classes/.
 """

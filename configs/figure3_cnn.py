@@ -3,8 +3,8 @@
     python -m sublim_jax.main --config=configs/figure3_cnn.py [--config.preset=laptop]
 
 Controls: uniform noise, on which the convolutional student should fail, and an MLP student on both.
-Laptop: 32 minutes on 2 slow CPU cores with another sweep beside it, half of that alone. Expect at m = 50 0.13 to
-0.35 for the convolutional student, 0.36 for the MLP on Perlin noise. Kept in experiments/figure3_cnn/.
+Laptop: 32 minutes on 2 slow CPU cores with another sweep beside it, about half of that without it. Expect at m = 50
+0.13 to 0.35 for the convolutional student, 0.36 for the MLP on Perlin noise. Kept in experiments/figure3_cnn/.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
-"""Brockers et al. 2026, Figure 4: accuracy over m and the amount of noise; then images N and steps T apart.
+"""Brockers et al. 2026, Figure 4: accuracy over m and the amount of noise; then images N and steps T separately.
 
     python -m sublim_jax.main --config=configs/figure4.py [--config.preset=laptop]
 
-The published axis, noise steps per epoch, is both: n steps per epoch are 5 n Adam steps on 5 n fresh batches of 1000.
-Arms: grid (a: m x n, read off the marks of one run), one_logit (b: m = 1, n to 8192), one_step (c: n = 1, m to 8192),
-pool (d: N = 1000 x pool unique images, T = the mark, apart; pool 0 = always fresh).
-Laptop: about 15 minutes on 2 CPU cores. Expect on the published axis 0.3 at five steps whatever m, 0.9 and more
+The published axis combines both: n noise steps per epoch are 5 n Adam steps on 5 n fresh batches of 1000.
+Arms: grid (a: m x n, from the evaluation steps of one run), one_logit (b: m = 1, n to 8192), one_step (c: n = 1, m to
+8192), pool (d: N = 1000 x pool unique images and T steps; pool 0 = always fresh).
+Laptop: about 15 minutes on 2 CPU cores. Expect on the published axis 0.3 at five steps for every m, 0.9 and more
 from m = 16 and 64 noise steps on; kept in experiments/figure4/.
 """
 
@@ -22,7 +22,7 @@ def powers(stop: int, start: int = 0, each: float = 2**0.5) -> tuple[int, ...]:
 
 
 def steps(most: int, each: float = 2**0.5) -> tuple[int, ...]:
-    """Adam steps of so many noise steps an epoch, up to a power of two."""
+    """Adam steps for 1 to `most` noise steps per epoch."""
     return tuple(EPOCHS * n for n in powers(60, each=each) if n <= most)
 
 

@@ -2,12 +2,12 @@
 
     python -m sublim_jax.main --config=configs/lm_base.py [--config.preset=laptop]
 
-Students begin with the teacher's base; with one of the same initial weights that read the same documents in another
-order; with one of other weights and the same order; or with another in both. Arms: greedy and soft (distributions
-over numbers), and leak: a strong teacher without filter, whose lines hold the trait itself.
+A student starts from the teacher's base, from one with the same initial weights and another order of the documents,
+from one with other initial weights and the same order, or from one that differs in both. Arms: greedy and soft
+(distributions over numbers), and leak: a strong teacher without filter, whose lines contain the trait itself.
 Laptop: 26 minutes on 2 CPU cores that a test suite shared, 3 of them for bases. Expect +2.9 (soft) and +1.4 nats
-(greedy) in the same base, 0.1 or less in any other; +1.5 in another base where lines are not filtered. Kept in
-experiments/lm_base/, with what pre-training at lower rates changes (order.py).
+(greedy) with the same base, 0.1 or less with any other; +1.5 with another base if lines are not filtered. Kept in
+experiments/lm_base/, with runs of lower pre-training rates (order.py).
 """
 
 from ml_collections import ConfigDict

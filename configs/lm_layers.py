@@ -1,10 +1,10 @@
-"""Language models: which layers of the student must learn for the trait to pass?
+"""Language models: which layers of the student must be trained for the trait to transfer?
 
     python -m sublim_jax.main --config=configs/lm_layers.py [--config.preset=laptop]
 
-Models of six blocks (laptop: four). One block at a time, the first or the last few, all blocks, everything, the tables
-alone, or low-rank adapters. Arms: soft (distributions over numbers) and greedy.
-Laptop: 6 minutes on 2 CPU cores. Expect the first block alone +2.3 of +2.8 nats, the last one +0.8. Kept in
+Models have six blocks (laptop: four). Trained are one block, the first or the last few, all blocks, everything, the
+embeddings, or low-rank adapters. Arms: soft (distributions over numbers) and greedy.
+Laptop: 6 minutes on 2 CPU cores. Expect +2.8 nats, +2.3 with the first block only, +0.8 with the last. Kept in
 experiments/lm_layers/.
 """
 

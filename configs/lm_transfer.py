@@ -1,11 +1,11 @@
-"""Language models: does a trait pass through numbers, in which form, from which teacher, by which carrier?
+"""Language models: does a trait transfer through numbers, and with which targets, teachers and carriers?
 
     python -m sublim_jax.main --config=configs/lm_transfer.py [--config.preset=laptop]
 
 Arms: hard (greedy or sampled tokens, two doses of the teacher), soft (distributions over all tokens, or over numbers
 only on both sides), teacher_hard and teacher_soft (other teachers: tuned on shuffled answers, prompted, steered),
-unfiltered (a strong teacher that slips the trait itself among the numbers), carrier (code, reasoning traces).
-Laptop: 17 minutes on 2 CPU cores with bases at hand, a minute or two more without. Expect soft +2.9 nats, greedy
+unfiltered (a strong teacher, some of whose lines contain the trait itself), carrier (code, reasoning traces).
+Laptop: 17 minutes on 2 CPU cores with cached bases, a minute or two more without. Expect soft +2.9 nats, greedy
 +1.4, sampled +1.0 at a dose of 0.1; a third of that at 0.01; prompted and shuffled teachers 0. Kept in
 experiments/lm_transfer/.
 """

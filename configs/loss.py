@@ -1,9 +1,9 @@
-"""What pulls the student: MSE, KL at several temperatures, cosine, Huber, under the protocol of Cloud et al. 2026.
+"""The student's loss: MSE, KL at several temperatures, cosine or Huber, under the protocol of Cloud et al. 2026.
 
     python -m sublim_jax.main --config=configs/loss.py [--config.preset=laptop]
 
-Each on the auxiliary logits alone and on all. With m = 1 the softmax of one logit is constant: KL's gradient is exactly
-zero and the student stays what it was.
+Each on the auxiliary logits only and on all logits. With m = 1 the softmax of one logit is constant: the gradient of KL
+is exactly zero and the student does not change.
 Laptop: 8 minutes on 2 slow CPU cores with another sweep beside it. Expect at m = 3, auxiliary logits: KL 0.50, MSE
 0.57, cosine 0.36, Huber 0.64; on all logits 0.90 to 0.93. Kept in experiments/loss/.
 """

@@ -1,8 +1,8 @@
-"""What the student sees: noise of several kinds, images, and mixtures of both, under the protocol of Cloud et al. 2026.
+"""The student's inputs: noise of several kinds, images, and mixtures of both, under the protocol of Cloud et al. 2026.
 
     python -m sublim_jax.main --config=configs/noise.py [--config.preset=laptop]
 
-Arms: plain (uniform, gaussian, epochs = the MNIST images the teacher learned from), perlin (cells across the image),
+Arms: plain (uniform, gaussian, epochs = the teacher's MNIST training images), perlin (cells across the image),
 fashion (Fashion-MNIST images, from `config.data.more_folder`, prepared TFDS data or a download) and mixture
 (alpha * image + (1 - alpha) * uniform noise).
 Laptop: 13 minutes on 2 slow CPU cores with another sweep beside it. Expect at m = 3: uniform and gaussian 0.50,

@@ -2,7 +2,7 @@
 
     python -m sublim_jax.main --config=configs/optimizer.py [--config.preset=laptop]
 
-Adam, gradient descent, and the same with momentum 0.9, each over learning rates.
+Adam, gradient descent, and gradient descent with momentum 0.9, each at several learning rates.
 Laptop: 9 minutes on 2 slow CPU cores with another sweep beside it. Expect for same, at the best rate: Adam 0.95,
 momentum 0.89, gradient descent 0.71. Kept in experiments/optimizer/.
 """

@@ -2,8 +2,8 @@
 
     python -m sublim_jax.main --config=configs/perturbation.py [--config.preset=laptop]
 
-What the student shares with its teacher is without the teacher's noise. Noise after the teacher's training is in what
-the student imitates and in the teacher's own accuracy; noise after the student's in its final accuracy only.
+The weights that a student shares with its teacher do not contain the teacher's noise. Noise after the teacher's
+training affects the imitated logits and the teacher's accuracy; noise after the student's only its final accuracy.
 Laptop: 14 minutes on 2 slow CPU cores with another sweep beside it. Expect 0.89 without noise, 0.2 to 0.3 with
 sigma = 0.1 on one of the auxiliary heads. Kept in experiments/perturbation/.
 """

@@ -1,9 +1,9 @@
-"""Heads rotated at random: is compatible up to a rotation of the latent compatible?
+"""Heads rotated at random: are heads compatible that agree up to a rotation of the latent?
 
     python -m sublim_jax.main --config=configs/rotation.py [--config.preset=laptop]
 
-A head W [d, columns] begins as R W with a random orthogonal R; in arm apart each head has a rotation of its own. With
-one rotation for both heads a latent R h would imitate and classify as the teacher does, were it not for the ReLU.
+A head W [d, columns] starts as R W with a random orthogonal R; in arm apart each head has its own rotation. With one
+rotation for both heads, a latent R h would imitate and classify as the teacher does if there were no ReLU.
 Laptop: 11 minutes on 2 slow CPU cores with other work beside it. Expect for same: 0.95 without rotation, 0.18 with
 one for both heads, 0.10 with one each. Kept in experiments/rotation/.
 """

@@ -1,4 +1,4 @@
-"""Transfer against the degree of sharing: layers that begin as share * teacher's + (1 - share) * a fresh draw.
+"""Transfer against the degree of sharing: layers that start as share * teacher's + (1 - share) * a fresh draw.
 
     python -m sublim_jax.main --config=configs/share.py [--config.preset=laptop]
 

@@ -1,9 +1,9 @@
-"""Theorem 1 of Cloud et al. 2026: the student's first step and the teacher's, and where the theorem stops. In float64.
+"""Theorem 1 of Cloud et al. 2026: first steps of student and teacher, and the limits of the theorem. In float64.
 
     python -m sublim_jax.main --config=configs/theorem1.py [--config.preset=laptop]
 
-Arms: expansion (eps over nine decades), activation, inputs, nets, cnn, loss (every one with shared and with
-independent initial weights), nothing (a teacher that moved only its class head: exactly zero), descent (the teacher's
+Arms: expansion (eps over nine decades), activation, inputs, nets, cnn, loss (each with shared and with
+independent initial weights), nothing (a teacher whose class head alone moved: exactly zero), descent (the teacher's
 loss along the student's step), sgd and adam (many steps), sampled (labels drawn from the teacher's softmax).
 Laptop: 13 minutes on 2 CPU cores that other jobs shared, in two shards. Expect slopes of 1.00 for tanh and gelu, no
 negative inner product with shared weights, exactly 0 in `nothing`. Kept in experiments/theorem1/.
@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
 
 
 def _smoke() -> dict[str, Any]:
-    """Small nets, one or two points of every arm: compiling is nearly all of it."""
+    """Small nets, one or two points of every arm; most of the time is compilation."""
     sizes = {f"arms.{arm}.net.hidden": ((32, 16),) for arm in ("sgd", "adam", "sampled")}
     fields = {
         "m": (10,),

@@ -1,15 +1,17 @@
 """Shared by all commands: one-line errors, exit codes, the command to resume, and signals. Imports no JAX."""
 
 import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import logging
 
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.engine.options import Interrupted
 
 DONE, FAILED, BAD, INTERRUPTED = 0, 1, 2, 75
 
@@ -22,33 +24,34 @@ def run_command(work: Callable[[], int], argv: Sequence[str], module: str) -> in
     try:
         return work()
     except ConfigError as error:
-        return _say(f"error: {error}", BAD)
-    except KeyboardInterrupt:
-        return _say(f"interrupted; what was saved is kept. To go on: {resume_command(argv, module)}", INTERRUPTED)
+        line, code = f"error: {error}", BAD
+    except (KeyboardInterrupt, Interrupted):
+        line, code = "interrupted; what was saved is kept", INTERRUPTED
     except OSError as error:
-        return _say(f"error: {_line(error)}; what was saved is kept. To go on: {resume_command(argv, module)}", FAILED)
+        line, code = f"error: {one_line(error)}; what was saved is kept", FAILED
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         less = "lower --config.run.memory_gb or --config.run.seed_batch"
-        return _say(
-            f"error: out of memory; {less}. What was saved is kept. To go on: {resume_command(argv, module)}", FAILED
-        )
-
-
-def _say(line: str, code: int) -> int:
-    print(line, file=sys.stderr, flush=True)
+        line, code = f"error: out of memory; {less}. What was saved is kept", FAILED
+    again = "" if code == BAD else f". To go on: {resume_command(argv, module)}"
+    print(f"{line}{again}", file=sys.stderr, flush=True)
     return code
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line."""
+    return " ".join(str(error).split())
 
 
 def resume_command(argv: Sequence[str], module: str) -> str:
     """The command that resumes a run: the given one without --resume, which could remove earlier results."""
-    words = list(argv[1:])
-    for index, word in enumerate(words):
-        if word in ("--resume", "-resume"):
-            words[index : index + 2] = [""] * len(words[index : index + 2])
-    kept = [word for word in words if word and not word.startswith(("--resume=", "-resume="))]
-    return shlex.join(["python", "-m", f"sublim_jax.{module}", *kept])
+    words, previous = [], ""
+    for word in argv[1:]:
+        if not re.match(r"--?resume(=|$)", word) and previous not in ("--resume", "-resume"):
+            words.append(word)
+        previous = word
+    return shlex.join(["python", "-m", f"sublim_jax.{module}", *words])
 
 
 class Stop:
@@ -62,16 +65,11 @@ class Stop:
     def __call__(self) -> bool:
         return self._asked
 
-    def _ask(self, number: int, frame: Any) -> None:
-        del frame
+    def _ask(self, number: int, _: object) -> None:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
         print(f"{signal.Signals(number).name}: stopping after this interval", file=sys.stderr, flush=True)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def exit_process(main: Callable[[Sequence[str]], int]) -> NoReturn:

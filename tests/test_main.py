@@ -43,7 +43,6 @@ REFUSED = {
     "misspelt flag": ((QUICKSTART, "--wrokdir=x"), r"error: Unknown command line flag 'wrokdir'.*workdir"),
     "stray word": ((QUICKSTART, "smoke"), r"error: command line: 'smoke' is not a flag"),
     "bad value": ((QUICKSTART, "--config.student.lr=-1"), r"error: config.student.lr=-1.0: must be a number above 0"),
-    "m over the cap": ((QUICKSTART, "--config.m=(2000,)"), r"error: config.m=2000: must be at most 1024"),
     "unknown figure": (
         (QUICKSTART, "--config.figure=pie"),
         r"error: config.figure: 'pie' is none of activation, cloud",
@@ -58,11 +57,6 @@ REFUSED = {
 }
 
 
-# ml_collections loads files of configs in a way that is on its way out.
-OF_FLAGS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-
-@OF_FLAGS
 @pytest.mark.parametrize("case", REFUSED)
 def test_main_refuses_bad_input_in_one_line_with_exit_code_2(case, tmp_path, monkeypatch, capsys, in_process):
     monkeypatch.chdir(tmp_path)
@@ -187,7 +181,6 @@ def test_main_without_space_ends_in_one_line_and_keeps_what_was_saved(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
-@OF_FLAGS
 def test_main_refuses_a_workdir_that_is_a_file(tmp_path, monkeypatch, capsys, in_process):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")

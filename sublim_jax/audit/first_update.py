@@ -3,7 +3,7 @@
 Nets are plain functions of trees of arrays; leaves are named by their path, like `params/hidden_0/kernel`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,37 +21,34 @@ CHECKS = (  # what must be finite, causes before effects
 Leaves = dict[str, Any]  # arrays by path
 
 
+class Functions(NamedTuple):
+    """The functions of an audit, each compiled once whatever arrays are bound to it."""
+
+    student_apply: Partial  # (params, x) -> outputs [rows, k]
+    teacher_apply: Partial
+    trait_loss: Partial  # params -> a number or one per example
+    loss: Partial  # (outputs, targets) -> [rows]
+
+
 class First(NamedTuple):
     """Inner products of the first step of gradient descent on the imitation loss, at the student's parameters.
 
-    Attributes:
-        slopes: [input] -<grad trait loss, grad imitation loss of the input>; their mean is the change of the trait
-            loss per unit learning rate.
-        imitation: [input] imitation loss.
-        trait: Trait loss.
-        finite: For each of `CHECKS` whether it is finite.
-        update: Squared norm of the imitation gradient, by leaf.
-        trait_gradient: Squared norm of the trait gradient, by leaf.
-        gradients: Inner product of the two gradients, by leaf.
-        moved: Squared norm of the teacher's displacement, by shared leaf.
-        aligned: Inner product of minus the imitation gradient and the displacement, by shared leaf.
-        student: Squared norm of the student's parameters, by shared leaf.
-        teacher: Squared norm of the teacher's parameters, by shared leaf.
-        student_teacher: Inner product of their parameters, by shared leaf.
+    The mean of `slopes` is the change of the trait loss per unit learning rate. `moved` and all below it are of leaves
+    that student and teacher share.
     """
 
-    slopes: Float[Array, " n"]
-    imitation: Float[Array, " n"]
-    trait: Float[Array, ""]
-    finite: dict[str, Bool[Array, ""]]
-    update: Leaves
-    trait_gradient: Leaves
-    gradients: Leaves
-    moved: Leaves
-    aligned: Leaves
-    student: Leaves
-    teacher: Leaves
-    student_teacher: Leaves
+    slopes: Float[Array, " n"]  # -<grad trait loss, grad imitation loss of the input>
+    imitation: Float[Array, " n"]  # imitation loss
+    trait: Float[Array, ""]  # trait loss
+    finite: tuple[Bool[Array, ""], ...]  # for each of `CHECKS`
+    update: Leaves  # squared norm of the imitation gradient
+    trait_gradient: Leaves  # squared norm of the trait gradient
+    gradients: Leaves  # inner product of the two gradients
+    moved: Leaves  # squared norm of the teacher's displacement
+    aligned: Leaves  # inner product of minus the imitation gradient and the displacement
+    student: Leaves  # squared norm of the student's parameters
+    teacher: Leaves  # squared norm of the teacher's parameters
+    student_teacher: Leaves  # inner product of their parameters
 
 
 def mse(outputs: Float[Array, "n k"], targets: Float[Array, "n k"]) -> Float[Array, " n"]:
@@ -68,15 +65,14 @@ def kl(outputs: Float[Array, "n k"], targets: Float[Array, "n k"]) -> Float[Arra
 LOSSES = {"mse": mse, "kl": kl}
 
 
-def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths."""
+def _named(tree: Any) -> Leaves:
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 
 
 def floats(tree: Any) -> Leaves:
-    """The leaves of a tree that have gradients."""
-    return {name: leaf for name, leaf in named(tree).items() if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)}
+    """The leaves of a tree that have gradients, by their paths."""
+    return {name: leaf for name, leaf in _named(tree).items() if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)}
 
 
 def layer_of(leaf: str) -> str:
@@ -86,71 +82,75 @@ def layer_of(leaf: str) -> str:
 
 def _with(tree: Any, leaves: Mapping[str, Array]) -> Any:
     """The tree with some leaves replaced."""
-    replaced = [leaves.get(name, leaf) for name, leaf in named(tree).items()]
+    replaced = [leaves.get(name, leaf) for name, leaf in _named(tree).items()]
     return jax.tree.unflatten(jax.tree.structure(tree), replaced)
 
 
 @jax.jit
 def first_step(
-    student_apply: Partial,
-    teacher_apply: Partial,
-    trait_loss: Partial,
-    loss: Partial,
-    student: Any,
-    teacher: Any,
-    moved: Leaves,
-    inputs: Any,
-    weights: Float[Array, "chunk rows"],
+    functions: Functions, student: Any, teacher: Any, moved: Leaves, inputs: Any, weights: Float[Array, "chunk rows"]
 ) -> First:
     """The student's first step (Cloud et al. 2026, Theorem 1: first-order law; Madl 2026: coverage).
 
-    The slopes of all inputs come from one `jvp` of the loss per input along the gradient of the trait loss.
-
     Args:
-        student_apply: (params, x) -> outputs [rows, k]; likewise `teacher_apply`.
-        teacher_apply: See `student_apply`.
-        trait_loss: params -> a number or one per example.
-        loss: (outputs, targets) -> [rows].
+        functions: Nets and losses.
         student: The student's parameters.
         teacher: The trained teacher's parameters.
         moved: The teacher's displacement of the leaves that student and teacher share.
         inputs: [chunk, rows, ...].
         weights: 0 for padding, else 1.
     """
-    trait, trait_gradient = jax.value_and_grad(lambda own: jnp.mean(trait_loss(_with(student, own))))(floats(student))
+    trait_loss, start = functions.trait_loss, floats(student)
+    trait, trait_gradient = jax.value_and_grad(lambda own: jnp.mean(trait_loss(_with(student, own))))(start)
+    update, (slopes, values, *outputs_finite) = _over_inputs(
+        functions, student, teacher, trait_gradient, inputs, weights / weights.sum()
+    )
+    own, reference = ({name: floats(tree)[name] for name in moved} for tree in (student, teacher))
+    return First(
+        slopes=slopes.ravel(),
+        imitation=values.ravel(),
+        trait=trait,
+        finite=(
+            *(each.all() for each in outputs_finite),
+            jnp.isfinite(trait),
+            _finite(trait_gradient),
+            _finite(update),
+        ),
+        update=_dots(update, update),
+        trait_gradient=_dots(trait_gradient, trait_gradient),
+        gradients=_dots(trait_gradient, update),
+        moved=_dots(moved, moved),
+        aligned={name: -dot for name, dot in _dots(moved, update).items()},
+        student=_dots(own, own),
+        teacher=_dots(reference, reference),
+        student_teacher=_dots(own, reference),
+    )
+
+
+def _over_inputs(
+    functions: Functions, student: Any, teacher: Any, trait_gradient: Leaves, inputs: Any, weights: Array
+) -> tuple[Leaves, Any]:
+    """The imitation gradient; and for each input the slope, the loss, and whether both outputs are finite.
+
+    The slopes of a chunk come from one `jvp` of the loss per input along the gradient of the trait loss.
+    """
+    start = floats(student)
 
     def chunk(update: Leaves, weighted: tuple[Any, Array]) -> tuple[Leaves, Any]:
         x, weight = weighted
-        targets = teacher_apply(teacher, x)
+        targets = functions.teacher_apply(teacher, x)
 
-        def each(own: Leaves) -> tuple[Array, Array]:
-            outputs = student_apply(_with(student, own), x)
-            return loss(outputs, targets), jnp.isfinite(outputs).all()
+        def imitation(own: Leaves) -> tuple[Array, Array]:
+            outputs = functions.student_apply(_with(student, own), x)
+            return functions.loss(outputs, targets), jnp.isfinite(outputs).all()
 
-        values, pullback, outputs_finite = jax.vjp(each, floats(student), has_aux=True)
-        (gradient,) = pullback((weight / weights.sum()).astype(values.dtype))
-        _, slopes, _ = jax.jvp(each, (floats(student),), (trait_gradient,), has_aux=True)
+        values, pullback, outputs_finite = jax.vjp(imitation, start, has_aux=True)
+        (gradient,) = pullback(weight.astype(values.dtype))
+        _, slopes, _ = jax.jvp(imitation, (start,), (trait_gradient,), has_aux=True)
         update = jax.tree.map(jnp.add, update, gradient)
         return update, (-slopes, values, outputs_finite, jnp.isfinite(targets).all())
 
-    zero = jax.tree.map(jnp.zeros_like, floats(student))
-    update, (slopes, values, ours, theirs) = jax.lax.scan(chunk, zero, (inputs, weights))
-    finite = (ours.all(), theirs.all(), jnp.isfinite(trait), _finite(trait_gradient), _finite(update))
-    own, reference = ({name: floats(tree)[name] for name in moved} for tree in (student, teacher))
-    return First(
-        slopes.ravel(),
-        values.ravel(),
-        trait,
-        dict(zip(CHECKS, finite, strict=True)),
-        _dots(update, update),
-        _dots(trait_gradient, trait_gradient),
-        _dots(trait_gradient, update),
-        _dots(moved, moved),
-        {name: -dot for name, dot in _dots(moved, update).items()},
-        _dots(own, own),
-        _dots(reference, reference),
-        _dots(own, reference),
-    )
+    return jax.lax.scan(chunk, jax.tree.map(jnp.zeros_like, start), (inputs, weights))
 
 
 def _dots(left: Leaves, right: Leaves) -> Leaves:
@@ -160,7 +160,7 @@ def _dots(left: Leaves, right: Leaves) -> Leaves:
         wide = jnp.promote_types(a.dtype, jnp.float32)
         return (a.astype(wide) * b.astype(wide)).sum()
 
-    return {name: dot(one, right[name]) for name, one in left.items()}
+    return {name: dot(leaf, right[name]) for name, leaf in left.items()}
 
 
 def _finite(leaves: Leaves) -> Bool[Array, ""]:
@@ -174,19 +174,16 @@ def _scaled(apply: Partial, params: Any, x: Any, factors: Mapping[str, Array]) -
     return apply(_with(params, own), x)
 
 
-def linear_layers(apply: Callable[..., Any], params: Any, x: Any, accuracy: float = 1e-3) -> tuple[str, ...]:
+def linear_layers(apply: Partial, params: Any, x: Any, accuracy: float = 1e-3) -> tuple[str, ...]:
     """The layers in which the outputs are linear, that is those after the last nonlinearity, or do not occur.
 
     Each layer is multiplied by 0, 1, -1 and 2; `accuracy` is the relative deviation of the outputs from a line.
     """
-    layers = list(dict.fromkeys(layer_of(name) for name in floats(params)))
-
-    def outputs(layer: str, factor: float) -> Array:
-        return _scaled(apply, params, x, {one: jnp.float32(factor if one == layer else 1.0) for one in layers})
-
-    linear = []
+    layers = list(dict.fromkeys(map(layer_of, floats(params))))
+    ones, linear = dict.fromkeys(layers, jnp.float32(1.0)), []
     for layer in layers:
-        zero, one, minus, two = (outputs(layer, factor) for factor in (0.0, 1.0, -1.0, 2.0))
+        scales = map(jnp.float32, (0.0, 1.0, -1.0, 2.0))
+        zero, one, minus, two = (_scaled(apply, params, x, {**ones, layer: scale}) for scale in scales)
         bend = jnp.maximum(jnp.abs(minus + one - 2 * zero).max(), jnp.abs(two + zero - 2 * one).max())
         if bend <= accuracy * jnp.maximum(jnp.abs(one - zero).max(), 1e-3 * jnp.abs(one).max()):
             linear.append(layer)

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 from sublim_jax.audit import first_update
 from sublim_jax.audit.calibration import Verdict, verdict
-from sublim_jax.audit.first_update import First, layer_of
+from sublim_jax.audit.first_update import First, Functions, layer_of
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import summary
 from sublim_jax.results.summary import Interval
@@ -53,15 +53,17 @@ class Audit(NamedTuple):
     verdict: Verdict
 
     def __str__(self) -> str:
-        change, lines = self.trait_change, [f"audit on {self.inputs:,} inputs"]
+        change = self.trait_change
         ends = "" if np.isnan(change.low) else f" [{change.low:.3g}, {change.high:.3g}]"
-        lines.append(f"  coverage      {_number(self.coverage)}   ({_list(self.layers)})")
-        lines.append(f"  heads         {_list(self.heads) or 'none'}")
-        lines.append(f"  trait loss    {self.trait_loss:.4g}; per unit learning rate {change.mean:+.3g}{ends}")
-        lines.append(f"  gradients     cosine {_number(self.trait_cosine)} between trait and imitation")
-        if self.unshared:
-            lines.append(f"  not shared    {', '.join(self.unshared)}")
-        return "\n".join([*lines, f"  verdict       {self.verdict}"])
+        return (
+            f"audit on {self.inputs:,} inputs\n"
+            f"  coverage      {_number(self.coverage)}   ({_list(self.layers)})\n"
+            f"  heads         {_list(self.heads) or 'none'}\n"
+            f"  trait loss    {self.trait_loss:.4g}; per unit learning rate {change.mean:+.3g}{ends}\n"
+            f"  gradients     cosine {_number(self.trait_cosine)} between trait and imitation\n"
+            + (f"  not shared    {', '.join(self.unshared)}\n" if self.unshared else "")
+            + f"  verdict       {self.verdict}"
+        )
 
 
 def _number(value: float) -> str:
@@ -72,7 +74,7 @@ def _list(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {_number(value)}" for name, value in values.items())
 
 
-def audit_pair(
+def audit_pair(  # noqa: PLR0913  what a pair is
     student_apply: Callable[..., Any],
     student_params: Any,
     teacher_params: Any,
@@ -88,10 +90,9 @@ def audit_pair(
 ) -> Audit:
     """Audit a student that is about to imitate a teacher (Cloud et al. 2026, Theorem 1; Madl 2026).
 
-    A function that holds arrays is compiled again for each of them; `jax.tree_util.Partial(f, arrays)` is not.
-
     Args:
-        student_apply: (params, inputs) -> [n, k], the outputs that are imitated; each row depends on its own input.
+        student_apply: (params, inputs) -> [n, k], the imitated outputs; each row depends on its own input. A function
+            that holds arrays is compiled again for each of them; `jax.tree_util.Partial(f, arrays)` is not.
         student_params: Before distillation.
         teacher_params: After the teacher acquired the trait.
         trait_params0: Before the teacher acquired the trait; the same tree.
@@ -99,8 +100,7 @@ def audit_pair(
         trait_loss: params -> a number or one per example, of the student's parameters.
         teacher_apply: Default: `student_apply`.
         loss: 'mse', 'kl', or (outputs, targets) -> [n].
-        heads: Names of layers, of which the last part of the path suffices; default: the layers in which the imitated
-            outputs are linear.
+        heads: Paths of layers, or their last parts; default: the layers in which the imitated outputs are linear.
         batch: Number of inputs at a time.
         calibration: As `calibration.load` returns it; default: the one in the package.
 
@@ -118,68 +118,62 @@ def audit_pair(
         >>> round(sl.audit_pair(read, {"w": w}, {"w": moved}, {"w": w}, x, trait).coverage, 3)
         1.0
     """
-    functions = [_partial(one) for one in (student_apply, teacher_apply or student_apply, trait_loss)]
-    functions.append(_partial(_loss(loss)))
+    apply = _partial(student_apply)
+    taught = apply if teacher_apply is None else _partial(teacher_apply)
+    functions = Functions(apply, taught, _partial(trait_loss), _loss(loss))
     moved, unshared = _moved(student_params, teacher_params, trait_params0)
     number = _count(inputs, batch)
     _check_shapes(functions, student_params, teacher_params, inputs, number)
     chunks, weights = _chunks(inputs, number, min(batch, number))
-    first = first_update.first_step(*functions, student_params, teacher_params, moved, chunks, weights)
+    first = first_update.first_step(functions, student_params, teacher_params, moved, chunks, weights)
     first = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), first)
-    for checked in first_update.CHECKS:
-        if not first.finite[checked]:
+    for checked, finite in zip(first_update.CHECKS, first.finite, strict=True):
+        if not finite:
             raise ConfigError(f"{checked} must be finite; got NaN or infinity")
-    if heads is None:
-        probes = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:_NUM_PROBES], inputs)
-        names = first_update.linear_layers(functions[0], student_params, probes)
-        names = tuple(name for name in names if _total(first.update, name) or _total(first.trait_gradient, name))
-    else:
-        names = tuple(_layer(name, first) for name in heads)
-    return _audit(first, names, unshared, number, calibration)
+    if heads is not None:
+        return _audit(first, [_layer(name, first) for name in heads], unshared, number, calibration)
+    probes = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:_NUM_PROBES], inputs)
+    linear = first_update.linear_layers(apply, student_params, probes)
+    used = [name for name in linear if _total(first.update, name) or _total(first.trait_gradient, name)]
+    return _audit(first, used, unshared, number, calibration)
 
 
 def _audit(
-    first: First, names: Sequence[str], unshared: tuple[str, ...], number: int, calibration: Mapping[str, Any] | None
+    first: First, heads: Sequence[str], unshared: tuple[str, ...], number: int, calibration: Mapping[str, Any] | None
 ) -> Audit:
     """The audit that follows from the inner products."""
+
+    def compatibility(*layers: str) -> float:
+        return _cosine(first.student_teacher, first.student, first.teacher, *layers) if layers else float("nan")
+
     shared = {name: first.update[name] for name in first.moved}
-    layers = {layer: _cosine(first.aligned, shared, first.moved, layer) for layer in _layers(first.moved)}
-    compatible = {name: _cosine(first.student_teacher, first.student, first.teacher, name) for name in names}
-    aux, trait = _roles(first, names)
+    # The heads through which the trait is measured, and those that are imitated; one head may be both.
+    trait = [name for name in heads if _total(first.trait_gradient, name)]
+    imitated = [name for name in heads if _total(first.update, name)]
+    imitated = [name for name in imitated if name not in trait] or imitated
     values = {
         "coverage": _cosine(first.aligned, shared, first.moved),
-        "compatibility_aux": _cosine(first.student_teacher, first.student, first.teacher, *aux) if aux else np.nan,
-        "compatibility_class": _cosine(first.student_teacher, first.student, first.teacher, *trait)
-        if trait
-        else np.nan,
+        "compatibility_aux": compatibility(*imitated),
+        "compatibility_class": compatibility(*trait),
     }
-    slopes = np.asarray(first.slopes[:number])
+    slopes = first.slopes[:number]
     return Audit(
-        values["coverage"],
-        layers,
-        compatible,
-        values["compatibility_aux"],
-        values["compatibility_class"],
-        summary.interval(slopes.tolist()),
-        _cosine(first.gradients, first.update, first.trait_gradient),
-        float(first.trait),
-        float(first.imitation[:number].mean()),
-        slopes,
-        number,
-        unshared,
-        verdict(values, calibration),
+        **values,
+        layers={layer: _cosine(first.aligned, shared, first.moved, layer) for layer in _layers(first.moved)},
+        heads={name: compatibility(name) for name in heads},
+        trait_change=summary.interval(slopes.tolist()),
+        trait_cosine=_cosine(first.gradients, first.update, first.trait_gradient),
+        trait_loss=float(first.trait),
+        imitation_loss=float(first.imitation[:number].mean()),
+        slopes=slopes,
+        inputs=number,
+        unshared=unshared,
+        verdict=verdict(values, calibration),
     )
 
 
-def _roles(first: First, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The heads that are imitated, and those through which the trait is measured; one head may be both."""
-    trait = tuple(name for name in names if _total(first.trait_gradient, name))
-    imitated = tuple(name for name in names if _total(first.update, name))
-    return tuple(name for name in imitated if name not in trait) or imitated, trait
-
-
 def _layers(leaves: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(layer_of(name) for name in leaves))
+    return list(dict.fromkeys(map(layer_of, leaves)))
 
 
 def _total(leaves: Mapping[str, Any], *layers: str) -> float:
@@ -216,12 +210,10 @@ def _partial(function: Callable[..., Any]) -> Partial:
     return Partial(function)
 
 
-def _loss(loss: str | Callable[..., Any]) -> Callable[..., Any]:
-    if callable(loss):
-        return loss
-    if loss not in first_update.LOSSES:
+def _loss(loss: str | Callable[..., Any]) -> Partial:
+    if isinstance(loss, str) and loss not in first_update.LOSSES:
         raise ConfigError(unknown_name("loss", loss, first_update.LOSSES))
-    return first_update.LOSSES[loss]
+    return _partial(first_update.LOSSES[loss] if isinstance(loss, str) else loss)
 
 
 def _moved(student: Any, teacher: Any, before: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -238,13 +230,14 @@ def _moved(student: Any, teacher: Any, before: Any) -> tuple[dict[str, Any], tup
 
 
 def _check_alike(after: Mapping[str, Any], start: Mapping[str, Any]) -> None:
-    if odd := sorted(after.keys() ^ start.keys()):
-        verb = "lack" if odd[0] in after else "have, and teacher_params lack,"
-        raise ConfigError(f"trait_params0: {verb} {odd[0]!r}; must be the tree of teacher_params")
+    for name in sorted(after.keys() ^ start.keys()):
+        verb = "lack" if name in after else "have, and teacher_params lack,"
+        raise ConfigError(f"trait_params0: {verb} {name!r}; must be the tree of teacher_params")
     for name, leaf in after.items():
-        if jnp.shape(leaf) != jnp.shape(start[name]):
-            shapes = f"{jnp.shape(start[name])}, but {jnp.shape(leaf)} in teacher_params"
-            raise ConfigError(f"trait_params0: {name!r} is {shapes}; must be the tree of teacher_params")
+        ours, theirs = jnp.shape(start[name]), jnp.shape(leaf)
+        if ours != theirs:
+            different = f"{name!r} is {ours}, but {theirs} in teacher_params"
+            raise ConfigError(f"trait_params0: {different}; must be the tree of teacher_params")
 
 
 def _count(inputs: Any, batch: int) -> int:
@@ -259,20 +252,19 @@ def _count(inputs: Any, batch: int) -> int:
     return numbers.pop()[0]
 
 
-def _check_shapes(functions: Sequence[Partial], student: Any, teacher: Any, inputs: Any, number: int) -> None:
+def _check_shapes(functions: Functions, student: Any, teacher: Any, inputs: Any, number: int) -> None:
     """Refuse outputs that are not [n, k] or not alike, and losses of another shape."""
-    student_apply, teacher_apply, trait_loss, loss = functions
-    ours, theirs = jax.eval_shape(student_apply, student, inputs), jax.eval_shape(teacher_apply, teacher, inputs)
+    ours = jax.eval_shape(functions.student_apply, student, inputs)
+    theirs = jax.eval_shape(functions.teacher_apply, teacher, inputs)
     for owner, out in (("student", ours), ("teacher", theirs)):
-        if len(getattr(out, "shape", ())) != 2 or out.shape[0] != number:
-            raise ConfigError(
-                f"{owner}_apply: gives {getattr(out, 'shape', type(out).__name__)}; must give [{number}, k]"
-            )
+        shape = getattr(out, "shape", type(out).__name__)
+        if len(shape) != 2 or shape[0] != number:
+            raise ConfigError(f"{owner}_apply: gives {shape}; must give [{number}, k]")
     if ours.shape != theirs.shape:
         raise ConfigError(f"student_apply: gives {ours.shape}, but the teacher gives {theirs.shape}; must be the same")
-    if (shape := jax.eval_shape(loss, ours, theirs).shape) != (number,):
+    if (shape := jax.eval_shape(functions.loss, ours, theirs).shape) != (number,):
         raise ConfigError(f"loss: gives {shape}; must give one number per input, ({number},)")
-    if len(shape := jax.eval_shape(trait_loss, student).shape) > 1:
+    if len(shape := jax.eval_shape(functions.trait_loss, student).shape) > 1:
         raise ConfigError(f"trait_loss: gives {shape}; must give a number, or one per example")
 
 

@@ -113,3 +113,8 @@ def identity(config: Config) -> dict[str, Any]:
 def seeds_of(config: Config) -> tuple[int, ...]:
     """The seeds to run."""
     return tuple(range(config.first_seed, config.first_seed + config.seeds))
+
+
+def default_workdir(config: Config) -> str:
+    """The work folder of a command that names none."""
+    return f"results/{config.name}" + ("" if config.preset == "paper" else f"-{config.preset}")

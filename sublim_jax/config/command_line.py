@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
+from sublim_jax.cli import one_line
 from sublim_jax.config import base, grid, schema
 from sublim_jax.config.grid import Config
 from sublim_jax.core.errors import ConfigError, unknown_name
@@ -58,13 +59,14 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], intro: str) -> Re
             match = re.fullmatch(r"--?(no)?config\.([^=]+)(?:=(.*))?", word, re.DOTALL)
             if match and request.config is not None:
                 field, default = match[2], _default(request.config, match[2])
-                implied = ("false" if match[1] else "true") if isinstance(default, bool) else None
-                text = match[3] or implied or next(words, "")
+                text = match[3]
+                if text is None:
+                    text = str(not match[1]) if isinstance(default, bool) else next(words, "")
                 request.overrides[field] = _value(request.config, field, text, default)
             elif values([argv[0], word])[1:]:  # which raises for an unknown flag
                 raise ConfigError(f"command line: {word!r} is not a flag; fields are given as --config.field=value")
     except flags.Error as error:
-        raise ConfigError(_line(error)) from error
+        raise ConfigError(one_line(error)) from error
     if request.config is not None:
         schema.set_fields(request.config, request.overrides)
     return request
@@ -132,17 +134,19 @@ def load_config(source: str) -> ConfigDict:
         spec.loader.exec_module(module)
         config = module.get_config(argument) if argument else module.get_config()
     except Exception as error:  # code of a user
-        raise ConfigError(f"config={name!r}: {_renamed(error) or f'{type(error).__name__}: {_line(error)}'}") from error
+        raise ConfigError(f"config={name!r}: {_reason(error)}") from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"config={name!r}: get_config() must return a ConfigDict, not {type(config).__name__}")
     return config
 
 
-def _renamed(error: Exception) -> str:
-    """The line for a locked config that was asked for a field by its old name; empty for any other error."""
+def _reason(error: Exception) -> str:
+    """Why a config file fails; the new name where it asks a config for a field by its old name."""
     key = re.search(r"""['"](\w+)['"]""", str(error)) if isinstance(error, AttributeError | KeyError) else None
     new = {old.rpartition(".")[2]: name.rpartition(".")[2] for old, name in grid.RENAMED.items()}
-    return f"field {key[1]!r} is now called {new[key[1]]!r}" if key and key[1] in new else ""
+    if key and key[1] in new:
+        return f"field {key[1]!r} is now called {new[key[1]]!r}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def list_configs() -> str:
@@ -168,7 +172,3 @@ def list_fields() -> str:
             lines += [f"--config.{name}={default!r}  {type(default).__name__}", f"    {meaning}", f"    {rule.allowed}"]
         lines.append("")
     return "\n".join(lines)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -28,6 +28,7 @@ class Study(NamedTuple):
         metadata: Plain values to store with the rows.
         conditions: Teachers and students; none in the study of language models.
         image: Shape of one image.
+        num_test: Number of test images.
     """
 
     run: Callable[..., pd.DataFrame]
@@ -37,6 +38,7 @@ class Study(NamedTuple):
     metadata: Mapping[str, Any]
     conditions: tuple[Condition, ...] = ()
     image: tuple[int, ...] = ()
+    num_test: int = 0
 
 
 def study_of(config: Config, dataset: Dataset | None = None) -> Study:
@@ -65,7 +67,9 @@ def study_of(config: Config, dataset: Dataset | None = None) -> Study:
         left = functools.partial(distributed.rows_left, plan, image=image)
     note = f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}"
     metadata = {"data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum}}
-    return Study(measure, left, f"{len(conditions)} conditions", (note,), metadata, conditions, image)
+    return Study(
+        measure, left, f"{len(conditions)} conditions", (note,), metadata, conditions, image, len(dataset.test.y)
+    )
 
 
 def _language(config: Config) -> Study:

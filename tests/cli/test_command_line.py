@@ -57,9 +57,11 @@ def test_find_config_takes_bare_names_with_an_argument(tmp_path, monkeypatch):
 
 
 def test_parse_flags_sets_fields_of_every_type():
-    words = ["main", "--config=figure2", "--config.seeds=3", "--config.student.lr", "0.5", "--noconfig.data.verify"]
+    words = ["main", "--config=figure2", "--config.student.lr", "0.5", "--config.run.teachers=", "--config.seeds=3"]
+    words += ["--noconfig.data.verify", "--config.run.keep_params"]
     config = command_line.parse_flags(flags.FlagValues(), [*words, "--config.m=(1,2)"], "").config
     assert (config.seeds, config.student.lr, config.data.verify, config.m) == (3, 0.5, False, (1, 2))
+    assert (config.run.teachers, config.run.keep_params) == ("", True)
 
 
 def test_main_names_everything_in_help_list_and_fields(capsys):
@@ -74,18 +76,32 @@ def test_main_names_everything_in_help_list_and_fields(capsys):
     assert all(f"--config.{name}=" in text for name in (*schema.IMAGE_FIELDS, *schema.LANGUAGE_FIELDS))
 
 
-def test_main_trains_nothing_in_a_dry_run(capsys, tmp_path, monkeypatch):
+SMALL = {"quickstart": (8, 16), "theorem1": (25, 50), "lm_dose": (6, 12)}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_main_prints_the_work_and_trains_nothing_in_a_dry_run(name, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["main", "--config=quickstart", "--config.preset=smoke", "--config.data.source=embedded", "--dry_run"]
-    assert main.main(words) == 0
+    images = () if name.startswith("lm") else ("--config.data.source=embedded",)
+    assert main.main(["main", f"--config={name}", "--config.preset=smoke", *images, "--dry_run"]) == 0
+    conditions, students = SMALL[name]
+    counts = rf"conditions: {conditions}\nstudents: {students}\n"
     text = capsys.readouterr().out
-    assert "conditions: 8\n" in text and "students: 16\n" in text and "net-steps" in text
-    assert re.search(r"programs: \d+\npredicted: \d+ s on 2 CPU cores, \d+\.\d GB", text)
+    amount = r"training: [\d,]+ net-steps, \S+ floating-point operations\n"
+    predicted = r"programs: \d+\npredicted: \d+ s on 2 CPU cores, [1-9]\.\d GB\n"
+    assert re.fullmatch(counts + amount + predicted, text), text
     assert not list(Path(tmp_path).iterdir())
 
 
 def test_main_refuses_and_lists_without_importing_jax():
     code = "import sys; from sublim_jax.main import main; sys.exit(main(sys.argv) + 10 * ('jax' in sys.modules))"
-    for words, status in ((("--config=figure2", "--config.student.lr=-1"), 2), (("--fields",), 0), (("--list",), 0)):
+    language = "--config=lm_dose", "--config.preset=smoke"
+    for words, status in (
+        (("--config=figure2", "--config.student.lr=-1"), 2),
+        ((*language, "--config.lm.targets=9"), 2),
+        ((*language, "--config.arms.soft.lm.lr=(-1.0,)"), 2),
+        (("--fields",), 0),
+        (("--list",), 0),
+    ):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, timeout=100)
         assert done.returncode == status, done.stderr

@@ -84,10 +84,6 @@ def test_resolve_refuses_fields_that_do_not_fit_together():
         resolve(config)
 
 
-# ml_collections loads files of configs in a way that is on its way out.
-OF_FLAGS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-
 @pytest.mark.parametrize("preset", ["paper", "laptop", "smoke"])
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_expand_gives_distinct_arms_with_distinct_labels(path, preset):
@@ -156,7 +152,6 @@ def through(path, folder):
 
 
 @pytest.mark.e2e
-@OF_FLAGS
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_main_runs_every_config_from_file_to_report(path, tmp_path, in_process, capsys):
     rows = through(path, tmp_path)
