@@ -167,7 +167,7 @@ def stored_seeds(workdir: str | Path) -> dict[frozenset, set[int]]:
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "untrained_layers", "ends", "image", "mesh"))
-def final_params(
+def final_params(  # noqa: PLR0913  all inputs of a pure program
     recipe: Recipe,
     params: Params,
     knobs: trees.Stack,

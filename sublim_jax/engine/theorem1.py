@@ -92,14 +92,14 @@ def _check(condition: Condition, grid: Grid) -> None:
         raise ConfigError("config.student.hidden: theorem1 needs students of the teacher's architecture")
     if getattr(recipe.net, "dtype", "float32") != "float32":
         raise ConfigError("config.net.dtype: must be float32 for theorem1, which computes in float64")
-    if any(float(one) != 1 for one in knobs.trainable.values()):
+    if any(float(rate) != 1 for rate in knobs.trainable.values()):
         raise ConfigError("config.student.frozen: must be () for theorem1; its student moves every layer")
     noises = [sigma for each in (knobs, condition.teacher.knobs) for sigma in (each.init_noise, each.final_noise)]
-    if recipe.init_transform is not None or any(float(one) for noise in noises for one in noise.values()):
+    if recipe.init_transform is not None or any(float(sigma) for noise in noises for sigma in noise.values()):
         raise ConfigError("config.student.rotated, config.perturb: must be empty for theorem1")
     if recipe.gradient_transform is not None or recipe.target_transform is not None:
         raise ConfigError("config.student: guard, mixed, target_noise and levels must be empty or 0 for theorem1")
-    if len({float(one) for one in knobs.share.values()}) > 1 or float(next(iter(knobs.share.values()))) not in (0, 1):
+    if {float(share) for share in knobs.share.values()} not in ({0}, {1}):
         raise ConfigError("config.conditions: theorem1 knows same and random, all layers shared or none, and no share")
     if grid.samples and (recipe.loss is not losses.kl or recipe.eval_steps != (1,) or float(knobs.temperature) != 1):
         raise ConfigError(
