@@ -25,23 +25,23 @@ def cloud(quick: bool) -> dict[str, Any]:
 
     images = protocol.load(protocol.CLOUD_SCALE)
     plain = plain_jax.lower_cloud(models, steps, steps, data=images)
-    things = {"ours": ours, "plain_jax": seconds_of(plain)}
+    programs = {"ours": ours, "plain_jax": seconds_of(plain)}
     torch = importlib.util.find_spec("torch") is not None
     if torch:
         from benchmarks import torch_batched, torch_bmm
 
-        things["torch_bmm"] = seconds_of(lambda: torch_bmm.cloud(models, steps, steps, data=images))
-        things["torch_tuned"] = seconds_of(lambda: torch_batched.cloud(models, steps, steps, data=images))
-    for thing in things.values():
-        thing()
-    timed = rounds(things)
+        programs["torch_bmm"] = seconds_of(lambda: torch_bmm.cloud(models, steps, steps, data=images))
+        programs["torch_tuned"] = seconds_of(lambda: torch_batched.cloud(models, steps, steps, data=images))
+    for program in programs.values():
+        program()
+    timed = rounds(programs)
 
     def against(name: str) -> float | None:
         if name not in timed:
             return None
         return median(other / own for other, own in zip(timed[name], timed["ours"], strict=True))
 
-    told: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         "speedup_vs_batched_torch": against("torch_bmm"),
         "speedup_vs_tuned_torch": against("torch_tuned"),
         "speedup_vs_plain_jax_cloud": against("plain_jax"),
@@ -49,27 +49,28 @@ def cloud(quick: bool) -> dict[str, Any]:
         "cloud_steps": steps,
         "cloud_models": models,
     }
-    return told if torch else {**told, "speedup_vs_batched_torch_reason": TORCH, "speedup_vs_tuned_torch_reason": TORCH}
+    reasons = {"speedup_vs_batched_torch_reason": TORCH, "speedup_vs_tuned_torch_reason": TORCH}
+    return numbers if torch else {**numbers, **reasons}
 
 
-def figure2(quick: bool, told: dict[str, Any]) -> dict[str, Any]:
+def figure2(quick: bool, measured: dict[str, Any]) -> dict[str, Any]:
     """Figure 2: equal pieces by us, plain JAX and tuned PyTorch; as a whole against one process a pair."""
-    found = _pieces(quick)
-    each = {name: values["median"] / 1e3 for name, values in told["phases_ms_per_net"].items()}
+    numbers = _pieces(quick)
+    each = {name: values["median"] / 1e3 for name, values in measured["phases_ms_per_net"].items()}
     ours = (
         FIGURE2["students"] * (FIGURE2["student_steps"] * each["students"] + FIGURE2["marks"] * each["evaluation"])
         + FIGURE2["teachers"] * FIGURE2["teacher_steps"] * each["teachers"]
     )
-    ours += sum(parts["cold"] for parts in told["compile_s"].values()) * 3  # three groups of widths
-    found |= {"figure2_seconds_predicted": ours}
+    ours += sum(parts["cold"] for parts in measured["compile_s"].values()) * 3  # three groups of widths
+    numbers |= {"figure2_seconds_predicted": ours}
     names = {"samples": "speedup_vs_process_loop", "arrays": "speedup_vs_lean_process_loop"}
     if importlib.util.find_spec("torch") is None:
-        return found | {name: None for name in names.values()} | {f"{name}_reason": TORCH for name in names.values()}
+        return numbers | {name: None for name in names.values()} | {f"{name}_reason": TORCH for name in names.values()}
     for images, name in names.items():
         pairs = [_pair(seed, images, quick) for seed in range(1 if quick else ROUNDS)]
-        found[name] = FIGURE2["students"] * median(pairs) / ours
-        found[f"seconds_of_a_pair_{images}"] = median(pairs)
-    return found
+        numbers[name] = FIGURE2["students"] * median(pairs) / ours
+        numbers[f"seconds_of_a_pair_{images}"] = median(pairs)
+    return numbers
 
 
 def _pieces(quick: bool) -> dict[str, Any]:
@@ -80,15 +81,15 @@ def _pieces(quick: bool) -> dict[str, Any]:
     def ours() -> float:
         return phases.seconds_of_run(conditions, dataset, seeds)
 
-    asked = range(seeds), phases.CONDITIONS, phases.M, steps, steps, protocol.load()
-    things = {"ours": ours, "plain_jax": seconds_of(plain_jax.lower_figure2(*asked))}
+    arguments = range(seeds), phases.CONDITIONS, phases.M, steps, steps, protocol.load()
+    programs = {"ours": ours, "plain_jax": seconds_of(plain_jax.lower_figure2(*arguments))}
     if importlib.util.find_spec("torch") is not None:
         from benchmarks import torch_batched
 
-        things["torch_tuned"] = seconds_of(lambda: torch_batched.figure2(*asked))
-    for thing in things.values():
-        thing()
-    timed = rounds(things)
+        programs["torch_tuned"] = seconds_of(lambda: torch_batched.figure2(*arguments))
+    for program in programs.values():
+        program()
+    timed = rounds(programs)
     ratio = {
         name: median(other / own for other, own in zip(values, timed["ours"], strict=True))
         for name, values in timed.items()
@@ -104,10 +105,10 @@ def _pieces(quick: bool) -> dict[str, Any]:
 def _pair(seed: int, images: str, quick: bool) -> float:
     """Seconds of one teacher and one student in a process of their own; steps left out cost what the others cost."""
     short = {"teacher": 30, "student": 30} if quick else {"teacher": 295, "student": 300}
-    words = [f"--{who}_steps={steps}" for who, steps in short.items()]
+    words = [f"--{net}_steps={steps}" for net, steps in short.items()]
     start = time.perf_counter()
-    one = json.loads(
+    result = json.loads(
         python("-m", "benchmarks.torch_loop", f"--seed={seed}", f"--m={phases.M}", f"--images={images}", *words)
     )
     spent = time.perf_counter() - start
-    return spent + sum(one["seconds"][who] * (FIGURE2[f"{who}_steps"] / short[who] - 1) for who in short)
+    return spent + sum(result["seconds"][net] * (FIGURE2[f"{net}_steps"] / short[net] - 1) for net in short)

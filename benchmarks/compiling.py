@@ -32,30 +32,30 @@ def main(folder: str) -> None:
     knobs, image = trees.stack([teacher.knobs]), {"image": (28, 28)}
     train, test = (jax.tree.map(jnp.asarray, bank) for bank in (dataset.train, dataset.test))
     seeds = population.phase_keys(keys.root(0), jnp.arange(5), "student")
-    begun = jax.eval_shape(lambda: population.init_states(teacher.recipe, knobs, None, seeds, **image))
-    taught = jax.eval_shape(lambda: population.init_states(group.recipe, group.knobs, None, seeds, **image)).params
-    taught = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((5, *leaf.shape[2:]), leaf.dtype), taught)
+    states = jax.eval_shape(lambda: population.init_states(teacher.recipe, knobs, None, seeds, **image))
+    trained = jax.eval_shape(lambda: population.init_states(group.recipe, group.knobs, None, seeds, **image)).params
+    trained = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((5, *leaf.shape[2:]), leaf.dtype), trained)
     students = jax.eval_shape(lambda: population.init_states(group.recipe, group.knobs, None, seeds, **image))
     steps = jnp.int32(0), jnp.int32(1)
-    wanted: dict[str, tuple[Any, tuple, dict]] = {
-        "teachers": (population.advance, (teacher.recipe, begun, knobs, None, seeds, train, *steps), {}),
-        "students' beginning": (population.init_states, (group.recipe, group.knobs, taught, seeds), image),
-        "students": (population.advance, (group.recipe, students, group.knobs, taught, seeds, train, *steps), {}),
+    programs: dict[str, tuple[Any, tuple, dict]] = {
+        "teachers": (population.advance, (teacher.recipe, states, knobs, None, seeds, train, *steps), {}),
+        "students' beginning": (population.init_states, (group.recipe, group.knobs, trained, seeds), image),
+        "students": (population.advance, (group.recipe, students, group.knobs, trained, seeds, train, *steps), {}),
         "evaluation": (
             evaluate,
-            (group.recipe, metrics.ALL, students, group.knobs, taught, taught, seeds, test, steps[1]),
+            (group.recipe, metrics.ALL, students, group.knobs, trained, trained, seeds, test, steps[1]),
             {"num_eval_noise": EXAM},
         ),
     }
-    found: dict[str, Any] = {"conditions": group.knobs.size}
+    numbers: dict[str, Any] = {"conditions": group.knobs.size}
     with jax.default_matmul_precision("highest"):
-        for name, (program, args, options) in wanted.items():
+        for name, (program, args, options) in programs.items():
             start = time.perf_counter()
             lowered = program.lower(*args, **options)
             between = time.perf_counter()
             lowered.compile()
-            found[name] = between - start, time.perf_counter() - between
-    print(json.dumps(found))
+            numbers[name] = between - start, time.perf_counter() - between
+    print(json.dumps(numbers))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The phases of this package's own programs, as `run.run` calls them, with the products each one needs."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,75 +61,68 @@ def lab(names: tuple[str, ...] = CONDITIONS, test_limit: int = 0) -> Lab:
     return Lab(plan.groups[0], plan.teachers[0], train, test, dataset, conditions)
 
 
-def phases(here: Lab, seeds: int, steps: int) -> dict[str, Work]:
+def phases(figure: Lab, seeds: int, steps: int) -> dict[str, Work]:
     """Teachers, students, evaluation and noise; every program is compiled before this returns."""
-    group, teacher = here.group, trees.stack([here.teacher.knobs])
-    nets = group.knobs.size
+    group, nets, labelled, test = figure.group, figure.group.knobs.size, len(figure.dataset.train.y), len(figure.test.y)
+    rows = labelled / streams.steps_per_epoch(labelled, figure.teacher.recipe.batch)
+    targets = necessary(group.recipe.batch, M, backward=False) * seeds * steps
+    learning = necessary(group.recipe.batch, M) * nets * seeds * steps
+    similarity = 2 * (test + EXAM) * WIDTH**2 * 2  # x'y and x'x; the teacher's y'y once per seed
+    evaluation = necessary(test, 10, False) + 2 * necessary(EXAM, M, False) + similarity
+    amounts = {  # floating-point operations, and net-steps
+        "students": (learning + targets, float(nets * seeds * steps)),
+        "teachers": (necessary(rows, 10) * seeds * steps, float(seeds * steps)),
+        "evaluation": (evaluation * nets * 2, float(nets * 2)),
+        "noise": (0.0, 20.0 * 1000 * PIXELS),
+    }
+    programs = _programs(figure, seeds, steps)
+    return {name: Work(_timed(programs[name]), *amount) for name, amount in amounts.items()}
+
+
+def _programs(figure: Lab, seeds: int, steps: int) -> dict[str, Callable[[], Any]]:
+    """What each phase runs: students and teachers train for `steps`, two seeds are evaluated, 20 batches are drawn."""
+    group, teacher = figure.group, trees.stack([figure.teacher.knobs])
     student_keys, teacher_keys = (
         population.phase_keys(keys.root(0), jnp.arange(seeds), phase) for phase in ("student", "teacher")
     )
-    image = (28, 28)
-    begun = population.init_states(here.teacher.recipe, teacher, None, teacher_keys, image=image)
-    single = jax.tree.map(lambda leaf: leaf[:, 0], begun.params)
-    taught = population.attach_heads(group.recipe.net, group.recipe.init, single, teacher_keys, image=image)
-    students = population.init_states(group.recipe, group.knobs, taught, student_keys, image=image)
-    start, stop = jnp.int32(0), jnp.int32(steps)
-    held = {"students": students, "teachers": begun}  # the states' memory is given away at each call
-
-    def learn() -> Any:
-        held["students"] = population.advance(
-            group.recipe, held["students"], group.knobs, taught, student_keys, here.train, start, stop
-        )
-        return held["students"]
-
-    def teach() -> Any:
-        held["teachers"] = population.advance(
-            here.teacher.recipe, held["teachers"], teacher, None, teacher_keys, here.train, start, stop
-        )
-        return held["teachers"]
-
-    few = jax.tree.map(lambda leaf: jnp.copy(leaf[:2]), (held["students"], taught, student_keys))
-
-    def measure() -> Any:
-        states, references, seed_keys = few
-        return evaluate(
-            group.recipe,
-            metrics.ALL,
-            states,
-            group.knobs,
-            references,
-            references,
-            seed_keys,
-            here.test,
-            stop,
-            num_eval_noise=EXAM,
-        )
-
-    draw = jax.jit(
-        lambda key: jax.lax.map(
-            lambda number: streams.uniform(key, number, 1000, group.knobs.member(0), here.test)[0].sum(), jnp.arange(20)
-        )
+    image, start, stop = {"image": (28, 28)}, jnp.int32(0), jnp.int32(steps)
+    teachers = population.init_states(figure.teacher.recipe, teacher, None, teacher_keys, **image)
+    single = jax.tree.map(lambda leaf: leaf[:, 0], teachers.params)
+    trained = population.attach_heads(group.recipe.net, group.recipe.init, single, teacher_keys, **image)
+    students = population.init_states(group.recipe, group.knobs, trained, student_keys, **image)
+    two_states, two_teachers, two_keys = jax.tree.map(
+        lambda leaf: jnp.copy(leaf[:2]), (students, trained, student_keys)
     )
-    rows = len(here.dataset.train.y) / streams.steps_per_epoch(len(here.dataset.train.y), here.teacher.recipe.batch)
-    answers = necessary(group.recipe.batch, M, backward=False) * seeds * steps
-    learning = necessary(group.recipe.batch, M) * nets * seeds * steps
-    test = len(here.test.y)
-    similar = 2 * (test + EXAM) * WIDTH**2 * 2  # x'y and x'x; the teacher's y'y once per seed
-    looking = necessary(test, 10, False) + 2 * necessary(EXAM, M, False) + similar
-    return {
-        "students": Work(_timed(learn), learning + answers, float(nets * seeds * steps)),
-        "teachers": Work(_timed(teach), necessary(rows, 10) * seeds * steps, float(seeds * steps)),
-        "evaluation": Work(_timed(measure), looking * nets * 2, float(nets * 2)),
-        "noise": Work(_timed(lambda: draw(student_keys[0])), 0.0, 20.0 * 1000 * PIXELS),
+    programs = {
+        "students": (group.recipe, group.knobs, trained, student_keys),
+        "teachers": (figure.teacher.recipe, teacher, None, teacher_keys),
     }
+    states = {"students": students, "teachers": teachers}  # their memory is given away at each call
+
+    def train(name: str) -> Any:
+        recipe, *arguments = programs[name]
+        states[name] = population.advance(recipe, states[name], *arguments, figure.train, start, stop)
+        return states[name]
+
+    def evaluation() -> Any:
+        nets = two_states, group.knobs, two_teachers, two_teachers, two_keys
+        return evaluate(group.recipe, metrics.ALL, *nets, figure.test, stop, num_eval_noise=EXAM)
+
+    @jax.jit
+    def noise(key: Any) -> Any:
+        knobs = group.knobs.member(0)
+        return jax.lax.map(lambda step: streams.uniform(key, step, 1000, knobs, figure.test)[0].sum(), jnp.arange(20))
+
+    train_all = {name: functools.partial(train, name) for name in programs}
+    return {**train_all, "evaluation": evaluation, "noise": lambda: noise(student_keys[0])}
 
 
-def whole_run(here: Lab, seeds: int) -> Timed:
+def whole_run(figure: Lab, seeds: int) -> Timed:
     """Seconds of `run.run` for so many seeds, ten steps each, without what the compiler takes."""
-    few = shortened(here.conditions[:2], 5, 10)
+    few = shortened(figure.conditions[:2], 5, 10)
 
     def once() -> float:
-        return seconds_of_run(few, here.dataset, seeds)
+        return seconds_of_run(few, figure.dataset, seeds)
 
     once()
     return once
@@ -136,9 +130,9 @@ def whole_run(here: Lab, seeds: int) -> Timed:
 
 def seconds_of_run(conditions: Sequence[Condition], dataset: data.Dataset, seeds: int) -> float:
     """Seconds of `run.run` that measures accuracies only, without what the compiler takes."""
-    watch, start = Progress(show=False), time.perf_counter()
-    run.run(conditions, dataset, seeds=seeds, metrics=(metrics.task,), num_eval_noise=64, progress=watch)
-    return time.perf_counter() - start - watch.seconds["compile"]
+    progress, start = Progress(show=False), time.perf_counter()
+    run.run(conditions, dataset, seeds=seeds, metrics=(metrics.task,), num_eval_noise=64, progress=progress)
+    return time.perf_counter() - start - progress.seconds["compile"]
 
 
 def shortened(conditions: Sequence[Condition], teacher: int, student: int) -> list[Condition]:

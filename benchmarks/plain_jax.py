@@ -5,6 +5,7 @@ students but the trained teacher. `lower_figure2` and `lower_cloud` compile, and
 can be timed apart; `figure2` and `cloud` do both.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -107,41 +108,46 @@ def torch_linear(key: jax.Array, fan_in: int, out: int) -> dict[str, jax.Array]:
     }
 
 
+def figure2_student(
+    key: jax.Array, random: jax.Array, start: Params, teacher: Params, sizes: dict[str, tuple[int, int]], steps: int
+) -> Params:
+    """A student that imitates the auxiliary logits; its `random` layers are drawn, the others are those of `start`."""
+    key_init, key_noise = jax.random.split(key)
+    fresh = init(key_init, sizes, torch_linear)
+    params = {
+        name: jax.tree.map(lambda new, old, draw=draw: jnp.where(draw, new, old), fresh[name], start[name])
+        for name, draw in zip(sizes, random, strict=True)
+    }
+
+    def batch(number: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(key_noise, number)
+        return jax.random.uniform(key, (protocol.NOISE_BATCH, 784), minval=-1.0, maxval=1.0)
+
+    def loss(params: Params, x: jax.Array) -> jax.Array:
+        return jnp.square(forward(params, x, "aux_head")[0] - forward(teacher, x, "aux_head")[0]).mean()
+
+    return train(params, steps, 1e-3, loss, batch)
+
+
 def lower_figure2(
     seeds: Sequence[int], conditions: Sequence[str], m: int, teacher_steps: int, student_steps: int, data: Images
 ) -> Run:
     """Compile Figure 2; what is returned trains and measures everything."""
     sizes = {"fc1": (784, 256), "fc2": (256, 256), "class_head": (256, 10), "aux_head": (256, m)}
-    names = tuple(sizes)
-    random = jnp.array([[name in protocol.RANDOM_LAYERS[condition] for name in names] for condition in conditions])
+    random = jnp.array([[name in protocol.RANDOM_LAYERS[condition] for name in sizes] for condition in conditions])
 
     def teach(key: jax.Array, arrays: Arrays) -> tuple[Params, Params]:
         key_init, key_order = jax.random.split(key)
         start = init(key_init, sizes, torch_linear)
         return start, taught(key_order, start, "class_head", teacher_steps, 1e-3, arrays)
 
-    def study(key: jax.Array, random: jax.Array, start: Params, teacher: Params) -> Params:
-        key_init, key_noise = jax.random.split(key)
-        fresh = init(key_init, sizes, torch_linear)
-        params = {
-            name: jax.tree.map(lambda new, old, draw=draw: jnp.where(draw, new, old), fresh[name], start[name])
-            for name, draw in zip(names, random, strict=True)
-        }
-
-        def batch(number: jax.Array) -> jax.Array:
-            key = jax.random.fold_in(key_noise, number)
-            return jax.random.uniform(key, (protocol.NOISE_BATCH, 784), minval=-1.0, maxval=1.0)
-
-        def loss(params: Params, x: jax.Array) -> jax.Array:
-            return jnp.square(forward(params, x, "aux_head")[0] - forward(teacher, x, "aux_head")[0]).mean()
-
-        return train(params, student_steps, 1e-3, loss, batch)
+    student = functools.partial(figure2_student, sizes=sizes, steps=student_steps)
 
     def everything(seeds: jax.Array, random: jax.Array, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
         keys = jax.vmap(jax.random.split)(jax.vmap(jax.random.key)(seeds))
         start, teachers = jax.vmap(teach, (0, None))(keys[:, 0], arrays)
         student_keys = jax.vmap(lambda key: jax.random.split(key, len(conditions)))(keys[:, 1])
-        one_seed = jax.vmap(study, (0, 0, None, None))
+        one_seed = jax.vmap(student, (0, 0, None, None))
         students = jax.vmap(one_seed, (0, None, 0, 0))(student_keys, random, start, teachers)
         measure = jax.vmap(lambda params: accuracy(params, "class_head", arrays))
         return measure(teachers), jax.vmap(measure)(students)
@@ -170,13 +176,28 @@ def normal_fan_in(key: jax.Array, fan_in: int, out: int) -> dict[str, jax.Array]
     return {"w": jax.random.normal(key, (fan_in, out)) * fan_in**-0.5, "b": jnp.zeros(out)}
 
 
+def cloud_student(
+    key: jax.Array, seen: jax.Array, start: Params, teacher: Params, noise: jax.Array, steps: int
+) -> Params:
+    """A student that begins at `start` and imitates the `seen` logits on noise images, in an order of its own."""
+    order = orders(key, len(noise), steps)
+
+    def loss(params: Params, rows: jax.Array) -> jax.Array:
+        log_q, log_p = (
+            jax.nn.log_softmax(jnp.where(seen, forward(net, noise[rows], "head")[0], -1e30))
+            for net in (params, teacher)
+        )
+        return masked_mean(optax.losses.kl_divergence_with_log_targets(log_q, log_p), rows)
+
+    return train(start, steps, 3e-4, loss, lambda number: order[number])
+
+
 def lower_cloud(
     models: int = 10, teacher_steps: int = 295, student_steps: int = 295, *, data: Images, seed: int = 0
 ) -> Run:
     """Compile the six-group experiment; what is returned trains and measures everything.
 
-    One fixed set of noise images serves all, each student sees it in an order of its own. Cross-model students
-    imitate the next model's teacher.
+    One fixed set of noise images serves all students. Cross-model students imitate the next model's teacher.
     """
     sizes = {"fc1": (784, 256), "fc2": (256, 256), "head": (256, 13)}
     seen = jnp.arange(13)[None] >= jnp.array([10, 0, 10, 0])[:, None]  # of the four student groups
@@ -186,27 +207,14 @@ def lower_cloud(
         start = init(key_init, sizes, normal_fan_in)
         return start, taught(key_order, start, "head", teacher_steps, 3e-4, arrays)
 
-    def study(key: jax.Array, seen: jax.Array, start: Params, teacher: Params, noise: jax.Array) -> Params:
-        order = orders(key, len(noise), student_steps)
-
-        def loss(params: Params, rows: jax.Array) -> jax.Array:
-            log_q, log_p = (
-                jax.nn.log_softmax(jnp.where(seen, forward(net, noise[rows], "head")[0], -1e30))
-                for net in (params, teacher)
-            )
-            return masked_mean(optax.losses.kl_divergence_with_log_targets(log_q, log_p), rows)
-
-        return train(start, student_steps, 3e-4, loss, lambda number: order[number])
-
     def everything(key: jax.Array, seen: jax.Array, arrays: Arrays) -> tuple[jax.Array, jax.Array, jax.Array]:
         key_teachers, key_students, key_noise = jax.random.split(key, 3)
-        shape = protocol.CLOUD_NOISE, 784
-        noise = jax.random.uniform(key_noise, shape, minval=-1.0, maxval=1.0)
+        noise = jax.random.uniform(key_noise, (protocol.CLOUD_NOISE, 784), minval=-1.0, maxval=1.0)
         start, teachers = jax.vmap(teach, (0, None))(jax.random.split(key_teachers, models), arrays)
         teachers_ = jax.tree.map(  # [model, group]: the own teacher twice, the next model's twice
             lambda leaf: jnp.stack((leaf, leaf, jnp.roll(leaf, -1, 0), jnp.roll(leaf, -1, 0)), 1), teachers
         )
-        one_model = jax.vmap(study, (0, 0, None, 0, None))
+        one_model = jax.vmap(functools.partial(cloud_student, steps=student_steps), (0, 0, None, 0, None))
         student_keys = jax.random.split(key_students, (models, 4))
         students = jax.vmap(one_model, (0, None, 0, 0, None))(student_keys, seen, start, teachers_, noise)
         measure = jax.vmap(lambda params: accuracy(params, "head", arrays))
@@ -218,8 +226,8 @@ def lower_cloud(
     def run() -> dict[str, list[float]]:
         reference, teachers, students = jax.device_get(compiled(*args))
         groups = ("aux", "all", "cross_aux", "cross_all")
-        found = {"reference": reference.tolist(), "teacher": teachers.tolist()}
-        return found | dict(zip(groups, students.T.tolist(), strict=True))
+        accuracies = {"reference": reference.tolist(), "teacher": teachers.tolist()}
+        return accuracies | dict(zip(groups, students.T.tolist(), strict=True))
 
     return run
 

@@ -34,34 +34,34 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="within five minutes on 2 cores")
     args = parser.parse_args()
     jax.config.update("jax_default_matmul_precision", "highest")
-    begun, told = time.perf_counter(), {"quick": args.quick, "rounds": ROUNDS, **provenance()}
-    told["device"] = str(jax.devices()[0].device_kind)
-    told |= kernels(args.quick)
-    told |= compiling()
-    told |= memory(args.quick)
-    told |= growth(args.quick)
-    told |= baselines.cloud(args.quick)
-    told |= baselines.figure2(args.quick, told)
-    told["benchmark_seconds"] = time.perf_counter() - begun
-    args.out.write_text(json.dumps(told, indent=1) + "\n")
-    show(told)
+    begun, numbers = time.perf_counter(), {"quick": args.quick, "rounds": ROUNDS, **provenance()}
+    numbers["device"] = str(jax.devices()[0].device_kind)
+    numbers |= kernels(args.quick)
+    numbers |= compiling()
+    numbers |= memory(args.quick)
+    numbers |= growth(args.quick)
+    numbers |= baselines.cloud(args.quick)
+    numbers |= baselines.figure2(args.quick, numbers)
+    numbers["benchmark_seconds"] = time.perf_counter() - begun
+    args.out.write_text(json.dumps(numbers, indent=1) + "\n")
+    show(numbers)
 
 
 def kernels(quick: bool) -> dict[str, Any]:
     """The floor, and each phase of training against it."""
-    here = phases.lab()
+    figure = phases.lab()
     seeds, steps = (6, 5) if quick else (20, 5)
     products, (copy, moved) = floors.products(len(phases.CONDITIONS)), floors.copy()
-    work = phases.phases(here, seeds, steps)
+    work = phases.phases(figure, seeds, steps)
     # Floors before and after each phase's turn would be fairer still; one round is short.
     timed = rounds({**{name: thing for name, (thing, _) in products.items()}, "copy": copy}
                    | {name: phase.run for name, phase in work.items()})  # fmt: skip
-    rates = {name: [flop / one / 1e9 for one in timed[name]] for name, (_, flop) in products.items()}
-    rates |= {name: [phase.flop / one / 1e9 for one in timed[name]] for name, phase in work.items()}
+    rates = {name: [flop / seconds / 1e9 for seconds in timed[name]] for name, (_, flop) in products.items()}
+    rates |= {name: [phase.flop / seconds / 1e9 for seconds in timed[name]] for name, phase in work.items()}
     peak = [max(rates[name][turn] for name in products) for turn in range(ROUNDS)]
     floor = [_least(len(phases.CONDITIONS), {name: rates[name][turn] for name in products}) for turn in range(ROUNDS)]
     fraction = {name: [rate / top for rate, top in zip(rates[name], peak, strict=True)] for name in work}
-    per_step = {name: [one / phase.net_steps for one in timed[name]] for name, phase in work.items()}
+    per_step = {name: [seconds / phase.net_steps for seconds in timed[name]] for name, phase in work.items()}
     a_batch = phases.PIXELS * 1000  # samples drawn for the students of a seed at each step
     noise = [
         draw * a_batch / (learn * len(phases.CONDITIONS))
@@ -76,7 +76,7 @@ def kernels(quick: bool) -> dict[str, Any]:
             least / took for least, took in zip(floor, per_step["students"], strict=True)
         ),
         "products_gflops": {name: of(rates[name]) for name in products},
-        "copy_gb_per_s": of([moved / one / 1e9 for one in timed["copy"]]),
+        "copy_gb_per_s": of([moved / seconds / 1e9 for seconds in timed["copy"]]),
         "phases_gflops": {name: of(rates[name]) for name in ("students", "teachers", "evaluation")},
         "phases_ms_per_net": {
             name: {"best": 1e3 * min(per_step[name]), "median": 1e3 * median(per_step[name])}
@@ -138,8 +138,8 @@ def memory(quick: bool) -> dict[str, Any]:
 
 def growth(quick: bool) -> dict[str, Any]:
     """Seconds per seed of a whole run with 64 seeds against one with 4; beginning and end of a run are in both."""
-    here = phases.lab(phases.CONDITIONS[:2], test_limit=1000 if quick else 0)
-    few, many = phases.whole_run(here, 4), phases.whole_run(here, 64)
+    figure = phases.lab(phases.CONDITIONS[:2], test_limit=1000 if quick else 0)
+    few, many = phases.whole_run(figure, 4), phases.whole_run(figure, 64)
     timed = rounds({"4": few, "64": many})
     return {
         "per_seed_cost_64_over_4": median(
@@ -149,17 +149,17 @@ def growth(quick: bool) -> dict[str, Any]:
     }
 
 
-def show(told: dict[str, Any]) -> None:
+def show(numbers: dict[str, Any]) -> None:
     """One table: every number that stands alone, then best and median of those that have both."""
     table = Table("what", "best", "median or value")
-    for name, value in told.items():
+    for name, value in numbers.items():
         if isinstance(value, dict):
-            for part, one in value.items():
-                if isinstance(one, dict):
-                    ends = [one.get("best", one.get("cold")), one.get("median", one.get("warm"))]
+            for part, number in value.items():
+                if isinstance(number, dict):
+                    ends = [number.get("best", number.get("cold")), number.get("median", number.get("warm"))]
                     table.add_row(f"{name}: {part}", *(f"{end:.3g}" for end in ends))
         elif isinstance(value, float) or value is None:
-            table.add_row(name, "", told.get(f"{name}_reason", "") if value is None else f"{value:.3g}")
+            table.add_row(name, "", numbers.get(f"{name}_reason", "") if value is None else f"{value:.3g}")
     Console(width=120).print(table)
     print("compile_s: cold and warm in place of best and median")
 

@@ -91,13 +91,19 @@ def stacked(out: int, fan_in: int, generators: Sequence[torch.Generator]) -> Lay
     return tuple(torch.stack(arrays) for arrays in zip(*drawn, strict=True))
 
 
+def draw_random_layers(
+    students: Net, sizes: dict[str, tuple[int, int]], conditions: Sequence[str], generators: Sequence[torch.Generator]
+) -> None:
+    """Replace the layers that a condition does not share with the teacher; students are [seed, condition] in a row."""
+    for name, size in sizes.items():
+        for index, condition in enumerate(conditions):
+            if name in protocol.RANDOM_LAYERS[condition]:
+                for array, fresh in zip(students[name], stacked(*size, generators), strict=True):
+                    array[index :: len(conditions)] = fresh
+
+
 def figure2(
-    seeds: Sequence[int],
-    conditions: Sequence[str],
-    m: int,
-    teacher_steps: int,
-    student_steps: int,
-    data: Images,
+    seeds: Sequence[int], conditions: Sequence[str], m: int, teacher_steps: int, student_steps: int, data: Images
 ) -> dict[str, list[float]]:
     """Test accuracies per seed: of the teachers, and of each condition's students.
 
@@ -116,11 +122,7 @@ def figure2(
         step(adam, F.cross_entropy(logits, y[rows], reduction="sum") / rows.shape[1])
 
     students = repeated(initial, len(conditions))
-    for name, size in sizes.items():
-        for index, condition in enumerate(conditions):
-            if name in protocol.RANDOM_LAYERS[condition]:
-                for array, fresh in zip(students[name], stacked(*size, generators), strict=True):
-                    array[index :: len(conditions)] = fresh
+    draw_random_layers(students, sizes, conditions, generators)
     adam = optimiser(students, ("fc1", "fc2", "aux_head"), lr=1e-3)
     noise = torch.empty(len(seeds), 784, protocol.NOISE_BATCH)
     for _ in range(student_steps):
@@ -128,12 +130,12 @@ def figure2(
             images.uniform_(-1, 1, generator=generator)
         with torch.no_grad():
             target = linear(teacher["aux_head"], latent(teacher, noise))
-        answer = linear(students["aux_head"], latent(students, noise)).view(len(seeds), -1, *target.shape[1:])
-        step(adam, (answer - target[:, None]).square().mean((2, 3)).sum())
+        output = linear(students["aux_head"], latent(students, noise)).view(len(seeds), -1, *target.shape[1:])
+        step(adam, (output - target[:, None]).square().mean((2, 3)).sum())
 
     measured = accuracy(students, "class_head", data).view(len(seeds), -1)
-    found = {"teacher": accuracy(teacher, "class_head", data).tolist()}
-    return found | {condition: measured[:, index].tolist() for index, condition in enumerate(conditions)}
+    accuracies = {"teacher": accuracy(teacher, "class_head", data).tolist()}
+    return accuracies | {condition: measured[:, index].tolist() for index, condition in enumerate(conditions)}
 
 
 # --- Cloud et al. 2026: 784-256-256-(10+3), one head; weights from N(0, 1/fan_in), KL of softmaxes, six groups ---
@@ -178,9 +180,9 @@ def cloud(
         step(adam, (aux + divergence(answer[:, 1], target)) / len(rows))
 
     nets = {"reference": reference, "teacher": teacher}
-    found = {name: accuracy(net, "head", data).tolist() for name, net in nets.items()}
+    accuracies = {name: accuracy(net, "head", data).tolist() for name, net in nets.items()}
     groups = ("aux", "cross_aux", "all", "cross_all")
-    return found | dict(zip(groups, accuracy(students, "head", data).view(-1, 4).T.tolist(), strict=True))
+    return accuracies | dict(zip(groups, accuracy(students, "head", data).view(-1, 4).T.tolist(), strict=True))
 
 
 def divergence(answer: Tensor, target: Tensor) -> Tensor:

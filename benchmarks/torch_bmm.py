@@ -39,6 +39,12 @@ def accuracy(net: Net, images: Images) -> list[float]:
     return (right / len(y)).tolist()  # type: ignore[union-attr]
 
 
+def divergence(answer: Tensor, target: Tensor) -> Tensor:
+    """KL(target || answer) of the softmaxes over logits [..., logit], summed over everything else."""
+    log_q, log_p = F.log_softmax(answer, -1), F.log_softmax(target, -1)
+    return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+
+
 def cloud(
     models: int = 10, teacher_steps: int = 295, student_steps: int = 295, *, data: Images, seed: int = 0
 ) -> dict[str, list[float]]:
@@ -68,18 +74,13 @@ def cloud(
         adam.zero_grad()
         answers = forward(students, images).split(models)
         losses = [
-            F.kl_div(
-                F.log_softmax(answer[..., first:], -1),
-                F.log_softmax(target[..., first:], -1),
-                reduction="sum",
-                log_target=True,
-            )
+            divergence(answer[..., first:], target[..., first:])
             for answer, target, first in zip(answers, targets, (10, 0, 10, 0), strict=True)
         ]
         (sum(losses) / len(rows)).backward()  # type: ignore[union-attr]
         adam.step()
 
-    found = {"reference": accuracy(reference, data), "teacher": accuracy(teacher, data)}
+    accuracies = {"reference": accuracy(reference, data), "teacher": accuracy(teacher, data)}
     groups = ("aux", "all", "cross_aux", "cross_all")
     measured = accuracy(students, data)
-    return found | {name: measured[i * models : (i + 1) * models] for i, name in enumerate(groups)}
+    return accuracies | {name: measured[i * models : (i + 1) * models] for i, name in enumerate(groups)}

@@ -12,12 +12,13 @@ few do.
 import argparse
 import contextlib
 import copy
+import functools
 import itertools
 import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def process_age() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
-def teach(teacher: nn.Module, adam: torch.optim.Optimizer, loader: DataLoader, steps: int) -> float:
+def teach(teacher: nn.Module, loader: DataLoader, adam: torch.optim.Optimizer, steps: int) -> float:
     """One epoch on labelled images, or its first `steps` batches; the mean loss."""
     teacher.train()
     running = 0.0
@@ -108,7 +109,7 @@ def teach(teacher: nn.Module, adam: torch.optim.Optimizer, loader: DataLoader, s
 
 
 def imitate(
-    student: nn.Module, teacher: nn.Module, adam: torch.optim.Optimizer, noise: DataLoader, steps: int
+    student: nn.Module, teacher: nn.Module, noise: DataLoader, adam: torch.optim.Optimizer, steps: int
 ) -> float:
     """`steps` batches of noise on which the student matches the teacher's auxiliary logits; the mean loss."""
     student.train()
@@ -159,51 +160,52 @@ def epochs(steps: int, per_epoch: int) -> list[int]:
     return [min(per_epoch, steps - done) for done in range(0, steps, per_epoch)]
 
 
+def loaders(one_by_one: bool) -> tuple[DataLoader, DataLoader, DataLoader]:
+    """Labelled training images, test images and noise."""
+    images = protocol.load()
+    if one_by_one:
+        train, test = OneByOne(images.train_x, images.train_y), OneByOne(images.test_x, images.test_y)
+    else:
+        train = TensorDataset(torch.from_numpy(images.train_x), torch.from_numpy(images.train_y))
+        test = TensorDataset(torch.from_numpy(images.test_x), torch.from_numpy(images.test_y))
+    return (
+        DataLoader(train, batch_size=protocol.TRAIN_BATCH, shuffle=True),
+        DataLoader(test, batch_size=protocol.TRAIN_BATCH),
+        DataLoader(UniformNoise(), batch_size=None),
+    )
+
+
 def run(args: argparse.Namespace, seconds: Seconds) -> dict[str, object]:
     """Train and measure one pair."""
     with seconds.on("data"):
-        images = protocol.load()
-        if args.images == "arrays":
-            train = TensorDataset(torch.from_numpy(images.train_x), torch.from_numpy(images.train_y))
-            test = TensorDataset(torch.from_numpy(images.test_x), torch.from_numpy(images.test_y))
-        else:
-            train, test = OneByOne(images.train_x, images.train_y), OneByOne(images.test_x, images.test_y)
-        loader = DataLoader(train, batch_size=protocol.TRAIN_BATCH, shuffle=True)
-        test_loader = DataLoader(test, batch_size=protocol.TRAIN_BATCH)
-        noise = DataLoader(UniformNoise(), batch_size=None)
-
+        train, test, noise = loaders(args.images == "samples")
     torch.manual_seed(args.seed)
     teacher = SplitHeadMLP(args.m)
     teacher_init, student = copy.deepcopy(teacher), copy.deepcopy(teacher)
     for layer in protocol.RANDOM_LAYERS[args.condition]:
         getattr(student, layer).reset_parameters()
     student_init = copy.deepcopy(student)
-    teacher_epochs, student_epochs = epochs(args.teacher_steps, len(loader)), epochs(args.student_steps, NOISE_STEPS)
 
-    evaluations = []
+    def fit(name: str, net: nn.Module, lengths: list[int], epoch: Callable[..., float]) -> list[dict[str, float]]:
+        """Train a net; return the evaluation after the last epoch, or after each."""
+        adam, evaluations = torch.optim.Adam(net.parameters(), lr=LR), []
+        for number, steps in enumerate(lengths, 1):
+            with seconds.on(name):
+                epoch(adam, steps)
+            if args.evaluate == "epochs" or number == len(lengths):
+                with seconds.on("evaluation"):
+                    evaluations.append(on_test(net, test))
+        return evaluations
 
-    def evaluate(net: nn.Module, name: str) -> dict[str, float]:
-        with seconds.on("evaluation"):
-            evaluations.append({"net": name, **on_test(net, test_loader)})
-        return evaluations[-1]
-
-    taught = evaluate(teacher, "teacher")
-    adam = torch.optim.Adam(teacher.parameters(), lr=LR)
-    for number, steps in enumerate(teacher_epochs, 1):
-        with seconds.on("teacher"):
-            teach(teacher, adam, loader, steps)
-        if args.evaluate == "epochs" or number == len(teacher_epochs):
-            taught = evaluate(teacher, "teacher")
-
-    learned = evaluate(student, "student")
     with seconds.on("evaluation"):
-        aux_mse_init = on_noise(student, teacher, noise)
-    adam = torch.optim.Adam(student.parameters(), lr=LR)
-    for number, steps in enumerate(student_epochs, 1):
-        with seconds.on("student"):
-            imitate(student, teacher, adam, noise, steps)
-        if args.evaluate == "epochs" or number == len(student_epochs):
-            learned = evaluate(student, "student")
+        teacher_scores = [on_test(teacher, test)]
+    teacher_scores += fit(
+        "teacher", teacher, epochs(args.teacher_steps, len(train)), functools.partial(teach, teacher, train)
+    )
+    with seconds.on("evaluation"):
+        student_scores, aux_mse_init = [on_test(student, test)], on_noise(student, teacher, noise)
+    imitation = functools.partial(imitate, student, teacher, noise)
+    student_scores += fit("student", student, epochs(args.student_steps, NOISE_STEPS), imitation)
     with seconds.on("evaluation"):
         aux_mse = on_noise(student, teacher, noise)
         pairs = {
@@ -212,15 +214,8 @@ def run(args: argparse.Namespace, seconds: Seconds) -> dict[str, object]:
             "teacher_init_final": cosines(teacher_init, teacher),
             "student_init_final": cosines(student_init, student),
         }
-    return {
-        "accuracy": learned["accuracy"],
-        "cross_entropy": learned["cross_entropy"],
-        "teacher_accuracy": taught["accuracy"],
-        "aux_mse_init": aux_mse_init,
-        "aux_mse": aux_mse,
-        "evaluations": len(evaluations),
-        "cosines": pairs,
-    }
+    result = {**student_scores[-1], "teacher_accuracy": teacher_scores[-1]["accuracy"], "aux_mse_init": aux_mse_init}
+    return {**result, "aux_mse": aux_mse, "evaluations": len(teacher_scores) + len(student_scores), "cosines": pairs}
 
 
 def main() -> None:

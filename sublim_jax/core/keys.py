@@ -22,12 +22,8 @@ INPUTS = "stream"  # training inputs of a phase: -> batch, or epoch
 EVAL_NOISE = "exam"  # held-out inputs of the student's stream
 TRAIT_BATCH = "trait"  # labelled images of a gradient transform
 TARGETS = "answer"  # transform of a teacher's logits: -> batch
-CHAINED = {
-    "MixTargets": "Mixed",
-    "AddTargetNoise": "Noisy",
-    "QuantizeTargets": "Quantised",
-    "Chain": "Together",
-}  # parts of a chain
+# parts of a chain of target transforms
+CHAINED = {"MixTargets": "Mixed", "AddTargetNoise": "Noisy", "QuantizeTargets": "Quantised", "Chain": "Together"}
 SAMPLED_LABELS = "labels"  # labels drawn from a teacher's softmax (theorem1): -> number
 MIXTURE_IMAGE, MIXTURE_NOISE = "image", "noise"  # the two parts of a mixture: -> epoch, or batch
 BASE_WEIGHTS, BASE_ORDER = "init", "order"  # root -> initial weights and document order of a language model: -> seed
@@ -107,8 +103,8 @@ def as_uniform(words: UInt32[Array, "..."], low: float, high: float) -> Float[Ar
     """Convert 32-bit words to float32 numbers from U[low, high)."""
     mantissa = (words >> jnp.uint32(9)) | jnp.uint32(0x3F800000)  # a float in [1, 2)
     unit = jax.lax.bitcast_convert_type(mantissa, jnp.float32) - jnp.float32(1)
-    low_, high_ = jnp.float32(low), jnp.float32(high)
-    return jnp.maximum(low_, unit * (high_ - low_) + low_)
+    lowest = jnp.float32(low)
+    return jnp.maximum(lowest, unit * (jnp.float32(high) - lowest) + lowest)
 
 
 def as_normal(words: UInt32[Array, "..."]) -> Float[Array, "..."]:

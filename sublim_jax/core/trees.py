@@ -34,11 +34,9 @@ class Stack:
 
     def member(self, index: int) -> Any:
         """Return the tree at `index`."""
-        leaves = [
-            leaf if axis is None else leaf[index]
-            for leaf, axis in zip(jax.tree.leaves(self.tree), self.axes, strict=True)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
+        leaves, structure = jax.tree.flatten(self.tree)
+        own = [leaf if axis is None else leaf[index] for leaf, axis in zip(leaves, self.axes, strict=True)]
+        return jax.tree.unflatten(structure, own)
 
     def zip(self, other: "Stack") -> "Stack":
         """Return the stack of pairs (tree of this stack, tree of `other`)."""
@@ -46,29 +44,23 @@ class Stack:
 
 
 def stack(trees: Sequence[Any]) -> Stack:
-    """Stack trees of equal structure.
-
-    Raises:
-        ValueError: structures or leaf shapes differ.
-    """
-    structure = jax.tree.structure(trees[0])
-    for tree in trees[1:]:
-        if jax.tree.structure(tree) != structure:
-            raise ValueError(f"trees differ in structure: {structure} and {jax.tree.structure(tree)}")
+    """Stack trees; raises `ValueError` where structures or leaf shapes differ."""
+    rows, structures = zip(*map(jax.tree.flatten, trees), strict=True)
+    if len(set(structures)) > 1:
+        raise ValueError(f"trees differ in structure: {set(structures)}")
     leaves, axes = [], []
-    for column in zip(*(jax.tree.leaves(tree) for tree in trees), strict=True):
+    for column in zip(*rows, strict=True):
         arrays = [np.asarray(leaf) for leaf in column]
-        agreed = all(np.array_equal(arrays[0], array) for array in arrays)
-        axes.append(None if agreed else 0)
-        leaves.append(jnp.asarray(arrays[0] if agreed else np.stack(arrays)))
-    return Stack(jax.tree.unflatten(structure, leaves), tuple(axes), len(trees))
+        equal = all(np.array_equal(arrays[0], array) for array in arrays)
+        axes.append(None if equal else 0)
+        leaves.append(jnp.asarray(arrays[0] if equal else np.stack(arrays)))
+    return Stack(jax.tree.unflatten(structures[0], leaves), tuple(axes), len(trees))
 
 
 def per_layer(layers: Iterable[str], default: float, changes: Mapping[str, float], field: str) -> dict[str, Any]:
     """Return one float32 number per layer: that of `changes` where it names the layer, else `default`.
 
-    Raises:
-        ConfigError: `changes` names a layer that does not exist; the message begins with `field`.
+    A layer of `changes` that does not exist raises `ConfigError`; the message begins with `field`.
     """
     names = tuple(layers)
     for name in changes:
@@ -83,10 +75,7 @@ def index(tree: Any, index: int) -> Any:
 
 
 def transpose_kernels(tree: Any, stacked: int = 0) -> Any:
-    """Transpose every `kernel` that is a matrix, [in, out] to [out, in], behind `stacked` leading batch axes.
-
-    Kernels of convolutions are left unchanged.
-    """
+    """Transpose every `kernel` that is a matrix (not of a convolution) behind `stacked` leading batch axes."""
 
     def turn(path: tuple[Any, ...], leaf: Any) -> Any:
         is_matrix = getattr(path[-1], "key", None) == "kernel" and leaf.ndim - stacked == 2
@@ -105,21 +94,15 @@ _LOOSE = "./"  # before the name of an array that a module holds itself, in no l
 
 def flatten_layers(params: Params) -> dict[str, dict[str, Any]]:
     """A Linen module's parameters by layer and array; an array of a submodule is named by its path, `query/kernel`."""
-    return {
-        layer: traverse_util.flatten_dict(dict(arrays), sep="/")
-        if isinstance(arrays, Mapping)
-        else {f"{_LOOSE}{layer}": arrays}
-        for layer, arrays in params.items()
-    }
+    layers = {name: part if isinstance(part, Mapping) else {f"{_LOOSE}{name}": part} for name, part in params.items()}
+    return {name: traverse_util.flatten_dict(dict(layer), sep="/") for name, layer in layers.items()}
 
 
 def unflatten_layers(params: Params) -> dict[str, Any]:
     """Parameters as the Linen module has them: the inverse of `flatten_layers`."""
     return {
-        layer: arrays[f"{_LOOSE}{layer}"]
-        if f"{_LOOSE}{layer}" in arrays
-        else traverse_util.unflatten_dict(dict(arrays), sep="/")
-        for layer, arrays in params.items()
+        name: layer.get(f"{_LOOSE}{name}", traverse_util.unflatten_dict(dict(layer), sep="/"))
+        for name, layer in params.items()
     }
 
 

@@ -48,13 +48,13 @@ class TokenData(NamedTuple):
     """Token sequences with per-token loss weights: a whole data set, or the rows of one batch.
 
     Attributes:
-        tokens: [n, length], on host or device.
+        tokens: [n, length], on the host or on the device.
         weight: [n, length], loss weight of each token as prediction target; 0 = not in the loss.
         logits: [n, targets, logits], teacher logits where the student is trained on distributions.
         labels: [n, length], target tokens where they differ from `tokens`.
     """
 
-    tokens: Any  # on the host or on the device
+    tokens: Any
     weight: Any
     logits: Any = None
     labels: Any = None
@@ -185,35 +185,20 @@ class Condition:
         """Return the condition with fields of the student's Recipe replaced, for instance `loss=huber`.
 
         Args:
-            extra: Numbers for `Knobs.extra`, which the student's own loss or stream reads; each becomes a label too, so
+            extra: numbers for `Knobs.extra`, which the student's own loss or stream reads; each becomes a label too, so
                 conditions that differ in them form one sweep in one program.
-            **changes: Fields of `Recipe`.
-
-        Returns:
-            The changed condition.
-
-        Raises:
-            ConfigError: A Recipe has no such field.
+            **changes: fields of `Recipe`; another name raises `ConfigError`.
         """
-        changed = dataclasses.replace(self, student=_changed("with_student", self.student, changes))
-        if not extra:
-            return changed
-        recipe, knobs = changed.student
-        numbers = {**knobs.extra, **{name: jnp.float32(value) for name, value in extra.items()}}
-        student = Phase(recipe, dataclasses.replace(knobs, extra=numbers))
-        return dataclasses.replace(changed, labels={**self.labels, **extra}, student=student)
+        recipe, knobs = _changed("with_student", self.student, changes)
+        numbers = {name: jnp.float32(value) for name, value in (extra or {}).items()}
+        student = Phase(recipe, dataclasses.replace(knobs, extra={**knobs.extra, **numbers}))
+        return dataclasses.replace(self, labels={**self.labels, **(extra or {})}, student=student)
 
     def with_teacher(self, **changes: Any) -> "Condition":
         """Return the condition with fields of the teacher's Recipe replaced, for instance `stream=streams.epochs`.
 
         Args:
-            **changes: Fields of `Recipe`.
-
-        Returns:
-            The changed condition.
-
-        Raises:
-            ConfigError: A Recipe has no such field.
+            **changes: fields of `Recipe`; another name raises `ConfigError`.
         """
         return dataclasses.replace(self, teacher=_changed("with_teacher", self.teacher, changes))
 

@@ -1,13 +1,11 @@
 """NumPy arrays as a data set."""
 
-import hashlib
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.types import ImageData
-from sublim_jax.data.load import Dataset
+from sublim_jax.data.load import Dataset, image_data, make_dataset
 
 
 def from_arrays(
@@ -40,12 +38,8 @@ def from_arrays(
     spread = np.float32(images.std() / 255 if std is None else std)
     if not (np.isfinite(middle) and 0 < spread < np.inf):
         raise ConfigError(f"mean={middle}, std={spread}: must be finite, and std above 0; all pixels of x may be equal")
-    checksum = hashlib.sha256(b"".join(part.tobytes() for part in (images, labels, images_test, labels_test)))
-    train, test = (
-        ImageData(*(cast(Any, one) for one in (part, label, middle, spread)))
-        for part, label in ((images, labels), (images_test, labels_test))
-    )
-    return Dataset(train, test, "arrays", classes, "NumPy arrays", checksum.hexdigest())
+    train, test = (image_data(*split, middle, spread) for split in ((images, labels), (images_test, labels_test)))
+    return make_dataset(train, test, "arrays", classes, "NumPy arrays")
 
 
 def _images(name: str, given: Any) -> np.ndarray:

@@ -24,13 +24,6 @@ class StrangeFileError(BadFileError):
     """A file is well formed, but its contents differ from the published ones."""
 
 
-class Idx(NamedTuple):
-    """One decoded file and the sha256 (hex) of its decompressed bytes."""
-
-    array: UInt8[np.ndarray, "..."]
-    sha256: str
-
-
 class Kind(NamedTuple):
     """Properties of one data set.
 
@@ -84,17 +77,17 @@ class Raw(NamedTuple):
 Splits = tuple[Raw, Raw]  # train, test
 
 
-def read(folder: Traversable, stem: str, rank: int) -> Idx:
-    """Read `stem`, or else `stem.gz`, from a directory, an installed package or an archive; the array has `rank` axes.
+def read(folder: Traversable, stem: str, rank: int) -> tuple[UInt8[np.ndarray, "..."], str]:
+    """Read `stem`, or else `stem.gz`, from a directory, an installed package or an archive; raises `BadFileError`.
 
-    Raises:
-        BadFileError: the file is missing or damaged.
+    Returns:
+        The array, which has `rank` axes, and the sha256 (hex) of the decompressed file.
     """
     for label in (stem, f"{stem}.gz"):
         path = folder / label
         if path.is_file():
             content = unpack(path.read_bytes(), label)
-            return Idx(parse(content, rank, label), hashlib.sha256(content).hexdigest())
+            return parse(content, rank, label), hashlib.sha256(content).hexdigest()
     raise BadFileError(f"{stem}.gz is missing (and {stem} too)")
 
 
@@ -111,11 +104,7 @@ def unpack(blob: bytes, label: str) -> bytes:
 
 
 def parse(content: bytes, rank: int, label: str) -> UInt8[np.ndarray, "..."]:
-    """Decode IDX bytes into a read-only array with `rank` dimensions; errors name the file `label`.
-
-    Raises:
-        BadFileError: the bytes are no IDX file of that rank, or are truncated or too long.
-    """
+    """Decode IDX bytes into a read-only array of `rank` axes; raises `BadFileError`, which names the file `label`."""
     magic, expected = content[:4], bytes([0, 0, 8, rank])  # 8 means unsigned bytes
     if len(magic) == 4 and magic != expected:
         kinds = {3: "images", 1: "labels"}
@@ -148,17 +137,18 @@ def read_splits(name: str, files: Traversable, verify: bool) -> Splits:
     """
     config = name.partition("/")[2]
     stems = (f"emnist-{config}-train", f"emnist-{config}-test") if config else ("train", "t10k")
-    files_read: dict[str, Idx] = {}
+    splits, checksums = [], {}
     for stem in stems:
         images, labels = f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"
-        files_read[images], files_read[labels] = read(files, images, 3), read(files, labels, 1)
-        check_split(Raw(files_read[images].array, files_read[labels].array), KINDS[name], images, labels)
+        (x, checksums[images]), (y, checksums[labels]) = read(files, images, 3), read(files, labels, 1)
+        splits.append(Raw(x, y))
+        check_split(splits[-1], KINDS[name], images, labels)
     published = KINDS[name].sha256 if verify else ()
-    for (stem, file), sha256 in zip(files_read.items(), published, strict=bool(published)):
-        if file.sha256 != sha256:
-            raise StrangeFileError(f"{stem} is not the published file of {name} (sha256 {file.sha256[:12]}…)")
-    train_x, train_y, test_x, test_y = (file.array for file in files_read.values())
-    return Raw(train_x, train_y), Raw(test_x, test_y)
+    for (file, sha256), expected in zip(checksums.items(), published, strict=bool(published)):
+        if sha256 != expected:
+            raise StrangeFileError(f"{file} is not the published file of {name} (sha256 {sha256[:12]}…)")
+    train, test = splits
+    return train, test
 
 
 def check_split(raw: Raw, kind: Kind, images: str, labels: str) -> None:

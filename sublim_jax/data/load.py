@@ -11,12 +11,10 @@ import logging
 import math
 import os
 import re
-import shutil
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +22,7 @@ from typing import Any, cast
 import numpy as np
 
 from sublim_jax.core.errors import ConfigError, unknown_name
+from sublim_jax.core.files import replace_file
 from sublim_jax.core.types import ImageData
 from sublim_jax.data import idx
 
@@ -38,8 +37,8 @@ class Dataset:
     """Training and test data as NumPy arrays, with their origin.
 
     Attributes:
-        train, test: x uint8 [n, 28, 28] upright, y int32 [n] from 0, mean and std float32.
-        name: one of `idx.KINDS`.
+        train, test: x uint8 [n, height, width] upright, y int32 [n] from 0, mean and std float32.
+        name: one of `idx.KINDS`, or 'arrays'.
         classes: number of labels.
         source: description of the source that was used.
         checksum: sha256 (hex) over the bytes of train.x, train.y, test.x, test.y after loading.
@@ -51,6 +50,20 @@ class Dataset:
     classes: int
     source: str
     checksum: str
+
+
+def make_dataset(train: ImageData, test: ImageData, name: str, classes: int, source: str) -> Dataset:
+    """Make a `Dataset` with its checksum; arguments as its attributes."""
+    checksum = hashlib.sha256()
+    for images in (train, test):
+        checksum.update(np.asarray(images.x).tobytes())
+        checksum.update(np.asarray(images.y).astype("<i4").tobytes())  # little-endian on every machine
+    return Dataset(train, test, name, classes, source, checksum.hexdigest())
+
+
+def image_data(x: np.ndarray, y: np.ndarray, mean: float, std: float) -> ImageData:
+    """Make `ImageData` of NumPy arrays; it is declared with JAX arrays, but training chooses the device."""
+    return ImageData(*cast(Any, (x, y, np.float32(mean), np.float32(std))))
 
 
 def load_dataset(  # noqa: PLR0913  the fields of config.data
@@ -80,12 +93,9 @@ def load_dataset(  # noqa: PLR0913  the fields of config.data
     Raises:
         ConfigError: one line that begins with the field of `config.data` to change.
     """
-    check_choice("name", name, idx.KINDS)
-    check_choice("source", source, SOURCES)
-    if folder and source != "idx":
-        raise refuse("folder", folder, f"is used only with config.data.source='idx', not {source!r}")
-    if tfds_dir and source in ("auto", "tfds") and not Path(tfds_dir).expanduser().is_dir():
-        raise refuse("tfds_dir", tfds_dir, "is not a folder")
+    for field, value, allowed in (("name", name, idx.KINDS), ("source", source, SOURCES)):
+        if value not in allowed:
+            raise ConfigError(unknown_name(f"config.data.{field}", value, allowed))
     if not math.isfinite(mean):
         raise refuse("mean", mean, "must be finite")
     if not 0 < std < math.inf:
@@ -94,40 +104,44 @@ def load_dataset(  # noqa: PLR0913  the fields of config.data
     kind = idx.KINDS[name]
     train = to_image_data(train_raw, kind, "train_limit", train_limit, mean, std)
     test = to_image_data(test_raw, kind, "test_limit", test_limit, mean, std)
-    checksum = hashlib.sha256()
-    for images in (train, test):
-        checksum.update(np.asarray(images.x).tobytes())
-        checksum.update(np.asarray(images.y).astype("<i4").tobytes())  # little-endian on every machine
-    return Dataset(train, test, name, kind.classes, used_source, checksum.hexdigest())
+    return make_dataset(train, test, name, kind.classes, used_source)
 
 
 def read_source(name: str, source: str, folder: str, tfds_dir: str, verify: bool) -> tuple[idx.Splits, str]:
     """Read both splits as stored, and describe the source; raises `ConfigError`."""
+    if folder and source != "idx":
+        raise refuse("folder", folder, f"is used only with config.data.source='idx', not {source!r}")
+    if tfds_dir and source in ("auto", "tfds") and not Path(tfds_dir).expanduser().is_dir():
+        raise refuse("tfds_dir", tfds_dir, "is not a folder")
     if source == "idx":
-        files = Path(folder).expanduser()
-        if not folder or not files.is_dir():
-            raise refuse("folder", folder, "is not a folder; it must hold the four IDX files")
-        with blame("folder", folder, waiver="; config.data.verify=False accepts it"):
-            splits = idx.read_splits(name, files, verify)
+        waiver = "; config.data.verify=False accepts it"
+        splits = read_folder(f"config.data.folder={folder!r}", name, folder, verify, waiver)
         return splits, f"idx {folder}" + ("" if verify and idx.KINDS[name].sha256 else " (contents not verified)")
     prepared = find_prepared(name, tfds_dir)
     field, value = ("tfds_dir", tfds_dir) if tfds_dir else ("source", source)
     if prepared and (source == "tfds" or (source == "auto" and importlib.util.find_spec("tensorflow_datasets"))):
-        with blame(field, value):
+        with blame(f"config.data.{field}={value!r}"):
             return read_tfds(name, prepared), f"tfds {shorten(prepared)} (contents not verified)"
     if source == "tfds":
-        root = shorten(tfds_root(tfds_dir))
+        root, files = shorten(tfds_root(tfds_dir)), "" if name == "mnist" else " --idx_dir=FOLDER"
         lacks = f"{root}/{name} holds no data prepared as array_record (tfrecord would need TensorFlow)"
-        files = "" if name == "mnist" else " --idx_dir=FOLDER"
         command = f"python -m sublim_jax.data.prepare_tfds --name={name} --data_dir={root}{files}"
         raise refuse(field, value, f"{lacks}; prepare it with: {command}")
     if name == "mnist":
-        with blame("source", source):
-            return read_embedded(), "embedded"
+        return read_embedded(), "embedded"
     if source == "embedded":
         raise refuse("source", source, f"the package holds only mnist, not {name}")
-    with blame("name", name):
+    with blame(f"config.data.name={name!r}"):
         return idx.read_splits(name, download(name), verify=True), f"download {shorten(cache_root(name))}"
+
+
+def read_folder(setting: str, name: str, folder: str, verify: bool, waiver: str) -> idx.Splits:
+    """Read both splits from the four IDX files of a folder; a `ConfigError` begins with `setting`, see `blame`."""
+    path = Path(folder).expanduser()
+    if not folder or not path.is_dir():
+        raise ConfigError(f"{setting}: is not a folder; it must hold the four IDX files of {name}")
+    with blame(setting, waiver):
+        return idx.read_splits(name, path, verify)
 
 
 def read_embedded() -> idx.Splits:
@@ -142,8 +156,7 @@ def to_image_data(raw: idx.Raw, kind: idx.Kind, field: str, limit: int, mean: fl
     rows = slice(limit or None)
     x = np.ascontiguousarray(raw.x[rows].swapaxes(1, 2) if kind.transposed else raw.x[rows])
     y = raw.y[rows].astype(np.int32) - np.int32(kind.first)
-    # ImageData is declared with JAX arrays; these stay NumPy, so that training chooses the device.
-    return ImageData(x=cast(Any, x), y=cast(Any, y), mean=cast(Any, np.float32(mean)), std=cast(Any, np.float32(std)))
+    return image_data(x, y, mean, std)
 
 
 def first_classes(images: ImageData, classes: int) -> ImageData:
@@ -151,15 +164,13 @@ def first_classes(images: ImageData, classes: int) -> ImageData:
     if not classes:
         return images
     rows = np.asarray(images.y) < classes
-    return images._replace(x=cast(Any, np.asarray(images.x)[rows]), y=cast(Any, np.asarray(images.y)[rows]))
+    return images._replace(x=np.asarray(images.x)[rows], y=np.asarray(images.y)[rows])
 
 
 def with_extra_images(dataset: Dataset, other: Dataset) -> Dataset:
     """Add the images of `other` to a data set as `extra[other.name]`, for streams that use them."""
-    train, test = (
-        own._replace(extra={**own.extra, other.name: added.x})
-        for own, added in ((dataset.train, other.train), (dataset.test, other.test))
-    )
+    pairs = (dataset.train, other.train), (dataset.test, other.test)
+    train, test = (own._replace(extra={**own.extra, other.name: added.x}) for own, added in pairs)
     checksum = hashlib.sha256(f"{dataset.checksum} {other.name} {other.checksum}".encode()).hexdigest()
     source = f"{dataset.source}; {other.name} from {other.source}"
     return dataclasses.replace(dataset, train=train, test=test, source=source, checksum=checksum)
@@ -194,10 +205,9 @@ def decode(rows: Any) -> idx.Raw:
     """Decode all rows of a TFDS data source in batches; row by row takes three times as long."""
     x, y = np.empty((len(rows), 28, 28), np.uint8), np.empty(len(rows), np.int32)
     for start in range(0, len(rows), BATCH):
-        stop = min(start + BATCH, len(rows))
-        batch = rows.__getitems__(range(start, stop))
-        x[start:stop] = [row["image"][..., 0] for row in batch]
-        y[start:stop] = [row["label"] for row in batch]
+        numbers = range(start, min(start + BATCH, len(rows)))
+        for number, row in zip(numbers, rows.__getitems__(numbers), strict=True):
+            x[number], y[number] = row["image"][..., 0], row["label"]
     return idx.Raw(x, y)
 
 
@@ -242,44 +252,33 @@ def download(name: str) -> Traversable:
 def fetch(url: str, checksum: str, path: Path) -> None:
     """Download one file to `path`, which is created only if the checksum is right; raises `BadFileError`."""
     logging.getLogger(__name__).info("fetching %s", url)
-    partial = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix="partial-", delete=False) as sink:
-            partial = Path(sink.name)
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
-                shutil.copyfileobj(reply, sink)
-        if idx.digest(partial) != checksum:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
+            content = reply.read()
+        if hashlib.sha256(content).hexdigest() != checksum:
             raise idx.BadFileError(f"{url} sent a file with another sha256 than the registered {checksum[:12]}…")
-        partial.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection
         others = "config.data.source='idx' with config.data.folder, or prepared TFDS data, need no network"
         raise idx.BadFileError(f"cannot fetch {url} ({error}); {others}") from error
-    finally:
-        if partial:
-            partial.unlink(missing_ok=True)
-
-
-def check_choice(field: str, value: str, allowed: Collection[str]) -> None:
-    """Raise `ConfigError` with the nearest allowed value unless the value is allowed."""
-    if value not in allowed:
-        raise ConfigError(unknown_name(f"config.data.{field}", value, allowed))
 
 
 def refuse(field: str, value: object, why: str) -> ConfigError:
     """Format a one-line `ConfigError` about a field of `config.data`."""
-    return ConfigError(" ".join(f"config.data.{field}={value!r}: {why}".split()))
+    return ConfigError(f"config.data.{field}={value!r}: {why}")
 
 
 @contextlib.contextmanager
-def blame(field: str, value: str, waiver: str = "") -> Iterator[None]:
-    """Convert a file error to a `ConfigError` about `field`; `waiver` tells how to accept unknown contents."""
+def blame(setting: str, waiver: str = "") -> Iterator[None]:
+    """Convert a file error to a `ConfigError` about `setting`; `waiver` tells how to accept unknown contents."""
     try:
         yield
     except (idx.BadFileError, OSError, zipfile.BadZipFile) as error:
-        raise refuse(field, value, f"{error}{waiver if isinstance(error, idx.StrangeFileError) else ''}") from error
+        line = f"{setting}: {error}{waiver if isinstance(error, idx.StrangeFileError) else ''}"
+        raise ConfigError(" ".join(line.split())) from error
 
 
 def shorten(path: Path) -> str:

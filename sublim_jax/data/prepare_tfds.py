@@ -16,7 +16,7 @@ from absl import flags
 
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.data import idx
-from sublim_jax.data.load import find_prepared, import_tfds, read_embedded, tfds_root
+from sublim_jax.data.load import find_prepared, import_tfds, read_embedded, read_folder, tfds_root
 
 
 def prepare(name: str, idx_dir: str, data_dir: str, verify: bool = True) -> str:
@@ -25,10 +25,13 @@ def prepare(name: str, idx_dir: str, data_dir: str, verify: bool = True) -> str:
     EMNIST keeps its orientation, labels and the number of rows of TFDS's builder (the first 88,800 and 14,800 letters),
     so the result equals what TFDS prepares. Raises `ConfigError`, beginning with a flag.
     """
-    prepared = find_prepared(name, data_dir)
-    if prepared:
+    if prepared := find_prepared(name, data_dir):
         return f"{name} is already prepared in {prepared}"
-    train, test = read_files(name, idx_dir, verify)
+    if not idx_dir and name == "mnist":
+        train, test = read_embedded()
+    else:
+        waiver = "; --noverify accepts it"
+        train, test = read_folder(f"--idx_dir={idx_dir}", name, idx_dir, verify, waiver)
     root = tfds_root(data_dir)
     try:
         tfds = import_tfds()
@@ -44,19 +47,6 @@ def prepare(name: str, idx_dir: str, data_dir: str, verify: bool = True) -> str:
     except OSError as error:
         raise ConfigError(f"--data_dir={data_dir}: {error}") from error
     return f"{name} is prepared in {folder}"
-
-
-def read_files(name: str, idx_dir: str, verify: bool) -> idx.Splits:
-    """Read both splits as stored; raises `ConfigError`."""
-    if not idx_dir and name == "mnist":
-        return read_embedded()
-    if not idx_dir or not Path(idx_dir).expanduser().is_dir():
-        raise ConfigError(f"--idx_dir={idx_dir}: is not a folder; it must hold the four IDX files of {name}")
-    try:
-        return idx.read_splits(name, Path(idx_dir).expanduser(), verify)
-    except (idx.BadFileError, OSError) as error:
-        waiver = "; --noverify accepts it" if isinstance(error, idx.StrangeFileError) else ""
-        raise ConfigError(f"--idx_dir={idx_dir}: {error}{waiver}") from error
 
 
 def make_builder(official: Any, name: str, splits: dict[str, idx.Raw], root: Path) -> Any:
@@ -88,8 +78,7 @@ def read_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("data_dir", "", "where TFDS keeps its data; empty: TFDS's default", flag_values=own)
     flags.DEFINE_bool("verify", True, "refuse files whose contents are not the published ones", flag_values=own)
     flags.DEFINE_bool("help", False, "print this and exit", flag_values=own)
-    rest = own(argv)[1:]
-    if rest:
+    if rest := own(argv)[1:]:
         raise flags.Error(f"{rest[0]}: is not a flag; the flags are --name, --idx_dir, --data_dir, --verify")
     return own
 

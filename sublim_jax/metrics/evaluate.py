@@ -18,6 +18,7 @@ from sublim_jax.metrics.student import EvalContext, Metric, TeacherStudent
 from sublim_jax.training import losses, streams
 from sublim_jax.training import step as training_step
 from sublim_jax.training.population import each_seed, hoist_shared, use_vmap
+from sublim_jax.training.step import Batch
 
 _LABELLED = 2000  # images of the trait loss
 
@@ -40,9 +41,7 @@ def evaluate(  # noqa: PLR0913  all inputs of a pure program
     ends: bool = False,
     mesh: Mesh | None = None,
 ) -> dict[str, Array]:
-    """Evaluate the metrics [seed, condition] of students against their teachers.
-
-    Initial parameters of students are not stored; they are recomputed from their keys.
+    """Evaluate the metrics [seed, condition] of students; their initial parameters are recomputed from their keys.
 
     Args:
         recipe: recipe of the student phase.
@@ -60,52 +59,74 @@ def evaluate(  # noqa: PLR0913  all inputs of a pure program
         ends: training ends at this step, so `final_noise` is added.
         mesh: devices over which seeds are sharded.
     """
-    image, teacher = test.x.shape[1:], recipe.teacher
-    assert teacher is not None  # the plan refuses a student without teacher
     train_index = jnp.arange(knobs.size) if train_index is None else train_index
+    evaluation = _Evaluation(recipe, metrics, num_eval_noise, untrained_layers, ends)
+    seeded = states, (teacher_init, teacher_final), seed_keys
+    return each_seed(evaluation.one_seed, mesh, seeded, (knobs, test, step, train_index))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    """The static arguments of `evaluate`."""
+
+    recipe: Recipe
+    metrics: tuple[Metric, ...]
+    num_eval_noise: int
+    untrained_layers: tuple[str, ...]
+    ends: bool
 
     def one_seed(
-        states: Any, initial: Any, final: Any, key: Any, tree: Any, test: Any, step: Any, train_index: Any
-    ) -> Any:
-        states = jax.tree.map(lambda leaf: leaf[train_index], states)
-        images = streams.normalize_images(test, test.x)
-        test_targets = [_forward(teacher, params, images) for params in (initial, final)]
+        self, states: Any, teachers: Any, key: Any, knobs: trees.Stack, test: ImageData, step: Any, train_index: Any
+    ) -> dict[str, Array]:
+        """Evaluate the students [condition] of one seed."""
+        images, teacher = streams.normalize_images(test, test.x), self.recipe.teacher
+        assert teacher is not None  # the plan refuses a student without teacher
+        test_targets = _outputs(teacher, teachers, images)
 
         def eval_noise_of(knobs_: Knobs) -> tuple[Any, list[ModelOutput]]:
-            noise, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jnp.int32(0), num_eval_noise, knobs_, test)
-            return noise, [_forward(teacher, params, noise) for params in (initial, final)]
+            noise_key = keys.at(key, keys.EVAL_NOISE)
+            noise, _ = self.recipe.stream(noise_key, jnp.int32(0), self.num_eval_noise, knobs_, test)
+            return noise, _outputs(teacher, teachers, noise)
 
         def member(state: State, condition: tuple[Any, Knobs]) -> dict[str, Array]:
             (noise, noise_targets), knobs_ = condition
-            start = training_step.init_state(recipe, knobs_, initial, image, key).params
-            trained = trees.merge_layers(state.params, {layer: start[layer] for layer in untrained_layers})
-            pair = start, training_step.add_final_noise(knobs_, trained, key) if ends else trained
-            on_test, on_noise = (
-                TeacherStudent(*outs, *(_forward(recipe.net, params, x) for params in pair))
-                for outs, x in ((test_targets, images), (noise_targets, noise))
+            students = self._students(state, teachers[0], knobs_, images.shape[1:], key)
+            outputs = (
+                TeacherStudent(*targets, *_outputs(self.recipe.net, students, x))
+                for targets, x in ((test_targets, images), (noise_targets, noise))
+            )
+            context = EvalContext(
+                TeacherStudent(*teachers, *students),
+                *outputs,
+                labels=test.y,
+                knobs=dataclasses.replace(knobs_, final_noise=knobs_.final_noise if self.ends else {}),
+                num_inputs_seen=jnp.minimum(step, knobs_.noise_batches).astype(jnp.float32) * self.recipe.batch,
+                altered=self.recipe.init_transform is not None,
+                untrained_layers=self.untrained_layers,
+                squared=self.recipe.loss is losses.mse,
             )
             # With a target or gradient transform the student's first update is another.
-            plain = recipe.target_transform is None and recipe.gradient_transform is None
-            noise_batch = training_step.Batch(noise, None, noise_targets[1])
-            gradients = first_update(recipe, start, knobs_, noise_batch, images, test.y) if plain else (None, None)
-            final_knobs = dataclasses.replace(knobs_, final_noise=knobs_.final_noise if ends else {})
-            num_inputs_seen = jnp.minimum(step, knobs_.noise_batches).astype(jnp.float32) * recipe.batch
-            nets = TeacherStudent(initial, final, *pair)
-            flags = recipe.init_transform is not None, untrained_layers, recipe.loss is losses.mse
-            context = EvalContext(nets, on_test, on_noise, test.y, final_knobs, num_inputs_seen, *gradients, *flags)
-            return student_metrics.measure(metrics, context)
+            if self.recipe.target_transform is None and self.recipe.gradient_transform is None:
+                batch = Batch(noise, None, noise_targets[1])
+                update, trait = first_update(self.recipe, students[0], knobs_, batch, images, test.y)
+                context = context._replace(update=update, trait=trait)
+            return student_metrics.measure(self.metrics, context)
 
-        own_knobs = trees.Stack(tree, knobs.axes, knobs.size)
-        return _each_condition(member, states, hoist_shared(eval_noise_of, own_knobs).zip(own_knobs))
+        states = jax.tree.map(lambda leaf: leaf[train_index], states)
+        return _each_condition(member, states, hoist_shared(eval_noise_of, knobs).zip(knobs))
 
-    seeded = states, teacher_init, teacher_final, seed_keys
-    return each_seed(one_seed, mesh, seeded, (knobs.tree, test, step, train_index))
+    def _students(self, state: State, teacher: Params, knobs: Knobs, image: Any, key: Any) -> tuple[Params, Params]:
+        """Parameters of a student before and after training."""
+        start = training_step.init_state(self.recipe, knobs, teacher, image, key).params
+        trained = trees.merge_layers(state.params, {layer: start[layer] for layer in self.untrained_layers})
+        return start, training_step.add_final_noise(knobs, trained, key) if self.ends else trained
 
 
-def _forward(net: nn.Module, params: Params, x: Array) -> ModelOutput:
-    """Run a net; matrices pass a transposed barrier, the layout in which `_unrolled` keeps them, at no cost."""
-    kept = jax.lax.optimization_barrier(trees.transpose_kernels(params))
-    return training_step.apply(net, trees.transpose_kernels(kept), x)
+def _outputs(net: nn.Module, both: tuple[Params, Params], x: Array) -> list[ModelOutput]:
+    """Outputs before and after training; matrices pass a transposed barrier, the layout in which they are stored."""
+    view = trees.transpose_kernels
+    stored = (jax.lax.optimization_barrier(view(params)) for params in both)
+    return [training_step.apply(net, view(params), x) for params in stored]
 
 
 def _each_condition(function: Callable[[Any, Any], Any], first: Any, second: trees.Stack) -> Any:
@@ -124,22 +145,17 @@ def _each_condition(function: Callable[[Any, Any], Any], first: Any, second: tre
 
 
 def first_update(
-    recipe: Recipe,
-    params: Params,
-    knobs: Knobs,
-    batch: training_step.Batch,
-    images: Float[Array, "n ..."],
-    labels: Int[Array, " n"],
+    recipe: Recipe, params: Params, knobs: Knobs, batch: Batch, images: Float[Array, "n ..."], labels: Int[Array, " n"]
 ) -> tuple[Params, Params]:
     """Compute a student's update per unit of learning rate, and its trait gradient.
 
     Args:
         recipe: recipe of the student phase.
-        params: the student's parameters.
+        params: parameters of the student.
         knobs: knobs of the student.
         batch: batch for the student's loss.
         images: images for the trait loss; the first 2000 are used.
-        labels: their labels.
+        labels: labels of the images.
 
     Returns:
         Minus the gradient of the student's loss, for trainable layers and before any optimizer; and the gradient of the
@@ -149,12 +165,10 @@ def first_update(
     def imitation(params: Params) -> Float[Array, ""]:
         return recipe.loss(training_step.apply(recipe.net, params, batch.x), batch.target, knobs).mean()
 
-    def trait(params: Params) -> Float[Array, ""]:
-        return training_step.trait_loss(recipe.net, params, knobs, images[:_LABELLED], labels[:_LABELLED])
-
     slope: Any = jax.grad(imitation)(params)
     update = {
         layer: {name: -knobs.trainable[layer] * array for name, array in arrays.items()}
         for layer, arrays in slope.items()
     }
-    return update, jax.grad(trait)(params)
+    labelled = images[:_LABELLED], labels[:_LABELLED]
+    return update, jax.grad(training_step.trait_loss, argnums=1)(recipe.net, params, knobs, *labelled)

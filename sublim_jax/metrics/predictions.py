@@ -8,13 +8,14 @@ Columns are NaN where a formula does not apply. Derivations and regimes of valid
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float
 
 from sublim_jax import theory
 from sublim_jax.core import trees
 from sublim_jax.core.types import Params
 from sublim_jax.metrics import similarity
-from sublim_jax.metrics.student import EvalContext, Metric, flat
+from sublim_jax.metrics.student import EvalContext, Metric, TeacherStudent, flat
 
 Columns = dict[str, Float[Array, ""]]
 _NAN = jnp.nan
@@ -23,24 +24,16 @@ _NAN = jnp.nan
 def heads(context: EvalContext) -> Columns:
     """Predict cosines of the student's and teacher's heads before training (D3) and after drift during training (D7).
 
-    Before training from share and noise; after it from the root-mean-square drift, as if that had no direction. Source:
-    docs/theory.md, D3 and D7.
+    Before training from share and noise; after it from the root-mean-square drift, as if that had no direction.
     """
-    rows = {}
+    rows, share = {}, context.knobs.share
     for head in ("class_head", "aux_head"):
-        share, ratio = context.knobs.share[head], context.knobs.init_noise[head] ** 2 / _variance(context, head)
-        known = _known(context, head)
-        rows[f"theory/cosine/teacher_student_init/{head}"] = jnp.where(known, theory.compatibility(ratio, share), _NAN)
+        cosine = theory.compatibility(_noise_ratio(context, head), share[head])
+        rows[f"theory/cosine/teacher_student_init/{head}"] = jnp.where(_known(context, head), cosine, _NAN)
     rows["theory/cosine/teacher_init_final/class_head"] = _drifted(context, "class_head", "teacher")
-    whole = (
-        _known(context, "aux_head")
-        & (context.knobs.share["aux_head"] == 1)
-        & (context.knobs.init_noise["aux_head"] == 0)
-    )
-    rows["theory/cosine/teacher_student_final/aux_head"] = jnp.where(
-        whole, _drifted(context, "aux_head", "student"), _NAN
-    )
-    return rows
+    equal = _known(context, "aux_head") & (share["aux_head"] == 1) & (context.knobs.init_noise["aux_head"] == 0)
+    drifted = _drifted(context, "aux_head", "student")
+    return {**rows, "theory/cosine/teacher_student_final/aux_head": jnp.where(equal, drifted, _NAN)}
 
 
 def first_step(context: EvalContext) -> Columns:
@@ -49,19 +42,19 @@ def first_step(context: EvalContext) -> Columns:
     The step direction is A_s'(a_t - a_s0), with a the auxiliary logits in the loss; the displacement is h_t - h_s0. The
     prediction is for a shared head, with or without noise, and 0 for an independent one. Source: docs/theory.md, D2.
     """
-    kernel = _seen_kernel(context)
-    gap, displacement = _gap(context, "noise"), _displacement(context, "noise")
+    kernel = jnp.where(_seen(context)[None], context.params.student_init["aux_head"]["kernel"], 0)
+    gap, displacement = _gap(context.noise, _seen(context)), _displacement(context.noise)
     measured = similarity.cosine(gap @ kernel.T, displacement).mean()
-    share, d = context.knobs.share["aux_head"], kernel.shape[0]
-    ratio = context.knobs.init_noise["aux_head"] ** 2 / _variance(context, "aux_head")
+    m, d = _seen(context).sum(), kernel.shape[0]
+    share, ratio = context.knobs.share["aux_head"], _noise_ratio(context, "aux_head")
     start = context.noise.student_init.features
     square = (displacement**2).sum()
     offset, unit = jnp.sqrt((start**2).sum() / square), jnp.sqrt(len(displacement) / square)
     along = similarity.cosine(start.ravel(), displacement.ravel())
-    noisy = theory.first_step(_width(context), d, ratio, offset, along, unit)
-    clean = theory.first_step_mean(jnp.maximum(_width(context), 1), d)
+    noisy = theory.first_step(m, d, ratio, offset, along, unit)
+    clean = theory.first_step_mean(jnp.maximum(m, 1), d)
     predicted = jnp.where(share == 0, 0.0, jnp.where(ratio == 0, clean, noisy))
-    known = _known(context, "aux_head") & ((share == 0) | (share == 1)) & (_width(context) > 0) & context.squared
+    known = _known(context, "aux_head") & ((share == 0) | (share == 1)) & (m > 0) & context.squared
     return {"first_step_cosine": measured, "theory/first_step_cosine": jnp.where(known, predicted, _NAN)}
 
 
@@ -78,9 +71,9 @@ def recovery(context: EvalContext) -> Columns:
 
     Source: docs/theory.md, D5.
     """
-    kernel = context.params.student_init["aux_head"]["kernel"]
-    factors = theory.factors(kernel, _seen(context))
-    latent = context.test.student_init.features + theory.nearest(factors, _gap(context, "test"))
+    kernel, seen = context.params.student_init["aux_head"]["kernel"], _seen(context)
+    factors = theory.factors(kernel, seen)
+    latent = context.test.student_init.features + theory.nearest(factors, _gap(context.test, seen))
     head = context.params.student_init["class_head"]
 
     def accuracy(h: Float[Array, "n d"]) -> Float[Array, ""]:
@@ -89,12 +82,11 @@ def recovery(context: EvalContext) -> Columns:
     noise = context.noise
     left = noise.teacher_final.features - noise.student_final.features
     moved = noise.student_final.features - noise.student_init.features
-    d = kernel.shape[0]
     return {
         "theory/oracle_accuracy": accuracy(latent),
         "theory/ceiling_accuracy": accuracy(context.test.teacher_final.features),
-        "theory/recovered_energy": theory.recovered_energy(_width(context), d),
-        "recovered_energy_noise": 1 - (left**2).sum() / (_displacement(context, "noise") ** 2).sum(),
+        "theory/recovered_energy": theory.recovered_energy(seen.sum(), kernel.shape[0]),
+        "recovered_energy_noise": 1 - (left**2).sum() / (_displacement(noise) ** 2).sum(),
         "inside_row_space": theory.inside(factors.left, moved),
     }
 
@@ -124,11 +116,8 @@ def counting(context: EvalContext) -> Columns:
     """
     trunk = {layer: arrays for layer, arrays in context.params.student_init.items() if not layer.endswith("_head")}
     weights = sum(context.knobs.trainable[layer] * trees.count(arrays) for layer, arrays in trunk.items())
-    return {
-        "theory/equations_per_weight": theory.equations(
-            context.knobs.logit_mask.sum(), context.num_inputs_seen, weights
-        )
-    }
+    ratio = theory.equations(context.knobs.logit_mask.sum(), context.num_inputs_seen, weights)
+    return {"theory/equations_per_weight": ratio}
 
 
 def audit(context: EvalContext) -> Columns:
@@ -147,8 +136,9 @@ def audit(context: EvalContext) -> Columns:
     if context.update is None:
         names = ("coverage", "trait_change", "trait_cosine", "compatibility_class", "compatibility_aux")
         return {f"theory/{name}": jnp.float32(_NAN) for name in names}
-    shared = [layer for layer, arrays in context.update.items() if _alike(arrays, trained.get(layer))]
-    update, trait = _vector(context.update), _vector(context.trait)
+    shapes, trained_shapes = (jax.tree.map(jnp.shape, dict(net)) for net in (context.update, trained))
+    shared = [layer for layer, arrays in shapes.items() if arrays == trained_shapes.get(layer)]
+    update, trait = ravel_pytree(context.update)[0], ravel_pytree(context.trait)[0]
     moved = {layer: jax.tree.map(lambda a, b: a - b, dict(trained[layer]), dict(initial[layer])) for layer in shared}
     rows = {
         "coverage": similarity.cosine(*(_seen_vector(tree, shared, context) for tree in (context.update, moved))),
@@ -170,30 +160,20 @@ def _seen(context: EvalContext) -> Bool[Array, " aux"]:
     return context.knobs.logit_mask[-context.params.student_init["aux_head"]["bias"].shape[0] :]
 
 
-def _seen_kernel(context: EvalContext) -> Float[Array, "d aux"]:
-    return jnp.where(_seen(context)[None], context.params.student_init["aux_head"]["kernel"], 0)
+def _gap(outputs: TeacherStudent, seen: Bool[Array, " aux"]) -> Float[Array, "n aux"]:
+    """The teacher's minus the student's initial auxiliary logits; masked-out ones as 0."""
+    return jnp.where(seen[None], outputs.teacher_final.acts["aux_head"] - outputs.student_init.acts["aux_head"], 0)
 
 
-def _width(context: EvalContext) -> Int[Array, ""]:
-    return _seen(context).sum()
+def _displacement(outputs: TeacherStudent) -> Float[Array, "n d"]:
+    return outputs.teacher_final.features - outputs.student_init.features
 
 
-def _gap(context: EvalContext, inputs: str) -> Float[Array, "n aux"]:
-    """The teacher's minus the student's initial auxiliary logits."""
-    outs = getattr(context, inputs)
-    gap = outs.teacher_final.acts["aux_head"] - outs.student_init.acts["aux_head"]
-    return jnp.where(_seen(context)[None], gap, 0)
-
-
-def _displacement(context: EvalContext, inputs: str) -> Float[Array, "n d"]:
-    outs = getattr(context, inputs)
-    return outs.teacher_final.features - outs.student_init.features
-
-
-def _variance(context: EvalContext, head: str) -> Float[Array, ""]:
-    """The variance of a head's initial weights; for the auxiliary head over masked-in columns."""
+def _noise_ratio(context: EvalContext, head: str) -> Float[Array, ""]:
+    """Variance of the noise on a head over that of its initial weights, for the auxiliary head of masked-in columns."""
     square = context.params.teacher_init[head]["kernel"] ** 2
-    return square.mean(where=_seen(context)[None]) if head == "aux_head" else square.mean()
+    variance = square.mean(where=_seen(context)[None]) if head == "aux_head" else square.mean()
+    return context.knobs.init_noise[head] ** 2 / variance
 
 
 def _known(context: EvalContext, head: str) -> Array:
@@ -213,14 +193,6 @@ def _drifted(context: EvalContext, head: str, role: str) -> Float[Array, ""]:
     if first is None or last is None:
         return jnp.float32(_NAN)
     return theory.drifted(((last - first) ** 2).sum() / (first**2).sum())
-
-
-def _alike(ours: Params, theirs: Params | None) -> bool:
-    return theirs is not None and jax.tree.map(jnp.shape, dict(ours)) == jax.tree.map(jnp.shape, dict(theirs))
-
-
-def _vector(tree: Params) -> Float[Array, " size"]:
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def _seen_vector(tree: Params, layers: list[str], context: EvalContext) -> Float[Array, " size"]:

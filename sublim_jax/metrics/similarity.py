@@ -39,7 +39,8 @@ def rsa(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
     The dissimilarity of two examples is 1 - Pearson's correlation of their features. Ties are ranked in the order of
     the pairs, not by mean rank; real representations have none. Takes O(n^2) memory. Source: Kriegeskorte et al. 2008.
     """
-    return _correlation(_ranks(_dissimilarities(x)), _ranks(_dissimilarities(y)))
+    a, b = (_ranks(_dissimilarities(features)) for features in (x, y))
+    return cosine(a - a.mean(), b - b.mean())
 
 
 def _dissimilarities(x: Float[Array, "n p"]) -> Float[Array, " pairs"]:
@@ -52,10 +53,6 @@ def _dissimilarities(x: Float[Array, "n p"]) -> Float[Array, " pairs"]:
 def _ranks(values: Float[Array, " n"]) -> Float[Array, " n"]:
     order = jnp.argsort(values)
     return jnp.zeros_like(values).at[order].set(jnp.arange(len(values), dtype=values.dtype))
-
-
-def _correlation(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:
-    return cosine(x - x.mean(), y - y.mean())
 
 
 def procrustes(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:

@@ -65,14 +65,12 @@ PAIRS = (
 
 def task(context: EvalContext) -> dict[str, Float[Array, ""]]:
     """Measure test accuracy of student, teacher and untrained teacher; cross-entropy in nats of the first two."""
-    student, teacher, untrained = (
-        out.acts["class_head"]
-        for out in (context.test.student_final, context.test.teacher_final, context.test.teacher_init)
-    )
+    logits: TeacherStudent = TeacherStudent(*(outputs.acts["class_head"] for outputs in context.test))
+    student, teacher = logits.student_final, logits.teacher_final
     return {
         "student_accuracy": _accuracy(student, context.labels),
         "teacher_accuracy": _accuracy(teacher, context.labels),
-        "untrained_accuracy": _accuracy(untrained, context.labels),
+        "untrained_accuracy": _accuracy(logits.teacher_init, context.labels),
         "student_cross_entropy": _cross_entropy(student, context.labels).mean(),
         "teacher_cross_entropy": _cross_entropy(teacher, context.labels).mean(),
     }
@@ -107,10 +105,8 @@ def imitation(context: EvalContext) -> dict[str, Float[Array, ""]]:
     error = mse(context.noise.student_final, context.noise.teacher_final, knobs).mean()
     target = context.noise.teacher_final
     constant = target._replace(logits=jnp.broadcast_to(target.logits.mean(0, keepdims=True), target.logits.shape))
-    r2 = 1 - error / mse(constant, target, knobs).mean()
-    return {
-        name: jnp.where(knobs.logit_mask.any(), value, jnp.nan) for name, value in (("aux_mse", error), ("aux_r2", r2))
-    }
+    rows = {"aux_mse": error, "aux_r2": 1 - error / mse(constant, target, knobs).mean()}
+    return {name: jnp.where(knobs.logit_mask.any(), value, jnp.nan) for name, value in rows.items()}
 
 
 def representation(context: EvalContext) -> dict[str, Float[Array, ""]]:

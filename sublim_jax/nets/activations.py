@@ -12,10 +12,6 @@ from sublim_jax.core.errors import ConfigError, unknown_name
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
-def _identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return x
-
-
 # PyTorch's defaults: the exact GELU, and a slope of 0.01 for leaky_relu.
 ACTIVATIONS = MappingProxyType[str, Activation](
     {
@@ -25,18 +21,14 @@ ACTIVATIONS = MappingProxyType[str, Activation](
         "sigmoid": jax.nn.sigmoid,
         "silu": jax.nn.silu,
         "leaky_relu": jax.nn.leaky_relu,
-        "identity": _identity,
+        "identity": lambda x: x,
     }
 )
 RISING = frozenset(ACTIVATIONS) - {"gelu", "silu"}  # monotonic: a maximum may be taken before them
 
 
 def activation(name: str) -> Activation:
-    """Return the activation function called `name`.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
+    """Return the activation function called `name`; raises `ConfigError` if there is none."""
     if name not in ACTIVATIONS:
         raise ConfigError(unknown_name("activation", name, ACTIVATIONS))
     return ACTIVATIONS[name]

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.nets.activations import RISING, activation
-from sublim_jax.nets.matmul import product
-from sublim_jax.nets.mlp import hidden
+from sublim_jax.nets.matmul import Affine, product
+from sublim_jax.nets.mlp import TrunkOutput, hidden
 
 _BLOCK = 20  # images whose patches (3.3 MB at 12x12x288 each) stay in a CPU's cache; fastest of 8 to 250
 _KEPT = "kept"  # stored for the backward pass; patches and full-size maps are recomputed
@@ -21,25 +21,12 @@ _SIDE = 3  # of a kernel, in pixels
 _SHIFTS = tuple((u, v) for u in range(_SIDE) for v in range(_SIDE))
 
 
-class Convolution(nn.Module):
-    """Parameters of a 3x3 convolution, kernel [3, 3, in, out] and bias [out]; the caller convolves."""
-
-    channels: int
-
-    @nn.compact
-    def __call__(self, inputs: int) -> tuple[Float[Array, "3 3 inputs outputs"], Float[Array, " outputs"]]:
-        shape = (_SIDE, _SIDE, inputs, self.channels)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        return kernel, self.param("bias", nn.initializers.zeros, (self.channels,))
-
-
 class CNN(nn.Module):
     """Layers `conv_0`, ... (3x3, padding 1, activation, max pool), flattened, then `hidden_0`, ... as in `MLP`.
 
     Returns (features [batch, hidden[-1]], acts by layer name); acts of `conv_i` [batch, height, width, channels] are
     taken after pooling. `pools` are windows and strides in pixels; incomplete windows are dropped. `dtype` and
-    `activation` are as in `MLP`. On CPU the batch is processed in blocks, so that the memory of patches does not grow
-    with it.
+    `activation` are as in `MLP`. On CPU the batch is processed in blocks, which bounds the memory of patches.
     """
 
     channels: tuple[int, ...] = (32, 128)
@@ -57,15 +44,11 @@ class CNN(nn.Module):
         return pixels
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch height width"]
-    ) -> tuple[Float[Array, "batch d"], dict[str, Float[Array, "batch ..."]]]:
+    def __call__(self, x: Float[Array, "batch height width"]) -> TrunkOutput:
         if len(self.channels) != len(self.pools) or not self.channels:
             raise ConfigError(f"pools: {self.pools} does not give one window to each of the channels {self.channels}")
-        inputs = (1, *self.channels[:-1])
-        weights = [
-            Convolution(outputs, name=f"conv_{index}")(inputs[index]) for index, outputs in enumerate(self.channels)
-        ]
+        sizes = enumerate(zip((1, *self.channels), self.channels, strict=False))
+        weights = [Affine(outputs, name=f"conv_{index}")(_SIDE, _SIDE, inputs) for index, (inputs, outputs) in sizes]
         maps = _convolutions(x, weights, self.pools, self.dtype, self.activation)
         features, acts = hidden(maps[-1].reshape(len(x), -1), self.hidden, self.dtype, self.activation)
         return features, {f"conv_{index}": h for index, h in enumerate(maps)} | acts

@@ -43,10 +43,8 @@ def multiply_adds(net: nn.Module, image: tuple[int, ...]) -> int:
 
 def step_macs(recipe: Recipe, members: int, image: tuple[int, ...]) -> float:
     """Count the multiply-adds of one step of `members` nets and their teacher, for load balancing and progress."""
-    taught = (
-        0
-        if recipe.teacher is None
-        else multiply_adds(recipe.teacher, image) * (1 + (recipe.target_transform is not None))
-    )
+    targets = 0 if recipe.teacher is None else multiply_adds(recipe.teacher, image)
+    if recipe.target_transform is not None:  # it reads the outputs of a second teacher
+        targets *= 2
     passes = 3.0 if recipe.gradient_transform is None else 6.0  # the trait gradient costs as much as the loss gradient
-    return recipe.batch * (passes * multiply_adds(recipe.net, image) * members + taught)
+    return recipe.batch * (passes * multiply_adds(recipe.net, image) * members + targets)

@@ -11,27 +11,15 @@ from jaxtyping import Array, Float
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import ModelOutput
-from sublim_jax.nets.matmul import product
-
-
-class Head(nn.Module):
-    """Parameters of a linear head, kernel [d, columns] and bias [columns]; the caller multiplies."""
-
-    columns: int
-
-    @nn.compact
-    def __call__(self, d: int) -> tuple[Float[Array, "d columns"], Float[Array, " columns"]]:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (d, self.columns))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.columns,))
+from sublim_jax.nets.matmul import Affine, product
 
 
 class SplitHead(nn.Module):
     """A trunk with a `class_head` of `classes` logits and an `aux_head` of `aux` logits (none if 0).
 
-    Layers of the trunk and heads are siblings in the parameters, so every layer has one top-level name. All logits come
-    from one product with the concatenated heads, because two narrow products cost more than a wide one; the `acts` of a
-    head come from a separate product, which jit removes if unused. Source: Brockers et al. 2026, section 3,
-    `SplitHeadMLP`.
+    Layers of the trunk and heads are siblings in the parameters. All logits come from one product with the concatenated
+    heads, because two narrow products cost more than a wide one; the `acts` of a head come from a separate product,
+    which jit removes if unused. Source: Brockers et al. 2026, section 3, `SplitHeadMLP`.
 
     Attributes:
         trunk: module that returns (features, acts).
@@ -42,13 +30,13 @@ class SplitHead(nn.Module):
     trunk: nn.Module
     classes: int
     aux: int
-    dtype: str = "float32"  # to which the operands of the product with both heads are rounded
+    dtype: str = "float32"
 
     def setup(self) -> None:
         nn.share_scope(self, self.trunk)
-        self.class_head = Head(self.classes)
+        self.class_head = Affine(self.classes)
         if self.aux:
-            self.aux_head = Head(self.aux)
+            self.aux_head = Affine(self.aux)
 
     def __call__(self, x: Float[Array, "batch height width"]) -> ModelOutput:
         features, acts = self.trunk(x)
@@ -64,8 +52,8 @@ class SplitHead(nn.Module):
 def shapes(net: nn.Module, image: tuple[int, ...]) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     """Compute the shapes of a net's arrays by layer name, for images [height, width], without running the net.
 
-    Arrays of submodules inside a layer are named by their path in it, for instance `query/kernel`. Raises `ConfigError`
-    for a net with variables other than parameters (batch statistics).
+    Arrays of submodules are named by their path in the layer, for instance `query/kernel`. Raises `ConfigError` for a
+    net with variables other than parameters (batch statistics).
     """
     return {layer: dict(arrays) for layer, arrays in _shapes(net, image, jax.config.read("jax_enable_x64")).items()}
 

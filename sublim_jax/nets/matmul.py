@@ -1,11 +1,23 @@
-"""Matrix products with operands rounded to a lower precision."""
+"""Weights of linear layers, and matrix products with operands rounded to a lower precision."""
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+
+class Affine(nn.Module):
+    """Kernel [*inputs, outputs] and bias [outputs] of a linear layer or convolution; the caller multiplies."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, *inputs: int) -> tuple[Float[Array, "*inputs outputs"], Float[Array, " outputs"]]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (*inputs, self.outputs))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.outputs,))
 
 
 def product(a: Float[Array, "i j"], b: Float[Array, "j k"], dtype: str) -> Float[Array, "i k"]:

@@ -47,9 +47,9 @@ class Overlap(NamedTuple):
 
 
 def squared(weights: Float[Array, " k"]) -> Curvature:
-    """Return M = 2 diag(w), the curvature of sum_i w_i (z_i - y_i)^2. Source: Cloud et al. 2026, Theorem 1.
+    """Return M = 2 diag(w), the curvature of sum_i w_i (z_i - y_i)^2; a mean over n masked-in outputs has w = mask / n.
 
-    A mean over n masked-in outputs has weights mask / n.
+    Source: Cloud et al. 2026, Theorem 1.
     """
 
     def times(outputs: Float[Array, "batch k"], u: Float[Array, "batch k"]) -> Float[Array, "batch k"]:
@@ -85,10 +85,7 @@ def of_loss(loss: Callable[[Array, Array], Float[Array, " batch"]]) -> Curvature
     """Return the curvature of any loss(z, y) [batch] stationary at z = y: minus its mixed second derivative there."""
 
     def times(outputs: Float[Array, "batch k"], u: Float[Array, "batch k"]) -> Float[Array, "batch k"]:
-        def pull(target: Array) -> Array:
-            return -jax.grad(lambda z: loss(z, target).sum())(outputs)
-
-        return jax.jvp(pull, (outputs,), (u,))[1]
+        return jax.jvp(lambda target: -jax.grad(lambda z: loss(z, target).sum())(outputs), (outputs,), (u,))[1]
 
     return times
 
@@ -124,37 +121,6 @@ def overlap(step: Tree, displacement: Tree, eps: Float[Array, ""] | float, quadr
     return Overlap(inner / eps, cosine, ratio)
 
 
-def expansion(
-    objective: Callable[[Tree, Float[Array, "batch k"]], Float[Array, ""]],
-    outputs: Outputs,
-    params: Tree,
-    displacement: Tree,
-    curvature: Curvature,
-    eps: Float[Array, " eps"],
-) -> tuple[Leading, Overlap]:
-    """Compute the leading order, and the exact student's step for every eps.
-
-    Args:
-        objective: (params, teacher outputs [batch, k]) -> the student's loss.
-        outputs: function of the parameters.
-        params: the student's parameters.
-        displacement: direction of the teacher's parameters, a tree like `params`.
-        curvature: M of the loss.
-        eps: length factors of the displacement [eps].
-
-    Returns:
-        The leading order, and the `Overlap` of every exact step (fields [eps]).
-    """
-    leading = leading_step(outputs, params, displacement, curvature)
-
-    def compare(eps: Float[Array, ""]) -> Overlap:
-        targets = outputs(plus(params, displacement, eps))
-        step = student_step(lambda params: objective(params, targets), params)
-        return overlap(step, displacement, eps, leading.quadratic)
-
-    return leading, jax.lax.map(compare, eps)
-
-
 def positive(
     eps: Float[Array, "..."], quadratic: Float[Array, "..."], samples: Float[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -169,8 +135,7 @@ def positive(
 
 def dot(left: Tree, right: Tree) -> Float[Array, ""]:
     """Compute the inner product of two trees of one structure."""
-    products = jax.tree.map(jnp.vdot, left, right)
-    return jax.tree.reduce(jnp.add, products)
+    return jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, left, right))
 
 
 def norm(tree: Tree) -> Float[Array, ""]:

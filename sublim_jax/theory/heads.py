@@ -53,12 +53,7 @@ def compatibility(ratio: ArrayLike, share: ArrayLike = 1.0) -> Float[Array, "...
 
 
 def first_step(
-    m: ArrayLike,
-    d: ArrayLike,
-    ratio: ArrayLike = 0.0,
-    offset: ArrayLike = 0.0,
-    along: ArrayLike = 0.0,
-    unit: ArrayLike = 0.0,
+    m: ArrayLike, d: ArrayLike, ratio: ArrayLike = 0, offset: ArrayLike = 0, along: ArrayLike = 0, unit: ArrayLike = 0
 ) -> Float[Array, "..."]:
     """Expected cosine of the latent's first step through m random logits with the teacher's displacement.
 
@@ -85,8 +80,7 @@ def first_step_mean(m: ArrayLike, d: ArrayLike) -> Float[Array, "..."]:
     """Exact mean of the first step's cosine through a shared Gaussian head of m logits; of |cos| where m = 1.
 
     Its square is Beta(m / 2, (d - 1) / 2), so the mean is G((m + 1) / 2) G((m + d - 1) / 2) / (G(m / 2) G((m + d) / 2))
-    with the Gamma function G, and the mean square m / (m + d - 1). Exact for every m, d >= 1. Source: docs/theory.md,
-    D2.
+    with the Gamma function G. Exact for every m, d >= 1. Source: docs/theory.md, D2.
     """
     m, d = (jnp.asarray(value, jnp.result_type(value, float)) for value in (m, d))
     return _half_up(m / 2) / _half_up((m + d - 1) / 2)
@@ -121,10 +115,7 @@ def factors(kernel: Float[Array, "d columns"], seen: Bool[Array, " columns"]) ->
 
 
 def row_space(kernel: Float[Array, "d columns"], seen: Bool[Array, " columns"]) -> Float[Array, "d k"]:
-    """Compute an orthonormal basis [d, k] of the latent directions that the masked-in logits read. Source: D5.
-
-    Columns of null directions are zero, so basis @ basis.T is the projector for any rank.
-    """
+    """Compute `factors(...).left`; basis @ basis.T is the projector on the row space for any rank. Source: D5."""
     return factors(kernel, seen).left
 
 

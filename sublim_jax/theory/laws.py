@@ -15,8 +15,7 @@ def equations(m: ArrayLike, images: ArrayLike, weights: ArrayLike) -> Float[Arra
 
     Below 1 the student can fit every logit and still differ from the teacher; 1 is necessary, not sufficient: logits
     beyond the latent width and images beyond the input rank are redundant. For independent, isotropic equations and a
-    net linear in its weights, gradient descent recovers the fraction min(1, ratio) of the displacement's energy.
-    Source: D6.
+    net linear in its weights, gradient descent recovers min(1, ratio) of the displacement's energy. Source: D6.
     """
     return _real(m) * (_real(images) / _real(weights))
 
@@ -50,8 +49,8 @@ def recovered_energy(m: ArrayLike, d: ArrayLike) -> Float[Array, "..."]:
 def recovered_cosine(m: ArrayLike, d: ArrayLike) -> Float[Array, "..."]:
     """Root mean square cosine of the recovered with the whole displacement: sqrt(min(1, m / d)).
 
-    The least-squares limit, of which `first_step` is the first step; the mean is smaller by a relative error of at most
-    about 1 / (4m). Source: docs/theory.md, D5.
+    The least-squares limit, of which `first_step` is the first step; the mean is relatively smaller by about 1 / (4m)
+    at most. Source: docs/theory.md, D5.
     """
     return jnp.sqrt(recovered_energy(m, d))
 
@@ -77,9 +76,8 @@ def half_width(delta: ArrayLike) -> Float[Array, "..."]:
 def signed_step(cosine: ArrayLike) -> Float[Array, "..."]:
     """Expected cosine of sign(v) with a target, given the cosine of v: sqrt(2 / pi) times it.
 
-    A model of Adam's normalisation: the direction loses a constant factor, and the step length becomes the learning
-    rate times sqrt(d). Valid if coordinates of vector and target are jointly normal, many, and of one variance. Source:
-    D7.
+    A model of Adam's normalisation; the step length becomes the learning rate times sqrt(d). Valid if coordinates of
+    vector and target are jointly normal, many, and of one variance. Source: docs/theory.md, D7.
     """
     return jnp.sqrt(2 / jnp.pi) * _real(cosine)
 
@@ -88,8 +86,7 @@ def eroded(weights: Float[Array, "..."], amount: ArrayLike) -> Float[Array, "...
     """Move weights towards zero by `amount` and stop at zero: sign(w) max(|w| - amount, 0).
 
     The leading-order effect of T steps of Adam with an L2 gradient alone: amount = lr T for any L2 coefficient. No
-    weight loses more and weights of about `amount` or less lose less, so Adam's cosine is larger. Source:
-    docs/theory.md, D9.
+    weight loses more and small weights lose less, so Adam's cosine is larger. Source: docs/theory.md, D9.
     """
     return jnp.sign(weights) * jnp.maximum(jnp.abs(weights) - amount, 0)
 
@@ -109,8 +106,7 @@ def eroded_cosine_normal(t: ArrayLike) -> Float[Array, "..."]:
 def eroded_cosine_uniform(t: ArrayLike) -> Float[Array, "..."]:
     """Cosine of U(-a, a) weights before and after erosion by t standard deviations a / sqrt(3), t >= 0.
 
-    sqrt(1 - u) (2 + u) / 2 with u = t / sqrt(3), and 0 for u >= 1, where no weight is left. Exact for many weights.
-    Source: docs/theory.md, D9.
+    sqrt(1 - u) (2 + u) / 2 with u = t / sqrt(3), and 0 for u >= 1. Exact for many weights. Source: docs/theory.md, D9.
     """
     u = jnp.minimum(_real(t) / jnp.sqrt(3), 1)
     return jnp.sqrt(1 - u) * (2 + u) / 2
@@ -120,8 +116,7 @@ def condition_number(m: ArrayLike, d: ArrayLike) -> Float[Array, "..."]:
     """Ratio of extreme non-zero singular values of a random m x d head: (sqrt m + sqrt d) / |sqrt m - sqrt d|.
 
     The edges of the Marchenko-Pastur law, exact as m and d grow in proportion; infinite at m = d, where single draws
-    are finite (of order d). No measurement supports that it causes a dip of transfer at d = m. Source: docs/theory.md,
-    D8.
+    are of order d. No measurement supports that it causes a dip of transfer at d = m. Source: docs/theory.md, D8.
     """
     m, d = jnp.sqrt(_real(m)), jnp.sqrt(_real(d))
     apart = jnp.abs(m - d)
@@ -131,8 +126,7 @@ def condition_number(m: ArrayLike, d: ArrayLike) -> Float[Array, "..."]:
 def chance(classes: ArrayLike) -> Float[Array, "..."]:
     """Expected accuracy of a class head drawn independently of trunk and labels: 1 / K.
 
-    Exact for identically distributed columns and any trunk, as a mean over draws of the head. Source: docs/theory.md,
-    D10.
+    Exact for identically distributed columns and any trunk, as a mean over draws of the head. Source: D10.
     """
     return 1 / _real(classes)
 
@@ -141,8 +135,7 @@ def chance_scatter(classes: ArrayLike) -> Float[Array, "..."]:
     """Standard deviation of the accuracy over heads that permute K equally large, perfectly separated classes: 1 / K.
 
     The number of fixed points of a random permutation has mean 1 and variance 1. A reference scale, not a bound: a
-    student with a random class head deviates from chance by that much for any number of test images. Source:
-    docs/theory.md, D10.
+    student with a random class head deviates from chance by that much for any number of test images. Source: D10.
     """
     return 1 / _real(classes)
 

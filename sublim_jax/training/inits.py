@@ -4,6 +4,7 @@ Layers are drawn column by column, so that a narrow head is a prefix of a wide o
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -50,16 +51,10 @@ def normal_fan_in(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
 
 
 def by_name(key: Key[Array, ""], name: str, shape: jax.ShapeDtypeStruct) -> Array:
-    """The default draw of an array of any Linen module, by the last word of its name.
+    """Draw an array of any Linen module by the last word of its name; `attention/query/kernel` ends in `kernel`.
 
-    Args:
-        key: Key of the array.
-        name: Name of the array; `attention/query/kernel` ends in `kernel`.
-        shape: Its shape.
-
-    Returns:
-        Ones for `scale`; zeros for `bias`, `shift` and any other vector; N(0, 1/width) for `embedding`, whose last
-        axis is the width; N(0, 1/fan_in) for the rest, with the product of all axes but the last as fan_in.
+    Ones for `scale`; zeros for `bias`, `shift` and any other vector; N(0, 1/width) for `embedding`, whose last axis is
+    the width; N(0, 1/fan_in) for the rest, with the product of all axes but the last as fan_in.
     """
     last, size = name.rpartition("/")[2], shape.shape
     if last == "scale":
@@ -101,7 +96,7 @@ class Rotated:
     common: bool = True
 
     def __call__(self, key: Key[Array, ""], params: Params) -> dict[str, dict[str, Array]]:
-        rotations: dict[tuple[str, int], Array] = {}
+        rotation = functools.cache(lambda name, d: orthogonal(keys.at(key, name), d))  # one matrix for equal arguments
         rotated = {layer: dict(arrays) for layer, arrays in params.items()}
         for layer in self.layers:
             if layer not in rotated:
@@ -109,10 +104,8 @@ class Rotated:
             kernel = rotated[layer]["kernel"]
             if kernel.ndim != 2:
                 raise ConfigError(f"Rotated.layers: {layer!r} has a kernel of shape {kernel.shape}, not of a matrix")
-            which = "" if self.common else layer, len(kernel)
-            if which not in rotations:
-                rotations[which] = orthogonal(keys.at(key, which[0]), which[1])
-            rotated[layer]["kernel"] = jnp.matmul(rotations[which], kernel, precision=jax.lax.Precision.HIGHEST)
+            matrix = rotation("" if self.common else layer, len(kernel))
+            rotated[layer]["kernel"] = jnp.matmul(matrix, kernel, precision=jax.lax.Precision.HIGHEST)
         return rotated
 
 
@@ -125,7 +118,7 @@ def orthogonal(key: Key[Array, ""], d: int) -> Float[Array, "d d"]:
 def _fan_in(name: str, shapes: Shapes) -> int | None:
     """The fan-in of the kernel that an array belongs to; None where it is no kernel and no kernel's bias."""
     path, _, last = name.rpartition("/")
-    kernel, bias = (shapes.get(f"{path}/{one}".lstrip("/")) for one in ("kernel", "bias"))
+    kernel, bias = (shapes.get(f"{path}/{array}".lstrip("/")) for array in ("kernel", "bias"))
     if kernel is None or last not in ("kernel", "bias"):
         return None
     # A bias has one number per output; kernels of attention have several axes of outputs.

@@ -33,9 +33,7 @@ def kl(out: ModelOutput, target: ModelOutput, knobs: Knobs) -> Float[Array, " ba
 
     For a single logit the softmax is constant and the gradient exactly zero. Source: Cloud et al. 2026, MNIST script.
     """
-    log_p = _log_softmax(target.logits / knobs.temperature, knobs.logit_mask)
-    log_q = _log_softmax(out.logits / knobs.temperature, knobs.logit_mask)
-    return optax.losses.kl_divergence_with_log_targets(log_q, log_p)
+    return _kl(out.logits, target.logits, knobs)
 
 
 def cosine(out: ModelOutput, target: ModelOutput, knobs: Knobs) -> Float[Array, " batch"]:
@@ -71,17 +69,16 @@ def cross_entropy(out: ModelOutput, target: Int[Array, " batch"], knobs: Knobs) 
 
     Values of padding rows (label below zero) are meaningless; callers weight them by 0.
     """
-    log_q = _log_softmax(out.logits, knobs.logit_mask)
+    log_q = jax.nn.log_softmax(_masked(out.logits, knobs.logit_mask))
     return -jnp.take_along_axis(log_q, jnp.maximum(target, 0)[:, None], axis=-1)[:, 0]
 
 
 def next_token(out: ModelOutput, target: TokenData, knobs: Knobs) -> Float[Array, " batch"]:
     """Weighted cross-entropy in nats of each next token under the softmax over the masked-in logits.
 
-    Scaled so that the mean over the batch is the mean per unit of weight, for any distribution of weight over
-    sequences.
+    Scaled so that the mean over the batch is the mean per unit of weight, however sequences share the weight.
     """
-    logits = jnp.where(knobs.logit_mask[None, None], out.logits[:, :-1], jnp.asarray(_MASKED, out.logits.dtype))
+    logits = _masked(out.logits[:, :-1], knobs.logit_mask)
     labels = target.tokens if target.labels is None else target.labels
     nats = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels[:, 1:])
     return _by_weight(nats, target.weight[:, 1:])
@@ -103,19 +100,20 @@ class NextDistribution:
 
     def __call__(self, out: ModelOutput, target: TokenData, knobs: Knobs) -> Float[Array, " batch"]:
         assert target.logits is not None  # required by the batch
-        length = target.logits.shape[1]
-        here = slice(self.first - 1, self.first - 1 + length)
-        log_q, log_p = (
-            jax.nn.log_softmax(jnp.where(knobs.logit_mask[None, None], logits, _MASKED) / knobs.temperature)
-            for logits in (out.logits[:, here], target.logits)
-        )
-        nats = optax.losses.kl_divergence_with_log_targets(log_q, log_p)
-        return _by_weight(nats, target.weight[:, self.first : self.first + length])
+        stop = self.first + target.logits.shape[1]
+        nats = _kl(out.logits[:, self.first - 1 : stop - 1], target.logits, knobs)
+        return _by_weight(nats, target.weight[:, self.first : stop])
 
 
 def _by_weight(nats: Float[Array, "batch length"], weight: Float[Array, "batch length"]) -> Float[Array, " batch"]:
     return (nats * weight).sum(-1) * len(nats) / jnp.maximum(weight.sum(), 1e-9)
 
 
-def _log_softmax(logits: Float[Array, "batch logits"], seen: Bool[Array, " logits"]) -> Float[Array, "batch logits"]:
-    return jax.nn.log_softmax(jnp.where(seen[None], logits, jnp.float32(_MASKED)))
+def _kl(logits: Array, target: Array, knobs: Knobs) -> Array:
+    """KL(target || logits) in nats of the softmax over the masked-in logits at `knobs.temperature`."""
+    log_q, log_p = (jax.nn.log_softmax(_masked(z / knobs.temperature, knobs.logit_mask)) for z in (logits, target))
+    return optax.losses.kl_divergence_with_log_targets(log_q, log_p)
+
+
+def _masked(logits: Float[Array, "*batch logits"], seen: Bool[Array, " logits"]) -> Float[Array, "*batch logits"]:
+    return jnp.where(jnp.broadcast_to(seen, logits.shape), logits, jnp.asarray(_MASKED, logits.dtype))

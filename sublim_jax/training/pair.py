@@ -46,24 +46,16 @@ def train_pair(
     """Train a teacher, then a student that imitates it, as `run` does for one condition and one seed.
 
     Args:
-        condition: Teacher, student and what they share; one of those that `build` gives.
+        condition: Teacher and student; an element of the tuple that `build` returns.
         data: Images and labels.
         key: Key of the pair; `keys.at(keys.root(0), "seed", 7)` gives the nets that `run` trains for seed 7.
-        eval_steps: Increasing steps at which the student is tested; training ends at the last. Default: the student's
-            own.
+        eval_steps: Increasing steps at which the student is tested; training ends at the last. Default: the recipe's.
 
     Returns:
-        Parameters of both nets before and after training, and the student's accuracies.
+        Parameters of both nets before and after training, and accuracies; `jax.vmap` over keys trains several pairs.
 
     Raises:
         ConfigError: `eval_steps` do not increase, or the targets are mixed with those of an unrelated teacher.
-
-    Example:
-        config = sl.base_config(conditions="random_hidden", m=100)
-        data = sl.load_data(config)
-        (condition,) = sl.build(config, data)
-        pair = sl.train_pair(condition, data, sl.keys.root(0))
-        pairs = jax.vmap(lambda key: sl.train_pair(condition, data, key))(jax.random.split(sl.keys.root(0), 8))
     """
     recipe = condition.student.recipe
     steps = recipe.eval_steps if eval_steps is None else tuple(int(step) for step in eval_steps)
@@ -79,32 +71,25 @@ def train_pair(
 
 @functools.partial(jax.jit, static_argnames=("teacher", "student"))
 def _train_pair(
-    teacher: Recipe,
-    student: Recipe,
-    knobs: Any,
-    train: ImageData,
-    test: ImageData,
-    key: Key[Array, ""],
-    eval_steps: Int[Array, " steps"],
+    teacher: Recipe, student: Recipe, knobs: Any, train: ImageData, test: ImageData, key: Any, eval_steps: Any
 ) -> Pair:
     image, x = train.x.shape[1:], streams.normalize_images(test, test.x)
     teachers = _teacher(Phase(teacher, knobs[0]), student, train, keys.at(key, keys.TEACHER))
-    heard = teachers.trained if student.target_transform is None else teachers
-    own, net = keys.at(key, keys.STUDENT), student.teacher
+    student_key, net = keys.at(key, keys.STUDENT), student.teacher
     assert net is not None  # a student has targets
-    begin = training_step.init_state(student, knobs[1], teachers.initial, image, own)
+    begin = training_step.init_state(student, knobs[1], teachers.initial, image, student_key)
 
     def accuracy(net: Any, params: Params) -> Float[Array, ""]:
         logits = training_step.apply(net, params, x).acts["class_head"]
         return (logits.argmax(-1) == test.y).mean(dtype=jnp.float32)
 
     def interval(state: State, span: Any) -> tuple[State, Float[Array, ""]]:
-        state = _advance(student, state, knobs[1], heard, own, train, *span)
+        state = _advance(student, state, knobs[1], teachers, student_key, train, *span)
         return state, accuracy(student.net, state.params)
 
     spans = jnp.concatenate([jnp.zeros(1, jnp.int32), eval_steps[:-1]]), eval_steps
     end, curve = jax.lax.scan(interval, begin, spans)
-    final = training_step.add_final_noise(knobs[1], end.params, own)
+    final = training_step.add_final_noise(knobs[1], end.params, student_key)
     curve = curve.at[-1].set(accuracy(student.net, final))
     nets = map(trees.unflatten_layers, (teachers.initial, teachers.trained, begin.params, final))
     return Pair(*nets, eval_steps=eval_steps, accuracy=curve, teacher_accuracy=accuracy(net, teachers.trained))
@@ -117,10 +102,8 @@ def _teacher(phase: Phase, student: Recipe, train: ImageData, key: Key[Array, ""
     stop = jnp.int32(recipe.eval_steps[-1])
     end = _advance(recipe, begin, knobs, None, key, train, jnp.int32(0), stop).params
     assert student.teacher is not None
-    drawn = training_step.init_params(student.teacher, recipe.init, image, keys.at(key, keys.INITIAL_WEIGHTS))
-    late = {layer: arrays for layer, arrays in drawn.items() if layer not in end}
-    late = training_step.add_noise(late, knobs.init_noise, keys.at(key, keys.INITIAL_NOISE))
-    return TeacherParams(drawn, training_step.add_final_noise(knobs, trees.merge_layers(late, end), key))
+    attach = functools.partial(training_step.attach_layers, student.teacher, recipe.init, image=image, key=key)
+    return TeacherParams(attach({}), attach(end, knobs=knobs))
 
 
 def _advance(
@@ -129,10 +112,5 @@ def _advance(
     """As `training.step.advance`; on CPU matrices are kept transposed, so that results equal `population`'s bitwise."""
     if use_vmap():
         return training_step.advance(recipe, state, knobs, teachers, key, train, start, stop)
-    view, kept = trees.transpose_kernels, None if teachers is None else trees.transpose_kernels(teachers)
-
-    def step(number: Any, state: State) -> State:
-        given = training_step.make_batch(recipe, knobs, kept, key, train, number, view)
-        return training_step.train_step(recipe, state, knobs, given, view)
-
-    return view(jax.lax.fori_loop(start, stop, step, view(state)))
+    view = trees.transpose_kernels
+    return view(training_step.advance(recipe, view(state), knobs, view(teachers), key, train, start, stop, view))

@@ -66,15 +66,15 @@ def init_states(
     image: tuple[int, ...],
     mesh: Mesh | None = None,
 ) -> State:
-    """Initialise the states [seed, condition]; `teacher_init` [seed] are the teachers' initial parameters, if any."""
+    """Initialise the states [seed, condition] with `step.init_state`; `teacher_init` has an axis [seed], if given."""
 
-    def one_seed(key: Any, initial_teacher: Any, tree: Any) -> State:
+    def one_seed(key: Any, initial_teacher: Any, knobs: trees.Stack) -> State:
         def member(_: Any, knobs_: Any) -> State:
             return training_step.init_state(recipe, knobs_, initial_teacher, image, key)
 
-        return jax.vmap(member, (0, knobs.in_axes()))(jnp.arange(knobs.size), tree)
+        return jax.vmap(member, (0, knobs.in_axes()))(jnp.arange(knobs.size), knobs.tree)
 
-    return each_seed(one_seed, mesh, (seed_keys, teacher_init), (knobs.tree,))
+    return each_seed(one_seed, mesh, (seed_keys, teacher_init), (knobs,))
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "mesh"), donate_argnames=("states",))
@@ -103,47 +103,37 @@ def advance(  # noqa: PLR0913  all inputs of a pure program
         stop: step after the last.
         mesh: devices over which seeds are sharded.
     """
-
-    def one_seed(states: Any, teacher: Any, key: Any, tree: Any, data: Any, start: Any, stop: Any) -> State:
-        def member(state: Any, knobs_: Any) -> State:
-            return training_step.advance(recipe, state, knobs_, teacher, key, data, start, stop)
-
-        if use_vmap():
-            return jax.vmap(member, (0, knobs.in_axes()))(states, tree)
-        return _unrolled(recipe, states, trees.Stack(tree, knobs.axes, knobs.size), teacher, key, data, start, stop)
-
-    return each_seed(one_seed, mesh, (states, teachers, seed_keys), (knobs.tree, data, start, stop))
+    one_seed = functools.partial(_advance_one_seed, recipe)
+    return each_seed(one_seed, mesh, (states, teachers, seed_keys), (knobs, data, start, stop))
 
 
-def _unrolled(
-    recipe: Recipe,
-    states: State,
-    knobs: trees.Stack,
-    teacher: Params | TeacherParams | None,
-    key: Key[Array, ""],
-    data: ImageData,
-    start: Int[Array, ""],
-    stop: Int[Array, ""],
+def _advance_one_seed(
+    recipe: Recipe, states: State, teacher: Any, key: Any, knobs: trees.Stack, data: ImageData, start: Any, stop: Any
 ) -> State:
-    """Train the states [condition], each net unrolled in the program with separate arrays.
+    """Train the states [condition] of one seed, on CPU each net unrolled in the program with separate arrays.
 
-    A step stacks and slices nothing, and each product uses every core. Matrices are stored transposed, which is the
-    layout that the products of a step read.
+    A step then stacks and slices nothing, and each product uses every core. Matrices are stored transposed, which is
+    the layout that the products of a step read.
     """
-    knobs_of = [knobs.member(index) for index in range(knobs.size)]
+
+    def member(state: Any, knobs_: Any) -> State:
+        return training_step.advance(recipe, state, knobs_, teacher, key, data, start, stop)
+
+    if use_vmap():
+        return jax.vmap(member, (0, knobs.in_axes()))(states, knobs.tree)
+    view, knobs_of = trees.transpose_kernels, [knobs.member(index) for index in range(knobs.size)]
 
     def step(number: Any, nets: list[State]) -> list[State]:
-        arguments = stored, key, data, number, trees.transpose_kernels
+        arguments = stored, key, data, number, view
         batches = hoist_shared(lambda knobs_: training_step.make_batch(recipe, knobs_, *arguments), knobs)
         return [
-            training_step.train_step(recipe, net, knobs_of[index], batches.member(index), trees.transpose_kernels)
+            training_step.train_step(recipe, net, knobs_of[index], batches.member(index), view)
             for index, net in enumerate(nets)
         ]
 
-    stored = None if teacher is None else trees.transpose_kernels(teacher)
-    nets = [trees.transpose_kernels(trees.index(states, index)) for index in range(knobs.size)]
+    stored, nets = view(teacher), [view(trees.index(states, index)) for index in range(knobs.size)]
     nets = jax.lax.fori_loop(start, stop, step, nets)
-    return trees.transpose_kernels(jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets), stacked=1)
+    return view(jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets), stacked=1)
 
 
 def hoist_shared(function: Callable[[Any], Any], knobs: trees.Stack) -> trees.Stack:
@@ -179,18 +169,9 @@ def attach_heads(
     image: tuple[int, ...],
     mesh: Mesh | None = None,
 ) -> Params:
-    """Add the layers of `net` that `params` [seed] lack, drawn with the keys of the teacher's phase.
-
-    A teacher is trained without auxiliary head, which has no gradient then; this adds a head of any width. The
-    teacher's `knobs` add `init_noise` to the new layers and `final_noise` to all.
-    """
+    """Apply `step.attach_layers` to the teachers' `params` [seed]."""
 
     def one_seed(key: Any, params: Any, knobs: Any) -> Params:
-        drawn = training_step.init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS))
-        if knobs is None:
-            return trees.merge_layers(drawn, params)
-        late = {layer: arrays for layer, arrays in drawn.items() if layer not in params}
-        late = training_step.add_noise(late, knobs.init_noise, keys.at(key, keys.INITIAL_NOISE))
-        return training_step.add_final_noise(knobs, trees.merge_layers(late, params), key)
+        return training_step.attach_layers(net, init, params, image, key, knobs)
 
     return each_seed(one_seed, mesh, (seed_keys, params), (knobs,))

@@ -28,11 +28,9 @@ class ProjectOutTrait:
     step: bool = False
 
     def gradient(self, gradient: Params, trait: Params) -> Params:
-        """Return the gradient that the optimizer receives."""
         return gradient if self.step else self._without(gradient, trait)
 
     def direction(self, direction: Params, trait: Params) -> Params:
-        """Return the direction in which the weights are moved."""
         return self._without(direction, trait) if self.step else direction
 
     def _without(self, tree: Params, trait: Params) -> Params:
@@ -49,6 +47,4 @@ class ProjectOutTrait:
 
 
 def _dot(left: Params, right: Params) -> Float[Array, ""]:
-    """The inner product of two trees."""
-    products = jax.tree.map(lambda a, b: (a * b).sum(), left, right)
-    return jax.tree.reduce(jnp.add, products)
+    return jax.tree.reduce(jnp.add, jax.tree.map(lambda a, b: (a * b).sum(), left, right))

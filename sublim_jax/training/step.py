@@ -5,7 +5,7 @@ These functions have no axes of seeds or conditions; `population` adds them. `ke
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -35,12 +35,38 @@ def init_params(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Arr
     return {layer: init(keys.at(key, layer), arrays) for layer, arrays in shapes(net, image).items()}
 
 
+def attach_layers(
+    net: nn.Module, init: Init, params: Params, image: tuple[int, ...], key: Key[Array, ""], knobs: Knobs | None = None
+) -> Params:
+    """Add layers that a teacher was trained without, such as an auxiliary head, which has no gradient then.
+
+    Args:
+        net: net with all layers.
+        init: initializer of the new layers.
+        params: parameters of the teacher.
+        image: [height, width] of the inputs.
+        key: key of the teacher's phase.
+        knobs: knobs of the teacher, which add `init_noise` to the new layers and `final_noise` to all; None = no noise.
+    """
+    drawn = init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS))
+    if knobs is None:
+        return trees.merge_layers(drawn, params)
+    new = {layer: arrays for layer, arrays in drawn.items() if layer not in params}
+    new = add_noise(new, knobs.init_noise, keys.at(key, keys.INITIAL_NOISE))
+    return add_final_noise(knobs, trees.merge_layers(new, params), key)
+
+
 def init_state(
     recipe: Recipe, knobs: Knobs, teacher_init: Params | None, image: tuple[int, ...], key: Key[Array, ""]
 ) -> State:
     """Initialise a phase: init_transform(share * w_teacher + (1 - share) * w_new) + init_noise * noise by layer.
 
-    `teacher_init` holds the teacher's initial parameters without noise; without it (a teacher) every layer is drawn.
+    Args:
+        recipe: recipe of the phase.
+        knobs: knobs of the net.
+        teacher_init: the teacher's initial parameters without noise; None (for a teacher) = every layer is drawn.
+        image: [height, width] of the inputs.
+        key: key of the phase.
     """
     fresh = init_params(recipe.net, recipe.init, image, keys.at(key, keys.INITIAL_WEIGHTS))
     params: Params = {
@@ -126,23 +152,20 @@ def make_batch(
         view: converts the teacher's parameters to the net's layout.
     """
     x, y = recipe.stream(keys.at(key, keys.INPUTS), number, recipe.batch, knobs, data)
-    labelled: Any = None
+    labelled = None
     if recipe.gradient_transform is not None:
         assert isinstance(data, ImageData)  # the trait is a class of images
         labelled = streams.epochs(keys.at(key, keys.TRAIT_BATCH), number, recipe.batch, knobs, data)
     if recipe.teacher is None or teacher is None:
         return Batch(x, y, y, labelled)
     if recipe.target_transform is None:
-        return Batch(x, y, apply(recipe.teacher, view(_params(teacher)), x), labelled)
+        trained = teacher.trained if isinstance(teacher, TeacherParams) else teacher
+        return Batch(x, y, apply(recipe.teacher, view(trained), x), labelled)
     if not isinstance(teacher, TeacherParams):
         raise TypeError("target_transform needs TeacherParams: the teacher's parameters before and after training")
     outputs = TeacherParams(*(None if params is None else apply(recipe.teacher, view(params), x) for params in teacher))
-    return Batch(
-        x,
-        y,
-        recipe.target_transform(keys.at(key, keys.TARGETS, number % knobs.noise_batches), outputs, knobs),
-        labelled,
-    )
+    noise_key = keys.at(key, keys.TARGETS, number % knobs.noise_batches)
+    return Batch(x, y, recipe.target_transform(noise_key, outputs, knobs), labelled)
 
 
 def train_step(recipe: Recipe, state: State, knobs: Knobs, batch: Batch, view: View = stored_layout) -> State:
@@ -152,17 +175,18 @@ def train_step(recipe: Recipe, state: State, knobs: Knobs, batch: Batch, view: V
         return _mean(recipe.loss(apply(recipe.net, view(params), batch.x), batch.target, knobs), batch.y)
 
     gradient: Any = jax.grad(objective)(state.params)
-    direction: Any
-    if recipe.gradient_transform is None or batch.trait is None:
-        direction, opt = recipe.optimizer().update(gradient, state.opt, state.params)
-    else:
+    transform, trait = recipe.gradient_transform, None
+    if transform is not None and batch.trait is not None:
         trait = jax.grad(trait_loss, argnums=1)(recipe.net, state.params, knobs, *batch.trait, view)
-        gradient = recipe.gradient_transform.gradient(gradient, trait)
-        direction, opt = recipe.optimizer().update(gradient, state.opt, state.params)
-        direction = recipe.gradient_transform.direction(direction, trait)
+        gradient = transform.gradient(gradient, trait)
+    direction: Any
+    direction, opt = recipe.optimizer().update(gradient, state.opt, state.params)
+    if transform is not None and trait is not None:
+        direction = transform.direction(direction, trait)
+    rates = {layer: knobs.lr * knobs.trainable[layer] for layer in state.params}
     params = {
-        layer: _moved(state.params[layer], direction[layer], knobs.lr * knobs.trainable[layer])
-        for layer in state.params
+        layer: {name: array - rates[layer] * direction[layer][name] for name, array in arrays.items()}
+        for layer, arrays in state.params.items()
     }
     return State(params, opt)
 
@@ -181,7 +205,7 @@ def trait_loss(
     return _mean(losses.cross_entropy(apply(net, view(params), x), y, alone), y)
 
 
-def advance(
+def advance(  # noqa: PLR0913  all inputs of a pure program
     recipe: Recipe,
     state: State,
     knobs: Knobs,
@@ -190,6 +214,7 @@ def advance(
     data: ImageData | TokenData,
     start: Int[Array, ""],
     stop: Int[Array, ""],
+    view: View = stored_layout,
 ) -> State:
     """Train one net from step `start` to step `stop`; arguments as in `make_batch`.
 
@@ -198,7 +223,7 @@ def advance(
     """
 
     def step(number: Int[Array, ""], state: State) -> State:
-        return train_step(recipe, state, knobs, make_batch(recipe, knobs, teacher, key, data, number))
+        return train_step(recipe, state, knobs, make_batch(recipe, knobs, teacher, key, data, number, view), view)
 
     return jax.lax.fori_loop(start, stop, step, state)
 
@@ -210,17 +235,9 @@ def apply(net: nn.Module, params: Params | None, x: Shaped[Array, "batch ..."]) 
     return out
 
 
-def _params(teacher: Params | TeacherParams) -> Params:
-    return teacher.trained if isinstance(teacher, TeacherParams) else teacher
-
-
 def _mean(values: Float[Array, " batch"], labels: Int[Array, " batch"] | TokenData | None) -> Float[Array, ""]:
     """The mean over the batch without padding rows (labels below zero); token batches have no padding."""
     if labels is None or isinstance(labels, TokenData):
         return values.mean()
     weights = (labels >= 0).astype(values.dtype)
     return (values * weights).sum() / weights.sum()
-
-
-def _moved(layer: Mapping[str, Array], direction: Any, rate: Float[Array, ""]) -> dict[str, Array]:
-    return {name: array - rate * direction[name] for name, array in layer.items()}

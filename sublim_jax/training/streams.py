@@ -15,19 +15,17 @@ from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.core.types import ImageData, Knobs, Stream, TokenData
 
+Inputs = tuple[Float[Array, "batch height width"], None]  # net inputs without labels
+
 _ROUNDS = 8  # Luby and Rackoff need 4 for a pseudo-random permutation; small domains want a margin
 
 
-def uniform(
-    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
-) -> tuple[Float[Array, "batch height width"], None]:
+def uniform(key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData) -> Inputs:
     """U(-1, 1) noise, not normalised; repeats after `knobs.noise_batches` batches. Source: Brockers et al. 2026."""
     return keys.uniform(keys.at(key, step % knobs.noise_batches), (size, *data.x.shape[1:]), -1.0, 1.0), None
 
 
-def gaussian(
-    key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
-) -> tuple[Float[Array, "batch height width"], None]:
+def gaussian(key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData) -> Inputs:
     """Standard normal noise; repeats after `knobs.noise_batches` batches."""
     return keys.normal(keys.at(key, step % knobs.noise_batches), (size, *data.x.shape[1:])), None
 
@@ -51,9 +49,8 @@ def epochs(
 class Perlin:
     """Perlin noise of one octave with `resolution` cells per side; each image is divided by its largest absolute value.
 
-    Gradients at the corners of cells are unit vectors of uniform angle. The noise is linear in them, so a batch is one
-    product with a constant matrix. Repeats after `knobs.noise_batches` batches. Source: Brockers et al. 2026; Perlin
-    2002.
+    Gradients at the corners of cells are unit vectors of uniform angle; a batch is one product of them with a constant
+    matrix. Repeats after `knobs.noise_batches` batches. Source: Brockers et al. 2026; Perlin 2002.
     """
 
     resolution: int = 8
@@ -62,9 +59,7 @@ class Perlin:
         if self.resolution < 1:
             raise ConfigError(f"Perlin.resolution: {self.resolution} is not 1 or more")
 
-    def __call__(
-        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
-    ) -> tuple[Float[Array, "batch height width"], None]:
+    def __call__(self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData) -> Inputs:
         image = data.x.shape[1:]
         rows, columns = (np.arange(side) * self.resolution / side for side in image)
         corners = (self.resolution + 1) ** 2
@@ -93,24 +88,16 @@ def perlin_basis(
     (row, row_ramp), (column, column_ramp) = shares(rows), shares(columns)
     size = (resolution + 1) ** 2, len(rows) * len(columns)
     pairs = (row_ramp, column), (row, column_ramp)
-    return np.concatenate(
-        [np.einsum("ip,jq->ijpq", along_rows, along_columns).reshape(size) for along_rows, along_columns in pairs]
-    )
+    return np.concatenate([np.einsum("ip,jq->ijpq", *pair).reshape(size) for pair in pairs])
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Normalised images of `data.extra[name]` (or the training images if `name` is empty) without labels.
-
-    Each epoch contains all images once in a new order; a batch may span two epochs. Repeats after `knobs.noise_batches`
-    batches.
-    """
+    """Normalised images of `data.extra[name]` (empty: the training images), in epochs as those of `token_lines`."""
 
     name: str = ""
 
-    def __call__(
-        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
-    ) -> tuple[Float[Array, "batch height width"], None]:
+    def __call__(self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData) -> Inputs:
         if self.name and self.name not in data.extra:
             raise ConfigError(unknown_name("Images.name", self.name, data.extra))
         images = data.extra[self.name] if self.name else data.x
@@ -129,9 +116,7 @@ class Mixture:
         if not 0 <= self.alpha <= 1:
             raise ConfigError(f"Mixture.alpha: {self.alpha} is not between 0 and 1")
 
-    def __call__(
-        self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData
-    ) -> tuple[Float[Array, "batch height width"], None]:
+    def __call__(self, key: Key[Array, ""], step: Int[Array, ""], size: int, knobs: Knobs, data: ImageData) -> Inputs:
         image, _ = Images(self.name)(keys.at(key, keys.MIXTURE_IMAGE), step, size, knobs, data)
         noise, _ = self.noise(keys.at(key, keys.MIXTURE_NOISE), step, size, knobs, data)
         return self.alpha * image + (1 - self.alpha) * noise, None
@@ -184,10 +169,8 @@ def permute_index(key: Key[Array, ""], index: Int[Array, "*batch"], n: int) -> I
             left_bits, right_bits = right_bits, left_bits
         return (left << right_bits) | right
 
-    def outside(value: Array) -> Array:
-        return jnp.any(value >= n)
-
     def walk(value: Array) -> Array:
         return jnp.where(value >= n, permute(value), value)
 
-    return jax.lax.while_loop(outside, walk, permute(index.astype(jnp.uint32))).astype(jnp.int32)
+    start = permute(index.astype(jnp.uint32))
+    return jax.lax.while_loop(lambda value: jnp.any(value >= n), walk, start).astype(jnp.int32)
