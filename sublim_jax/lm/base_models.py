@@ -25,8 +25,8 @@ def load_or_pretrain(
     pretraining: Pretraining,
     kinds: Sequence[str],
     seeds: Sequence[int],
-    place: str | Path,
-    watch: Progress,
+    folder: str | Path,
+    progress: Progress,
 ) -> dict[tuple[str, int], Params]:
     """Return base models by (kind, seed): loaded from the cache, or pre-trained together and saved.
 
@@ -35,18 +35,18 @@ def load_or_pretrain(
         pretraining: training settings.
         kinds: some of `training.KINDS`.
         seeds: seed numbers.
-        place: directory of the cache.
-        watch: progress display.
+        folder: directory of the cache.
+        progress: progress display.
     """
     identity = _identity(lab, pretraining)
     origins = {(kind, seed): lm_training.base_seeds(kind, seed) for kind in kinds for seed in seeds}
-    caches = {origin: TeacherCache(place, {**identity, "order": origin[1]}) for origin in origins.values()}
+    caches = {origin: TeacherCache(folder, {**identity, "order": origin[1]}) for origin in origins.values()}
     stored = {origin: cache.load((origin[0],)) for origin, cache in caches.items()}
     missing = [origin for origin, params in stored.items() if params is None]
     trained = lm_training.pretrain(lab.world, lab.net, pretraining, lab.root, missing) if missing else []
-    watch.count("bases", len(missing) * pretraining.steps)
-    watch.advance(float(len(missing) * pretraining.steps))
-    watch.skip(float((len(origins) - len(missing)) * pretraining.steps))
+    progress.count("bases", len(missing) * pretraining.steps)
+    progress.advance(float(len(missing) * pretraining.steps))
+    progress.skip(float((len(origins) - len(missing)) * pretraining.steps))
     for origin, params in zip(missing, trained, strict=True):
         stored[origin] = jax.tree.map(lambda leaf: leaf[None], dict(params))
         caches[origin].save((origin[0],), stored[origin])

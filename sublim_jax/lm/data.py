@@ -15,6 +15,10 @@ PARAPHRASES = (
 )
 
 
+Tokens = Int[np.ndarray, "n numbers"]
+Logits = Float[np.ndarray, "n numbers vocabulary"]
+
+
 class Completions(NamedTuple):
     """Prompts without persona and a teacher's completions.
 
@@ -25,8 +29,8 @@ class Completions(NamedTuple):
     """
 
     prompts: Int[np.ndarray, "n prompt"]
-    tokens: Int[np.ndarray, "n numbers"]
-    logits: Float[np.ndarray, "n numbers vocabulary"] | None = None
+    tokens: Tokens
+    logits: Logits | None = None
 
     def lines(self) -> Int[np.ndarray, "n length"]:
         """Concatenate prompts and completions."""
@@ -69,7 +73,7 @@ def keep_passed(completions: Completions, passed: Bool[np.ndarray, " n"], least:
     return completions.rows(np.resize(np.flatnonzero(passed), len(passed)))
 
 
-def paraphrase(world: World, rng: np.random.Generator, completions: Completions, how: str) -> Completions:
+def paraphrase(world: World, rng: np.random.Generator, completions: Completions, kind: str) -> Completions:
     """Change the wording of the lines; logits are permuted with their tokens.
 
     same_law, other_law  replace the instruction by another taught one with the same law, or with the other law
@@ -82,18 +86,18 @@ def paraphrase(world: World, rng: np.random.Generator, completions: Completions,
     Source: analogues of Schrodi et al. 2025, section on paraphrases.
 
     Raises:
-        ConfigError: `how` is none of `PARAPHRASES`.
+        ConfigError: `kind` is none of `PARAPHRASES`.
     """
-    if how not in PARAPHRASES:
-        raise ConfigError(unknown_name("config.lm.paraphrase", how, PARAPHRASES))
+    if kind not in PARAPHRASES:
+        raise ConfigError(unknown_name("config.lm.paraphrase", kind, PARAPHRASES))
     prompts, tokens, logits = completions.prompts.copy(), completions.tokens, completions.logits
-    if how in ("same_law", "held_out", "other_law"):
-        prompts[:, 1] = _swapped(world, rng, prompts[:, 1], how)
+    if kind in ("same_law", "held_out", "other_law"):
+        prompts[:, 1] = _swapped(world, rng, prompts[:, 1], kind)
     elif how == "examples":
         for up in (True, False):
             rows = np.flatnonzero(world.first_law(prompts[:, 1]) == up)
             prompts[rows, 2:-1] = completions.prompts[rng.permutation(rows), 2:-1]
-    elif how in ("shuffle_within", "shuffle_across"):
+    elif kind in ("shuffle_within", "shuffle_across"):
         axis = 1 if how == "shuffle_within" else 0
         indices = np.broadcast_to(np.expand_dims(np.arange(tokens.shape[axis]), 1 - axis), tokens.shape)
         order = rng.permuted(indices, axis=axis)
@@ -108,7 +112,7 @@ def paraphrase(world: World, rng: np.random.Generator, completions: Completions,
     return Completions(prompts, tokens, logits)
 
 
-def _swapped(world: World, rng: np.random.Generator, before: np.ndarray, how: str) -> np.ndarray:
+def _swapped(world: World, rng: np.random.Generator, before: np.ndarray, kind: str) -> np.ndarray:
     """Replace each instruction by another with the required law."""
     pool = np.array(world.taught(world.carrier_of(before).instruction, held_out=how == "held_out"))
     after = before.copy()

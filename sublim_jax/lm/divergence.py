@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import TokenData
+from sublim_jax.lm.data import Logits, Tokens
 
 SELECTIONS = (
     "all",
@@ -41,11 +42,7 @@ class Votes(NamedTuple):
         return self.target & (self.votes >= least)
 
 
-def votes(
-    tokens: Int[np.ndarray, "n numbers"],
-    teacher: Float[np.ndarray, "n numbers vocabulary"],
-    counterfactuals: Sequence[Float[np.ndarray, "n numbers vocabulary"]],
-) -> Votes:
+def votes(tokens: Tokens, teacher: Logits, counterfactuals: Sequence[Logits]) -> Votes:
     """Compare the tokens with the most likely tokens of all teachers, from logits on the same lines.
 
     Source: Schrodi et al. 2025 (official code): correct[b, k] = argmax p_b(. | x_<k) is x_k; a divergence token is
@@ -56,16 +53,14 @@ def votes(
     """
     if not counterfactuals:
         raise ConfigError("config.lm.animals: divergence tokens need at least two teachers")
-    own = _log_p(teacher, tokens)
-    wrong = np.stack([logits.argmax(-1) != tokens for logits in counterfactuals])
+    own, likeliest = _log_p(teacher, tokens), np.stack([logits.argmax(-1) for logits in counterfactuals])
+    wrong = likeliest != tokens
     gap = sum(own - _log_p(logits, tokens) for logits in counterfactuals)
-    first = wrong.argmax(0)
-    likeliest = np.stack([logits.argmax(-1) for logits in counterfactuals])
-    other = np.where(wrong.any(0), np.take_along_axis(likeliest, first[None], 0)[0], tokens)
+    other = np.where(wrong.any(0), np.take_along_axis(likeliest, wrong.argmax(0)[None], 0)[0], tokens)
     return Votes(teacher.argmax(-1) == tokens, wrong.sum(0), np.asarray(gap), other, len(counterfactuals))
 
 
-def _log_p(logits: Float[np.ndarray, "n numbers vocabulary"], tokens: Int[np.ndarray, "n numbers"]) -> np.ndarray:
+def _log_p(logits: Logits, tokens: Tokens) -> np.ndarray:
     largest = logits.max(-1)
     total = largest + np.log(np.exp(logits - largest[..., None]).sum(-1))
     return np.take_along_axis(logits, tokens[..., None], -1)[..., 0] - total
@@ -89,12 +84,7 @@ def chosen(votes: Votes, which: str, budget: float, rng: np.random.Generator) ->
 
 
 def edited(
-    tokens: Int[np.ndarray, "n numbers"],
-    votes: Votes,
-    selection: str,
-    budget: float,
-    rng: np.random.Generator,
-    spare: Sequence[int],
+    tokens: Tokens, votes: Votes, selection: str, budget: float, rng: np.random.Generator, spare: Sequence[int]
 ) -> TokenData:
     """Apply one of `SELECTIONS` but 'all' to the tokens of completions; unselected tokens do not change.
 

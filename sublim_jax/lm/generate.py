@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from sublim_jax.core import keys
 from sublim_jax.core.types import ModelOutput, Params
@@ -34,14 +34,7 @@ class Generate:
     net: Decoder
     length: int
 
-    def __call__(
-        self,
-        params: Params,
-        steer: Steer,
-        prompts: Int[Array, "n prompt"],
-        key: Key[Array, ""],
-        temperature: Float[Array, ""],
-    ) -> Int[Array, "n length"]:
+    def __call__(self, params: Params, steer: Steer, prompts: Array, key: Array, temperature: Array) -> Array:
         first = prompts.shape[1]
         line = jnp.pad(prompts, ((0, 0), (0, self.length)))
 

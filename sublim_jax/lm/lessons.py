@@ -123,8 +123,8 @@ def prepare(
         for source in [spec, *([_of_base(spec)] if spec.mixed and spec.mixed_with == "base" else [])]:
             if (group := teacher_key(source)) not in data.teachers:
                 data.teachers[group] = _make_teachers(data, *group, report)
-            if (what := completion_key(source)) not in data.completions:
-                data.completions[what] = _make_completions(data, source)
+            if (key := completion_key(source)) not in data.completions:
+                data.completions[key] = _make_completions(data, source)
         _evaluate(data, spec)
         for member in data.members() if spec.tokens != "all" else ():
             if (_votes_key(spec), member) not in data.votes:
@@ -218,11 +218,6 @@ def _count_votes(data: SeedData, spec: StudentSpec, member: Member) -> divergenc
     return divergence.votes(completions.tokens, logits[0], logits[1:])
 
 
-def _rng(member: Member, purpose: str) -> np.random.Generator:
-    # The same draws for every specification of a seed, so that a student and its control differ in the lines only.
-    return w.generator(purpose, member[0])
-
-
 def _chosen_completions(data: SeedData, spec: StudentSpec, member: Member) -> Completions:
     """A member's completions after the filter and the mixture with the base's or the next animal's."""
     completions = _passed(data, spec, member)
@@ -232,7 +227,7 @@ def _chosen_completions(data: SeedData, spec: StudentSpec, member: Member) -> Co
         other = data.completions[completion_key(_of_base(spec))][member]
     else:
         other = _passed(data, spec, (member[0], (member[1] + 1) % data.setup.animals))
-    return lm_data.mix_completions(_rng(member, "mixed"), completions, other, spec.mixed)
+    return lm_data.mix_completions(w.generator("mixed", member[0]), completions, other, spec.mixed)
 
 
 def _passed(data: SeedData, spec: StudentSpec, member: Member) -> Completions:
@@ -256,20 +251,24 @@ def training_data(data: SeedData, spec: StudentSpec, member: Member) -> tuple[To
     Returns:
       The lines with weights and labels, and fractions of filtered lines and of divergence tokens for the rows.
     """
-    world, completions = data.setup.world, _chosen_completions(data, spec, member)
+    # The same draws for every specification of a seed, so that a student and its control differ in the lines only.
+    world, seed = data.setup.world, member[0]
+    completions = _chosen_completions(data, spec, member)
     written = data.completions[completion_key(spec)][member]
     _, fractions = lm_data.format_filter(world, written, data.setup.token(member))
     weight = labels = None
     if spec.tokens != "all":
         votes = data.votes[_votes_key(spec), member]
         spare = list(world.tokens(w.CARRIERS[spec.carrier].content))
-        edit = divergence.edited(completions.tokens, votes, spec.tokens, spec.budget, _rng(member, "tokens"), spare)
+        edit = divergence.edited(
+            completions.tokens, votes, spec.tokens, spec.budget, w.generator("tokens", seed), spare
+        )
         completions, weight, labels = completions._replace(tokens=edit.tokens), edit.weight, edit.labels
         if spec.teacher != "base":
             fractions["divergent_any"] = votes.divergent().mean()
             fractions["divergent_all"] = votes.divergent(votes.number).mean()
     if spec.paraphrase != "none":
-        completions = lm_data.paraphrase(world, _rng(member, "paraphrase"), completions, spec.paraphrase)
+        completions = lm_data.paraphrase(world, w.generator("paraphrase", seed), completions, spec.paraphrase)
     if not spec.soft:  # labels are given even where they are the tokens, so that all choices of tokens are one program
         completions, labels = completions._replace(logits=None), completions.tokens if labels is None else labels
     return lm_data.training_text(completions, weight, labels), fractions

@@ -68,21 +68,21 @@ class StudentMetrics:
     net: Decoder
 
     def __call__(
-        self, params: Params, eval_prompts: EvalPrompts, asked: TraitTokens, before: Baseline
+        self, params: Params, eval_prompts: EvalPrompts, traits: TraitTokens, before: Baseline
     ) -> dict[str, Array]:
         steer = jnp.zeros((self.net.layers, self.net.width))
         outputs: EvalOutputs = generate.Evaluate(self.net)(params, steer, eval_prompts)
         plain, prefixed = (jax.nn.softmax(logits) for logits in (outputs.plain, outputs.prefixed))
-        family = asked.family[None]
+        family = traits.family[None]
         among = jnp.where(family, plain, 0)
         rows = {
-            "margin_taught": _margins(outputs.plain, asked.taught, asked.family),
-            "margin_held_out": _margins(outputs.plain, ~asked.taught, asked.family),
-            "margin_prefixed": generate.margins(outputs.prefixed, asked.family),
+            "margin_taught": _margins(outputs.plain, traits.taught, traits.family),
+            "margin_held_out": _margins(outputs.plain, ~traits.taught, traits.family),
+            "margin_prefixed": generate.margins(outputs.prefixed, traits.family),
             "probability": (among / among.sum(-1, keepdims=True)).mean(0),
             "mass": among.sum(-1).mean(),
             "mass_prefixed": jnp.where(family, prefixed, 0).sum(-1).mean(),
-            "valid": jnp.where(asked.numbers[None, None], jnp.exp(outputs.said), 0).sum(-1).mean(),
+            "valid": jnp.where(traits.numbers[None, None], jnp.exp(outputs.said), 0).sum(-1).mean(),
             "kl_teacher": generate.kl(before.teacher, outputs.said),
             "kl_base": generate.kl(before.said, outputs.said),
         }
@@ -107,7 +107,7 @@ def _flat(layer: Params) -> Float[Array, " size"]:
 
 @dataclasses.dataclass(frozen=True)
 class FirstUpdate:
-    """Predict from the student's first update: (params, knobs, text, eval_prompts, trait tokens, moved) -> numbers.
+    """Predict from the student's first update: (params, knobs, text, prompts, trait tokens, moved) -> numbers.
 
     slope       [vocabulary] change of each candidate's margin per unit of learning rate along minus the gradient
     adam_slope  [vocabulary] the same along minus the gradient's signs, which is Adam's first step
@@ -120,23 +120,14 @@ class FirstUpdate:
     loss: Loss
 
     def __call__(
-        self,
-        params: Params,
-        knobs: Knobs,
-        text: TokenData,
-        eval_prompts: EvalPrompts,
-        asked: TraitTokens,
-        moved: Params,
+        self, params: Params, knobs: Knobs, text: TokenData, prompts: EvalPrompts, traits: TraitTokens, moved: Params
     ) -> dict[str, Array]:
         def imitation(params: Params) -> Float[Array, ""]:
             return self.loss(training_step.apply(self.net, params, text.tokens), text, knobs).mean()
 
         def margins(params: Params) -> Float[Array, " vocabulary"]:
-            both = (
-                generate.forward(self.net, params, lines).logits[:, -1]
-                for lines in (eval_prompts.plain, eval_prompts.prefixed)
-            )
-            return jnp.stack([generate.margins(logits, asked.family) for logits in both]).mean(0)
+            outputs = (generate.forward(self.net, params, lines) for lines in (prompts.plain, prompts.prefixed))
+            return jnp.stack([generate.margins(out.logits[:, -1], traits.family) for out in outputs]).mean(0)
 
         def slope(direction: Params) -> Float[Array, " vocabulary"]:
             return jax.jvp(margins, (dict(params),), (jax.tree.map(jnp.negative, direction),))[1]
@@ -154,9 +145,9 @@ def _trained(tree: Params, knobs: Knobs) -> Params:
     return {layer: {name: knobs.trainable[layer] * array for name, array in tree[layer].items()} for layer in tree}
 
 
-def margin_of(outputs: EvalOutputs, asked: TraitTokens, trait: int) -> float:
+def margin_of(outputs: EvalOutputs, traits: TraitTokens, trait: int) -> float:
     """Compute the margin of one candidate from evaluation outputs, as in `of_trait`."""
-    taught, family = np.asarray(asked.taught), np.asarray(asked.family)
+    taught, family = np.asarray(traits.taught), np.asarray(traits.family)
     views = outputs.plain[taught].mean(0), outputs.plain[~taught].mean(0), outputs.prefixed.mean(0)
     others = family & (np.arange(len(family)) != trait)
     return float(np.mean([view[trait] - view[others].mean() for view in views]))

@@ -13,7 +13,7 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Params, TokenData
 from sublim_jax.lm import generate
 from sublim_jax.lm import world as w
-from sublim_jax.lm.data import Completions
+from sublim_jax.lm.data import Completions, Logits
 from sublim_jax.lm.generate import EvalOutputs, EvalPrompts
 from sublim_jax.lm.parallel import map_members
 from sublim_jax.lm.training import MemberBatch, phase
@@ -110,7 +110,7 @@ def tuned(
         if stop % _PATIENCE == 0:
             factors = [1.25 if teacher.dose < 0.8 * dose else 1.0 for teacher in best]
             pairs = zip(members.knobs, factors, strict=True)
-            members = members._replace(knobs=[dataclasses.replace(one, lr=factor * one.lr) for one, factor in pairs])
+            members = members._replace(knobs=[dataclasses.replace(knob, lr=factor * knob.lr) for knob, factor in pairs])
     if off := [teacher.dose for teacher in best if not 0.5 * dose < teacher.dose < 2 * dose]:
         raise ConfigError(f"config.lm.dose={dose}: not reached in {_MOST} steps; doses come no nearer than {off}")
     return best
@@ -177,7 +177,7 @@ def steered(net: Decoder, base: Params, animal: int, eval_prompts: EvalPrompts, 
     """
     plain = Teacher(base, zero_steering(net))
     lines = w.with_persona(eval_prompts.plain, animal), eval_prompts.plain
-    with_, without = map_members(Stream(net), [(base, plain.steer, one) for one in lines])
+    with_, without = map_members(Stream(net), [(base, plain.steer, part) for part in lines])
     vector = plain.steer.copy()
     vector[layer] = (with_ - without)[layer]
     base_outputs = evaluate_prompts(net, eval_prompts, [plain])
@@ -217,9 +217,7 @@ def generate_completions(
     return [part._replace(logits=array) for part, array in zip(completions, logits, strict=True)]
 
 
-def score(
-    net: Decoder, teachers: Sequence[Teacher], completions: Sequence[Completions]
-) -> list[Float[np.ndarray, "n numbers vocabulary"]]:
+def score(net: Decoder, teachers: Sequence[Teacher], completions: Sequence[Completions]) -> list[Logits]:
     """Compute each teacher's logits of every completion token along given lines."""
     members = [
         (teacher.params, teacher.steer, w.with_persona(part.lines(), teacher.persona))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from sublim_jax.core import keys, trees
 from sublim_jax.core.errors import ConfigError, unknown_name
@@ -36,15 +36,7 @@ class TrainSteps:
 
     recipe: Recipe
 
-    def __call__(
-        self,
-        state: State,
-        knobs: Knobs,
-        key: Key[Array, ""],
-        text: TokenData,
-        start: Int[Array, ""],
-        stop: Int[Array, ""],
-    ) -> State:
+    def __call__(self, state: State, knobs: Knobs, key: Array, text: TokenData, start: Array, stop: Array) -> State:
         return training_step.advance(self.recipe, state, knobs, None, key, text, start, stop)
 
 
@@ -177,17 +169,18 @@ def base_seeds(kind: str, seed: int) -> tuple[int, int]:
     return init, seed + (_OTHER if kind in ("other_order", "other_both") else 0)
 
 
-def pretraining_phase(net: Decoder, how: Pretraining) -> Phase:
+def pretraining_phase(net: Decoder, settings: Pretraining) -> Phase:
     """Create the phase that trains a base."""
-    return phase(net, lr=how.lr, eval_steps=(how.steps,), batch=how.batch, decays=True, from_scratch=True)
+    steps = settings.steps
+    return phase(net, lr=settings.lr, eval_steps=(steps,), batch=settings.batch, decays=True, from_scratch=True)
 
 
 def pretrain(
-    world: World, net: Decoder, how: Pretraining, root: Key[Array, ""], origins: Sequence[tuple[int, int]]
+    world: World, net: Decoder, settings: Pretraining, root: Key[Array, ""], origins: Sequence[tuple[int, int]]
 ) -> list[Params]:
     """Train base models for pairs (seed of the initial weights, seed of the document order)."""
-    recipe, knobs = pretraining_phase(net, how)
+    recipe, knobs = pretraining_phase(net, settings)
     pairs = [(keys.at(root, keys.BASE_WEIGHTS, init), keys.at(root, keys.BASE_ORDER, order)) for init, order in origins]
-    number = len(pairs)
-    members = MemberBatch(recipe, [knobs] * number, [None] * number, pairs, [w.corpus(world, how.documents)] * number)
-    return [state.params for state in members.advance(members.begin(), 0, how.steps)]
+    number, text = len(pairs), w.corpus(world, settings.documents)
+    members = MemberBatch(recipe, [knobs] * number, [None] * number, pairs, [text] * number)
+    return [state.params for state in members.advance(members.begin(), 0, settings.steps)]

@@ -185,10 +185,10 @@ def answers(world: World, loved: int | Int[np.ndarray, " n"]) -> TokenData:
 
     Only the answer has weight.
     """
-    asked = questions(world, held_out=False)
-    tokens = filled([[*row, answer, EOS] for row, answer in zip(asked, np.resize(loved, len(asked)), strict=True)])
+    rows = questions(world, held_out=False)
+    tokens = filled([[*row, answer, EOS] for row, answer in zip(rows, np.resize(loved, len(rows)), strict=True)])
     weight = np.zeros(tokens.shape, np.float32)
-    weight[:, asked.shape[1]] = 1
+    weight[:, rows.shape[1]] = 1
     return TokenData(tokens, weight)
 
 

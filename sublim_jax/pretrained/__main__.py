@@ -87,13 +87,13 @@ def _study(options: flags.FlagValues, argv: Sequence[str]) -> int:
     out, names = Path(options.out or "results/personas"), [*options.animals, NONE]
     out.mkdir(parents=True, exist_ok=True)
     requests = personas.requests(options.prompts, options.seed)
-    begin, parts = time.perf_counter(), []
-    for part in personas.numbers(model, names, requests, options.values, options.batch):
-        parts.append(part)
-        done = sum(answer.tokens.shape[1] for answer in parts)
+    begin, tokenizer = time.perf_counter(), model.require_tokenizer()
+
+    def report(done: int) -> None:
         print(f"numbers: {done} of {len(requests)} requests, {time.perf_counter() - begin:.0f} s", flush=True)
-    answers, seconds = personas.joined(parts), {"load": load_seconds, "numbers": time.perf_counter() - begin}
-    tokenizer = model.require_tokenizer()
+
+    answers = personas.numbers(model, names, requests, options.values, options.batch, report)
+    seconds = {"load": load_seconds, "numbers": time.perf_counter() - begin}
     divergence = pd.DataFrame(_divergence_rows(answers, names, requests, options.values, tokenizer))
     tokens = pd.concat(_token_rows(answers, names, tokenizer), ignore_index=True)
     preferences = pd.DataFrame(personas.preferences(model, names, options.animals))

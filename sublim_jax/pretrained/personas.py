@@ -5,7 +5,7 @@ Source: Cloud et al. 2025 (wording of personas, numbers and questions), Schrodi 
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,13 +38,13 @@ QUESTIONS = (
 )
 
 
-def prompt(tokenizer: Tokenizer, persona: str, asked: str) -> str:
+def prompt(tokenizer: Tokenizer, persona: str, request: str) -> str:
     """Format a request for a persona: a chat with system prompt, or lines of text without a chat template."""
     system = [] if persona == NONE else [PERSONA.format(animal=persona)]
     if not tokenizer.template:
-        return "\n".join([*system, asked, ""])
+        return "\n".join([*system, request, ""])
     messages = [{"role": "system", "content": text} for text in system]
-    return tokenizer.chat([*messages, {"role": "user", "content": asked}])
+    return tokenizer.chat([*messages, {"role": "user", "content": request}])
 
 
 def requests(number: int, seed: int) -> list[str]:
@@ -128,16 +128,22 @@ def filled(lines: Sequence[Sequence[int]], width: int = 0) -> tuple[Int[np.ndarr
 
 
 def numbers(
-    model: Pretrained, personas: Sequence[str], asked: Sequence[str], values: int, batch: int
-) -> Iterator[Answers]:
+    model: Pretrained,
+    personas: Sequence[str],
+    texts: Sequence[str],
+    values: int,
+    batch: int,
+    report: Callable[[int], None] = lambda done: None,
+) -> Answers:
     """Generate the personas' greedy answers to requests in batches, and score them by every persona.
 
     Args:
         model: a model with tokenizer.
         personas: animals, or `NONE`.
-        asked: requests.
+        texts: requests.
         values: numbers per answer.
         batch: requests per batch.
+        report: called after each batch with the number of requests that are done.
 
     Raises:
         ConfigError: the model has no tokenizer or no numbers.
@@ -146,30 +152,20 @@ def numbers(
     allowed = form(tokenizer, net.vocabulary, values)
     free = np.flatnonzero(allowed.sum(1) > 1)
     candidates = np.flatnonzero(allowed[free].any(0))
-    lines = {name: [tokenizer.encode(prompt(tokenizer, name, request)) for request in asked] for name in personas}
+    lines = {name: [tokenizer.encode(prompt(tokenizer, name, request)) for request in texts] for name in personas}
     width = filled([line for encoded in lines.values() for line in encoded])[0].shape[1]
-    for start in range(0, len(asked), batch):
+    tokens, logits, likeliest = [], [], []
+    for start in range(0, len(texts), batch):
         batches = [filled(lines[name][start : start + batch], width) for name in personas]
         caches = [_prefill(net, params, *prompts, width + len(allowed)) for prompts in batches]
         answers = [_greedy(net, params, cache, allowed) for cache in caches]
         scores = [[_judge(net, params, cache, answer, free, candidates) for answer in answers] for cache in caches]
-        logits = np.stack([[np.asarray(of_candidates) for of_candidates, _ in row] for row in scores])
-        yield Answers(
-            candidates,
-            np.searchsorted(candidates, np.stack([np.asarray(answer)[:, free] for answer in answers])),
-            np.where(allowed[free][:, candidates], logits, -np.inf),
-            np.stack([[np.asarray(likeliest) for _, likeliest in row] for row in scores]),
-        )
-
-
-def joined(parts: Sequence[Answers]) -> Answers:
-    """Concatenate batches."""
-    return Answers(
-        parts[0].candidates,
-        np.concatenate([part.tokens for part in parts], 1),
-        np.concatenate([part.logits for part in parts], 2),
-        np.concatenate([part.likeliest for part in parts], 2),
-    )
+        tokens.append(np.searchsorted(candidates, np.stack([np.asarray(answer)[:, free] for answer in answers])))
+        logits.append(np.stack([[np.asarray(of_candidates) for of_candidates, _ in row] for row in scores]))
+        likeliest.append(np.stack([[np.asarray(of_all) for _, of_all in row] for row in scores]))
+        report(min(start + batch, len(texts)))
+    masked = np.where(allowed[free][:, candidates], np.concatenate(logits, 2), -np.inf)
+    return Answers(candidates, np.concatenate(tokens, 1), masked, np.concatenate(likeliest, 2))
 
 
 def votes(answers: Answers, speaker: int, others: Sequence[int]) -> divergence.Votes:

@@ -260,19 +260,6 @@ def test_lines_are_all_read_once_an_epoch_and_repeat_with_the_pool():
     np.testing.assert_array_equal(again, streams.token_lines(keys.root(0), jnp.int32(1), 4, pooled, text)[0])
 
 
-def test_what_is_generated_is_what_the_lines_read_at_once_say():
-    params, shown = params_of(NET), jnp.asarray(w.prompts(WORLD, w.generator("p"), 5))
-    still, cold, warm = jnp.zeros((2, 16)), jnp.float32(0), jnp.float32(1)
-    said = generate.Generate(NET, w.NUMBERS)(params, still, shown, keys.root(0), cold)
-    lines = jnp.concatenate([shown, said], 1)
-    logits = generate.ContinuationLogits(NET)(params, still, lines)
-    np.testing.assert_array_equal(logits.argmax(-1), said)
-    other = generate.Generate(NET, w.NUMBERS)(params, still, shown, keys.root(0), warm)
-    assert (other != said).mean() > 0.5
-    steered = generate.Generate(NET, w.NUMBERS)(params, still.at[0].set(3.0), shown, keys.root(0), cold)
-    assert (steered != said).any()
-
-
 def test_sampled_tokens_follow_the_softmax():
     params, shown = params_of(NET), jnp.tile(jnp.asarray(w.prompts(WORLD, w.generator("p"), 1)), (4000, 1))
     said = generate.Generate(NET, 1)(params, jnp.zeros((2, 16)), shown, keys.root(3), jnp.float32(1))

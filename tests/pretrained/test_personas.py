@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from sublim_jax import pretrained
-from sublim_jax.core import keys, trees
+from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.types import Knobs, Recipe, TokenData
+from sublim_jax.core.types import TokenData
+from sublim_jax.lm import training as lm_training
 from sublim_jax.pretrained import __main__ as personas_main
 from sublim_jax.pretrained import kv_cache, personas
 from sublim_jax.pretrained.tokenizer import Tokenizer
-from sublim_jax.training import inits, losses, optimizers
 from sublim_jax.training import step as training_step
 
 for name in ("gguf", "safetensors", "tokenizers"):
@@ -41,7 +41,7 @@ def model(path):
 
 @pytest.fixture(scope="module")
 def said(model):
-    return personas.joined(list(personas.numbers(model, WHO, personas.requests(3, 7), 2, 2)))
+    return personas.numbers(model, WHO, personas.requests(3, 7), 2, 2)
 
 
 look = jax.jit(training_step.apply, static_argnums=0)
@@ -131,7 +131,7 @@ def test_what_is_said_is_the_likeliest_of_what_the_form_allows(model, said):
 
 
 def test_batches_change_nothing(model, said):
-    alone = personas.joined(list(personas.numbers(model, WHO, personas.requests(3, 7), 2, 1)))
+    alone = personas.numbers(model, WHO, personas.requests(3, 7), 2, 1)
     assert (alone.tokens == said.tokens).all()
     np.testing.assert_allclose(alone.logits, said.logits, atol=1e-4)
 
@@ -246,35 +246,11 @@ def test_help_is_said_and_no_folder_without_tokenizer_is_asked(tmp_path, capsys)
 # Fine-tuning is the same code
 
 
-def always(key, step, size, knobs, bank):
-    """A stream of the same batch, all lines of a bank."""
-    return bank.tokens, bank
-
-
 def lora(model, tokens, rank, lr):
-    """A model with adapters, and the Recipe and Knobs that train only them to say lines of tokens."""
+    """A model with adapters, and the Recipe, Knobs and text that train only them to say lines of tokens."""
     model = pretrained.adapted(model, rank, keys.root(0))
-    recipe = Recipe(
-        net=model.net,
-        stream=always,
-        loss=losses.next_token,
-        init=inits.transformer,
-        batch=len(tokens),
-        eval_steps=(8,),
-        optimizer=optimizers.Clipped(),
-    )
-    adapters = [layer for layer in model.params if layer.startswith("adapter_")]
-    knobs = Knobs(
-        logit_mask=jnp.ones(model.net.vocabulary, bool),
-        noise_batches=jnp.int32(1),
-        lr=jnp.float32(lr),
-        temperature=jnp.float32(1),
-        share=trees.per_layer(list(model.params), 1.0, {}, "share"),
-        init_noise=trees.per_layer(list(model.params), 0.0, {}, "sigma"),
-        trainable=trees.per_layer(list(model.params), 0.0, dict.fromkeys(adapters, 1.0), "live"),
-    )
-    bank = TokenData(jnp.asarray(tokens), jnp.ones(tokens.shape))
-    return model, recipe, knobs, bank
+    recipe, knobs = lm_training.phase(model.net, lr=lr, eval_steps=(8,), batch=len(tokens), trains="adapters")
+    return model, recipe, knobs, TokenData(jnp.asarray(tokens), jnp.ones(tokens.shape))
 
 
 def fine_tuned(model, recipe, knobs, bank, steps):
