@@ -48,8 +48,8 @@ def load_or_pretrain(
     progress.advance(float(len(missing) * pretraining.steps))
     progress.skip(float((len(origins) - len(missing)) * pretraining.steps))
     for origin, params in zip(missing, trained, strict=True):
-        stored[origin] = jax.tree.map(lambda leaf: leaf[None], dict(params))
-        caches[origin].save((origin[0],), stored[origin])
+        stored[origin] = stacked = jax.tree.map(lambda leaf: leaf[None], dict(params))
+        caches[origin].save((origin[0],), stacked)
     return {name: trees.index(dict(stored[origin] or {}), 0) for name, origin in origins.items()}
 
 

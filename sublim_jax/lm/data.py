@@ -93,17 +93,17 @@ def paraphrase(world: World, rng: np.random.Generator, completions: Completions,
     prompts, tokens, logits = completions.prompts.copy(), completions.tokens, completions.logits
     if kind in ("same_law", "held_out", "other_law"):
         prompts[:, 1] = _swapped(world, rng, prompts[:, 1], kind)
-    elif how == "examples":
+    elif kind == "examples":
         for up in (True, False):
             rows = np.flatnonzero(world.first_law(prompts[:, 1]) == up)
             prompts[rows, 2:-1] = completions.prompts[rng.permutation(rows), 2:-1]
     elif kind in ("shuffle_within", "shuffle_across"):
-        axis = 1 if how == "shuffle_within" else 0
+        axis = 1 if kind == "shuffle_within" else 0
         indices = np.broadcast_to(np.expand_dims(np.arange(tokens.shape[axis]), 1 - axis), tokens.shape)
         order = rng.permuted(indices, axis=axis)
         tokens = np.take_along_axis(tokens, order, axis)
         logits = None if logits is None else np.take_along_axis(logits, order[..., None], axis)
-    elif how == "permuted":
+    elif kind == "permuted":
         mapping = np.arange(world.vocabulary)
         carrier_tokens = np.array(world.tokens(world.carrier_of(prompts[:, 1]).content))
         mapping[carrier_tokens] = rng.permutation(carrier_tokens)
@@ -114,10 +114,10 @@ def paraphrase(world: World, rng: np.random.Generator, completions: Completions,
 
 def _swapped(world: World, rng: np.random.Generator, before: np.ndarray, kind: str) -> np.ndarray:
     """Replace each instruction by another with the required law."""
-    pool = np.array(world.taught(world.carrier_of(before).instruction, held_out=how == "held_out"))
+    pool = np.array(world.taught(world.carrier_of(before).instruction, held_out=kind == "held_out"))
     after = before.copy()
     for instruction in np.unique(before):
-        up = bool(world.first_law(np.array([instruction]))[0]) != (how == "other_law")
+        up = bool(world.first_law(np.array([instruction]))[0]) != (kind == "other_law")
         fit = pool[(world.first_law(pool) == up) & (pool != instruction)]
         rows = before == instruction
         after[rows] = rng.choice(fit, int(rows.sum()))

@@ -1,12 +1,13 @@
 """Teachers of a trait (tuned to a dose, prompted by a persona, or steered) and their completions."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
@@ -156,14 +157,10 @@ def prompted(net: Decoder, base: Params, animal: int, eval_prompts: EvalPrompts)
     )[0]
 
 
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """Compute (params, steer, lines) -> mean residual stream [layers, width] at the last position."""
-
-    net: Decoder
-
-    def __call__(self, params: Params, steer: Array, lines: Int[Array, "n length"]) -> Float[Array, "layers width"]:
-        return generate.last_streams(generate.forward(self.net, params, lines, steer)).mean(1)
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_stream(net: Decoder, params: Params, lines: Array, steer: Array) -> Array:
+    """Mean residual stream [layers, width] at the last position."""
+    return generate.last_streams(generate.forward(net, params, lines, steer)).mean(1)
 
 
 def steered(net: Decoder, base: Params, animal: int, eval_prompts: EvalPrompts, layer: int, dose: float) -> Teacher:
@@ -176,8 +173,8 @@ def steered(net: Decoder, base: Params, animal: int, eval_prompts: EvalPrompts, 
         ConfigError: the dose is not reached.
     """
     plain = Teacher(base, zero_steering(net))
-    lines = w.with_persona(eval_prompts.plain, animal), eval_prompts.plain
-    with_, without = map_members(Stream(net), [(base, plain.steer, part) for part in lines])
+    prompts = w.with_persona(eval_prompts.plain, animal), eval_prompts.plain
+    with_, without = (np.asarray(_mean_stream(net, base, lines, plain.steer)) for lines in prompts)
     vector = plain.steer.copy()
     vector[layer] = (with_ - without)[layer]
     base_outputs = evaluate_prompts(net, eval_prompts, [plain])

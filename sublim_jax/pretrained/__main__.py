@@ -177,7 +177,7 @@ def _show(divergence: Any, preferences: Any) -> None:
     table = divergence[["persona", "tokens"]].copy()
     for title, name in (("one disagrees", "any"), ("all disagree", "all"), ("one, in full", "any_in_full")):
         ends = divergence[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
-        table[title] = [str(summary.Interval(*numbers, 0)) for numbers in ends]
+        table[title] = [str(summary.Interval(mean, low, high, 0)) for mean, low, high in ends]
     table["not as none"] = divergence["changed_from_none"].map("{:.3f}".format)
     table["KL from none"] = divergence["kl_from_none"].map("{:.4f}".format)
     table["echo"] = divergence["echo"].map("{:.2f}".format)

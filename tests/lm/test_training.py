@@ -158,14 +158,15 @@ class Sum:
 @pytest.mark.parametrize("wide", [False, True])
 def test_each_keeps_the_order_and_loses_no_member(wide, monkeypatch):
     monkeypatch.setattr(population, "use_vmap", lambda: wide)
-    members = [(np.float32(i), {"x": jnp.arange(3.0) + i}, keys.root(i)) for i in range(5)]
+    members = [(np.float32(i), {"x": jnp.full(3 + i % 2, float(i))}, keys.root(i)) for i in range(5)]  # two shapes
+    sums = [i * (3 + i % 2) for i in range(5)]
     for at_once in (1, 2, 3, 5, 256):  # 5 members in twos: the last call is filled up
         found = map_members(Sum(2.0), members, at_once)
-        assert [float(one["sum"]) for one in found] == [2.0 * i + 3 + 3 * i for i in range(5)]
+        assert [float(one["sum"]) for one in found] == [2.0 * i + sums[i] for i in range(5)]
         for i, one in enumerate(found):
             np.testing.assert_array_equal(one["drawn"], jax.random.bits(keys.root(i), (2,)))
     assert map_members(Sum(2.0), []) == []
-    assert [float(one["sum"]) for one in map_members(Sum(-1.0), members)] == [2.0 * i + 3 for i in range(5)]
+    assert [float(one["sum"]) for one in map_members(Sum(-1.0), members)] == [sums[i] - i for i in range(5)]
 
 
 def test_a_base_is_named_by_its_two_seeds():
