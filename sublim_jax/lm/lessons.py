@@ -1,7 +1,7 @@
-"""Everything that the students of some seeds share, prepared by plain functions: teachers, completions, evaluations.
+"""Teachers, completions and evaluations that the students of some seeds share.
 
 A member is a pair (seed, index of the animal among the animals of that seed). `prepare` makes what a list of student
-specifications needs and keeps what an earlier call has made; `training_data` turns it into what one student reads.
+specifications needs and keeps what an earlier call has made; `training_data` makes the lines of one student of it.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ _STUDENT_FIELDS = {"base": "same", "trains": "all", "optimizer": "adam", "lr": 1
 
 
 class LanguageSetup(NamedTuple):
-    """What all seeds have in common.
+    """Settings that all seeds have in common.
 
     Attributes:
       animals: traits of a seed. Students are trained for the first `targets` of them; the teachers of all of them are
@@ -64,15 +64,15 @@ class LanguageSetup(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeedData:
-    """What the students of some seeds are trained on and compared with; `prepare` fills the dictionaries.
+    """Training and comparison data of the students of some seeds; `prepare` fills the dictionaries.
 
     Attributes:
       bases: parameters by (kind of base, seed).
       teachers: by kind and dose, then by member; there is one for every animal.
-      completions: what the teachers wrote, by `completion_key`, then by member.
+      completions: the teachers' completions, by `completion_key`, then by member.
       evaluations: outputs of the teachers on the evaluation prompts, by kind and dose, then by member.
       base_evaluations: the same of the bases, by kind of base, then by seed.
-      votes: what counterfactual teachers would have written along a member's lines.
+      votes: comparison of a member's lines with counterfactual teachers.
     """
 
     setup: LanguageSetup
@@ -133,12 +133,12 @@ def prepare(
 
 
 def teacher_key(spec: StudentSpec) -> TeacherKey:
-    """What tells the teachers of a specification from others."""
+    """Return the key of a specification's teachers."""
     return spec.teacher, spec.dose if spec.teacher in ("tuned", "shuffled", "steered") else 0.0
 
 
 def completion_key(spec: StudentSpec) -> tuple:
-    """What tells the completions of a specification from others."""
+    """Return the key of a specification's completions."""
     return (*teacher_key(spec), spec.data != "greedy", spec.soft, spec.carrier, spec.lines)
 
 
@@ -173,7 +173,7 @@ def _make_teachers(data: SeedData, kind: str, dose: float, report: Callable[[int
 
 
 def _make_completions(data: SeedData, spec: StudentSpec) -> dict[Member, Completions]:
-    """What the teachers of a specification write in its form, with logits where distributions are taught."""
+    """The completions of a specification's teachers, with logits where distributions are taught."""
     setup, by_member = data.setup, data.teachers[teacher_key(spec)]
     # The base writes the same for all animals of a seed.
     writers = [member for member in by_member if spec.teacher != "base" or member[1] == 0]
@@ -194,7 +194,7 @@ def _make_completions(data: SeedData, spec: StudentSpec) -> dict[Member, Complet
 
 
 def _evaluate(data: SeedData, spec: StudentSpec) -> None:
-    """Add what teachers and bases of a specification give on the evaluation prompts."""
+    """Add the outputs of a specification's teachers and bases on the evaluation prompts."""
     net, prompts, group = data.setup.net, data.eval_prompts, teacher_key(spec)
     if group not in data.evaluations:
         by_member = data.teachers[group]
@@ -207,9 +207,9 @@ def _evaluate(data: SeedData, spec: StudentSpec) -> None:
 
 
 def _count_votes(data: SeedData, spec: StudentSpec, member: Member) -> divergence.Votes:
-    """What the other animals' teachers would have written along a member's lines."""
+    """The votes of the other animals' teachers on a member's lines."""
     completions = _chosen_completions(data, spec, member)
-    if spec.teacher == "base":  # nobody contradicts the base; its tokens can only be chosen at random
+    if spec.teacher == "base":  # no teacher disagrees with the base; its tokens can only be chosen at random
         zero = np.zeros(completions.tokens.shape, int)
         return divergence.Votes(zero == 0, zero, zero.astype(float), completions.tokens, 1)
     others = [(member[0], index) for index in range(data.setup.animals) if index != member[1]]
@@ -239,7 +239,7 @@ def _passed(data: SeedData, spec: StudentSpec, member: Member) -> Completions:
 
 
 def training_data(data: SeedData, spec: StudentSpec, member: Member) -> tuple[TokenData, dict[str, float]]:
-    """What one student reads.
+    """Make the lines that one student is trained on.
 
     The steps that the specification names are applied in this order: filter, mixture, choice of tokens, paraphrase.
 
