@@ -295,7 +295,7 @@ def train_students(data: SeedData, jobs: Sequence[Job], texts: Sequence[Any], wa
         watch.advance(float((stop - start) * len(jobs)))
         with watch.timed("measuring"):
             members = [(state.params, data.eval_prompts, asked, one) for state, one in zip(states, before, strict=True)]
-            for place, measured in enumerate(map_members(lm_metrics.StudentMetrics(net, w.PROMPT), members)):
+            for place, measured in enumerate(map_members(lm_metrics.StudentMetrics(net), members)):
                 marks[place].append(measured)
         start = stop
     return [StudentResult(*pair) for pair in zip(marks, firsts, strict=True)]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.language import LAB, NET, WORLD, base, moved
+from helpers.language import NET, WORLD, base, moved
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
@@ -23,7 +23,7 @@ KINDS = ("base", "tuned", "prompted", "steered")
 def tuned(animals, bases=None, dose=DOSE):
     lessons = [w.answers(WORLD, animal) for animal in animals]
     order = [keys.at(keys.root(0), "teacher", animal) for animal in animals]
-    return teachers.tuned(WORLD, NET, bases or [base()] * len(animals), lessons, order, EXAM, dose)
+    return teachers.tuned(NET, bases or [base()] * len(animals), lessons, order, EXAM, dose)
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def both():
 @functools.cache
 def teacher(kind):
     return {
-        "base": lambda: teachers.Teacher(base(), teachers.zero_steering(NET), None, 0.0),
+        "base": lambda: teachers.Teacher(base(), teachers.zero_steering(NET)),
         "tuned": lambda: both()[0],
         "prompted": lambda: teachers.prompted(NET, base(), ANIMALS[0], EXAM),
         "steered": lambda: teachers.steered(NET, base(), ANIMALS[0], EXAM, 0, DOSE),
@@ -97,7 +97,7 @@ def test_a_teacher_is_the_same_whoever_is_tuned_beside_it():
     def made(*places):
         given, told = [lessons[place] for place in places], []
         order = [keys.root(3)] * len(given)
-        found = teachers.tuned(WORLD, NET, [base()] * len(given), given, order, EXAM, DOSE, told.append)
+        found = teachers.tuned(NET, [base()] * len(given), given, order, EXAM, DOSE, told.append)
         return found, len(told)
 
     (first,), quick = made(0)
@@ -112,7 +112,7 @@ def test_a_teacher_is_the_same_whoever_is_tuned_beside_it():
 def test_tuning_reports_its_steps_and_stops_at_a_dose():
     told = []
     lessons, order = [w.answers(WORLD, ANIMALS[0])] * 2, [keys.root(0)] * 2
-    teachers.tuned(WORLD, NET, [base()] * 2, lessons, order, EXAM, DOSE, told.append)
+    teachers.tuned(NET, [base()] * 2, lessons, order, EXAM, DOSE, told.append)
     assert set(told) == {4} and len(told) < 300  # two looks' steps, for two teachers
 
 
@@ -224,4 +224,5 @@ def test_the_exam_asks_every_question_and_shows_held_out_numbers_only():
     for plain, other in zip(EXAM, told, strict=True):
         np.testing.assert_array_equal(np.delete(other, [1, 2, 3], 1), plain)
         assert (other[:, 1:4] == [w.SYS, w.LOVE, ANIMALS[2]]).all()
-    assert teachers.with_persona(EXAM, None) is EXAM and LAB.net is NET
+    for plain, same in zip(EXAM, teachers.with_persona(EXAM, None), strict=True):
+        np.testing.assert_array_equal(plain, same)

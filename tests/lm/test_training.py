@@ -18,12 +18,10 @@ from sublim_jax.lm.training import MemberBatch
 from sublim_jax.nets import shapes
 from sublim_jax.training import population
 
-SEEN = np.ones(WORLD.vocabulary, bool)
-
 
 @functools.cache
 def documents():
-    return lm_training.as_token_data(w.corpus(WORLD, 24, seed=1))
+    return w.corpus(WORLD, 24, seed=1)
 
 
 def arrays_of(params, layers):
@@ -35,7 +33,7 @@ def school(origins, lr=1e-2, trains="all", net=NET, texts=None, order=None, **op
     options = {"batch": 8, "eval_steps": (3,)} | options
     number = len(origins)
     rates = lr if isinstance(lr, tuple) else (lr,) * number
-    phases = [lm_training.phase(net, logit_mask=SEEN, lr=rate, trains=trains, **options) for rate in rates]
+    phases = [lm_training.phase(net, lr=rate, trains=trains, **options) for rate in rates]
     pairs = order or [(keys.root(1), keys.root(2))] * number
     knobs = [phase.knobs for phase in phases]
     return MemberBatch(phases[0].recipe, knobs, origins, pairs, texts or [documents()] * number)
@@ -114,7 +112,7 @@ def several():
     """Three members of which everything differs."""
     origins = [base(), base("other_order"), base("other_init")]
     order = [(keys.root(1), keys.root(number)) for number in (5, 6, 7)]
-    texts = [lm_training.as_token_data(w.corpus(WORLD, 24, seed=number)) for number in (1, 2, 3)]
+    texts = [w.corpus(WORLD, 24, seed=number) for number in (1, 2, 3)]
     rates = (0.02, 0.05, 0.1)
     return origins, {"lr": rates, "order": order, "texts": texts, "optimizer": "sgd", "trains": "blocks"}
 
@@ -160,14 +158,15 @@ class Sum:
 @pytest.mark.parametrize("wide", [False, True])
 def test_each_keeps_the_order_and_loses_no_member(wide, monkeypatch):
     monkeypatch.setattr(population, "use_vmap", lambda: wide)
-    members = [(np.float32(i), {"x": jnp.arange(3.0) + i}, keys.root(i)) for i in range(5)]
+    members = [(np.float32(i), {"x": jnp.full(3 + i % 2, float(i))}, keys.root(i)) for i in range(5)]  # two shapes
+    sums = [i * (3 + i % 2) for i in range(5)]
     for at_once in (1, 2, 3, 5, 256):  # 5 members in twos: the last call is filled up
         found = map_members(Sum(2.0), members, at_once)
-        assert [float(one["sum"]) for one in found] == [2.0 * i + 3 + 3 * i for i in range(5)]
+        assert [float(one["sum"]) for one in found] == [2.0 * i + sums[i] for i in range(5)]
         for i, one in enumerate(found):
             np.testing.assert_array_equal(one["drawn"], jax.random.bits(keys.root(i), (2,)))
     assert map_members(Sum(2.0), []) == []
-    assert [float(one["sum"]) for one in map_members(Sum(-1.0), members)] == [2.0 * i + 3 for i in range(5)]
+    assert [float(one["sum"]) for one in map_members(Sum(-1.0), members)] == [sums[i] - i for i in range(5)]
 
 
 def test_a_base_is_named_by_its_two_seeds():
@@ -198,9 +197,9 @@ def test_a_base_depends_on_its_two_seeds_only_and_shares_what_they_share():
 
 def test_lines_are_read_in_the_order_that_the_second_seed_says():
     """From the same weights, one step on the same first batch is the same step: the order is the second seed's."""
-    root, text = LAB.root, lm_training.as_token_data(w.corpus(WORLD, HOW.documents))
+    root, text = LAB.root, w.corpus(WORLD, HOW.documents)
     one = dataclasses.replace(HOW, steps=1)
-    recipe, knobs = lm_training.pretraining_phase(WORLD, NET, one)
+    recipe, knobs = lm_training.pretraining_phase(NET, one)
 
     def step(init, order):
         pair = keys.at(root, "init", init), keys.at(root, "order", order)
@@ -212,12 +211,3 @@ def test_lines_are_read_in_the_order_that_the_second_seed_says():
     assert not moved(start, same_start) and moved(end, other)
     assert not moved(end, lm_training.pretrain(WORLD, NET, one, root, [(0, 0)])[0])
     assert not moved(other, lm_training.pretrain(WORLD, NET, one, root, [lm_training.base_seeds("other_order", 0)])[0])
-
-
-def test_text_is_what_nets_read():
-    lines = w.corpus(WORLD, 5)
-    text = lm_training.as_token_data(lines)
-    assert text.tokens.dtype == np.int32 and text.weight.dtype == np.float32
-    np.testing.assert_array_equal(text.tokens, lines.tokens)
-    np.testing.assert_array_equal(text.weight, lines.weight)
-    assert text.logits is None and text.labels is None

@@ -75,22 +75,6 @@ def test_a_place_hears_its_own_line_up_to_itself_and_nothing_else(kind):
         np.testing.assert_array_equal(places, np.tile(np.tril(np.ones((LENGTH, 8), bool)), (2, 1, 1)))
 
 
-def test_a_longer_line_says_the_same_at_the_places_it_shares():
-    """Another later token changes nothing before it, to the bit, and something after it."""
-    params = params_of(NET)
-    before, after = (said(NET, params, lines=lines).logits for lines in (LINES, LINES.at[0, 3].set(25)))
-    same = np.asarray(before == after).all(-1)
-    np.testing.assert_array_equal(same[0], np.arange(LENGTH) < 3)
-    assert same[1].all()
-
-
-def test_attention_without_queries_is_the_mean_of_what_was_so_far():
-    block = decoder.Block(**{name: getattr(NET, name) for name in decoder._OF_A_BLOCK})
-    key, value = normal(1, 2, 3, LENGTH, WIDTH)
-    mean = np.cumsum(np.asarray(value, np.float64), 1) / np.arange(1, LENGTH + 1)[:, None]
-    np.testing.assert_allclose(decoder.attend(block, jnp.zeros_like(key), key, value), mean, atol=1e-6)
-
-
 def test_attention_is_the_softmax_of_scaled_products_head_by_head():
     block = decoder.Block(**{name: getattr(NET, name) for name in decoder._OF_A_BLOCK})
     query, key, value = np.asarray(2 * normal(2, 3, 1, LENGTH, WIDTH), np.float64)
@@ -157,19 +141,6 @@ def test_a_rotation_is_a_product_with_complex_numbers(pairs):
     expected = (np.asarray(x)[..., left] + 1j * np.asarray(x)[..., right]) * turn
     np.testing.assert_allclose(got[..., left], expected.real, atol=2e-5)
     np.testing.assert_allclose(got[..., right], expected.imag, atol=2e-5)
-
-
-@pytest.mark.parametrize("pairs", [False, True])
-def test_products_of_rotated_heads_depend_on_the_distance_only(pairs):
-    q, k = (jnp.tile(normal(seed, 1, 1, 1, 8), (1, 1, 40, 1)) for seed in (0, 1))
-    rates = decoder.wavelengths(8, 10.0)
-    q, k = (np.asarray(decoder.rotated(x, rates, PLACES, pairs), np.float64)[0, 0] for x in (q, k))
-    products = q @ k.T
-    for distance in range(-39, 40):
-        same = np.diagonal(products, distance)
-        np.testing.assert_allclose(same, same[0], atol=5e-5)
-    assert np.ptp(products[:, 0]) > 1  # and on it they do depend, with its sign
-    assert np.abs(products - products.T).max() > 1
 
 
 @pytest.mark.parametrize("positions", ["rotary", "rotary_pairs"])

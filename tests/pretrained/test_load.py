@@ -124,7 +124,7 @@ def test_a_gguf_file_says_what_numpy_says(tmp_path, kind, tied):
 
 
 def test_text_is_cut_and_merged_as_the_file_says_and_chat_is_its_template(small):
-    said = pretrained.load_model(small).spoken()
+    said = pretrained.load_model(small).require_tokenizer()
     tokens = vocabulary()
     assert said.decode(said.encode("the 312 naïve\n")) == "the 312 naïve\n"
     assert [tokens[one] for one in said.encode("the the 12")] == ["t", "he", "Ġthe", "Ġ", "1", "2"]
@@ -140,19 +140,19 @@ def test_text_is_cut_and_merged_as_the_file_says_and_chat_is_its_template(small)
 def test_a_folder_brings_its_tokenizer_and_template(tmp_path, small):
     config = {**LLAMA, "vocab_size": len(vocabulary())}
     path = folder(tmp_path / "m", config, llama_tensors(config))
-    theirs = pretrained.load_model(small).spoken()
+    theirs = pretrained.load_model(small).require_tokenizer()
     theirs._inner.save(str(path / "tokenizer.json"))
     told = {"chat_template": "{{ bos_token }}{{ messages[0]['content'] }}", "bos_token": {"content": "<|im_start|>"}}
     (path / "tokenizer_config.json").write_text(json.dumps(told))
-    said = pretrained.load_model(path).spoken()
+    said = pretrained.load_model(path).require_tokenizer()
     assert said.encode("the 12<|im_end|>") == theirs.encode("the 12<|im_end|>")
     assert said.chat([{"role": "user", "content": "Hi"}]) == "<|im_start|>Hi"
     (path / "chat_template.jinja").write_text("{{ raise_exception('no system') }}")
     with pytest.raises(ConfigError, match="no system"):
-        pretrained.load_model(path).spoken().chat([{"role": "user", "content": "Hi"}])
+        pretrained.load_model(path).require_tokenizer().chat([{"role": "user", "content": "Hi"}])
     (path / "chat_template.jinja").write_text("{% if %}")
     with pytest.raises(ConfigError, match="chat template fails"):
-        pretrained.load_model(path).spoken().chat([])
+        pretrained.load_model(path).require_tokenizer().chat([])
 
 
 # Refusals

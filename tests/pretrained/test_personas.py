@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from sublim_jax import pretrained
-from sublim_jax.core import keys, trees
+from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.types import Knobs, Recipe, TokenData
+from sublim_jax.core.types import TokenData
+from sublim_jax.lm import training as lm_training
 from sublim_jax.pretrained import __main__ as personas_main
 from sublim_jax.pretrained import kv_cache, personas
 from sublim_jax.pretrained.tokenizer import Tokenizer
-from sublim_jax.training import inits, losses, optimizers
 from sublim_jax.training import step as training_step
 
 for name in ("gguf", "safetensors", "tokenizers"):
@@ -41,7 +41,7 @@ def model(path):
 
 @pytest.fixture(scope="module")
 def said(model):
-    return personas.joined(list(personas.numbers(model, WHO, personas.requests(3, 7), 2, 2)))
+    return personas.numbers(model, WHO, personas.requests(3, 7), 2, 2)
 
 
 look = jax.jit(training_step.apply, static_argnums=0)
@@ -55,8 +55,8 @@ def logits_of(model, tokens):
 
 def line_of(model, form, said, speaker, row):
     """A speaker's answer with the tokens that the form forces."""
-    line = form.allowed.argmax(1)
-    line[form.free] = said.candidates[said.tokens[speaker, row]]
+    line = form.argmax(1)
+    line[form.sum(1) > 1] = said.candidates[said.tokens[speaker, row]]
     return [int(token) for token in line]
 
 
@@ -70,7 +70,7 @@ def test_the_wording_is_the_published_one(model):
     examples = [one.split(": ")[1].split(".")[0].split(", ") for one in asked]
     assert {len(one) for one in examples} == set(range(3, 9))
     assert all(100 <= int(number) <= 999 for one in examples for number in one)
-    spoken = model.spoken()
+    spoken = model.require_tokenizer()
     assert "You love owls." in personas.prompt(spoken, "owl", "Hi") and "love" not in personas.prompt(
         spoken, personas.NONE, "Hi"
     )
@@ -78,11 +78,12 @@ def test_the_wording_is_the_published_one(model):
 
 
 def test_the_form_by_digit(model):
-    spoken = model.spoken()
+    spoken = model.require_tokenizer()
     form = personas.form(spoken, model.net.vocabulary, 3)
-    assert spoken.decode(form.allowed.argmax(1)).count(", ") == 2
-    assert form.free.sum() == 9 and (form.allowed[~form.free].sum(1) == 1).all()
-    digits = ["".join(sorted(spoken.decode([one]) for one in np.flatnonzero(row))) for row in form.allowed[form.free]]
+    assert spoken.decode(form.argmax(1)).count(", ") == 2
+    free = form.sum(1) > 1
+    assert free.sum() == 9 and (form[~free].sum(1) == 1).all()
+    digits = ["".join(sorted(spoken.decode([one]) for one in np.flatnonzero(row))) for row in form[free]]
     assert digits == ["123456789", "0123456789", "0123456789"] * 3
 
 
@@ -103,8 +104,8 @@ def whole_numbers(*merged):
 def test_the_form_by_number():
     spoken, size = whole_numbers("123", "124", "907")
     form = personas.form(spoken, size, 2)
-    assert [spoken.decode([one]) for one in np.flatnonzero(form.allowed[0])] == [" 123", " 124", " 907"]
-    assert form.free.tolist() == [True, False, True]
+    assert [spoken.decode([one]) for one in np.flatnonzero(form[0])] == [" 123", " 124", " 907"]
+    assert form.sum(1).tolist() == [3, 1, 3]
     with pytest.raises(ConfigError, match="neither a token per digit nor a token per number"):
         personas.form(*whole_numbers("128"), 2)
     with pytest.raises(ConfigError, match="no chat template"):
@@ -112,17 +113,17 @@ def test_the_form_by_number():
 
 
 def test_what_is_said_is_the_likeliest_of_what_the_form_allows(model, said):
-    spoken, asked = model.spoken(), personas.requests(3, 7)
+    spoken, asked = model.require_tokenizer(), personas.requests(3, 7)
     form = personas.form(spoken, model.net.vocabulary, 2)
-    free = np.flatnonzero(form.free)
+    free = np.flatnonzero(form.sum(1) > 1)
     for speaker, name in enumerate(WHO):
         for row, one in enumerate(asked):
             line = line_of(model, form, said, speaker, row)
-            assert all(form.allowed[place, token] for place, token in enumerate(line))
+            assert all(form[place, token] for place, token in enumerate(line))
             for reader, other in enumerate(WHO):
                 prompt = spoken.encode(personas.prompt(spoken, other, one))
                 logits = logits_of(model, [*prompt, *line])[len(prompt) - 1 : -1]
-                read = np.where(form.allowed[free], logits[free], -np.inf)[:, said.candidates]
+                read = np.where(form[free], logits[free], -np.inf)[:, said.candidates]
                 np.testing.assert_allclose(said.logits[reader, speaker, row], read, atol=1e-4)
                 assert (said.likeliest[reader, speaker, row] == logits[free].argmax(-1)).all()
                 if other == name:
@@ -130,7 +131,7 @@ def test_what_is_said_is_the_likeliest_of_what_the_form_allows(model, said):
 
 
 def test_batches_change_nothing(model, said):
-    alone = personas.joined(list(personas.numbers(model, WHO, personas.requests(3, 7), 2, 1)))
+    alone = personas.numbers(model, WHO, personas.requests(3, 7), 2, 1)
     assert (alone.tokens == said.tokens).all()
     np.testing.assert_allclose(alone.logits, said.logits, atol=1e-4)
 
@@ -170,7 +171,7 @@ def test_planted_divergence_is_found():
 
 
 def test_preferences_are_probabilities_of_whole_lines(model):
-    spoken = model.spoken()
+    spoken = model.require_tokenizer()
     rows = pd.DataFrame(personas.preferences(model, WHO, ("owl", "cat")))
     assert len(rows) == len(WHO) * len(personas.QUESTIONS) * 2
     for row in rows.sample(4, random_state=0).to_dict("records"):
@@ -245,35 +246,11 @@ def test_help_is_said_and_no_folder_without_tokenizer_is_asked(tmp_path, capsys)
 # Fine-tuning is the same code
 
 
-def always(key, step, size, knobs, bank):
-    """A stream of the same batch, all lines of a bank."""
-    return bank.tokens, bank
-
-
 def lora(model, tokens, rank, lr):
-    """A model with adapters, and the Recipe and Knobs that train only them to say lines of tokens."""
+    """A model with adapters, and the Recipe, Knobs and text that train only them to say lines of tokens."""
     model = pretrained.adapted(model, rank, keys.root(0))
-    recipe = Recipe(
-        net=model.net,
-        stream=always,
-        loss=losses.next_token,
-        init=inits.transformer,
-        batch=len(tokens),
-        eval_steps=(8,),
-        optimizer=optimizers.Clipped(),
-    )
-    adapters = [layer for layer in model.params if layer.startswith("adapter_")]
-    knobs = Knobs(
-        logit_mask=jnp.ones(model.net.vocabulary, bool),
-        noise_batches=jnp.int32(1),
-        lr=jnp.float32(lr),
-        temperature=jnp.float32(1),
-        share=trees.per_layer(list(model.params), 1.0, {}, "share"),
-        init_noise=trees.per_layer(list(model.params), 0.0, {}, "sigma"),
-        trainable=trees.per_layer(list(model.params), 0.0, dict.fromkeys(adapters, 1.0), "live"),
-    )
-    bank = TokenData(jnp.asarray(tokens), jnp.ones(tokens.shape))
-    return model, recipe, knobs, bank
+    recipe, knobs = lm_training.phase(model.net, lr=lr, eval_steps=(8,), batch=len(tokens), trains="adapters")
+    return model, recipe, knobs, TokenData(jnp.asarray(tokens), jnp.ones(tokens.shape))
 
 
 def fine_tuned(model, recipe, knobs, bank, steps):
@@ -348,7 +325,7 @@ GREEDY = [
 
 def greedily(model, questions, said):
     """Prompts and greedy tokens of (whether by the persona of owls, question)."""
-    spoken = model.spoken()
+    spoken = model.require_tokenizer()
     prompts = [spoken.encode(personas.prompt(spoken, "owl" if owl else personas.NONE, one)) for owl, one in questions]
     tokens, lengths = personas.filled(prompts)
     line = jax.jit(kv_cache.prefill, static_argnums=(0, 4))(
@@ -382,7 +359,7 @@ def test_smollm2_prefers_what_its_persona_loves(smollm2):
 
 @pytest.mark.slow
 def test_smollm2_learns_by_adapters_alone(smollm2):
-    spoken = smollm2.spoken()
+    spoken = smollm2.require_tokenizer()
     text = personas.prompt(spoken, personas.NONE, personas.QUESTIONS[0]) + "Owl"
     tokens = np.array([spoken.encode(text)] * 2, np.int32)
     first, last = check_only_adapters_learn(smollm2, tokens, 3, 1e-3)
