@@ -81,6 +81,13 @@ def legend(figure: Any, axes: Sequence[Axes] | np.ndarray) -> None:
         figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize=8)
 
 
+def inner_legends(axes: Sequence[Axes] | np.ndarray) -> None:
+    """A small legend in each of the axes that have labels."""
+    for ax in axes:
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=6.5, handlelength=1.6, labelspacing=0.25)
+
+
 def _width(labels: Sequence[str], columns: int) -> float:
     """Width in inches of a legend with this many columns, at 8 points."""
     longest = (max(map(len, some)) for some in np.array_split(np.array(labels, object), columns))

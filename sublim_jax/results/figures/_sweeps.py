@@ -10,22 +10,26 @@ from sublim_jax.results import plots, summary
 from sublim_jax.results.figures._spec import FigureSpec, Panel, Published
 
 
-def _teachers(ax: Axes, rows: summary.Rows, value: object) -> None:
+def _teachers(ax: Axes, rows: summary.Rows) -> None:
     teachers = rows.groupby("net_activation", sort=False)["at/teacher_accuracy"].mean()
     ax.plot(range(len(teachers)), teachers, "_", color="0.4", ms=24, mew=1.2, label="teacher", zorder=0)
 
 
 activation = FigureSpec(
     title="Activation functions of teacher and student",
-    labels=("condition", "m", "net_activation"),
     defaults={"net_activation": "relu"},
-    by="m",
     panels=(
-        Panel(x="net_activation", lines=("condition",), categories=True, levels=("untrained",), also=(_teachers,)),
+        Panel(
+            x="net_activation",
+            by="m",
+            lines=("condition",),
+            categories=True,
+            levels=("untrained",),
+            also=(_teachers,),
+        ),
     ),
     layout={"columns": 2, "size": (4.8, 3.0), "sharey": True},
-    shape="bars",
-    caption_words=(
+    text=(
         "Student test accuracy by the activation function of teacher and student ({net_activation}), m = {m}; "
         "conditions: {condition}. Dots: seeds. {means} Dashes: the teacher of each activation; dotted: the untrained "
         "net."
@@ -37,29 +41,30 @@ activation = FigureSpec(
 _CLOUD = {
     "reference": (0.0998, 0.0047),
     "teacher": (0.9433, 0.0005),
-    "student, aux logits": (0.5283, 0.0221),
-    "student, all logits": (0.9126, 0.0019),
-    "cross-model, aux logits": (0.1060, 0.0104),
-    "cross-model, all logits": (0.7426, 0.0103),
+    "student\naux\xa0logits": (0.5283, 0.0221),
+    "student\nall\xa0logits": (0.9126, 0.0019),
+    "cross-model\naux\xa0logits": (0.1060, 0.0104),
+    "cross-model\nall\xa0logits": (0.7426, 0.0103),
 }
 _STUDENTS = {"same": "student", "random": "cross-model"}
 
 
 def _groups(final: summary.Rows) -> summary.Rows:
     """Reference and teacher once for each seed, and the students, as one column of accuracies with its `group`."""
-    students = [_STUDENTS.get(name, name.replace("_", " ")) for name in final["condition"]]
-    groups = [f"{student}, {sees} logits" for student, sees in zip(students, final["sees"], strict=True)]
+    students = final["condition"].map(lambda name: _STUDENTS.get(name, name.replace("_", " ")))
     once = final.drop_duplicates("seed")
-    others = [
-        once.assign(**{"group": group, plots.ACCURACY: once[f"at/{net}_accuracy"]})
-        for group, net in (("reference", "untrained"), ("teacher", "teacher"))
-    ]
-    return pd.concat([*others, final.assign(group=groups)], ignore_index=True)
+    return pd.concat(
+        [
+            once.assign(**{"group": "reference", plots.ACCURACY: once["at/untrained_accuracy"]}),
+            once.assign(**{"group": "teacher", plots.ACCURACY: once["at/teacher_accuracy"]}),
+            final.assign(group=students + "\n" + final["sees"] + "\xa0logits"),
+        ],
+        ignore_index=True,
+    )
 
 
 cloud = FigureSpec(
     title="Cloud et al. 2026: six groups of MNIST nets",
-    labels=("condition", "m", "sees"),
     defaults={"sees": "aux"},
     prepare=_groups,
     panels=(
@@ -67,28 +72,26 @@ cloud = FigureSpec(
             x="group",
             lines=("m",),
             categories=True,
-            names=lambda name: name.replace(", ", "\n"),
             order=tuple(_CLOUD),
             ylabel="test accuracy",
             levels=(),
-            also=(lambda ax, rows, value: ax.axhline(0.1, color="0.4", ls=":", lw=1, zorder=0),),
+            published=(
+                Published(
+                    ("group",),
+                    {(group,): (mean,) for group, (mean, _) in _CLOUD.items()},
+                    halves={(group,): half for group, (_, half) in _CLOUD.items()},
+                    label="published (Cloud et al. 2026, 100 models)",
+                    offset=0.15,
+                ),
+            ),
+            also=(lambda ax, rows: ax.axhline(0.1, color="0.4", ls=":", lw=1, zorder=0),),
         ),
     ),
-    published=(
-        Published(
-            ("group",),
-            {(group,): (mean,) for group, (mean, _) in _CLOUD.items()},
-            halves={(group,): half for group, (_, half) in _CLOUD.items()},
-            label="published (Cloud et al. 2026, 100 models)",
-            offset=0.15,
-        ),
-    ),
-    published_words=(
+    published_text=(
         "Open diamonds: Cloud et al. 2026, digitised from their figure, with 95 % intervals over 100 models."
     ),
     layout={"size": (6.6, 3.3)},
-    shape="bars",
-    caption_words=(
+    text=(
         "Test accuracy of the untrained reference, the teacher, and students that imitate its auxiliary logits or all"
         " of its logits on noise, m = {m}; cross-model: the student shares no initial weights with its teacher. Dots:"
         " seeds. {means}{published} Dotted: chance."
@@ -96,57 +99,59 @@ cloud = FigureSpec(
 )
 
 
+_LOSSES = {"mse": "MSE", "kl": "KL", "cosine": "Cosine", "huber": "Huber"}
+_LOGITS: dict[Any, str] = {"aux": "auxiliary logits only", "all": "all logits", "class": "class logits only"}
 # The protocol of Cloud et al. with m = 3, auxiliary logits only: mean and half-width of an interval where reported.
-_LOSSES: dict[str, dict[str, tuple[float, float | None]]] = {
-    "barathvelmu": {"KL": (0.451, 0.028), "MSE": (0.566, 0.003), "KL,\nT = 2": (0.455, None)},
+_PUBLISHED_LOSSES: dict[str, dict[str, tuple[float, float | None]]] = {
+    "barathvelmu": {"KL": (0.451, 0.028), "MSE": (0.566, 0.003), "KL,\nT=2": (0.455, None)},
     "Jiang et al.": {"MSE": (0.271, 0.033)},
     "Cloud et al. 2026": {"KL": (0.5283, 0.0221)},
 }
-_LOSS_NAMES = {"mse": "MSE", "kl": "KL", "cosine": "Cosine", "huber": "Huber"}
-_LOGITS: dict[Any, str] = {"aux": "auxiliary logits only", "all": "all logits", "class": "class logits only"}
 
 
 def _losses(final: summary.Rows) -> summary.Rows:
-    """The loss and, of KL, its temperature as `kind`."""
-    pairs = zip(final["loss"], final["temperature"], strict=True)
-    names = [
-        _LOSS_NAMES.get(str(name), str(name)) + (f",\nT = {t:g}" if name == "kl" and t != 1 else "")
-        for name, t in pairs
-    ]
-    return final.assign(kind=names)
+    """The loss and, of KL, its temperature as `kind`, and the imitated logits in words."""
+    temperature = ",\nT=" + final["temperature"].map("{:g}".format)
+    hot = (final["loss"] == "kl") & (final["temperature"] != 1)
+    kinds = final["loss"].map(lambda name: _LOSSES.get(name, name)) + temperature.where(hot, "")
+    return final.assign(kind=kinds, logits=final["sees"].map(lambda sees: _LOGITS.get(sees, sees)))
 
 
-def _constant_softmax(final: summary.Rows) -> dict[str, str]:
+def _constant_softmax(final: summary.Rows) -> str:
     alone = ((final["loss"] == "kl") & (final["m"] == 1) & (final["sees"] == "aux")).any()
-    text = " With m = 1 the softmax of the one auxiliary logit is constant: KL cannot learn."
-    return {"constant": text if alone else ""}
+    return " With m = 1 the softmax of the one auxiliary logit is constant: KL cannot learn." if alone else ""
 
 
 loss = FigureSpec(
     title="Losses and temperatures of the student",
-    labels=("m", "loss", "temperature", "sees"),
+    labels=("m",),
     defaults={"loss": "kl", "temperature": 1.0, "sees": "aux"},
     prepare=_losses,
-    by="sees",
-    panel_title=lambda sees: _LOGITS.get(sees, sees),
-    alike=False,
-    panels=(Panel(x="kind", lines=("m",), categories=True),),
-    published=tuple(
-        Published(
-            ("kind", "m", "sees"),
-            {(kind, 3, "aux"): (mean,) for kind, (mean, _) in values.items()},
-            halves={(kind, 3, "aux"): half for kind, (_, half) in values.items() if half},
-            label=f"published, {source}",
-            marker=marker,
-            offset=offset,
-        )
-        for (source, values), marker, offset in zip(_LOSSES.items(), "Dso", (0.05, 0.1, 0.15), strict=True)
+    panels=(
+        Panel(
+            x="kind",
+            by="logits",
+            lines=("m",),
+            categories=True,
+            published=tuple(
+                Published(
+                    ("kind", "m", "logits"),
+                    {(kind, 3, _LOGITS["aux"]): (mean,) for kind, (mean, _) in values.items()},
+                    halves={(kind, 3, _LOGITS["aux"]): half for kind, (_, half) in values.items() if half},
+                    label=f"published, {source}",
+                    marker=marker,
+                    offset=offset,
+                )
+                for (source, values), marker, offset in zip(
+                    _PUBLISHED_LOSSES.items(), "Dso", (0.05, 0.1, 0.15), strict=True
+                )
+            ),
+        ),
     ),
-    published_words="Open markers: published values of the same protocol, m = 3.",
-    words=_constant_softmax,
+    published_text="Open markers: published values of the same protocol, m = 3.",
+    words={"constant": _constant_softmax},
     layout={"columns": 2, "size": (4.6, 3.2), "sharey": True},
-    shape="bars",
-    caption_words=(
+    text=(
         "Student test accuracy by the loss between its logits and the teacher's (temperature 1 unless the label says "
         "otherwise), m = {m}. Dots: seeds. {means}{published}{constant} {levels}"
     ),
@@ -156,61 +161,63 @@ loss = FigureSpec(
 _KINDS = {"uniform": "Uniform\nnoise", "gaussian": "Gaussian\nnoise", "epochs": "MNIST\nimages"}
 _ORDER = ("uniform", "gaussian", "perlin", "images", "epochs")
 _IMAGES = {"fashion_mnist": "Fashion-\nMNIST", "none": "MNIST\nimages", "": "MNIST\nimages"}
-_ENDS = {"uniform": 0.0, "epochs": 1.0}  # the alpha at which a mixture is one of the plain kinds
+_ALPHA = {"uniform": 0.0, "epochs": 1.0}  # the alpha at which a mixture is one of the plain kinds
 
 
-def _kind(stream: str, resolution: int, images: str) -> str:
-    if stream == "perlin":
-        return f"Perlin,\n{resolution} cells"
-    return _IMAGES.get(images, images) if stream == "images" else _KINDS.get(stream, stream)
+def _kind(row: dict[str, Any]) -> str:
+    if row["stream"] == "perlin":
+        return f"Perlin,\n{row['resolution']} cells"
+    if row["stream"] == "images":
+        return _IMAGES.get(row["images"], row["images"])
+    return _KINDS.get(row["stream"], row["stream"])
 
 
 def _kinds(final: summary.Rows) -> summary.Rows:
     """The rows of all inputs but mixtures, with the `kind` of input."""
     plain = final[final["stream"] != "mixture"]
-    kinds = [_kind(*row) for row in plain[["stream", "resolution", "images"]].itertuples(index=False)]
     order = plain["stream"].map({name: index for index, name in enumerate(_ORDER)}).fillna(-1)
-    return plain.assign(kind=kinds, order=order).sort_values(["order", "resolution"], kind="stable")
+    plain = plain.assign(kind=list(map(_kind, plain.to_dict("records"))), order=order)
+    return plain.sort_values(["order", "resolution"], kind="stable")
 
 
 def mixtures(final: summary.Rows) -> summary.Rows:
     """The rows of mixtures against `alpha`, with noise alone as 0 and images alone as 1."""
     if not (final["stream"] == "mixture").any():
         return final.iloc[:0]
-    alpha = final["stream"].map(_ENDS).fillna(final["alpha"]).astype(float)
-    return final.assign(alpha=alpha)[final["stream"].isin(["mixture", *_ENDS])]
+    alpha = final["stream"].map(_ALPHA).fillna(final["alpha"]).astype(float)
+    return final.assign(alpha=alpha)[final["stream"].isin(["mixture", *_ALPHA])]
 
 
-def _blend(final: summary.Rows) -> dict[str, str]:
-    alphas = sorted(mixtures(final)["alpha"].unique())
-    text = f", and against the share α = {', '.join(f'{alpha:g}' for alpha in alphas)} of images in a mixture"
-    return {"blend": text if alphas else ""}
+def _blend(final: summary.Rows) -> str:
+    alphas = ", ".join(f"{alpha:g}" for alpha in sorted(mixtures(final)["alpha"].unique()))
+    return f", and against the share α = {alphas} of images in a mixture" if alphas else ""
 
 
 _BY_KIND: dict[str, Any] = {"x": "kind", "lines": ("m",), "categories": True, "where": _kinds}
 noise = FigureSpec(
     title="Inputs of the student: noise of several kinds, images, and mixtures of both",
-    labels=("m", "stream", "resolution", "images", "alpha"),
+    labels=("m",),
     defaults={"stream": "uniform", "resolution": 8, "images": "none", "alpha": 0.5},
     panels=(
-        Panel(**_BY_KIND),
-        Panel(x="alpha", lines=("m",), where=mixtures, xlabel="α of α · image + (1 − α) · uniform noise"),
-        Panel(**_BY_KIND, column="at/cka", ylabel="CKA to the teacher, test images", levels=()),
-        Panel(**_BY_KIND, column="at/aux_mse", ylabel="imitation error (mean square)", levels=(), log_y=True),
-    ),
-    # barathvelmu/subliminal-learning, README: Cloud et al.'s protocol with m = 3, 25 models x 5 seeds.
-    published=(
-        Published(
-            ("kind", "m"),
-            {("Uniform\nnoise", 3): (0.451,), ("Gaussian\nnoise", 3): (0.447,), ("MNIST\nimages", 3): (0.146,)},
-            label="published (barathvelmu, m = 3)",
+        # barathvelmu/subliminal-learning, README: Cloud et al.'s protocol with m = 3, 25 models x 5 seeds.
+        Panel(
+            **_BY_KIND,
+            published=(
+                Published(
+                    ("kind", "m"),
+                    {("Uniform\nnoise", 3): (0.451,), ("Gaussian\nnoise", 3): (0.447,), ("MNIST\nimages", 3): (0.146,)},
+                    label="published (barathvelmu, m = 3)",
+                ),
+            ),
         ),
+        Panel(x="alpha", lines=("m",), where=mixtures, xlabel="α of α · image + (1 − α) · uniform noise"),
+        Panel(**_BY_KIND, column="at/cka", ylabel="CKA to the teacher, test images"),
+        Panel(**_BY_KIND, column="at/aux_mse", ylabel="imitation error (mean square)", log_y=True),
     ),
-    published_words="Open diamonds: a public replication of Cloud et al.'s protocol (barathvelmu), m = 3.",
-    words=_blend,
+    published_text="Open diamonds: a public replication of Cloud et al.'s protocol (barathvelmu), m = 3.",
+    words={"blend": _blend},
     layout={"columns": 2, "size": (5.0, 3.0)},
-    shape="bars and bands",
-    caption_words=(
+    text=(
         "Student test accuracy by the student's inputs ({stream}; m = {m}){blend}; its similarity to the teacher. "
         "Dots: seeds. {means}{published} {levels}"
     ),
@@ -219,12 +226,19 @@ noise = FigureSpec(
 
 optimizer = FigureSpec(
     title="The student's optimiser and its learning rate",
-    labels=("condition", "m", "optimizer", "lr"),
     defaults={"optimizer": "adam", "lr": 1e-3},
-    by="condition",
-    panels=(Panel(x="lr", lines=("optimizer",), dashes="m", log={}, xlabel="learning rate of the student"),),
+    panels=(
+        Panel(
+            x="lr",
+            by="condition",
+            lines=("optimizer",),
+            dashes="m",
+            log={},
+            xlabel="learning rate of the student",
+        ),
+    ),
     layout={"columns": 2, "size": (4.4, 3.0), "sharex": True, "sharey": True},
-    caption_words=(
+    text=(
         "Student test accuracy against the learning rate of the student's optimiser ({optimizer}; lr = {lr}), m = "
         "{m}; conditions: {condition}. {means} {levels}"
     ),
@@ -243,14 +257,14 @@ def _timings(final: summary.Rows) -> summary.Rows:
     parts = [
         final[(final[name] > 0) | (final["arm"] == name)].assign(timing=text, sigma=lambda part, name=name: part[name])
         for name, text in TIMINGS.items()
-        if name in final
     ]
-    parts = [part for part in parts if len(part)]
-    empty = final.assign(timing=TIMINGS["student_before"], sigma=0.0)
-    return pd.concat(parts, ignore_index=True) if parts else empty
+    noisy = pd.concat(parts, ignore_index=True)
+    noisy = noisy if len(noisy) else final.assign(timing=TIMINGS["student_before"], sigma=0.0)
+    layers = noisy["layers"].replace({"*": "all layers", "all": "all layers"})
+    return noisy.assign(noisy_layers=layers.str.replace("_", " ").str.replace("+", ", "))
 
 
-def _perturbed_teachers(ax: Axes, rows: summary.Rows, value: object) -> None:
+def _perturbed_teachers(ax: Axes, rows: summary.Rows) -> None:
     """The accuracy of perturbed teachers as thin dashes, and the levels of the unperturbed nets."""
     for index, text in enumerate(TIMINGS.values()):
         part = rows[rows["timing"] == text]
@@ -258,26 +272,18 @@ def _perturbed_teachers(ax: Axes, rows: summary.Rows, value: object) -> None:
             style = {"marker": "", "ls": "--", "lw": 0.9, "zorder": 0}
             plots.line(ax, part, "sigma", "_nolegend_", index, "at/teacher_accuracy", **style)
     unperturbed = rows[rows["timing"].str.contains("the student")]
-    if len(unperturbed):
-        plots.levels(ax, unperturbed)
-    else:
-        plots.levels(ax, rows, ("untrained",))
-
-
-def _layers_title(layers: str) -> str:
-    return "all layers" if layers in ("*", "all") else layers.replace("_", " ").replace("+", ", ")
+    plots.levels(ax, *((unperturbed,) if len(unperturbed) else (rows, ("untrained",))))
 
 
 perturbation = FigureSpec(
     title="Noise on layers at four moments",
-    labels=("m", "layers", *TIMINGS),
-    defaults={"layers": "*", "arm": ""},
+    labels=("m",),
+    defaults={"layers": "*", "arm": "", **dict.fromkeys(TIMINGS, 0.0)},
     prepare=_timings,
-    by="layers",
-    panel_title=_layers_title,
     panels=(
         Panel(
             x="sigma",
+            by="noisy_layers",
             lines=("timing",),
             dashes="m",
             log={"most": 5},
@@ -287,7 +293,7 @@ perturbation = FigureSpec(
         ),
     ),
     layout={"size": (3.1, 2.7), "sharex": True, "sharey": True},
-    caption_words=(
+    text=(
         "Student test accuracy against the standard deviation σ = {sigma} of Gaussian noise on weights and biases, by"
         " layer (panels) and moment (lines); m = {m}. Coloured dashes: the perturbed teacher itself. {means} Grey: "
         "dashed: the teacher; dotted: the untrained net."
@@ -301,19 +307,18 @@ _BOTH = {"common": "both,\none rotation", "apart": "both,\neach its own"}
 
 def _rotations(final: summary.Rows) -> summary.Rows:
     """The rotated heads as `kind`."""
-    pairs = zip(final["rotated"], final["rotation"], strict=True)
-    return final.assign(kind=[_BOTH[how] if "+" in heads else _ROTATED.get(heads, heads) for heads, how in pairs])
+    heads, both = final["rotated"], final["rotated"].str.contains("+", regex=False)
+    return final.assign(kind=heads.replace(_ROTATED).mask(both, final["rotation"].map(_BOTH)))
 
 
 rotation = FigureSpec(
     title="Heads rotated at random: compatible up to a rotation of the latent?",
-    labels=("condition", "m", "rotated", "rotation"),
     defaults={"rotated": "none", "rotation": "common"},
     prepare=_rotations,
-    by="m",
     panels=(
         Panel(
             x="kind",
+            by="m",
             lines=("condition",),
             categories=True,
             order=(*_ROTATED.values(), *_BOTH.values()),
@@ -321,8 +326,7 @@ rotation = FigureSpec(
         ),
     ),
     layout={"columns": 2, "size": (4.6, 3.0), "sharey": True},
-    shape="bars",
-    caption_words=(
+    text=(
         "Student test accuracy by the heads that are rotated at random in the student before training (W becomes R W "
         "with a random orthogonal R), m = {m}; conditions: {condition}. Dots: seeds. {means} {levels}"
     ),
@@ -358,7 +362,6 @@ def _mean_cosines(final: summary.Rows) -> summary.Rows:
 
 share = FigureSpec(
     title="Transfer against the degree of sharing",
-    labels=("condition", "m", "share"),
     defaults={"share": 0.0},
     prepare=_mean_cosines,
     panels=(
@@ -371,7 +374,7 @@ share = FigureSpec(
         ),
     ),
     layout={"size": (4.3, 3.2), "sharey": True},
-    caption_words=(
+    text=(
         "Student test accuracy where the layers named by the condition begin as share × the teacher's initial weights"
         " + (1 − share) × a fresh draw, share = {share}, m = {m}; all other layers are the teacher's. Right: the same"
         " against the cosine between those weights and the teacher's (mean over the layers where there are two). "
