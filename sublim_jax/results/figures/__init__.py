@@ -14,10 +14,11 @@ import pandas as pd
 
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import summary
-from sublim_jax.results.figures import _paper, _sweeps
+from sublim_jax.results.figures import _defence, _failure, _figure4, _paper, _sweeps, _transfer
 from sublim_jax.results.figures._spec import FigureSpec
 
-SPECS = {name: spec for file in (_paper, _sweeps) for name, spec in vars(file).items() if isinstance(spec, FigureSpec)}
+_FILES = _defence, _failure, _figure4, _paper, _sweeps, _transfer
+SPECS = {name: spec for file in _FILES for name, spec in vars(file).items() if isinstance(spec, FigureSpec)}
 _ABOUT = (
     "Subliminal transfer: students imitate a trained teacher's auxiliary logits on inputs that are unrelated to the "
     "task, and are then tested on the task."

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _words
 
-DASHES = ("-", "--", "-.", ":")
+DASHES = ("-", ":", "--", "-.")
 TEACHER = "at/teacher_accuracy"
 TEACHER_STYLE: dict[str, Any] = {"color": "0.4", "marker": "", "lw": 1, "zorder": 0, "ls": "--"}
 PREDICTED: dict[str, Any] = {"marker": "", "ls": (0, (4, 2)), "lw": 1.2}
@@ -153,12 +153,16 @@ class Panel:
             plots.line(ax, part, self.x, label, colours[tuple(part[names].iloc[0])], self.column, ls=dash)
 
 
+_BY_CONDITION = Panel(x="condition", lines=("m",), categories=True)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FigureSpec:
     """A figure as data."""
 
     title: str  # the title in the gallery
-    # The labels that the figure shows, besides `defaults`; of any other label only the first value is drawn.
+    # The labels that the figure shows, besides `defaults`; of any other label only the first value is drawn. Without
+    # labels all are shown.
     labels: tuple[str, ...] = ("condition", "m")
     # Labels that the figure shows, with their values in rows that lack them because they did not vary.
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -175,8 +179,11 @@ class FigureSpec:
 
     def final(self, rows: pd.DataFrame) -> summary.Rows:
         """The rows that the figure shows, with the columns that it derives."""
-        select = _words.only if self.every_step else _words.last
-        return self.prepare(summary.labelled(select(rows, (*self.labels, *self.defaults)), **self.defaults))
+        select = _words.shown if self.every_step else _words.last
+        return self.prepare(summary.labelled(select(rows, self._shown(rows)), **self.defaults))
+
+    def _shown(self, rows: pd.DataFrame) -> tuple[str, ...]:
+        return (*self.labels, *self.defaults) if self.labels else tuple(summary.labels_of(rows))
 
     def draw(self, rows: pd.DataFrame) -> Figure:
         """Draw the figure.
@@ -200,12 +207,14 @@ class FigureSpec:
 
     def _parts(self, final: summary.Rows) -> Iterator[tuple[Panel, Any, summary.Rows, summary.Rows]]:
         """Every panel with the value of `by` that it shows, its rows for all values, and those of this value."""
-        for panel in self.panels:
+        # Without the measurements of any panel: accuracy by condition.
+        panels = [panel for panel in self.panels if len(panel.rows(final))] or [_BY_CONDITION]
+        for panel in panels:
             rows = panel.rows(final)
             if panel.by:
                 for value in plots.ordered(rows[panel.by]):
                     yield panel, value, rows, rows[rows[panel.by] == value]
-            elif len(rows):
+            else:
                 yield panel, "", rows, rows
 
     def caption(self, rows: pd.DataFrame) -> str:
@@ -215,11 +224,10 @@ class FigureSpec:
             rows: The rows of a sweep.
         """
         final = self.final(rows)
-        drawn = any(
-            any(source.visible(panel, shown)) for panel, _, _, shown in self._parts(final) for source in panel.published
-        )
+        parts = list(self._parts(final))
+        drawn = any(any(source.visible(panel, shown)) for panel, _, _, shown in parts for source in panel.published)
         predicted = [extra.column for panel in self.panels for extra in panel.extras if extra.predicted]
-        shapes = dict.fromkeys("bars" if panel.categories else "bands" for panel in self.panels)
+        shapes = dict.fromkeys("bars" if panel.categories else "bands" for panel, *_ in parts)
         texts = {
             **{name: _words.values(final, name) for name in summary.labels_of(final)},
             "means": _words.means(final, " and ".join(shapes)),
@@ -228,4 +236,4 @@ class FigureSpec:
             "theory": _words.theory(final, *predicted),
             **{name: write(final) for name, write in self.words.items()},
         }
-        return self.text.format(**texts) + _words.left_out(rows, (*self.labels, *self.defaults))
+        return self.text.format(**texts) + _words.left_out(rows, self._shown(rows))
