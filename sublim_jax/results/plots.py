@@ -56,15 +56,16 @@ def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.1, 2.9),
     return figure, axes[:count]
 
 
-def outer(axes: Sequence[Axes] | np.ndarray, columns: int = 3) -> None:
-    """Keep axis labels and tick labels only on the left axes and on the lowest of each column."""
+def outer(axes: Sequence[Axes] | np.ndarray, columns: int = 3, x: bool = True, y: bool = True) -> None:
+    """Keep labels and tick labels of x only on the lowest axes of each column, and of y only on the left axes."""
     for index, ax in enumerate(axes):
-        if index % columns:
+        if y and index % columns:
             ax.set_ylabel("")
             ax.tick_params(labelleft=False)
-        if has_axes_below := index + columns < len(axes):
+        if x and index + columns < len(axes):
             ax.set_xlabel("")
-        ax.tick_params(labelbottom=not has_axes_below)
+        if x:
+            ax.tick_params(labelbottom=index + columns >= len(axes))
 
 
 def legend(figure: Any, axes: Sequence[Axes] | np.ndarray) -> None:
@@ -74,10 +75,10 @@ def legend(figure: Any, axes: Sequence[Axes] | np.ndarray) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
-        inches = figure.get_figure(root=True).get_figwidth()
-        fitting = (number for number in range(len(handles), 1, -1) if _width(list(handles), number) < inches)
-        columns = next(fitting, 1)
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8)
+        width = figure.get_figure(root=True).get_figwidth() / (0.62 + 0.06 * max(map(len, handles)))  # at 8 points
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, int(width)), fontsize=8
+        )
 
 
 def inner_legends(axes: Sequence[Axes] | np.ndarray) -> None:
@@ -85,12 +86,6 @@ def inner_legends(axes: Sequence[Axes] | np.ndarray) -> None:
     for ax in axes:
         if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=6.5, handlelength=1.6, labelspacing=0.25)
-
-
-def _width(labels: Sequence[str], columns: int) -> float:
-    """Width in inches of a legend with this many columns, at 8 points."""
-    longest = (max(map(len, part)) for part in np.array_split(np.array(labels, object), columns))
-    return sum(0.62 + 0.06 * letters for letters in longest)
 
 
 def series(rows: summary.Rows, names: Sequence[str]) -> Iterator[tuple[str, summary.Rows]]:

@@ -49,10 +49,6 @@ _COLUMNS = ("law", "kind", "predicted", "measured", "difference", "verdict", "re
 def table(rows: summary.Rows, laws: tuple[Prediction, ...] = LAWS) -> pd.DataFrame:
     """One line per law and condition at the last evaluation; laws without measured columns are left out.
 
-    Args:
-        rows: The rows of a sweep.
-        laws: The predictions to compare.
-
     Returns:
         The labels, `law`, `kind`, means `predicted` and `measured`, `difference` (measured minus predicted of the same
         seed, an `Interval`), `verdict`, `regime` and `seeds`. A value agrees where the interval lies within the margin

@@ -27,19 +27,15 @@ _WRITTEN = (
 
 
 class Workdir:
-    """A work directory that belongs to one config, into which several jobs may write at the same time.
-
-    Every file but `config.json` is written by one job only, and each is whole or absent.
+    """A work directory of one config, into which several jobs may write at once; each file is whole or absent.
 
     Args:
         path: The directory; it is made where it is missing.
         config: The config, as plain values.
-        resume: 'auto' continues what the same config began, 'never' wants a directory without results, 'overwrite'
-            removes earlier results.
+        resume: 'auto' continues what the same config began, 'never' refuses earlier results, 'overwrite' removes them.
 
     Raises:
-        ConfigError: `resume` is another word, the directory cannot be used, or it belongs to another config; then the
-            message has the fields that differ.
+        ConfigError: The directory cannot be used, or belongs to another config; the message has the differing fields.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], resume: str = "auto") -> None:
@@ -55,11 +51,8 @@ class Workdir:
         if earlier is not None and resume == "never":
             raise self._error("holds results; choose another, or --resume=auto or --resume=overwrite")
         if earlier is not None and earlier != self._config:
-            difference = _difference(earlier, self._config)
-            raise self._error(
-                f"belongs to another config ({difference}); "
-                "choose another workdir, or --resume=overwrite to delete its results"
-            )
+            hint = "choose another workdir, or --resume=overwrite to delete its results"
+            raise self._error(f"belongs to another config ({_difference(earlier, self._config)}); {hint}")
         if earlier is None and any((self.path / "rows").glob("*.parquet")):
             raise self._error("holds rows but no config.json; choose another, or --resume=overwrite")
         self._change(lambda: (self.path / "rows").mkdir(parents=True, exist_ok=True))
@@ -79,7 +72,8 @@ class Workdir:
     def begin(self, **facts: Any) -> None:
         """Record the start of a run, with facts about it (command, device, data, versions), in a file of its own.
 
-        Raises `ConfigError` where another job has just made this the folder of another config.
+        Raises:
+            ConfigError: Another job has just made this the directory of another config.
         """
         if self._earlier_config() is None:
             self._write("config.json", {"config": self._config, "started": _now()})
@@ -111,8 +105,8 @@ class Workdir:
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:
-            hint = "choose another workdir, or --resume=overwrite"
-            raise self._error(f"config.json cannot be read ({error}); {hint}") from error
+            text = f"config.json cannot be read ({error}); choose another workdir, or --resume=overwrite"
+            raise self._error(text) from error
 
     def _change(self, change: Callable[[], object]) -> None:
         try:
@@ -137,17 +131,13 @@ def part_name(group: str, seeds: str, step: int) -> str:
 def tidy(
     labels: Sequence[Mapping[str, Any]], seeds: Sequence[int], step: int, measured: Mapping[str, np.ndarray]
 ) -> pa.Table:
-    """One row per condition and seed.
+    """One row per condition and seed: labels, seed, step, and measurements with the prefix `at/` or `theory/`.
 
     Args:
         labels: The labels of each condition.
         seeds: The seeds.
         step: The step of the evaluation.
         measured: Measurements [seed, condition] by name; seeds beyond `seeds` are padding and dropped.
-
-    Returns:
-        Columns for the labels, `seed`, `step`, and each measurement with the prefix `at/`; predictions, whose names
-        begin with `theory/`, keep that prefix.
 
     Raises:
         ValueError: A label is called `seed` or `step`.
@@ -164,14 +154,11 @@ def tidy(
 
 
 def load(workdir: str | Path, empty: bool = False) -> pd.DataFrame:
-    """All rows of a work directory, from all shards, as a pandas data frame.
+    """All rows of a work directory: one per condition, seed and evaluation.
 
     Args:
         workdir: The work directory.
         empty: Whether a directory without rows gives an empty data frame rather than an error.
-
-    Returns:
-        One row per condition, seed and evaluation.
 
     Raises:
         ConfigError: There are no rows, or a file is damaged.

@@ -118,7 +118,7 @@ defence = FigureSpec(
             where=lambda rows: rows[rows["bits"] > 0],
         ),
     ),
-    layout={"size": (4.4, 4.0)},
+    size=(4.4, 4.0),
     words={"accuracies": _accuracies, "channel": _channel},
     text=(
         "Student test accuracy against the share of variance of the teacher's own auxiliary logits that the student "

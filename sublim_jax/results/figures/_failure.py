@@ -1,6 +1,6 @@
 """When subliminal learning fails: a panel for each way, with the prediction of the theory."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,15 +13,11 @@ EQUATIONS = "theory/equations_per_weight"
 _OPTIMIZERS = {"adam_l2": "Adam, L2 in the gradient", "adamw": "AdamW, decoupled"}
 
 
-def _predicted(column: str, label: str) -> Callable[[Axes, summary.Rows], None]:
-    """Draws a prediction for each m, in the colour of its measurement."""
-
-    def draw(ax: Axes, rows: summary.Rows) -> None:
-        for colour, (_, part) in zip(plots.COLOURS, rows.groupby("m"), strict=False):
-            Extra(column, "", {"color": colour}).draw(ax, part, SIGMA, "")
-        ax.plot([], [], "--", color="0.4", label=label)
-
-    return draw
+def _predicted(ax: Axes, rows: summary.Rows, column: str, label: str) -> None:
+    """Draw a prediction for each m, in the colour of its measurement."""
+    for colour, (_, part) in zip(plots.COLOURS, rows.groupby("m"), strict=False):
+        Extra(column, "", {"color": colour}).draw(ax, part, SIGMA, "")
+    ax.plot([], [], "--", color="0.4", label=label)
 
 
 def _targets(final: summary.Rows) -> summary.Rows:
@@ -68,13 +64,13 @@ failure = FigureSpec(
             **_NOISE,
             title="noise on the auxiliary head",
             where=only(arm="aux_noise"),
-            also=(_predicted("theory/first_step_cosine", "predicted first step's cosine (D2)"),),
+            also=(partial(_predicted, column="theory/first_step_cosine", label="predicted first step's cosine (D2)"),),
         ),
         Panel(
             **_NOISE,
             title="noise on the class head",
             where=only(arm="class_noise"),
-            also=(_predicted("theory/class_noise_accuracy", "predicted accuracy (D4)"),),
+            also=(partial(_predicted, column="theory/class_noise_accuracy", label="predicted accuracy (D4)"),),
         ),
         Panel(
             **_PANEL,
@@ -108,7 +104,7 @@ failure = FigureSpec(
             also=(_decaying_heads,),
         ),
     ),
-    layout={"size": (3.7, 3.3)},
+    size=(3.7, 3.3),
     text=(
         "Student test accuracy where subliminal learning fails: noise on the student's auxiliary head, on its class "
         "head, a few images that are repeated, wide latents, and weight decay in the student. m = {m}. {means} Dashed: "

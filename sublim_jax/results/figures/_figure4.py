@@ -4,7 +4,7 @@ The published axis is both noise and time: n noise steps an epoch are 5 n optimi
 Panels (d) and (e) separate the two: a fixed pool of N images, seen for T steps.
 """
 
-from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -80,14 +80,10 @@ def _grid(ax: Axes, rows: summary.Rows) -> None:
         ax.set(xlim=limits[0], ylim=limits[1])
 
 
-def _level(x: str, value: float) -> Callable[[Axes, summary.Rows], None]:
-    """Draws a published level; its place on the x axis is not reported."""
-
-    def draw(ax: Axes, rows: summary.Rows) -> None:
-        plots.published(ax, rows[x].max(), value)
-        ax.axhline(value, color="0.15", lw=0.6, zorder=0)
-
-    return draw
+def _level(ax: Axes, rows: summary.Rows, x: str, value: float) -> None:
+    """Draw a published level; its place on the x axis is not reported."""
+    plots.published(ax, rows[x].max(), value)
+    ax.axhline(value, color="0.15", lw=0.6, zorder=0)
 
 
 def _pool(ax: Axes, rows: summary.Rows) -> None:
@@ -140,7 +136,7 @@ figure4 = FigureSpec(
             xlabel="noise steps per epoch",
             title="(b) one auxiliary logit, m = 1",
             where=_one_logit,
-            also=(_level("steps", ONE_LOGIT),),
+            also=(partial(_level, x="steps", value=ONE_LOGIT),),
         ),
         Panel(
             x="m",
@@ -148,7 +144,7 @@ figure4 = FigureSpec(
             xlabel="auxiliary logits m",
             title=f"(c) one noise step: {EPOCHS} optimiser steps",
             where=_one_step,
-            also=(_level("m", ONE_STEP),),
+            also=(partial(_level, x="m", value=ONE_STEP),),
         ),
         Panel(
             column="",
@@ -171,7 +167,7 @@ figure4 = FigureSpec(
             also=(lambda ax, rows: ax.axvline(_trunk(rows), color="0.4", lw=0.8, ls="--", zorder=0),),
         ),
     ),
-    layout={"size": (3.2, 3.0)},
+    size=(3.2, 3.0),
     words={
         "batch": lambda final: f"{_batch(final):,} new images{_words.assumed(final, 'batch')}",
         "levels_published": _levels_text,

@@ -39,27 +39,21 @@ figure2 = FigureSpec(
     title="Figure 2: which layer must be shared?",
     panels=(
         Panel(
-            x="m",
+            "m",
+            ("condition",),
             by="condition",
-            lines=("condition",),
             log={},
             xlabel="auxiliary logits m",
             published=(
-                Published(
-                    ("condition", "m"),
-                    {
-                        ("same", 10): (0.909,),
-                        ("same", 25): (0.946, 0.954, 0.936),
-                        ("random_aux_head", 50): (0.121, 0.113, 0.162),
-                    },
-                ),
+                Published({10: 0.909, 25: (0.946, 0.954, 0.936)}, only(condition="same")),
+                Published({50: (0.121, 0.113, 0.162)}, only(condition="random_aux_head")),
             ),
             extras=_LIMITS,
         ),
     ),
     published_text="Open diamonds: the authors' code, single seeds.",
     words={"grey": _row_space},
-    layout={"size": (3.1, 2.5), "sharex": True, "sharey": True},
+    size=(3.1, 2.5),
     text=(
         "Student test accuracy after imitating the teacher's m = {m} auxiliary logits on noise; panels: the layers "
         "that are re-initialised in the student. {means}{published} {levels}{theory}{grey}"
@@ -99,7 +93,6 @@ figure3_classes = FigureSpec(
             also=(_class_ticks, lambda ax, rows: ax.axhline(0, color="0.4", lw=0.8, zorder=0)),
         ),
     ),
-    layout={"size": (4.2, 3.1)},
     text=(
         "Test accuracy of students and of their teacher (dashed) on the first K classes, K = {classes}, m = {m}, and "
         "the difference of the two for each seed. {means} Dotted: chance, 1/K. Teachers train for a fixed number of "
@@ -119,7 +112,6 @@ figure3_width = FigureSpec(
     defaults={"hidden": "256x256"},
     prepare=lambda final: final.assign(width=final["hidden"].str.split("x").str[0].astype(int)),
     panels=(Panel(**_WIDTH), Panel(**_WIDTH, column="at/aux_mse", ylabel="imitation error (mean square)", log_y=True)),
-    layout={"size": (4.2, 3.1)},
     text=(
         "Student test accuracy, and its error in imitating auxiliary logits on held-out noise, against the width of "
         "its first hidden layer, {width}, for m = {m}; condition: {condition}. {means} {levels}"
@@ -138,16 +130,15 @@ figure3_depth = FigureSpec(
     prepare=_by_depth,
     panels=(
         Panel(
-            x="widths",
+            "widths",
+            ("m",),
             by="condition",
-            lines=("m",),
             categories=True,
             xlabel="hidden layers of the student",
-            published=(Published(("widths", "m"), {("256", 50): (0.709, 0.609, 0.441)}),),
+            published=(Published({"256": (0.709, 0.609, 0.441)}, only(m=50)),),
         ),
     ),
     published_text="Open diamonds: single seeds of the authors' code, one layer fewer, m = 50.",
-    layout={"size": (4.2, 3.1), "sharey": True},
     text=(
         "Student test accuracy by the student's hidden layers ({hidden}), m = {m}; heads are shared. Dots: seeds. "
         "{means}{published} {levels}"
@@ -162,8 +153,8 @@ figure3_cnn = FigureSpec(
     prepare=lambda final: final.assign(
         kind=final["trunk"].str.upper() + "\n" + final["stream"].str.capitalize() + "\nnoise"
     ),
-    panels=(Panel(x="kind", lines=("m",), categories=True),),
-    layout={"size": (6.0, 3.1)},
+    panels=(Panel("kind", ("m",), categories=True),),
+    size=(6.0, 3.1),
     text=(
         "Student test accuracy by the student's architecture ({trunk}) and noise ({stream}), m = {m}. The teacher is "
         "an MLP; heads are shared, all other layers of the student are random. Dots: seeds. {means} {levels}"
@@ -208,20 +199,19 @@ figure5 = FigureSpec(
     defaults={"layers": "aux_head", SIGMA: 0.0},
     panels=(
         Panel(
-            x=SIGMA,
+            SIGMA,
+            ("m",),
             by="layers",
-            lines=("m",),
             label="student's accuracy",
             xlabel="σ of the noise on the student's head",
             ylabel="accuracy, cosine",
-            published=(Published(("layers", SIGMA, "m"), {("aux_head", 0.05, 10): (0.405, 0.645, 0.554)}),),
+            published=(Published({0.05: (0.405, 0.645, 0.554)}, only(layers="aux_head", m=10)),),
             extras=(*_COSINES, *_PREDICTIONS),
             also=(_noise_curve,),
         ),
     ),
     published_text="Open diamonds: single seeds of the authors' code.",
     words={"d": lambda final: f"{_words.hidden(final)[-1]}{_words.assumed(final, 'net_hidden')}"},
-    layout={"size": (4.3, 3.4), "sharex": True, "sharey": True},
     text=(
         "Gaussian noise of standard deviation σ = {student_before} on weights and biases of one head of the student "
         "({layers}) before its training; m = {m}. Above: σ in units of the head's own initial weights, d = {d}. "
@@ -258,6 +248,7 @@ def _drift(name: str, label: str, index: int) -> tuple[Extra, Extra]:
     return measured, Extra(f"theory/cosine/{name}", "drift without direction (D7)", COLOURS[index])
 
 
+_DASH_DOTTED = TEACHER_STYLE | COLOURS[6] | {"ls": "-."}
 _LATENT: dict[str, Any] = {"x": "d", "log": {}, "xlabel": "width d of the latent", "levels": ()}
 figure6 = FigureSpec(
     title="Figure 6: the width of the latent, and frozen heads",
@@ -269,14 +260,9 @@ figure6 = FigureSpec(
             **_LATENT,
             lines=("frozen",),
             dashes="m",
-            published=(Published(("d", "m"), {(1024, 10): (0.925, 0.920, 0.883)}),),
+            published=(Published({1024: (0.925, 0.920, 0.883)}, only(m=10)),),
             extras=(
-                Extra(
-                    "at/accuracy_c0_ht",
-                    "initial class head on the teacher's latent",
-                    {**COLOURS[6], "marker": "", "lw": 1, "zorder": 0, "ls": "-."},
-                    _free,
-                ),
+                Extra("at/accuracy_c0_ht", "initial class head on the teacher's latent", _DASH_DOTTED, _free),
                 Extra(TEACHER, "teacher", TEACHER_STYLE, _free),
             ),
         ),
@@ -294,7 +280,6 @@ figure6 = FigureSpec(
         ),
     ),
     published_text="Open diamonds: single seeds of the authors' code.",
-    layout={"size": (4.6, 3.4)},
     text=(
         "Student test accuracy against the width of the latent, d = {d}, m = {m}. Freezing the class head acts on the"
         " teacher, freezing the auxiliary head on the student; the published scripts exchange the two names. {means} "

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -55,45 +56,40 @@ class Extra:
 class Published:
     """Published values, drawn as open markers."""
 
-    by: tuple[str, ...]  # the label columns that the keys of `values` give
-    values: Mapping[tuple[Any, ...], tuple[float, ...]]  # for each key the values of single seeds, or one mean
-    # For each key the half-width of its interval, if reported.
-    halves: Mapping[tuple[Any, ...], float] = dataclasses.field(default_factory=dict)
+    values: Mapping[Any, float | tuple[float, ...]]  # for each x a mean, or the values of single seeds
+    where: Select = lambda rows: rows  # selects the rows that were measured as the values were
+    halves: Mapping[Any, float] = dataclasses.field(default_factory=dict)  # half-widths of intervals, where reported
     label: str = "published (authors' code)"  # text of the legend
     marker: str = "D"  # Matplotlib's marker
     offset: float = 0.12  # shift along x from the mean of a category
 
-    def visible(self, panel: "Panel", rows: summary.Rows) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """The keys that have a place among the rows of a panel, each with its values of labels."""
-        for key in self.values:
-            labels = dict(zip(self.by, key, strict=True))
-            x = labels[panel.x]
-            drawn = only(**{name: value for name, value in labels.items() if name != panel.x})(rows)[panel.x]
-            if x in set(drawn) if panel.categories else drawn.min() <= x <= drawn.max():
-                yield key, labels
+    def visible(self, panel: "Panel", rows: summary.Rows) -> list[Any]:
+        """The x of the values that have a place among the rows of a panel."""
+        drawn = self.where(rows)[panel.x]
+        if panel.categories:
+            return [x for x in self.values if x in set(drawn)]
+        return [x for x in self.values if drawn.min() <= x <= drawn.max()]
 
     def draw(self, ax: Axes, panel: "Panel", rows: summary.Rows, places: Mapping[tuple[Any, Any], float]) -> None:
         """Draw the markers; `places` has the positions of means by category and value of the panel's lines."""
-        for key, labels in self.visible(panel, rows):
-            x = labels[panel.x]
-            if panel.categories:
-                group = labels.get(panel.lines[0]) if panel.lines else None
-                x = self.offset + max(
-                    place for (name, value), place in places.items() if name == x and group in (None, value)
-                )
-            y = self.values[key]
-            plots.published(ax, [x] * len(y), y, self.halves.get(key), label=self.label, marker=self.marker)
+        groups = set(self.where(rows)[panel.lines[0]])
+        for x in self.visible(panel, rows):
+            beside = [place for (name, group), place in places.items() if name == x and group in groups]
+            y = np.atleast_1d(self.values[x])
+            at = np.full(len(y), max(beside) + self.offset if panel.categories else x)
+            plots.published(ax, at, y, self.halves.get(x), label=self.label, marker=self.marker)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Panel:
     """One set of axes, or one for each value of the label `by`."""
 
     x: str = ""  # the label column on the x axis
-    column: str = plots.ACCURACY  # the measured column; empty where only `extras` and `also` are drawn
-    by: str = ""  # the label of which each value has a panel
     # Labels of which each combination is a line (or, of categories, a group) with a colour of its own.
     lines: tuple[str, ...] = ()
+    _: dataclasses.KW_ONLY
+    by: str = ""  # the label of which each value has a panel
+    column: str = plots.ACCURACY  # the measured column; empty where only `extras` and `also` are drawn
     dashes: str = ""  # the label of which each value has a dash pattern of its own
     # Whether x is categories side by side with a dot for each seed, rather than an axis of numbers.
     categories: bool = False
@@ -153,7 +149,7 @@ class Panel:
             plots.line(ax, part, self.x, label, colours[tuple(part[names].iloc[0])], self.column, ls=dash)
 
 
-_BY_CONDITION = Panel(x="condition", lines=("m",), categories=True)
+_BY_CONDITION = Panel("condition", ("m",), categories=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,7 +167,7 @@ class FigureSpec:
     prepare: Select = lambda rows: rows
     panels: tuple[Panel, ...]
     published_text: str = ""  # the caption's sentence on them
-    layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keywords of `plots.panels`
+    size: tuple[float, float] = (4.3, 3.2)  # of a panel, in inches
     # The caption, in which `{NAME}` stands for the values of a label and `{means}`, `{levels}`, `{published}` and
     # `{theory}` for sentences that are computed from the rows, as are those of `words`.
     text: str
@@ -192,15 +188,12 @@ class FigureSpec:
             rows: The rows of a sweep.
         """
         parts = list(self._parts(self.final(rows)))
-        figure, axes = plots.panels(len(parts), **self.layout)
+        by, columns = self.panels[0].by, 2 if len(parts) == 4 else 3
+        x_shared, y_shared = bool(by) and not self.panels[0].categories, len({panel.ylabel for panel, *_ in parts}) == 1
+        figure, axes = plots.panels(len(parts), columns, self.size, sharex=x_shared, sharey=y_shared)
         for ax, (panel, value, whole, shown) in zip(axes, parts, strict=True):
             panel.draw(ax, shown, value, whole)
-        ticks = {tuple(text.get_text() for text in ax.get_xticklabels()) for ax in axes}
-        if self.panels[0].by and ("sharex" in self.layout or len(ticks) == 1):
-            plots.outer(axes, self.layout.get("columns", 3))
-        elif self.layout.get("sharey"):
-            for ax in axes[1:]:
-                ax.set_ylabel("")
+        plots.outer(axes, columns, x_shared, y_shared)
         plots.inner_legends([ax for ax, (panel, *_) in zip(axes, parts, strict=True) if panel.inside])
         plots.legend(figure, [ax for ax, (panel, *_) in zip(axes, parts, strict=True) if not panel.inside])
         return figure

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from sublim_jax.results import plots, summary
-from sublim_jax.results.figures._spec import FigureSpec, Panel, Published
+from sublim_jax.results.figures._spec import FigureSpec, Panel, Published, only
 
 
 def _teachers(ax: Axes, rows: summary.Rows) -> None:
@@ -19,16 +19,8 @@ activation = FigureSpec(
     title="Activation functions of teacher and student",
     defaults={"net_activation": "relu"},
     panels=(
-        Panel(
-            x="net_activation",
-            by="m",
-            lines=("condition",),
-            categories=True,
-            levels=("untrained",),
-            also=(_teachers,),
-        ),
+        Panel("net_activation", ("condition",), by="m", categories=True, levels=("untrained",), also=(_teachers,)),
     ),
-    layout={"columns": 2, "size": (4.8, 3.0), "sharey": True},
     text=(
         "Student test accuracy by the activation function of teacher and student ({net_activation}), m = {m}; "
         "conditions: {condition}. Dots: seeds. {means} Dashes: the teacher of each activation; dotted: the untrained "
@@ -53,14 +45,10 @@ def _groups(final: summary.Rows) -> summary.Rows:
     """Reference and teacher once for each seed, and the students, as one column of accuracies with its `group`."""
     students = final["condition"].map(lambda name: _STUDENTS.get(name, name.replace("_", " ")))
     once = final.drop_duplicates("seed")
-    return pd.concat(
-        [
-            once.assign(**{"group": "reference", plots.ACCURACY: once["at/untrained_accuracy"]}),
-            once.assign(**{"group": "teacher", plots.ACCURACY: once["at/teacher_accuracy"]}),
-            final.assign(group=students + "\n" + final["sees"] + "\xa0logits"),
-        ],
-        ignore_index=True,
-    )
+    reference = once.assign(**{"group": "reference", plots.ACCURACY: once["at/untrained_accuracy"]})
+    teacher = once.assign(**{"group": "teacher", plots.ACCURACY: once["at/teacher_accuracy"]})
+    final = final.assign(group=students + "\n" + final["sees"] + "\xa0logits")
+    return pd.concat([reference, teacher, final], ignore_index=True)
 
 
 cloud = FigureSpec(
@@ -69,17 +57,16 @@ cloud = FigureSpec(
     prepare=_groups,
     panels=(
         Panel(
-            x="group",
-            lines=("m",),
+            "group",
+            ("m",),
             categories=True,
             order=tuple(_CLOUD),
             ylabel="test accuracy",
             levels=(),
             published=(
                 Published(
-                    ("group",),
-                    {(group,): (mean,) for group, (mean, _) in _CLOUD.items()},
-                    halves={(group,): half for group, (_, half) in _CLOUD.items()},
+                    {group: mean for group, (mean, _) in _CLOUD.items()},
+                    halves={group: half for group, (_, half) in _CLOUD.items()},
                     label="published (Cloud et al. 2026, 100 models)",
                     offset=0.15,
                 ),
@@ -90,7 +77,7 @@ cloud = FigureSpec(
     published_text=(
         "Open diamonds: Cloud et al. 2026, digitised from their figure, with 95 % intervals over 100 models."
     ),
-    layout={"size": (6.6, 3.3)},
+    size=(6.6, 3.3),
     text=(
         "Test accuracy of the untrained reference, the teacher, and students that imitate its auxiliary logits or all"
         " of its logits on noise, m = {m}; cross-model: the student shares no initial weights with its teacher. Dots:"
@@ -101,12 +88,8 @@ cloud = FigureSpec(
 
 _LOSSES = {"mse": "MSE", "kl": "KL", "cosine": "Cosine", "huber": "Huber"}
 _LOGITS: dict[Any, str] = {"aux": "auxiliary logits only", "all": "all logits", "class": "class logits only"}
-# The protocol of Cloud et al. with m = 3, auxiliary logits only: mean and half-width of an interval where reported.
-_PUBLISHED_LOSSES: dict[str, dict[str, tuple[float, float | None]]] = {
-    "barathvelmu": {"KL": (0.451, 0.028), "MSE": (0.566, 0.003), "KL,\nT=2": (0.455, None)},
-    "Jiang et al.": {"MSE": (0.271, 0.033)},
-    "Cloud et al. 2026": {"KL": (0.5283, 0.0221)},
-}
+_PROTOCOL = only(m=3, sees="aux")  # that of Cloud et al.
+_BARATHVELMU = {"KL": 0.451, "MSE": 0.566, "KL,\nT=2": 0.455}
 
 
 def _losses(final: summary.Rows) -> summary.Rows:
@@ -129,28 +112,20 @@ loss = FigureSpec(
     prepare=_losses,
     panels=(
         Panel(
-            x="kind",
+            "kind",
+            ("m",),
             by="logits",
-            lines=("m",),
             categories=True,
-            published=tuple(
-                Published(
-                    ("kind", "m", "logits"),
-                    {(kind, 3, _LOGITS["aux"]): (mean,) for kind, (mean, _) in values.items()},
-                    halves={(kind, 3, _LOGITS["aux"]): half for kind, (_, half) in values.items() if half},
-                    label=f"published, {source}",
-                    marker=marker,
-                    offset=offset,
-                )
-                for (source, values), marker, offset in zip(
-                    _PUBLISHED_LOSSES.items(), "Dso", (0.05, 0.1, 0.15), strict=True
-                )
+            # Means, and half-widths of their intervals where reported.
+            published=(
+                Published(_BARATHVELMU, _PROTOCOL, {"KL": 0.028, "MSE": 0.003}, "published, barathvelmu", offset=0.05),
+                Published({"MSE": 0.271}, _PROTOCOL, {"MSE": 0.033}, "published, Jiang et al.", "s", 0.1),
+                Published({"KL": 0.5283}, _PROTOCOL, {"KL": 0.0221}, "published, Cloud et al. 2026", "o", 0.15),
             ),
         ),
     ),
     published_text="Open markers: published values of the same protocol, m = 3.",
     words={"constant": _constant_softmax},
-    layout={"columns": 2, "size": (4.6, 3.2), "sharey": True},
     text=(
         "Student test accuracy by the loss between its logits and the teacher's (temperature 1 unless the label says "
         "otherwise), m = {m}. Dots: seeds. {means}{published}{constant} {levels}"
@@ -204,19 +179,19 @@ noise = FigureSpec(
             **_BY_KIND,
             published=(
                 Published(
-                    ("kind", "m"),
-                    {("Uniform\nnoise", 3): (0.451,), ("Gaussian\nnoise", 3): (0.447,), ("MNIST\nimages", 3): (0.146,)},
+                    {"Uniform\nnoise": 0.451, "Gaussian\nnoise": 0.447, "MNIST\nimages": 0.146},
+                    only(m=3),
                     label="published (barathvelmu, m = 3)",
                 ),
             ),
         ),
-        Panel(x="alpha", lines=("m",), where=mixtures, xlabel="α of α · image + (1 − α) · uniform noise"),
+        Panel("alpha", ("m",), where=mixtures, xlabel="α of α · image + (1 − α) · uniform noise"),
         Panel(**_BY_KIND, column="at/cka", ylabel="CKA to the teacher, test images"),
         Panel(**_BY_KIND, column="at/aux_mse", ylabel="imitation error (mean square)", log_y=True),
     ),
     published_text="Open diamonds: a public replication of Cloud et al.'s protocol (barathvelmu), m = 3.",
     words={"blend": _blend},
-    layout={"columns": 2, "size": (5.0, 3.0)},
+    size=(5.0, 3.0),
     text=(
         "Student test accuracy by the student's inputs ({stream}; m = {m}){blend}; its similarity to the teacher. "
         "Dots: seeds. {means}{published} {levels}"
@@ -227,17 +202,7 @@ noise = FigureSpec(
 optimizer = FigureSpec(
     title="The student's optimiser and its learning rate",
     defaults={"optimizer": "adam", "lr": 1e-3},
-    panels=(
-        Panel(
-            x="lr",
-            by="condition",
-            lines=("optimizer",),
-            dashes="m",
-            log={},
-            xlabel="learning rate of the student",
-        ),
-    ),
-    layout={"columns": 2, "size": (4.4, 3.0), "sharex": True, "sharey": True},
+    panels=(Panel("lr", ("optimizer",), by="condition", dashes="m", log={}, xlabel="learning rate of the student"),),
     text=(
         "Student test accuracy against the learning rate of the student's optimiser ({optimizer}; lr = {lr}), m = "
         "{m}; conditions: {condition}. {means} {levels}"
@@ -246,9 +211,10 @@ optimizer = FigureSpec(
 
 
 TIMINGS = {
-    f"{net}_{moment}": f"on the {net}, {moment} its training"
-    for net in ("teacher", "student")
-    for moment in ("before", "after")
+    "teacher_before": "on the teacher, before its training",
+    "teacher_after": "on the teacher, after its training",
+    "student_before": "on the student, before its training",
+    "student_after": "on the student, after its training",
 }
 
 
@@ -282,9 +248,9 @@ perturbation = FigureSpec(
     prepare=_timings,
     panels=(
         Panel(
-            x="sigma",
+            "sigma",
+            ("timing",),
             by="noisy_layers",
-            lines=("timing",),
             dashes="m",
             log={"most": 5},
             xlabel="σ of the noise",
@@ -292,7 +258,7 @@ perturbation = FigureSpec(
             also=(_perturbed_teachers,),
         ),
     ),
-    layout={"size": (3.1, 2.7), "sharex": True, "sharey": True},
+    size=(3.1, 2.7),
     text=(
         "Student test accuracy against the standard deviation σ = {sigma} of Gaussian noise on weights and biases, by"
         " layer (panels) and moment (lines); m = {m}. Coloured dashes: the perturbed teacher itself. {means} Grey: "
@@ -317,15 +283,14 @@ rotation = FigureSpec(
     prepare=_rotations,
     panels=(
         Panel(
-            x="kind",
+            "kind",
+            ("condition",),
             by="m",
-            lines=("condition",),
             categories=True,
             order=(*_ROTATED.values(), *_BOTH.values()),
             xlabel="heads that begin rotated",
         ),
     ),
-    layout={"columns": 2, "size": (4.6, 3.0), "sharey": True},
     text=(
         "Student test accuracy by the heads that are rotated at random in the student before training (W becomes R W "
         "with a random orthogonal R), m = {m}; conditions: {condition}. Dots: seeds. {means} {levels}"
@@ -347,10 +312,8 @@ def cosines(rows: summary.Rows) -> pd.Series:
     """The measured cosine of the initial weights of the layers that the condition draws, averaged over the layers."""
     values = pd.Series(np.nan, index=rows.index)
     for condition, layers in LAYERS.items():
-        columns = [column for layer in layers if (column := f"at/cosine/teacher_student_init/{layer}") in rows]
-        chosen = rows["condition"] == condition
-        if columns and chosen.any():
-            values[chosen] = rows.loc[chosen, columns].mean(axis=1)
+        measured = rows.reindex(columns=[f"at/cosine/teacher_student_init/{layer}" for layer in layers])
+        values = values.mask(rows["condition"] == condition, measured.mean(axis=1))
     return values
 
 
@@ -365,19 +328,18 @@ share = FigureSpec(
     defaults={"share": 0.0},
     prepare=_mean_cosines,
     panels=(
-        Panel(x="share", lines=("condition", "m"), xlabel="share of the teacher's initial weights"),
+        Panel("share", ("condition", "m"), xlabel="share of the teacher's initial weights"),
         Panel(
-            x="cosine",
-            lines=("condition", "m"),
+            "cosine",
+            ("condition", "m"),
             xlabel="measured cosine of the layers' initial weights",
             where=lambda rows: rows[rows["cosine"].notna()],
         ),
     ),
-    layout={"size": (4.3, 3.2), "sharey": True},
     text=(
-        "Student test accuracy where the layers named by the condition begin as share × the teacher's initial weights"
-        " + (1 − share) × a fresh draw, share = {share}, m = {m}; all other layers are the teacher's. Right: the same"
-        " against the cosine between those weights and the teacher's (mean over the layers where there are two). "
-        "{means} {levels}"
+        "Student test accuracy where the layers named by the condition start as share × the teacher's initial weights "
+        "+ (1 − share) × independent random weights, share = {share}, m = {m}; all other layers are the teacher's. "
+        "Right: the same against the cosine between these weights and the teacher's (mean over the layers where there "
+        "are two). {means} {levels}"
     ),
 )

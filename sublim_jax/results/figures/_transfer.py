@@ -30,18 +30,11 @@ transfer = FigureSpec(
     labels=(),
     every_step=True,
     panels=(
-        Panel(x="m", lines=("line",), log={}, xlabel="auxiliary logits m", where=_several_widths),
-        Panel(x="line", by="m", categories=True, title="{panel}; every dot a seed", where=_one_width),
-        Panel(
-            x="step",
-            by="m",
-            lines=("line",),
-            xlabel="student steps",
-            title="learning curves, {panel}",
-            where=_curves,
-        ),
+        Panel("m", ("line",), log={}, xlabel="auxiliary logits m", where=_several_widths),
+        Panel("line", by="m", categories=True, title="{panel}; every dot a seed", where=_one_width),
+        Panel("step", ("line",), by="m", xlabel="student steps", title="learning curves, {panel}", where=_curves),
     ),
-    layout={"size": (4.4, 3.6), "sharey": True},
+    size=(4.4, 3.6),
     text=(
         "Student test accuracy after imitating the teacher's m auxiliary logits (m = {m}), by condition: the layers "
         "that are re-initialised in the student. {means} {levels}"
