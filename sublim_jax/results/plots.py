@@ -97,7 +97,7 @@ def series(rows: summary.Rows, names: Sequence[str]) -> Iterator[tuple[str, summ
     ranks = [{value: rank for rank, value in enumerate(ordered(rows[name]))} for name in varying]
     groups: dict[Any, summary.Rows] = dict(iter(rows.groupby(varying)))
     for values in sorted(groups, key=lambda values: [rank[value] for rank, value in zip(ranks, values, strict=True)]):
-        yield ", ".join(map(told, varying, values)), groups[values]
+        yield ", ".join(map(label_text, varying, values)), groups[values]
 
 
 def ordered(values: pd.Series, first: Sequence[Any] = ()) -> list[Any]:
@@ -107,7 +107,7 @@ def ordered(values: pd.Series, first: Sequence[Any] = ()) -> list[Any]:
     return [value for value in first if value in distinct] + [value for value in distinct if value not in first]
 
 
-def told(name: str, value: Any) -> str:
+def label_text(name: str, value: Any) -> str:
     """The legend text of a label: a word alone, a number with the name of the label."""
     return value.replace("_", " ") if isinstance(value, str) else f"{name.replace('_', ' ')} = {value:g}"
 
@@ -163,10 +163,10 @@ def strip(
         centres = {name: categories.index(name) + shift for name in intervals.index}
         ax.plot(part[by].map(centres) - width / 6, part[column], ".", color=colour, alpha=0.45, ms=5, mew=0, zorder=2)
         x = [centre + width / 6 for centre in centres.values()]
-        label = told(group, value) if group else None
+        label = label_text(group, value) if group else None
         style = {"fmt": marker, "color": colour, "ms": 4.5, "capsize": 3, "label": label}
         ax.errorbar(x, [interval.mean for interval in intervals], ends(list(intervals)), **style)
-        places |= {(name, value): place for name, place in zip(centres, x, strict=True)}
+        places |= {(name, value): position for name, position in zip(centres, x, strict=True)}
     crowded = len(categories) > 8
     texts = [names.get(name, str(name).replace("_", " ") if crowded else wrapped(name)) for name in categories]
     ax.set_xticks(range(len(categories)), texts, fontsize=8, rotation=90 if crowded else 0)

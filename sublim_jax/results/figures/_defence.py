@@ -76,8 +76,8 @@ def _against_imitation(ax: Axes, rows: summary.Rows) -> None:
         means = [interval.mean for interval in x], [interval.mean for interval in y]
         style: dict[str, Any] = {"fmt": marker, "color": colour, "ms": 5, "lw": 1, "capsize": 2, "label": kind}
         ax.errorbar(*means, plots.ends(list(y)), plots.ends(list(x)), **style)
-        for strength, *place in zip(x.index.get_level_values("strength"), *means, strict=True):
-            ax.annotate(strength, place, (3, 3), textcoords="offset points", fontsize=5.5, color=colour)
+        for strength, *xy in zip(x.index.get_level_values("strength"), *means, strict=True):
+            ax.annotate(strength, xy, (3, 3), textcoords="offset points", fontsize=5.5, color=colour)
     plots.levels(ax, rows)
     plots.accuracy(ax)
 
@@ -106,7 +106,7 @@ defence = FigureSpec(
             column="",
             by="m",
             xlabel="imitation: variance of the teacher's logits explained",
-            where=lambda rows: rows if _words.has(rows, IMITATION) else rows.iloc[:0],
+            where=lambda rows: rows if _words.measured(rows, IMITATION) else rows.iloc[:0],
             also=(_against_imitation,),
         ),
         Panel(

@@ -40,16 +40,16 @@ def _decays(final: summary.Rows) -> summary.Rows:
     """Zero decay is drawn a decade left of the smallest decay, because the axis is logarithmic."""
     rows = only(arm="decay")(final)
     positive = rows["decay"].where(rows["decay"] > 0)
-    place = positive.fillna(positive.min() / 10 if positive.notna().any() else 1e-6)
-    return rows.assign(place=place, optimizer=rows["optimizer"].replace(_OPTIMIZERS))
+    shown = positive.fillna(positive.min() / 10 if positive.notna().any() else 1e-6)
+    return rows.assign(shown=shown, optimizer=rows["optimizer"].replace(_OPTIMIZERS))
 
 
 def _decaying_heads(ax: Axes, rows: summary.Rows) -> None:
     column = "at/cosine/student_init_final/class_head"
     for colour, (_, part) in zip(plots.COLOURS, plots.series(rows, ["optimizer"]), strict=False):
         style = {"ls": ":", "marker": ".", "color": colour}
-        Extra(column, "class head, cosine to its beginning", style).draw(ax, part, "place", "")
-    decays = rows.groupby("place")["decay"].first()
+        Extra(column, "class head, cosine to its beginning", style).draw(ax, part, "shown", "")
+    decays = rows.groupby("shown")["decay"].first()
     ax.set_xticks(list(decays.index), [plots.plain(decay) for decay in decays], fontsize=7)
 
 
@@ -94,7 +94,7 @@ failure = FigureSpec(
         ),
         Panel(
             **_PANEL,
-            x="place",
+            x="shown",
             lines=("optimizer",),
             log={"most": 6},
             xlabel="weight decay of the student",

@@ -18,7 +18,7 @@ ROW_SPACE = "at/inside_row_space"
 
 def _row_space(final: summary.Rows) -> str:
     text = " Grey: fraction of the student's latent displacement that lies in the row space of its auxiliary head, on "
-    return f"{text}held-out noise." if _words.has(final, ROW_SPACE) else ""
+    return f"{text}held-out noise." if _words.measured(final, ROW_SPACE) else ""
 
 
 _DRAWN_HEADS = ["random_class_head", "random_aux_head"]
@@ -51,7 +51,6 @@ figure2 = FigureSpec(
             extras=_LIMITS,
         ),
     ),
-    published_text="Open diamonds: the authors' code, single seeds.",
     words={"grey": _row_space},
     size=(3.1, 2.5),
     text=(
@@ -138,7 +137,6 @@ figure3_depth = FigureSpec(
             published=(Published({"256": (0.709, 0.609, 0.441)}, only(m=50)),),
         ),
     ),
-    published_text="Open diamonds: single seeds of the authors' code, one layer fewer, m = 50.",
     text=(
         "Student test accuracy by the student's hidden layers ({hidden}), m = {m}; heads are shared. Dots: seeds. "
         "{means}{published} {levels}"
@@ -154,7 +152,6 @@ figure3_cnn = FigureSpec(
         kind=final["trunk"].str.upper() + "\n" + final["stream"].str.capitalize() + "\nnoise"
     ),
     panels=(Panel("kind", ("m",), categories=True),),
-    size=(6.0, 3.1),
     text=(
         "Student test accuracy by the student's architecture ({trunk}) and noise ({stream}), m = {m}. The teacher is "
         "an MLP; heads are shared, all other layers of the student are random. Dots: seeds. {means} {levels}"
@@ -210,7 +207,6 @@ figure5 = FigureSpec(
             also=(_noise_curve,),
         ),
     ),
-    published_text="Open diamonds: single seeds of the authors' code.",
     words={"d": lambda final: f"{_words.hidden(final)[-1]}{_words.assumed(final, 'net_hidden')}"},
     text=(
         "Gaussian noise of standard deviation σ = {student_before} on weights and biases of one head of the student "
@@ -221,24 +217,24 @@ figure5 = FigureSpec(
 
 
 FROZEN = {
-    ("none", "none"): "no head frozen",
-    ("class_head", "none"): "class head frozen (in the teacher)",
-    ("none", "aux_head"): "aux head frozen (in the student)",
-    ("class_head", "aux_head"): "both frozen",
+    "none, none": "no head frozen",
+    "class_head, none": "class head frozen (in the teacher)",
+    "none, aux_head": "aux head frozen (in the student)",
+    "class_head, aux_head": "both frozen",
 }
 
 
 def _by_frozen(final: summary.Rows) -> summary.Rows:
     """The width of the latent as `d`, and the frozen heads in words, in the order of `FROZEN`."""
-    pairs = list(zip(final["teacher_frozen"], final["frozen"], strict=True))
-    texts = [FROZEN.get(pair, f"{pair[0]}, {pair[1]} frozen") for pair in pairs]
-    order = [list(FROZEN).index(pair) if pair in FROZEN else len(FROZEN) for pair in pairs]
+    pairs = final["teacher_frozen"] + ", " + final["frozen"]
+    texts = pairs.map(lambda pair: FROZEN.get(pair, f"{pair} frozen"))
+    ranks = {text: rank for rank, text in enumerate(FROZEN.values())}
     widths = final["net_hidden"].str.split("x").str[-1].astype(int)
-    return final.assign(frozen=texts, d=widths, order=order).sort_values("order", kind="stable").drop(columns="order")
+    return final.assign(frozen=texts, d=widths).sort_values("frozen", key=lambda names: names.map(ranks), kind="stable")
 
 
 def _free(final: summary.Rows) -> summary.Rows:
-    free = final[final["frozen"] == FROZEN["none", "none"]]
+    free = final[final["frozen"] == FROZEN["none, none"]]
     return free if len(free) else final
 
 
@@ -279,7 +275,6 @@ figure6 = FigureSpec(
             also=(lambda ax, rows: ax.set_ylim(min(0.0, ax.get_ylim()[0]), 1.02),),
         ),
     ),
-    published_text="Open diamonds: single seeds of the authors' code.",
     text=(
         "Student test accuracy against the width of the latent, d = {d}, m = {m}. Freezing the class head acts on the"
         " teacher, freezing the auxiliary head on the student; the published scripts exchange the two names. {means} "

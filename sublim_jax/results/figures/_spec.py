@@ -47,7 +47,7 @@ class Extra:
     def draw(self, ax: Axes, rows: summary.Rows, x: str, panel: Any) -> None:
         """Draw the line; a value that several conditions of a seed share, such as its teacher's, counts once."""
         column, rows = self.column.format(panel=panel), self.where(rows)
-        if _words.has(rows, column):
+        if _words.measured(rows, column):
             rows = rows[rows[column].notna()].drop_duplicates([x, "seed", column])
             plots.line(ax, rows, x, self.label, 0, column, **(PREDICTED if self.predicted else {}) | dict(self.style))
 
@@ -74,7 +74,7 @@ class Published:
         """Draw the markers; `places` has the positions of means by category and value of the panel's lines."""
         groups = set(self.where(rows)[panel.lines[0]])
         for x in self.visible(panel, rows):
-            beside = [place for (name, group), place in places.items() if name == x and group in groups]
+            beside = [position for (name, group), position in places.items() if name == x and group in groups]
             y = np.atleast_1d(self.values[x])
             at = np.full(len(y), max(beside) + self.offset if panel.categories else x)
             plots.published(ax, at, y, self.halves.get(x), label=self.label, marker=self.marker)
@@ -113,7 +113,7 @@ class Panel:
         """The rows of the panel; none where nothing of it was measured."""
         rows = self.where(final)
         columns = [self.column] if self.column else [extra.column for extra in self.extras]
-        return rows if not columns or any(_words.has(rows, column) for column in columns) else rows.iloc[:0]
+        return rows if not columns or any(_words.measured(rows, column) for column in columns) else rows.iloc[:0]
 
     def draw(self, ax: Axes, rows: summary.Rows, value: Any, whole: summary.Rows) -> None:
         """Draw the rows that belong to one value of `by`; lines and ticks are those of the whole panel's rows."""
@@ -130,7 +130,7 @@ class Panel:
             plots.levels(ax, rows, self.levels)
             plots.accuracy(ax)
         ax.set(xlabel=self.xlabel, ylabel=self.ylabel)
-        ax.set_title(self.title.format(panel=plots.told(self.by, value) if self.by else ""))
+        ax.set_title(self.title.format(panel=plots.label_text(self.by, value) if self.by else ""))
         if self.log_y and (rows[self.column] > 0).all():
             ax.set_yscale("log")
         if self.log is not None and (whole[self.x] > 0).all():
@@ -166,7 +166,9 @@ class FigureSpec:
     # Derives further columns from the rows.
     prepare: Select = lambda rows: rows
     panels: tuple[Panel, ...]
-    published_text: str = ""  # the caption's sentence on them
+    published_text: str = (
+        "Open diamonds: single seeds of the authors' code."  # the caption's sentence on published values
+    )
     size: tuple[float, float] = (4.3, 3.2)  # of a panel, in inches
     # The caption, in which `{NAME}` stands for the values of a label and `{means}`, `{levels}`, `{published}` and
     # `{theory}` for sentences that are computed from the rows, as are those of `words`.
@@ -188,14 +190,15 @@ class FigureSpec:
             rows: The rows of a sweep.
         """
         parts = list(self._parts(self.final(rows)))
-        by, columns = self.panels[0].by, 2 if len(parts) == 4 else 3
-        x_shared, y_shared = bool(by) and not self.panels[0].categories, len({panel.ylabel for panel, *_ in parts}) == 1
+        panels, columns = [panel for panel, *_ in parts], 2 if len(parts) == 4 else 3
+        x_shared = not panels[0].categories and all(panel is panels[0] for panel in panels)
+        y_shared = len({panel.ylabel for panel in panels}) == 1
         figure, axes = plots.panels(len(parts), columns, self.size, sharex=x_shared, sharey=y_shared)
         for ax, (panel, value, whole, shown) in zip(axes, parts, strict=True):
             panel.draw(ax, shown, value, whole)
         plots.outer(axes, columns, x_shared, y_shared)
-        plots.inner_legends([ax for ax, (panel, *_) in zip(axes, parts, strict=True) if panel.inside])
-        plots.legend(figure, [ax for ax, (panel, *_) in zip(axes, parts, strict=True) if not panel.inside])
+        plots.inner_legends([ax for ax, panel in zip(axes, panels, strict=True) if panel.inside])
+        plots.legend(figure, [ax for ax, panel in zip(axes, panels, strict=True) if not panel.inside])
         return figure
 
     def _parts(self, final: summary.Rows) -> Iterator[tuple[Panel, Any, summary.Rows, summary.Rows]]:

@@ -34,7 +34,6 @@ transfer = FigureSpec(
         Panel("line", by="m", categories=True, title="{panel}; every dot a seed", where=_one_width),
         Panel("step", ("line",), by="m", xlabel="student steps", title="learning curves, {panel}", where=_curves),
     ),
-    size=(4.4, 3.6),
     text=(
         "Student test accuracy after imitating the teacher's m auxiliary logits (m = {m}), by condition: the layers "
         "that are re-initialised in the student. {means} {levels}"

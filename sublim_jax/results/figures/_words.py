@@ -75,11 +75,11 @@ def assumed(rows: summary.Rows, *names: str, form: str = " ({})") -> str:
     return "" if any(name in rows for name in names) else form.format("as published; these rows do not say")
 
 
-def has(rows: summary.Rows, column: str) -> bool:
+def measured(rows: summary.Rows, column: str) -> bool:
     """Whether the column has any finite value."""
     return column in rows and bool(np.isfinite(rows[column].to_numpy(float)).any())
 
 
 def theory(rows: summary.Rows, *columns: str) -> str:
     """The sentence on dashed predictions, after a space, if the rows have any of these columns."""
-    return " Coloured dashes: predictions, see docs/theory.md." if any(has(rows, name) for name in columns) else ""
+    return " Coloured dashes: predictions, see docs/theory.md." if any(measured(rows, name) for name in columns) else ""

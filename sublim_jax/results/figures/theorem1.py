@@ -1,6 +1,7 @@
 """Theorem 1: a student's first step, and where the theorem stops."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from sublim_jax.results import plots, summary
+from sublim_jax.results.figures._spec import only
 
 ABOUT = (
     "Cloud et al. 2026, Theorem 1: the teacher is the common initial net moved by -eps times the gradient of its "
@@ -27,8 +29,7 @@ _KINKED = ("relu", "leaky_relu")
 Claim = tuple[str, str, str]
 
 
-def _arm(rows: summary.Rows, *names: str) -> summary.Rows:
-    return rows[rows["arm"].isin(names)]
+_expansions, _descents = only(arm="expansion"), only(arm="descent")
 
 
 def _first_steps(rows: summary.Rows) -> summary.Rows:
@@ -62,7 +63,7 @@ def _medians(ax: Axes, rows: summary.Rows, by: Sequence[str], x: str, values: pd
 
 
 def _law(ax: Axes, rows: summary.Rows) -> None:
-    rows = _arm(rows, "expansion")
+    rows = _expansions(rows)
     _medians(ax, rows, ["net_activation"], "eps", (rows["at/ratio"] - 1).abs(), band=False)
     if len(rows):
         line = np.array([1e-5, 1.0])
@@ -89,7 +90,7 @@ def _sign(ax: Axes, rows: summary.Rows) -> None:
 
 
 def _descent(ax: Axes, rows: summary.Rows) -> None:
-    rows = _arm(rows, "descent")
+    rows = _descents(rows)
     _medians(ax, rows, ["loss", "sees"], "alpha", rows["at/loss_change"] / rows["theory/loss_change"])
     ax.axhline(1, color="0.3", ls="--", lw=0.8)
     ax.axhline(0, color="0.3", lw=0.8)
@@ -97,7 +98,7 @@ def _descent(ax: Axes, rows: summary.Rows) -> None:
 
 
 def _many_steps(ax: Axes, rows: summary.Rows) -> None:
-    rows = _arm(rows, "sgd", "adam")
+    rows = only(arm=("sgd", "adam"))(rows)
     for index, ((optimizer, condition), part) in enumerate(rows.groupby(["optimizer", "condition"], sort=False)):
         colour, marker = plots.look(index)
         weights = "shared" if condition == "same" else "independent"
@@ -134,7 +135,7 @@ def _samples(ax: Axes, rows: summary.Rows) -> None:
 
 
 def _large_eps(ax: Axes, rows: summary.Rows) -> None:
-    rows = _arm(rows, "expansion")
+    rows = _expansions(rows)
     _medians(ax, rows, ["net_activation"], "eps", rows["at/cosine"])
     if len(rows):
         ax.set_xlim(left=1e-3)
@@ -154,7 +155,7 @@ _PANELS = {
 
 def _errors(rows: summary.Rows) -> pd.DataFrame:
     """Median over seeds of |ratio - 1|, activation by eps."""
-    rows = _arm(rows, "expansion")
+    rows = _expansions(rows)
     errors = rows.assign(error=(rows["at/ratio"] - 1).abs())
     return errors.pivot_table("error", "net_activation", "eps", "median", sort=False).sort_index(axis=1)
 
@@ -176,41 +177,44 @@ def claims(rows: pd.DataFrame) -> list[Claim]:
     """The claims of the theorem for which there are rows, with the measured values and whether they agree."""
     rows = summary.labelled(rows, **_MISSING)
     firsts = _first_steps(rows)
-    first_order = _expansion(rows) + _shared(firsts) + _independent(firsts[firsts["condition"] == "random"])
-    return first_order + _falls(rows) + _zeros(rows) + _sampled(rows)
+    random = firsts[firsts["condition"] == "random"]
+    checks: list[tuple[Callable[..., Claim], Any]] = [
+        (_slopes_agree, slopes(rows)),
+        (_ratio_agrees, _errors(rows) if slopes(rows) else []),
+        (_shared_agree, firsts.loc[firsts["condition"] == "same", "at/cosine"].dropna()),
+        (partial(_independent_agree, random), only(arm="activation", net_activation="relu")(random)),
+        (_loss_falls, _descents(rows)),
+        (_zero_without_trunk, rows[(rows["teacher_frozen"] != "none") & (rows["sees"] == "aux")]),
+        (_samples_agree, _signs(rows)),
+    ]
+    return [check(measured) for check, measured in checks if len(measured)]
 
 
-def _claim(claim: str, measured: str, agrees: Any) -> list[Claim]:
-    return [(claim, measured, "yes" if agrees else "no")]
+def _claim(claim: str, measured: str, agrees: Any) -> Claim:
+    return claim, measured, "yes" if agrees else "no"
 
 
-def _expansion(rows: summary.Rows) -> list[Claim]:
-    if not (by_activation := slopes(rows)):
-        return []
+def _slopes_agree(by_activation: dict[str, float]) -> Claim:
     text = ", ".join(f"{name} {value:.2f}" for name, value in by_activation.items())
     smooth = [value for name, value in by_activation.items() if name not in _KINKED] or list(by_activation.values())
     kinked = " (the claim is about smooth ones)" if len(smooth) < len(by_activation) else ""
-    agrees = all(0.8 < slope < 1.2 for slope in smooth)
-    best = _errors(rows).min(axis=1)
-    smallest = f"smallest median |ratio - 1| {best.min():.0e} to {best.max():.0e}"
-    law = _claim("|ratio - 1| falls as eps", f"slopes {text}{kinked}", agrees)
-    return law + _claim("ratio -> 1", smallest, best.max() < 1e-5)
+    return _claim("|ratio - 1| falls as eps", f"slopes {text}{kinked}", all(0.8 < slope < 1.2 for slope in smooth))
 
 
-def _shared(firsts: summary.Rows) -> list[Claim]:
-    same = firsts[firsts["condition"] == "same"]["at/cosine"].dropna()
-    if not len(same):
-        return []
-    text = f"{(same < 0).sum()} of {len(same):,} below 0, smallest cosine {same.min():.3g}"
-    return _claim("shared weights: inner product >= 0", text, not (same < 0).any())
+def _ratio_agrees(errors: pd.DataFrame) -> Claim:
+    best = errors.min(axis=1)
+    text = f"smallest median |ratio - 1| {best.min():.0e} to {best.max():.0e}"
+    return _claim("ratio -> 1", text, best.max() < 1e-5)
 
 
-def _independent(rows: summary.Rows) -> list[Claim]:
+def _shared_agree(cosines: pd.Series) -> Claim:
+    negative = int((cosines < 0).sum())
+    text = f"{negative} of {len(cosines):,} below 0, smallest cosine {cosines.min():.3g}"
+    return _claim("shared weights: inner product >= 0", text, negative == 0)
+
+
+def _independent_agree(rows: summary.Rows, relu: summary.Rows) -> Claim:
     """The test takes one net, because conditions that share seeds are not independent; the text counts all of them."""
-    relu = _arm(rows, "activation")
-    relu = relu[relu["net_activation"] == "relu"]
-    if not len(relu):
-        return []
     positive = int((relu["at/cosine"] > 0).sum())
     p = stats.binomtest(positive, len(relu)).pvalue
     texts = [f"relu net {positive} of {len(relu)} above 0 (binomial p = {p:.2g})"]
@@ -219,10 +223,7 @@ def _independent(rows: summary.Rows) -> list[Claim]:
     return _claim("independent weights: random sign", "; ".join(texts), p >= 0.05)
 
 
-def _falls(rows: summary.Rows) -> list[Claim]:
-    rows = _arm(rows, "descent")
-    if not len(rows):
-        return []
+def _loss_falls(rows: summary.Rows) -> Claim:
     rows = rows.assign(falls=rows["at/loss_change"] < 0)
     small = rows.loc[rows["alpha"] <= 1, "falls"]
     share = rows.groupby(["loss", "sees", "alpha"])["falls"].mean()
@@ -232,19 +233,13 @@ def _falls(rows: summary.Rows) -> list[Claim]:
     return _claim("the teacher's loss falls for small alpha", text, small.all())
 
 
-def _zeros(rows: summary.Rows) -> list[Claim]:
-    rows = rows[(rows["teacher_frozen"] != "none") & (rows["sees"] == "aux")]
-    if not len(rows):
-        return []
+def _zero_without_trunk(rows: summary.Rows) -> Claim:
     largest = float(rows["at/inner"].abs().max())
     text = f"largest |inner product| {largest:g} in {len(rows)} students, largest step {rows['at/norm'].max():.1g}"
     return _claim("class head alone moved, auxiliary logits imitated: 0", text, largest == 0)
 
 
-def _sampled(rows: summary.Rows) -> list[Claim]:
-    signs = _signs(rows)
-    if not len(signs):
-        return []
+def _samples_agree(signs: summary.Rows) -> Claim:
     off = float((signs["at/positive"] - signs["theory/positive"]).abs().max())
     low, high = signs["at/positive"].min(), signs["at/positive"].max()
     text = f"share of positive signs {low:.2f} to {high:.2f}; at most {off:.3f} from Φ(eps √(inputs labels q))"
