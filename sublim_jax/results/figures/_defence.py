@@ -92,10 +92,6 @@ def _accuracies(final: summary.Rows) -> str:
     return "; ".join(texts)
 
 
-def _channel(final: summary.Rows) -> str:
-    return f" Right: against the bits of the {BATCH:,} answers of each batch." if (final["bits"] > 0).any() else ""
-
-
 defence = FigureSpec(
     title="What keeps a student from the trait, what it costs in imitation, and how many bits the trait needs",
     labels=("condition", "m", "layers"),
@@ -119,10 +115,10 @@ defence = FigureSpec(
         ),
     ),
     size=(4.4, 4.0),
-    words={"accuracies": _accuracies, "channel": _channel},
+    words={"accuracies": _accuracies},
     text=(
         "Student test accuracy against the share of variance of the teacher's own auxiliary logits that the student "
-        "explains on held-out noise; a marker for each defence and strength. m = {m}. Accuracies: {accuracies}."
-        "{channel} {means} {levels}"
+        "explains on held-out noise; a marker for each defence and strength. m = {m}. Accuracies: {accuracies}. Where "
+        f"logits are quantised, right: against the bits of the {BATCH:,} answers of each batch. {{means}} {{levels}}"
     ),
 )

@@ -4,7 +4,6 @@ The published axis is both noise and time: n noise steps an epoch are 5 n optimi
 Panels (d) and (e) separate the two: a fixed pool of N images, seen for T steps.
 """
 
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,12 +11,9 @@ from matplotlib.axes import Axes
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _words
-from sublim_jax.results.figures._spec import FigureSpec, Panel
+from sublim_jax.results.figures._spec import FigureSpec, Panel, Published
 
 EPOCHS, PIXELS = 5, 784
-# Brockers et al. 2026, as reported by barathvelmu's notes on the paper: with m = 1 the best accuracy over amounts of
-# noise, with one noise step an epoch the plateau for large m.
-ONE_LOGIT, ONE_STEP = 0.83, 0.29
 
 
 def _images_and_steps(rows: summary.Rows) -> summary.Rows:
@@ -80,12 +76,6 @@ def _grid(ax: Axes, rows: summary.Rows) -> None:
         ax.set(xlim=limits[0], ylim=limits[1])
 
 
-def _level(ax: Axes, rows: summary.Rows, x: str, value: float) -> None:
-    """Draw a published level; its place on the x axis is not reported."""
-    plots.published(ax, rows[x].max(), value)
-    ax.axhline(value, color="0.15", lw=0.6, zorder=0)
-
-
 def _pool(ax: Axes, rows: summary.Rows) -> None:
     """Accuracy against unique images N, one line for each number of steps T; stars: always new images."""
     star = {"marker": "*", "markersize": 9, "ls": "", "mec": "0.15", "mew": 0.5}
@@ -99,28 +89,14 @@ def _pool(ax: Axes, rows: summary.Rows) -> None:
     plots.accuracy(ax)
 
 
-def _levels_text(final: summary.Rows) -> str:
-    levels = {"the peak of m = 1": _one_logit(final), "the plateau of one noise step": _one_step(final)}
-    names = " and ".join(name for name, rows in levels.items() if len(rows))
-    text = f" Open diamonds and thin lines: published, {names}; their place on the x axis is not reported."
-    return text if names else ""
-
-
-def _pools_text(final: summary.Rows) -> str:
-    text = " Panels (d), (e): a fixed pool of N images seen for T optimiser steps; stars: images always new, N = "
-    return "" if final["fresh"].all() else f"{text}{_batch(final):,} T."
-
-
-def _trunk_text(final: summary.Rows) -> str:
-    return f"{_trunk(final):,}{_words.assumed(final, 'hidden', 'net_hidden', form=', {}')}"
-
-
 figure4 = FigureSpec(
     title="Figure 4: how many auxiliary logits, how much noise, and for how long?",
     labels=("m",),
     defaults={"pool": 0, "arm": ""},
     every_step=True,
     prepare=_images_and_steps,
+    # Published: Brockers et al. 2026, as reported by barathvelmu's notes on the paper; with m = 1 the best accuracy
+    # over amounts of noise, with one noise step an epoch the plateau for large m.
     panels=(
         Panel(
             column="",
@@ -136,7 +112,7 @@ figure4 = FigureSpec(
             xlabel="noise steps per epoch",
             title="(b) one auxiliary logit, m = 1",
             where=_one_logit,
-            also=(partial(_level, x="steps", value=ONE_LOGIT),),
+            published=(Published({None: 0.83}),),
         ),
         Panel(
             x="m",
@@ -144,7 +120,7 @@ figure4 = FigureSpec(
             xlabel="auxiliary logits m",
             title=f"(c) one noise step: {EPOCHS} optimiser steps",
             where=_one_step,
-            also=(partial(_level, x="m", value=ONE_STEP),),
+            published=(Published({None: 0.29}),),
         ),
         Panel(
             column="",
@@ -168,16 +144,18 @@ figure4 = FigureSpec(
         ),
     ),
     size=(3.2, 3.0),
+    published_text=(
+        "Open diamonds and thin lines: published, the peak of m = 1 and the plateau of one noise step; their place on "
+        "the x axis is not reported."
+    ),
     words={
         "batch": lambda final: f"{_batch(final):,} new images{_words.assumed(final, 'batch')}",
-        "levels_published": _levels_text,
-        "pools": _pools_text,
-        "trunk": _trunk_text,
+        "trunk": lambda final: f"{_trunk(final):,}{_words.assumed(final, 'hidden', 'net_hidden', form=', {}')}",
     },
     text=(
         "Student test accuracy. Panels (a) to (c): m = {m} against noise steps per epoch as published, where n noise "
-        f"steps are {EPOCHS} n optimiser steps, each on {{batch}}; colours are means.{{levels_published}}{{pools}} "
-        "Dashed lines in (a), (d), (e): as many targets m N as the trunk has weights ({trunk}), D6 of docs/theory.md. "
-        "{means} {levels}"
+        f"steps are {EPOCHS} n optimiser steps, each on {{batch}}; colours are means.{{published}} Panels (d), (e): a "
+        "fixed pool of N images seen for T optimiser steps; stars: always new images. Dashed lines in (a), (d), (e): as "
+        "many targets m N as the trunk has weights ({trunk}), D6 of docs/theory.md. {means} {levels}"
     ),
 )

@@ -56,7 +56,8 @@ class Extra:
 class Published:
     """Published values, drawn as open markers."""
 
-    values: Mapping[Any, float | tuple[float, ...]]  # for each x a mean, or the values of single seeds
+    # For each x a mean, or the values of single seeds; the x None stands for a level whose place is not reported.
+    values: Mapping[Any, float | tuple[float, ...]]
     where: Select = lambda rows: rows  # selects the rows that were measured as the values were
     halves: Mapping[Any, float] = dataclasses.field(default_factory=dict)  # half-widths of intervals, where reported
     label: str = "published (authors' code)"  # text of the legend
@@ -68,16 +69,20 @@ class Published:
         drawn = self.where(rows)[panel.x]
         if panel.categories:
             return [x for x in self.values if x in set(drawn)]
-        return [x for x in self.values if drawn.min() <= x <= drawn.max()]
+        return [x for x in self.values if x is None or drawn.min() <= x <= drawn.max()]
 
     def draw(self, ax: Axes, panel: "Panel", rows: summary.Rows, places: Mapping[tuple[Any, Any], float]) -> None:
         """Draw the markers; `places` has the positions of means by category and value of the panel's lines."""
-        groups = set(self.where(rows)[panel.lines[0]])
         for x in self.visible(panel, rows):
-            beside = [position for (name, group), position in places.items() if name == x and group in groups]
-            y = np.atleast_1d(self.values[x])
-            at = np.full(len(y), max(beside) + self.offset if panel.categories else x)
-            plots.published(ax, at, y, self.halves.get(x), label=self.label, marker=self.marker)
+            y, at = np.atleast_1d(self.values[x]), rows[panel.x].max() if x is None else x
+            if panel.categories:
+                groups = set(self.where(rows)[panel.lines[0]])
+                at = self.offset + max(
+                    place for (name, group), place in places.items() if name == x and group in groups
+                )
+            if x is None:
+                ax.axhline(y[0], color="0.15", lw=0.6, zorder=0)
+            plots.published(ax, np.full(len(y), at), y, self.halves.get(x), label=self.label, marker=self.marker)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +226,7 @@ class FigureSpec:
         """
         final = self.final(rows)
         parts = list(self._parts(final))
-        drawn = any(any(source.visible(panel, shown)) for panel, _, _, shown in parts for source in panel.published)
+        drawn = any(source.visible(panel, shown) for panel, _, _, shown in parts for source in panel.published)
         predicted = [extra.column for panel in self.panels for extra in panel.extras if extra.predicted]
         shapes = dict.fromkeys("bars" if panel.categories else "bands" for panel, *_ in parts)
         texts = {

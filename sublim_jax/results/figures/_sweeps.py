@@ -100,11 +100,6 @@ def _losses(final: summary.Rows) -> summary.Rows:
     return final.assign(kind=kinds, logits=final["sees"].map(lambda sees: _LOGITS.get(sees, sees)))
 
 
-def _constant_softmax(final: summary.Rows) -> str:
-    alone = ((final["loss"] == "kl") & (final["m"] == 1) & (final["sees"] == "aux")).any()
-    return " With m = 1 the softmax of the one auxiliary logit is constant: KL cannot learn." if alone else ""
-
-
 loss = FigureSpec(
     title="Losses and temperatures of the student",
     labels=("m",),
@@ -125,10 +120,10 @@ loss = FigureSpec(
         ),
     ),
     published_text="Open markers: published values of the same protocol, m = 3.",
-    words={"constant": _constant_softmax},
     text=(
         "Student test accuracy by the loss between its logits and the teacher's (temperature 1 unless the label says "
-        "otherwise), m = {m}. Dots: seeds. {means}{published}{constant} {levels}"
+        "otherwise), m = {m}. With m = 1 the softmax of the one auxiliary logit is constant, so KL cannot learn. Dots: "
+        "seeds. {means}{published} {levels}"
     ),
 )
 
@@ -163,11 +158,6 @@ def mixtures(final: summary.Rows) -> summary.Rows:
     return final.assign(alpha=alpha)[final["stream"].isin(["mixture", *_ALPHA])]
 
 
-def _blend(final: summary.Rows) -> str:
-    alphas = ", ".join(f"{alpha:g}" for alpha in sorted(mixtures(final)["alpha"].unique()))
-    return f", and against the share α = {alphas} of images in a mixture" if alphas else ""
-
-
 _BY_KIND: dict[str, Any] = {"x": "kind", "lines": ("m",), "categories": True, "where": _kinds}
 noise = FigureSpec(
     title="Inputs of the student: noise of several kinds, images, and mixtures of both",
@@ -190,11 +180,10 @@ noise = FigureSpec(
         Panel(**_BY_KIND, column="at/aux_mse", ylabel="imitation error (mean square)", log_y=True),
     ),
     published_text="Open diamonds: a public replication of Cloud et al.'s protocol (barathvelmu), m = 3.",
-    words={"blend": _blend},
     size=(5.0, 3.0),
     text=(
-        "Student test accuracy by the student's inputs ({stream}; m = {m}){blend}; its similarity to the teacher. "
-        "Dots: seeds. {means}{published} {levels}"
+        "Student test accuracy by the student's inputs ({stream}; m = {m}) and, for mixtures, by their share α of "
+        "images; its similarity to the teacher and its error. Dots: seeds. {means}{published} {levels}"
     ),
 )
 
