@@ -155,7 +155,7 @@ figure4 = FigureSpec(
     text=(
         "Student test accuracy. Panels (a) to (c): m = {m} against noise steps per epoch as published, where n noise "
         f"steps are {EPOCHS} n optimiser steps, each on {{batch}}; colours are means.{{published}} Panels (d), (e): a "
-        "fixed pool of N images seen for T optimiser steps; stars: always new images. Dashed lines in (a), (d), (e): as "
-        "many targets m N as the trunk has weights ({trunk}), D6 of docs/theory.md. {means} {levels}"
+        "fixed pool of N images seen for T optimiser steps; stars: always new images. Dashed lines in (a), (d), (e): "
+        "as many targets m N as the trunk has weights ({trunk}), D6 of docs/theory.md. {means} {levels}"
     ),
 )

@@ -15,21 +15,13 @@ from sublim_jax.results.figures._spec import TEACHER, TEACHER_STYLE, Extra, Figu
 COLOURS: list[dict[str, Any]] = [{"color": colour} for colour in plots.COLOURS]
 
 
-_DRAWN_HEADS = ["random_class_head", "random_aux_head"]
+_SHARED_HEADS = ("same", "random_first_hidden", "random_second_hidden", "random_hidden", "random")
+_GREY = {"color": "0.55", "marker": ".", "lw": 0.8, "zorder": 1}
 _LIMITS = (
     Extra("theory/ceiling_accuracy", "initial class head on the teacher's latent", COLOURS[6], only(condition="same")),
-    Extra(
-        "theory/oracle_accuracy",
-        "fixed heads alone (D5)",
-        COLOURS[3],
-        lambda rows: rows[~rows["condition"].isin(_DRAWN_HEADS)],
-    ),
+    Extra("theory/oracle_accuracy", "fixed heads alone (D5)", COLOURS[3], only(condition=_SHARED_HEADS)),
     Extra("theory/class_noise_accuracy", "class head unknown (D4)", COLOURS[2], only(condition="random_class_head")),
-    Extra(
-        "at/inside_row_space",
-        "latent displacement in the head's span",
-        {"color": "0.55", "marker": ".", "lw": 0.8, "zorder": 1},
-    ),
+    Extra("at/inside_row_space", "latent displacement in the head's span", _GREY),
 )
 figure2 = FigureSpec(
     title="Figure 2: which layer must be shared?",

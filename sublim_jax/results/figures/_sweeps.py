@@ -43,7 +43,7 @@ _STUDENTS = {"same": "student", "random": "cross-model"}
 
 def _groups(final: summary.Rows) -> summary.Rows:
     """Reference and teacher once for each seed, and the students, as one column of accuracies with its `group`."""
-    students = final["condition"].map(lambda name: _STUDENTS.get(name, name.replace("_", " ")))
+    students = final["condition"].replace(_STUDENTS).str.replace("_", " ")
     once = final.drop_duplicates("seed")
     reference = once.assign(**{"group": "reference", plots.ACCURACY: once["at/untrained_accuracy"]})
     teacher = once.assign(**{"group": "teacher", plots.ACCURACY: once["at/teacher_accuracy"]})
@@ -74,9 +74,7 @@ cloud = FigureSpec(
             also=(lambda ax, rows: ax.axhline(0.1, color="0.4", ls=":", lw=1, zorder=0),),
         ),
     ),
-    published_text=(
-        "Open diamonds: Cloud et al. 2026, digitised from their figure, with 95 % intervals over 100 models."
-    ),
+    published_text="Open diamonds: Cloud et al. 2026, digitised from their figure; 95 % intervals over 100 models.",
     size=(6.6, 3.3),
     text=(
         "Test accuracy of the untrained reference, the teacher, and students that imitate its auxiliary logits or all"
@@ -96,8 +94,8 @@ def _losses(final: summary.Rows) -> summary.Rows:
     """The loss and, of KL, its temperature as `kind`, and the imitated logits in words."""
     temperature = ",\nT=" + final["temperature"].map("{:g}".format)
     hot = (final["loss"] == "kl") & (final["temperature"] != 1)
-    kinds = final["loss"].map(lambda name: _LOSSES.get(name, name)) + temperature.where(hot, "")
-    return final.assign(kind=kinds, logits=final["sees"].map(lambda sees: _LOGITS.get(sees, sees)))
+    kinds = final["loss"].replace(_LOSSES) + temperature.where(hot, "")
+    return final.assign(kind=kinds, logits=final["sees"].replace(_LOGITS))
 
 
 loss = FigureSpec(
