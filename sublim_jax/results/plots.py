@@ -75,7 +75,7 @@ def legend(figure: Any, axes: Sequence[Axes] | np.ndarray) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
-        width = figure.get_figure(root=True).get_figwidth() / (0.62 + 0.06 * max(map(len, handles)))  # at 8 points
+        width = figure.get_figure(root=True).get_figwidth() / (0.6 + 0.048 * max(map(len, handles)))  # at 8 points
         figure.legend(
             handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, int(width)), fontsize=8
         )
