@@ -14,14 +14,11 @@ from sublim_jax.results.workdir import load, metadata
 
 
 def write(workdir: str | Path, figure: str = "transfer") -> Path:
-    """Draw figure.svg and figure.png from the rows of a work directory and write report.html.
+    """Draw figure.svg and figure.png from the rows of a work directory, write report.html and return its path.
 
     Args:
         workdir: The work directory.
         figure: The name of the figure, one of `figures.names()`.
-
-    Returns:
-        The path of the report.
 
     Raises:
         ConfigError: The figure is unknown, or the directory has no rows.

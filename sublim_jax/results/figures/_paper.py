@@ -187,7 +187,6 @@ figure5 = FigureSpec(
             SIGMA,
             ("m",),
             by="layers",
-            label="student's accuracy",
             xlabel="σ of the noise on the student's head",
             ylabel="accuracy, cosine",
             published=(Published({0.05: (0.405, 0.645, 0.554)}, only(layers="aux_head", m=10)),),

@@ -39,17 +39,13 @@ class Extra:
     style: Mapping[str, Any]  # keywords of Matplotlib's `plot`
     where: Select = lambda rows: rows  # selects rows of the panel
 
-    @property
-    def predicted(self) -> bool:
-        """Whether the line is a prediction of the theory."""
-        return self.column.startswith("theory/")
-
     def draw(self, ax: Axes, rows: summary.Rows, x: str, panel: Any) -> None:
         """Draw the line; a value that several conditions of a seed share, such as its teacher's, counts once."""
         column, rows = self.column.format(panel=panel), self.where(rows)
         if _words.measured(rows, column):
             rows = rows[rows[column].notna()].drop_duplicates([x, "seed", column])
-            plots.line(ax, rows, x, self.label, 0, column, **(PREDICTED if self.predicted else {}) | dict(self.style))
+            style = {**(PREDICTED if column.startswith("theory/") else {}), **self.style}
+            plots.line(ax, rows, x, self.label, 0, column, **style)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +94,6 @@ class Panel:
     dashes: str = ""  # the label of which each value has a dash pattern of its own
     # Whether x is categories side by side with a dot for each seed, rather than an axis of numbers.
     categories: bool = False
-    label: str = ""  # text of the legend before the values of `lines` and `dashes`
     order: tuple[Any, ...] = ()  # the categories that come first
     xlabel: str = ""  # text of the x axis
     ylabel: str = "student test accuracy"  # text of the y axis
@@ -149,9 +144,8 @@ class Panel:
         colours = {tuple(part[names].iloc[0]): index for index, (_, part) in enumerate(plots.series(whole, names))}
         dashes = plots.ordered(whole[self.dashes]) if self.dashes else []
         for text, part in plots.series(rows, [*names, self.dashes]):
-            label = ", ".join(filter(None, (self.label, "" if self.label and text == "student" else text)))
             dash = DASHES[dashes.index(part[self.dashes].iloc[0]) % len(DASHES)] if dashes else "-"
-            plots.line(ax, part, self.x, label, colours[tuple(part[names].iloc[0])], self.column, ls=dash)
+            plots.line(ax, part, self.x, text, colours[tuple(part[names].iloc[0])], self.column, ls=dash)
 
 
 _BY_CONDITION = Panel("condition", ("m",), categories=True)
@@ -171,9 +165,8 @@ class FigureSpec:
     # Derives further columns from the rows.
     prepare: Select = lambda rows: rows
     panels: tuple[Panel, ...]
-    published_text: str = (
-        "Open diamonds: single seeds of the authors' code."  # the caption's sentence on published values
-    )
+    # The caption's sentence on published values.
+    published_text: str = "Open diamonds: single seeds of the authors' code."
     size: tuple[float, float] = (4.3, 3.2)  # of a panel, in inches
     # The caption, in which `{NAME}` stands for the values of a label and `{means}`, `{levels}`, `{published}` and
     # `{theory}` for sentences that are computed from the rows, as are those of `words`.
@@ -189,11 +182,7 @@ class FigureSpec:
         return (*self.labels, *self.defaults) if self.labels else tuple(summary.labels_of(rows))
 
     def draw(self, rows: pd.DataFrame) -> Figure:
-        """Draw the figure.
-
-        Args:
-            rows: The rows of a sweep.
-        """
+        """Draw the figure from the rows of a sweep."""
         parts = list(self._parts(self.final(rows)))
         panels, columns = [panel for panel, *_ in parts], 2 if len(parts) == 4 else 3
         x_shared = not panels[0].categories and all(panel is panels[0] for panel in panels)
@@ -219,22 +208,18 @@ class FigureSpec:
                 yield panel, "", rows, rows
 
     def caption(self, rows: pd.DataFrame) -> str:
-        """The caption of the figure, with numbers from its rows.
-
-        Args:
-            rows: The rows of a sweep.
-        """
+        """The caption of the figure, with numbers from the rows of a sweep."""
         final = self.final(rows)
         parts = list(self._parts(final))
         drawn = any(source.visible(panel, shown) for panel, _, _, shown in parts for source in panel.published)
-        predicted = [extra.column for panel in self.panels for extra in panel.extras if extra.predicted]
+        extras = [extra.column for panel in self.panels for extra in panel.extras]
         shapes = dict.fromkeys("bars" if panel.categories else "bands" for panel, *_ in parts)
         texts = {
             **{name: _words.values(final, name) for name in summary.labels_of(final)},
             "means": _words.means(final, " and ".join(shapes)),
             "levels": _words.LEVELS,
             "published": f" {self.published_text}" if drawn else "",
-            "theory": _words.theory(final, *predicted),
+            "theory": _words.theory(final, *(column for column in extras if column.startswith("theory/"))),
             **{name: write(final) for name, write in self.words.items()},
         }
         return self.text.format(**texts) + _words.left_out(rows, self._shown(rows))
