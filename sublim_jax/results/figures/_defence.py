@@ -119,6 +119,6 @@ defence = FigureSpec(
     text=(
         "Student test accuracy against the share of variance of the teacher's own auxiliary logits that the student "
         "explains on held-out noise; a marker for each defence and strength. m = {m}. Accuracies: {accuracies}. Where "
-        f"logits are quantised, right: against the bits of the {BATCH:,} answers of each batch. {{means}} {{levels}}"
+        f"logits are quantised, right: against the bits of the {BATCH:,} answers of each batch."
     ),
 )

@@ -112,7 +112,7 @@ figure4 = FigureSpec(
             xlabel="noise steps per epoch",
             title="(b) one auxiliary logit, m = 1",
             where=_one_logit,
-            published=(Published({None: 0.83}),),
+            published=(Published({None: 0.83}, label="published"),),
         ),
         Panel(
             x="m",
@@ -120,7 +120,7 @@ figure4 = FigureSpec(
             xlabel="auxiliary logits m",
             title=f"(c) one noise step: {EPOCHS} optimiser steps",
             where=_one_step,
-            published=(Published({None: 0.29}),),
+            published=(Published({None: 0.29}, label="published"),),
         ),
         Panel(
             column="",
@@ -154,8 +154,8 @@ figure4 = FigureSpec(
     },
     text=(
         "Student test accuracy. Panels (a) to (c): m = {m} against noise steps per epoch as published, where n noise "
-        f"steps are {EPOCHS} n optimiser steps, each on {{batch}}; colours are means.{{published}} Panels (d), (e): a "
+        f"steps are {EPOCHS} n optimiser steps, each on {{batch}}; colours are means. Panels (d), (e): a "
         "fixed pool of N images seen for T optimiser steps; stars: always new images. Dashed lines in (a), (d), (e): "
-        "as many targets m N as the trunk has weights ({trunk}), D6 of docs/theory.md. {means} {levels}"
+        "as many targets m N as the trunk has weights ({trunk}), D6 of docs/theory.md."
     ),
 )

@@ -42,8 +42,8 @@ figure2 = FigureSpec(
     size=(3.1, 2.5),
     text=(
         "Student test accuracy after imitating the teacher's m = {m} auxiliary logits on noise; panels: the layers "
-        "that are re-initialised in the student. {means}{published} {levels}{theory} Grey, where measured: fraction of "
-        "the student's latent displacement that lies in the row space of its auxiliary head, on held-out noise."
+        "that are re-initialised in the student. Grey, where measured: fraction of the student's latent displacement "
+        "that lies in the row space of its auxiliary head, on held-out noise."
     ),
 )
 
@@ -82,8 +82,8 @@ figure3_classes = FigureSpec(
     ),
     text=(
         "Test accuracy of students and of their teacher (dashed) on the first K classes, K = {classes}, m = {m}, and "
-        "the difference of the two for each seed. {means} Dotted: chance, 1/K. Teachers train for a fixed number of "
-        "epochs, so few classes mean few steps."
+        "the difference of the two for each seed. Dotted: chance, 1/K. Teachers train for a fixed number of epochs, so "
+        "few classes mean few steps."
     ),
 )
 
@@ -101,7 +101,7 @@ figure3_width = FigureSpec(
     panels=(Panel(**_WIDTH), Panel(**_WIDTH, column="at/aux_mse", ylabel="imitation error (mean square)", log_y=True)),
     text=(
         "Student test accuracy, and its error in imitating auxiliary logits on held-out noise, against the width of "
-        "its first hidden layer, {width}, for m = {m}; condition: {condition}. {means} {levels}"
+        "its first hidden layer, {width}, for m = {m}; condition: {condition}."
     ),
 )
 
@@ -125,10 +125,7 @@ figure3_depth = FigureSpec(
             published=(Published({"256": (0.709, 0.609, 0.441)}, only(m=50)),),
         ),
     ),
-    text=(
-        "Student test accuracy by the student's hidden layers ({hidden}), m = {m}; heads are shared. Dots: seeds. "
-        "{means}{published} {levels}"
-    ),
+    text="Student test accuracy by the student's hidden layers ({hidden}), m = {m}; heads are shared.",
 )
 
 
@@ -142,7 +139,7 @@ figure3_cnn = FigureSpec(
     panels=(Panel("kind", ("m",), categories=True),),
     text=(
         "Student test accuracy by the student's architecture ({trunk}) and noise ({stream}), m = {m}. The teacher is "
-        "an MLP; heads are shared, all other layers of the student are random. Dots: seeds. {means} {levels}"
+        "an MLP; heads are shared, all other layers of the student are random."
     ),
 )
 
@@ -197,8 +194,8 @@ figure5 = FigureSpec(
     words={"d": lambda final: f"{_words.hidden(final)[-1]}{_words.assumed(final, 'net_hidden')}"},
     text=(
         "Gaussian noise of standard deviation σ = {student_before} on weights and biases of one head of the student "
-        "({layers}) before its training; m = {m}. Above: σ in units of the head's own initial weights, d = {d}. "
-        "{means} The black dotted curve is the cosine that the noise alone must give.{published} {levels}{theory}"
+        "({layers}) before its training; m = {m}. Above: σ in units of the head's own initial weights, d = {d}. The "
+        "black dotted curve is the cosine that the noise alone must give."
     ),
 )
 
@@ -264,8 +261,8 @@ figure6 = FigureSpec(
     ),
     text=(
         "Student test accuracy against the width of the latent, d = {d}, m = {m}. Freezing the class head acts on the"
-        " teacher, freezing the auxiliary head on the student; the published scripts exchange the two names. {means} "
+        " teacher, freezing the auxiliary head on the student; the published scripts exchange the two names. "
         "Dash-dotted: accuracy of the initial class head on the teacher's latent, a reference level for students, "
-        "whose class head is fixed; dashed: the teacher.{published}{theory}"
+        "whose class head is fixed; dashed: the teacher."
     ),
 )

@@ -168,8 +168,8 @@ class FigureSpec:
     # The caption's sentence on published values.
     published_text: str = "Open diamonds: single seeds of the authors' code."
     size: tuple[float, float] = (4.3, 3.2)  # of a panel, in inches
-    # The caption, in which `{NAME}` stands for the values of a label and `{means}`, `{levels}`, `{published}` and
-    # `{theory}` for sentences that are computed from the rows, as are those of `words`.
+    # The figure's own sentences of the caption, in which `{NAME}` stands for the values of a label or for a text of
+    # `words`; sentences on intervals, published values, levels and predictions follow.
     text: str
     words: Mapping[str, Callable[[summary.Rows], str]] = dataclasses.field(default_factory=dict)
 
@@ -212,14 +212,20 @@ class FigureSpec:
         final = self.final(rows)
         parts = list(self._parts(final))
         drawn = any(source.visible(panel, shown) for panel, _, _, shown in parts for source in panel.published)
-        extras = [extra.column for panel in self.panels for extra in panel.extras]
-        shapes = dict.fromkeys("bars" if panel.categories else "bands" for panel, *_ in parts)
-        texts = {
-            **{name: _words.values(final, name) for name in summary.labels_of(final)},
-            "means": _words.means(final, " and ".join(shapes)),
-            "levels": _words.LEVELS,
-            "published": f" {self.published_text}" if drawn else "",
-            "theory": _words.theory(final, *(column for column in extras if column.startswith("theory/"))),
-            **{name: write(final) for name, write in self.words.items()},
-        }
-        return self.text.format(**texts) + _words.left_out(rows, self._shown(rows))
+        panels = [panel for panel, *_ in parts]
+        extras = [extra.column for panel in panels for extra in panel.extras]
+        shapes = dict.fromkeys("bars" if panel.categories else "bands" for panel in panels)
+        texts = {name: _words.values(final, name) for name in summary.labels_of(final)}
+        texts |= {name: write(final) for name, write in self.words.items()}
+        sentences = (
+            self.text.format(**texts),
+            "Dots: seeds." if "bars" in shapes else "",
+            _words.means(final, " and ".join(shapes)),
+            self.published_text if drawn else "",
+            "Dashed: the teacher; dotted: the untrained net."
+            if any("teacher" in panel.levels for panel in panels)
+            else "",
+            _words.theory(final, *(column for column in extras if column.startswith("theory/"))),
+            _words.left_out(rows, self._shown(rows)),
+        )
+        return " ".join(filter(None, sentences))

@@ -23,8 +23,7 @@ activation = FigureSpec(
     ),
     text=(
         "Student test accuracy by the activation function of teacher and student ({net_activation}), m = {m}; "
-        "conditions: {condition}. Dots: seeds. {means} Dashes: the teacher of each activation; dotted: the untrained "
-        "net."
+        "conditions: {condition}. Dashes: the teacher of each activation; dotted: the untrained net."
     ),
 )
 
@@ -78,8 +77,8 @@ cloud = FigureSpec(
     size=(6.6, 3.3),
     text=(
         "Test accuracy of the untrained reference, the teacher, and students that imitate its auxiliary logits or all"
-        " of its logits on noise, m = {m}; cross-model: the student shares no initial weights with its teacher. Dots:"
-        " seeds. {means}{published} Dotted: chance."
+        " of its logits on noise, m = {m}; cross-model: the student shares no initial weights with its teacher. "
+        "Dotted: chance."
     ),
 )
 
@@ -120,8 +119,7 @@ loss = FigureSpec(
     published_text="Open markers: published values of the same protocol, m = 3.",
     text=(
         "Student test accuracy by the loss between its logits and the teacher's (temperature 1 unless the label says "
-        "otherwise), m = {m}. With m = 1 the softmax of the one auxiliary logit is constant, so KL cannot learn. Dots: "
-        "seeds. {means}{published} {levels}"
+        "otherwise), m = {m}. With m = 1 the softmax of the one auxiliary logit is constant, so KL cannot learn."
     ),
 )
 
@@ -181,7 +179,7 @@ noise = FigureSpec(
     size=(5.0, 3.0),
     text=(
         "Student test accuracy by the student's inputs ({stream}; m = {m}) and, for mixtures, by their share α of "
-        "images; its similarity to the teacher and its error. Dots: seeds. {means}{published} {levels}"
+        "images; its similarity to the teacher and its error."
     ),
 )
 
@@ -192,7 +190,7 @@ optimizer = FigureSpec(
     panels=(Panel("lr", ("optimizer",), by="condition", dashes="m", log={}, xlabel="learning rate of the student"),),
     text=(
         "Student test accuracy against the learning rate of the student's optimiser ({optimizer}; lr = {lr}), m = "
-        "{m}; conditions: {condition}. {means} {levels}"
+        "{m}; conditions: {condition}."
     ),
 )
 
@@ -248,8 +246,8 @@ perturbation = FigureSpec(
     size=(3.1, 2.7),
     text=(
         "Student test accuracy against the standard deviation σ = {sigma} of Gaussian noise on weights and biases, by"
-        " layer (panels) and moment (lines); m = {m}. Coloured dashes: the perturbed teacher itself. {means} Grey: "
-        "dashed: the teacher; dotted: the untrained net."
+        " layer (panels) and moment (lines); m = {m}. Coloured dashes: the perturbed teacher itself. Grey "
+        "dashes: the teacher; grey dots: the untrained net."
     ),
 )
 
@@ -280,7 +278,7 @@ rotation = FigureSpec(
     ),
     text=(
         "Student test accuracy by the heads that are rotated at random in the student before training (W becomes R W "
-        "with a random orthogonal R), m = {m}; conditions: {condition}. Dots: seeds. {means} {levels}"
+        "with a random orthogonal R), m = {m}; conditions: {condition}."
     ),
 )
 
@@ -327,6 +325,6 @@ share = FigureSpec(
         "Student test accuracy where the layers named by the condition start as share × the teacher's initial weights "
         "+ (1 − share) × independent random weights, share = {share}, m = {m}; all other layers are the teacher's. "
         "Right: the same against the cosine between these weights and the teacher's (mean over the layers where there "
-        "are two). {means} {levels}"
+        "are two)."
     ),
 )

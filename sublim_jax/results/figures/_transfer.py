@@ -36,6 +36,6 @@ transfer = FigureSpec(
     ),
     text=(
         "Student test accuracy after imitating the teacher's m auxiliary logits (m = {m}), by condition: the layers "
-        "that are re-initialised in the student. {means} {levels}"
+        "that are re-initialised in the student."
     ),
 )

@@ -6,8 +6,6 @@ import numpy as np
 
 from sublim_jax.results import summary
 
-LEVELS = "Dashed: the teacher; dotted: the untrained net."
-
 
 def seeds(rows: summary.Rows) -> str:
     """The number of seeds of each mean, as text."""
@@ -56,7 +54,7 @@ def left_out(rows: summary.Rows, labels: Sequence[str]) -> str:
     """The sentence on the values that `shown` chose; empty if there was no choice."""
     rows_shown = shown(rows, labels)
     chosen = [f"{name.replace('_', ' ')} {rows_shown[name].iloc[0]}" for name in _others(rows, labels)]
-    return f" Shown only: {', '.join(chosen)}." if chosen else ""
+    return f"Shown only: {', '.join(chosen)}." if chosen else ""
 
 
 def _others(rows: summary.Rows, labels: Sequence[str]) -> list[str]:
@@ -81,5 +79,5 @@ def measured(rows: summary.Rows, column: str) -> bool:
 
 
 def theory(rows: summary.Rows, *columns: str) -> str:
-    """The sentence on dashed predictions, after a space, if the rows have any of these columns."""
-    return " Coloured dashes: predictions, see docs/theory.md." if any(measured(rows, name) for name in columns) else ""
+    """The sentence on dashed predictions, if the rows have any of these columns."""
+    return "Coloured dashes: predictions, see docs/theory.md." if any(measured(rows, name) for name in columns) else ""
