@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sublim_jax.config import grid, resolve
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.results import figures, plots, summary
-from sublim_jax.results.figures import _sweeps
+from sublim_jax.results.figures import _spec, _sweeps
 
 ROOT = Path(__file__).parents[2]
 # Figures of students' accuracies; theorem1 shows none and has tests of its own.
@@ -272,6 +272,15 @@ def test_captions_are_sentences_without_holes(name):
     figure, rows = rows_of(name, "paper", 3)
     said = figures.pick(figure).caption(rows)
     assert said.endswith(".") and not re.search(r"\s\s|\{|\}|nan|  |\.\.", said) and len(said) < 1000
+
+
+def test_extra_counts_a_value_that_conditions_of_a_seed_share_once():
+    rows = pd.DataFrame({"m": 3, "condition": list("abca"), "seed": [0, 0, 0, 1], "at/x": [0.9, 0.9, 0.9, 0.5]})
+    ax = Figure().subplots()
+    _spec.Extra("at/x", "shared", {}).draw(ax, rows, "m", "")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.7])
+    _spec.Extra("at/x", "of a", {}, _spec.only(condition="a", seed=(1, 2))).draw(ax, rows, "m", "")
+    np.testing.assert_allclose(ax.containers[1].lines[0].get_ydata(), [0.5])
 
 
 def law(slope=1.0, below=0, **fields):

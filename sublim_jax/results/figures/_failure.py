@@ -109,7 +109,7 @@ failure = FigureSpec(
         "Student test accuracy where subliminal learning fails: noise on the student's auxiliary head, on its class "
         "head, a few images that are repeated, wide latents, and weight decay in the student. m = {m}. The prediction "
         "for noise on the auxiliary head is the cosine of the first step instead of the accuracy, and for wide latents "
-        "the level that the initial class head reaches on the teacher's latent. Dotted: auxiliary head frozen, and, with "
-        "decay, the cosine of the student's class head, which has no gradient, to its initial weights."
+        "the level that the initial class head reaches on the teacher's latent. Dotted: auxiliary head frozen, and, "
+        "with decay, the cosine of the student's class head, which has no gradient, to its initial weights."
     ),
 )
