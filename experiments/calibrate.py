@@ -57,7 +57,7 @@ def points(folders: Sequence[Path]) -> pd.DataFrame:
     frames = [frame for folder in folders if len(frame := _points(folder))]
     if not frames:
         columns = ", ".join(f"theory/{name}" for name in SINGLE)
-        raise ConfigError(f"folders: {len(folders)} with no row that has {columns}; run a sweep that measures them")
+        raise ConfigError(f"folders: {len(folders)} with no row that holds {columns}; run a sweep that measures them")
     frame = pd.concat(frames, ignore_index=True)
     # A student that is in several sweeps or arms under other names must not be fitted in one and tested in another.
     student = [frame["seed"], frame["coverage"].round(7), frame["transfer"].round(6)]
