@@ -53,7 +53,7 @@ def _defence(row: dict[str, Any]) -> tuple[str, str]:
     if row["pool"] != 0:
         return _FIXED, f"{row['levels']:g}, N = {plots.plain(BATCH * float(row['pool']))}"
     if row["condition"] != "same":
-        return _RANDOM, _SHORT.get(row["condition"], row["condition"])
+        return _RANDOM, str(_SHORT.get(row["condition"], row["condition"]))
     for name, kind in _KINDS.items():
         if (value := row[name]) not in (0, "none", ""):
             short = value if isinstance(value, str) else f"{value:g}"
@@ -76,8 +76,8 @@ def _against_imitation(ax: Axes, rows: summary.Rows) -> None:
         means = [interval.mean for interval in x], [interval.mean for interval in y]
         style: dict[str, Any] = {"fmt": marker, "color": colour, "ms": 5, "lw": 1, "capsize": 2, "label": kind}
         ax.errorbar(*means, plots.ends(list(y)), plots.ends(list(x)), **style)
-        for strength, *xy in zip(x.index.get_level_values("strength"), *means, strict=True):
-            ax.annotate(strength, xy, (3, 3), textcoords="offset points", fontsize=5.5, color=colour)
+        for strength, across, up in zip(x.index.get_level_values("strength"), *means, strict=True):
+            ax.annotate(strength, (across, up), (3, 3), textcoords="offset points", fontsize=5.5, color=colour)
     plots.levels(ax, rows)
     plots.accuracy(ax)
 

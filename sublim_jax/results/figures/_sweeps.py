@@ -134,8 +134,8 @@ def _kind(row: dict[str, Any]) -> str:
     if row["stream"] == "perlin":
         return f"Perlin,\n{row['resolution']} cells"
     if row["stream"] == "images":
-        return _IMAGES.get(row["images"], row["images"])
-    return _KINDS.get(row["stream"], row["stream"])
+        return str(_IMAGES.get(row["images"], row["images"]))
+    return str(_KINDS.get(row["stream"], row["stream"]))
 
 
 def _kinds(final: summary.Rows) -> summary.Rows:

@@ -253,7 +253,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def caption(rows: pd.DataFrame) -> str:
     """The caption of the figure that these rows give."""
-    seeds = rows["seed"].nunique()
+    seeds = len(set(rows["seed"]))
     over = "One seed" if seeds == 1 else f"Over {seeds} seeds, float64"
     short = {
         "|ratio - 1| falls as eps": "(a)",
