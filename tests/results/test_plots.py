@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from sublim_jax import results
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.results import figures, plots, report, summary
-from sublim_jax.results.figures import transfer
+
+transfer = figures.pick("transfer")
 
 
 def rows_of(widths=(3, 10), steps=(0, 10, 20), seeds=3):
