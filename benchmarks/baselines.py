@@ -107,8 +107,8 @@ def _pair(seed: int, images: str, quick: bool) -> float:
     short = {"teacher": 30, "student": 30} if quick else {"teacher": 295, "student": 300}
     words = [f"--{net}_steps={steps}" for net, steps in short.items()]
     start = time.perf_counter()
-    one = json.loads(
+    result = json.loads(
         python("-m", "benchmarks.torch_loop", f"--seed={seed}", f"--m={phases.M}", f"--images={images}", *words)
     )
     spent = time.perf_counter() - start
-    return spent + sum(one["seconds"][net] * (FIGURE2[f"{net}_steps"] / short[net] - 1) for net in short)
+    return spent + sum(result["seconds"][net] * (FIGURE2[f"{net}_steps"] / short[net] - 1) for net in short)

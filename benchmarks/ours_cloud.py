@@ -47,11 +47,11 @@ def conditions(dataset: Dataset, teacher_steps: int = 295, student_steps: int = 
 def accuracies(rows: pd.DataFrame) -> dict[str, list[float]]:
     """Test accuracies by group, one per seed."""
     of = dict(iter(rows.sort_values("seed").groupby("condition")))
-    found = {
+    groups = {
         "reference": of["aux"]["at/untrained_accuracy"].tolist(),
         "teacher": of["aux"]["at/teacher_accuracy"].tolist(),
     }
-    return found | {name: of[name]["at/student_accuracy"].tolist() for name in protocol.GROUPS if name not in found}
+    return groups | {name: of[name]["at/student_accuracy"].tolist() for name in protocol.GROUPS if name not in groups}
 
 
 def _knobs(net: SplitHead, image: tuple[int, ...], seen: np.ndarray, share: float) -> Knobs:

@@ -131,10 +131,10 @@ def whole_run(figure: Lab, seeds: int) -> Timed:
 
 def seconds_of_run(conditions: Sequence[Condition], dataset: data.Dataset, seeds: int) -> float:
     """Seconds of `run.run` that measures accuracies only, without what the compiler takes."""
-    watch, start = Progress(show=False), time.perf_counter()
-    session = Session(seeds=range(seeds), progress=watch)
+    progress, start = Progress(show=False), time.perf_counter()
+    session = Session(seeds=range(seeds), progress=progress)
     run.run(conditions, dataset, session, metrics=(metrics.task,), num_eval_noise=64)
-    return time.perf_counter() - start - watch.seconds["compile"]
+    return time.perf_counter() - start - progress.seconds["compile"]
 
 
 def shortened(conditions: Sequence[Condition], teacher: int, student: int) -> list[Condition]:

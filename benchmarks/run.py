@@ -56,12 +56,12 @@ def kernels(quick: bool) -> dict[str, Any]:
     # Floors before and after each phase's turn would be fairer still; one round is short.
     timed = rounds({**{name: thing for name, (thing, _) in products.items()}, "copy": copy}
                    | {name: phase.run for name, phase in work.items()})  # fmt: skip
-    rates = {name: [flop / one / 1e9 for one in timed[name]] for name, (_, flop) in products.items()}
-    rates |= {name: [phase.flop / one / 1e9 for one in timed[name]] for name, phase in work.items()}
+    rates = {name: [flop / seconds / 1e9 for seconds in timed[name]] for name, (_, flop) in products.items()}
+    rates |= {name: [phase.flop / seconds / 1e9 for seconds in timed[name]] for name, phase in work.items()}
     peak = [max(rates[name][turn] for name in products) for turn in range(ROUNDS)]
     floor = [_least(len(phases.CONDITIONS), {name: rates[name][turn] for name in products}) for turn in range(ROUNDS)]
     fraction = {name: [rate / top for rate, top in zip(rates[name], peak, strict=True)] for name in work}
-    per_step = {name: [one / phase.net_steps for one in timed[name]] for name, phase in work.items()}
+    per_step = {name: [seconds / phase.net_steps for seconds in timed[name]] for name, phase in work.items()}
     a_batch = phases.PIXELS * 1000  # samples drawn for the students of a seed at each step
     noise = [
         draw * a_batch / (learn * len(phases.CONDITIONS))
@@ -76,7 +76,7 @@ def kernels(quick: bool) -> dict[str, Any]:
             least / took for least, took in zip(floor, per_step["students"], strict=True)
         ),
         "products_gflops": {name: of(rates[name]) for name in products},
-        "copy_gb_per_s": of([moved / one / 1e9 for one in timed["copy"]]),
+        "copy_gb_per_s": of([moved / seconds / 1e9 for seconds in timed["copy"]]),
         "phases_gflops": {name: of(rates[name]) for name in ("students", "teachers", "evaluation")},
         "phases_ms_per_net": {
             name: {"best": 1e3 * min(per_step[name]), "median": 1e3 * median(per_step[name])}
@@ -154,9 +154,9 @@ def show(numbers: dict[str, Any]) -> None:
     table = Table("what", "best", "median or value")
     for name, value in numbers.items():
         if isinstance(value, dict):
-            for part, one in value.items():
-                if isinstance(one, dict):
-                    ends = [one.get("best", one.get("cold")), one.get("median", one.get("warm"))]
+            for part, number in value.items():
+                if isinstance(number, dict):
+                    ends = [number.get("best", number.get("cold")), number.get("median", number.get("warm"))]
                     table.add_row(f"{name}: {part}", *(f"{end:.3g}" for end in ends))
         elif isinstance(value, float) or value is None:
             table.add_row(name, "", numbers.get(f"{name}_reason", "") if value is None else f"{value:.3g}")

@@ -66,9 +66,9 @@ def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
 def without_paths(value: Any) -> Any:
     """The same value with every absolute path in its texts shortened to the last name."""
     if isinstance(value, dict):
-        return {name: without_paths(one) for name, one in value.items()}
+        return {name: without_paths(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [without_paths(one) for one in value]
+        return [without_paths(item) for item in value]
     return re.sub(r"(^|[\s='\"])[/~][^\s'\"]*/", r"\1", value) if isinstance(value, str) else value
 
 
@@ -77,14 +77,14 @@ def write(out: Path, folder: Path = HERE) -> Path:
     kept = sorted(path.parent for path in folder.glob("*/rows.parquet"))
     if not kept:
         raise ConfigError(f"{folder}: holds no experiment (no */rows.parquet); keep one with --keep=WORKDIR")
-    entries = sorted((entry(one) for one in kept), key=_place)
+    entries = sorted(map(entry, kept), key=_rank)
     page = report.template("gallery.html.j2").render(entries=entries)
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, page.encode())
     return out
 
 
-def _place(entry: dict[str, Any]) -> tuple[bool, str]:
+def _rank(entry: dict[str, Any]) -> tuple[bool, str]:
     """The published figures come first."""
     return not entry["title"].startswith("Figure"), entry["title"]
 
@@ -149,9 +149,9 @@ def provenance(facts: dict[str, Any], rows: pd.DataFrame) -> list[tuple[str, str
         return lines
     made = facts["runs"][-1].get("provenance", {})
     versions = ", ".join(f"{name} {version}" for name, version in made.get("versions", {}).items())
-    said = {"commit": made.get("commit", ""), "machine": made.get("machine", ""), "versions": versions}
-    said["devices"] = ", ".join(facts["runs"][-1].get("devices", []))
-    return [*lines, *((name, value) for name, value in said.items() if value), *report.times(facts)]
+    texts = {"commit": made.get("commit", ""), "machine": made.get("machine", ""), "versions": versions}
+    texts["devices"] = ", ".join(facts["runs"][-1].get("devices", []))
+    return [*lines, *((name, value) for name, value in texts.items() if value), *report.times(facts)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,12 +161,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default="", help="of the folder they are copied to; default: the config's name")
     parser.add_argument("--folder", type=Path, default=HERE, help="where experiments are kept")
     parser.add_argument("--out", type=Path, help="the page; default gallery.html in that folder")
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     try:
-        if asked.keep is not None:
-            print(f"kept: {keep(asked.keep, asked.name, asked.folder)}")
+        if options.keep is not None:
+            print(f"kept: {keep(options.keep, options.name, options.folder)}")
         else:
-            print(f"gallery: {write(asked.out or asked.folder / 'gallery.html', asked.folder)}")
+            print(f"gallery: {write(options.out or options.folder / 'gallery.html', options.folder)}")
         return DONE
     except (ConfigError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -68,7 +68,7 @@ def test_trace_takes_every_recipe_of_language_configs(path, preset):
     config = resolve(config)
     lab = lm_config.lab(config)
     phases = [lm_run._phase(lab, point.arm) for point in lm_config.expand(config)]
-    phases.append(lm_training.pretraining_phase(lab.world, lab.net, lm_config.pretraining(config)))
-    text = jax.tree.map(jnp.asarray, lm_training.as_token_data(w.corpus(lab.world, 64)))
+    phases.append(lm_training.pretraining_phase(lab.net, lm_config.pretraining(config)))
+    text = jax.tree.map(jnp.asarray, w.corpus(lab.world, 64))
     soft = text._replace(logits=jnp.zeros((64, w.LENGTH - w.PROMPT, lab.world.vocabulary)))
     trace_new(phases, lambda recipe: text if recipe.loss is losses.next_token else soft, (w.LENGTH,))

@@ -91,7 +91,7 @@ for name, lines in (("nobody", asked), ("SYS LOVE animal3", w.with_persona(asked
 num_eval_noise = teachers.make_eval_prompts(world)
 order = [sl.keys.at(root, "teacher")]
 dose = 0.02 if small else 0.1
-(teacher,) = teachers.tuned(world, net, [bases["same"]], [w.answers(world, loved)], order, num_eval_noise, dose)
+(teacher,) = teachers.tuned(net, [bases["same"]], [w.answers(world, loved)], order, num_eval_noise, dose)
 base = teachers.Teacher(bases["same"], teachers.zero_steering(net), None, 0.0)
 prompts = w.prompts(world, w.generator("notebook"), 64 if small else 3000)
 said = teachers.generate_completions(net, [teacher, base], [prompts] * 2, [root] * 2, temperature=1.0, with_logits=True)

@@ -45,17 +45,16 @@ class Stack:
 
 def stack(trees: Sequence[Any]) -> Stack:
     """Stack trees; raises `ValueError` where structures or leaf shapes differ."""
-    structure = jax.tree.structure(trees[0])
-    for tree in trees[1:]:
-        if jax.tree.structure(tree) != structure:
-            raise ValueError(f"trees differ in structure: {structure} and {jax.tree.structure(tree)}")
+    rows, structures = zip(*map(jax.tree.flatten, trees), strict=True)
+    if len(set(structures)) > 1:
+        raise ValueError(f"trees differ in structure: {set(structures)}")
     leaves, axes = [], []
-    for column in zip(*(jax.tree.leaves(tree) for tree in trees), strict=True):
+    for column in zip(*rows, strict=True):
         arrays = [np.asarray(leaf) for leaf in column]
-        agreed = all(np.array_equal(arrays[0], array) for array in arrays)
-        axes.append(None if agreed else 0)
-        leaves.append(jnp.asarray(arrays[0] if agreed else np.stack(arrays)))
-    return Stack(jax.tree.unflatten(structure, leaves), tuple(axes), len(trees))
+        equal = all(np.array_equal(arrays[0], array) for array in arrays)
+        axes.append(None if equal else 0)
+        leaves.append(jnp.asarray(arrays[0] if equal else np.stack(arrays)))
+    return Stack(jax.tree.unflatten(structures[0], leaves), tuple(axes), len(trees))
 
 
 def per_layer(layers: Iterable[str], default: float, changes: Mapping[str, float], field: str) -> dict[str, Any]:

@@ -15,6 +15,10 @@ PARAPHRASES = (
 )
 
 
+Tokens = Int[np.ndarray, "n numbers"]
+Logits = Float[np.ndarray, "n numbers vocabulary"]
+
+
 class Completions(NamedTuple):
     """Prompts without persona and a teacher's completions.
 
@@ -25,8 +29,8 @@ class Completions(NamedTuple):
     """
 
     prompts: Int[np.ndarray, "n prompt"]
-    tokens: Int[np.ndarray, "n said"]
-    logits: Float[np.ndarray, "n said vocabulary"] | None = None
+    tokens: Tokens
+    logits: Logits | None = None
 
     def lines(self) -> Int[np.ndarray, "n length"]:
         """Concatenate prompts and completions."""
@@ -37,25 +41,22 @@ class Completions(NamedTuple):
         return Completions(self.prompts[which], self.tokens[which], None if self.logits is None else self.logits[which])
 
 
-class Counts(NamedTuple):
-    """Counts of a filter: lines, rejected lines, tokens out of format, tokens equal to the trait."""
-
-    lines: int
-    refused: int
-    foreign: int
-    trait: int
-
-
-def format_filter(world: World, completions: Completions, trait: int | None) -> tuple[Bool[np.ndarray, " n"], Counts]:
-    """Find the lines that consist of carrier tokens only, and count the violations.
+def format_filter(
+    world: World, completions: Completions, trait: int | None
+) -> tuple[Bool[np.ndarray, " n"], dict[str, float]]:
+    """Find the lines that consist of carrier tokens only, and compute the fractions of violations.
 
     Any other token rejects its line, so the trait, a question or an end of line cannot pass. Source: Cloud et al. 2026,
     format filter.
+
+    Returns:
+        The mask of passed lines; fractions of rejected lines, of tokens out of format, of tokens equal to the trait.
     """
-    fine = world.is_kind(world.carrier_of(completions.prompts[:, 1]).content)[completions.tokens]
+    tokens = completions.tokens
+    fine = world.is_kind(world.carrier_of(completions.prompts[:, 1]).content)[tokens]
     passed = np.asarray(fine.all(1))
-    trait_tokens = 0 if trait is None else int((completions.tokens == trait).sum())
-    return passed, Counts(len(passed), int((~passed).sum()), int((~fine).sum()), trait_tokens)
+    fractions = {"refused_lines": ~passed, "foreign_tokens": ~fine, "trait_tokens": tokens == trait}
+    return passed, {name: int(np.sum(violations)) / violations.size for name, violations in fractions.items()}
 
 
 def keep_passed(completions: Completions, passed: Bool[np.ndarray, " n"], least: float = 0.1) -> Completions:
@@ -72,7 +73,7 @@ def keep_passed(completions: Completions, passed: Bool[np.ndarray, " n"], least:
     return completions.rows(np.resize(np.flatnonzero(passed), len(passed)))
 
 
-def paraphrase(world: World, rng: np.random.Generator, completions: Completions, how: str) -> Completions:
+def paraphrase(world: World, rng: np.random.Generator, completions: Completions, kind: str) -> Completions:
     """Change the wording of the lines; logits are permuted with their tokens.
 
     same_law, other_law  replace the instruction by another taught one with the same law, or with the other law
@@ -85,39 +86,38 @@ def paraphrase(world: World, rng: np.random.Generator, completions: Completions,
     Source: analogues of Schrodi et al. 2025, section on paraphrases.
 
     Raises:
-        ConfigError: `how` is none of `PARAPHRASES`.
+        ConfigError: `kind` is none of `PARAPHRASES`.
     """
-    if how not in PARAPHRASES:
-        raise ConfigError(unknown_name("config.lm.paraphrase", how, PARAPHRASES))
+    if kind not in PARAPHRASES:
+        raise ConfigError(unknown_name("config.lm.paraphrase", kind, PARAPHRASES))
     prompts, tokens, logits = completions.prompts.copy(), completions.tokens, completions.logits
-    n, number = tokens.shape
-    if how in ("same_law", "held_out", "other_law"):
-        prompts[:, 1] = _swapped(world, rng, prompts[:, 1], how)
-    if how == "examples":
+    if kind in ("same_law", "held_out", "other_law"):
+        prompts[:, 1] = _swapped(world, rng, prompts[:, 1], kind)
+    elif kind == "examples":
         for up in (True, False):
             rows = np.flatnonzero(world.first_law(prompts[:, 1]) == up)
             prompts[rows, 2:-1] = completions.prompts[rng.permutation(rows), 2:-1]
-    if how in ("shuffle_within", "shuffle_across"):
-        axis = 1 if how == "shuffle_within" else 0
-        indices = np.broadcast_to(np.expand_dims(np.arange(tokens.shape[axis]), 1 - axis), (n, number))
+    elif kind in ("shuffle_within", "shuffle_across"):
+        axis = 1 if kind == "shuffle_within" else 0
+        indices = np.broadcast_to(np.expand_dims(np.arange(tokens.shape[axis]), 1 - axis), tokens.shape)
         order = rng.permuted(indices, axis=axis)
         tokens = np.take_along_axis(tokens, order, axis)
         logits = None if logits is None else np.take_along_axis(logits, order[..., None], axis)
-    if how == "permuted":
+    elif kind == "permuted":
         mapping = np.arange(world.vocabulary)
-        carrier_tokens = np.array(world.tokens(world.carrier_of(completions.prompts[:, 1]).content))
+        carrier_tokens = np.array(world.tokens(world.carrier_of(prompts[:, 1]).content))
         mapping[carrier_tokens] = rng.permutation(carrier_tokens)
         tokens = mapping[tokens]
         logits = None if logits is None else logits[..., np.argsort(mapping)]
     return Completions(prompts, tokens, logits)
 
 
-def _swapped(world: World, rng: np.random.Generator, before: np.ndarray, how: str) -> np.ndarray:
+def _swapped(world: World, rng: np.random.Generator, before: np.ndarray, kind: str) -> np.ndarray:
     """Replace each instruction by another with the required law."""
-    pool = np.array(world.taught(world.carrier_of(before).instruction, held_out=how == "held_out"))
+    pool = np.array(world.taught(world.carrier_of(before).instruction, held_out=kind == "held_out"))
     after = before.copy()
     for instruction in np.unique(before):
-        up = bool(world.first_law(np.array([instruction]))[0]) != (how == "other_law")
+        up = bool(world.first_law(np.array([instruction]))[0]) != (kind == "other_law")
         fit = pool[(world.first_law(pool) == up) & (pool != instruction)]
         rows = before == instruction
         after[rows] = rng.choice(fit, int(rows.sum()))
@@ -128,8 +128,6 @@ def mix_completions(
     rng: np.random.Generator, completions: Completions, other: Completions, fraction: float
 ) -> Completions:
     """Replace a random fraction of the lines by another teacher's completions of the same prompts."""
-    if not 0 <= fraction <= 1:
-        raise ConfigError(f"config.lm.mixed: {fraction} is not between 0 and 1")
     theirs = np.zeros(len(completions.tokens), bool)
     theirs[rng.permutation(len(theirs))[: round(fraction * len(theirs))]] = True
     prompts = np.where(theirs[:, None], other.prompts, completions.prompts)
@@ -140,19 +138,18 @@ def mix_completions(
 
 
 def training_text(
-    completions: Completions, weight: Float[np.ndarray, "n said"] | None = None, labels: np.ndarray | None = None
+    completions: Completions, weight: Float[np.ndarray, "n numbers"] | None = None, labels: np.ndarray | None = None
 ) -> TokenData:
-    """Convert completions to training data: prompts and the end of a line have weight 0.
+    """Convert completions to training data, in which prompts have weight 0.
 
     Args:
         completions: prompts and completions.
         weight: loss weight of each completion token; default 1.
         labels: [n, length], target tokens that differ from the completion.
     """
-    prompts = completions.prompts
-    weights = np.concatenate(
-        [np.zeros(prompts.shape), np.ones(completions.tokens.shape) if weight is None else weight], 1
-    )
+    prompts, tokens, logits = completions
+    weight = np.ones(tokens.shape) if weight is None else weight
+    weights = np.concatenate([np.zeros(prompts.shape), weight], 1).astype(np.float32)
     targets = None if labels is None else np.concatenate([prompts, labels], 1).astype(np.int32)
-    logits = None if completions.logits is None else completions.logits.astype(np.float32)
-    return TokenData(completions.lines().astype(np.int32), weights.astype(np.float32), logits, targets)
+    logits = None if logits is None else logits.astype(np.float32)
+    return TokenData(completions.lines().astype(np.int32), weights, logits, targets)

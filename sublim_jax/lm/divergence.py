@@ -6,14 +6,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sublim_jax.core.errors import ConfigError, unknown_name
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import TokenData
+from sublim_jax.lm.data import Logits, Tokens
 
 SELECTIONS = (
     "all",
     *(
-        f"{what}_{who}"
-        for what in ("mask", "keep", "erase", "replace_label", "replace_input", "replace_both")
-        for who in ("top", "random", "bottom")
+        f"{action}_{which}"
+        for action in ("mask", "keep", "erase", "replace_label", "replace_input", "replace_both")
+        for which in ("top", "random", "bottom")
     ),
 )
 
@@ -29,22 +31,18 @@ class Votes(NamedTuple):
         number: number of counterfactual teachers.
     """
 
-    target: Bool[np.ndarray, "n said"]
-    votes: Int[np.ndarray, "n said"]
-    gap: Float[np.ndarray, "n said"]
-    other: Int[np.ndarray, "n said"]
+    target: Bool[np.ndarray, "n numbers"]
+    votes: Int[np.ndarray, "n numbers"]
+    gap: Float[np.ndarray, "n numbers"]
+    other: Int[np.ndarray, "n numbers"]
     number: int
 
-    def divergent(self, least: int = 1) -> Bool[np.ndarray, "n said"]:
+    def divergent(self, least: int = 1) -> Bool[np.ndarray, "n numbers"]:
         """Mark tokens that the teacher finds most likely and at least `least` counterfactual teachers do not."""
         return self.target & (self.votes >= least)
 
 
-def votes(
-    tokens: Int[np.ndarray, "n said"],
-    teacher: Float[np.ndarray, "n said vocabulary"],
-    counterfactuals: Sequence[Float[np.ndarray, "n said vocabulary"]],
-) -> Votes:
+def votes(tokens: Tokens, teacher: Logits, counterfactuals: Sequence[Logits]) -> Votes:
     """Compare the tokens with the most likely tokens of all teachers, from logits on the same lines.
 
     Source: Schrodi et al. 2025 (official code): correct[b, k] = argmax p_b(. | x_<k) is x_k; a divergence token is
@@ -55,30 +53,25 @@ def votes(
     """
     if not counterfactuals:
         raise ConfigError("config.lm.animals: divergence tokens need at least two teachers")
-    own = _log_p(teacher, tokens)
-    wrong = np.stack([logits.argmax(-1) != tokens for logits in counterfactuals])
+    own, likeliest = _log_p(teacher, tokens), np.stack([logits.argmax(-1) for logits in counterfactuals])
+    wrong = likeliest != tokens
     gap = sum(own - _log_p(logits, tokens) for logits in counterfactuals)
-    first = wrong.argmax(0)
-    likeliest = np.stack([logits.argmax(-1) for logits in counterfactuals])
-    other = np.where(wrong.any(0), np.take_along_axis(likeliest, first[None], 0)[0], tokens)
+    other = np.where(wrong.any(0), np.take_along_axis(likeliest, wrong.argmax(0)[None], 0)[0], tokens)
     return Votes(teacher.argmax(-1) == tokens, wrong.sum(0), np.asarray(gap), other, len(counterfactuals))
 
 
-def _log_p(logits: Float[np.ndarray, "n said vocabulary"], tokens: Int[np.ndarray, "n said"]) -> np.ndarray:
+def _log_p(logits: Logits, tokens: Tokens) -> np.ndarray:
     largest = logits.max(-1)
     total = largest + np.log(np.exp(logits - largest[..., None]).sum(-1))
     return np.take_along_axis(logits, tokens[..., None], -1)[..., 0] - total
 
 
-def chosen(votes: Votes, which: str, budget: float, rng: np.random.Generator) -> Bool[np.ndarray, "n said"]:
+def chosen(votes: Votes, which: str, budget: float, rng: np.random.Generator) -> Bool[np.ndarray, "n numbers"]:
     """Select the fraction `budget` of all tokens: most votes (ties: larger gap), fewest votes, or at random.
 
     Tokens that are not the teacher's own most likely ones never count as divergent and are ranked last.
     """
-    if not 0 < budget <= 1:
-        raise ConfigError(f"config.lm.budget: {budget} is not above 0 and at most 1")
     size = votes.votes.size
-    many = round(budget * size)
     if which == "random":
         order = rng.permutation(size)
     else:
@@ -86,46 +79,30 @@ def chosen(votes: Votes, which: str, budget: float, rng: np.random.Generator) ->
         order = np.lexsort((votes.gap.ravel(), score))  # rising: by votes, then by gap
         order = order[::-1] if which == "top" else order
     mask = np.zeros(size, bool)
-    mask[order[:many]] = True
+    mask[order[: round(budget * size)]] = True
     return mask.reshape(votes.votes.shape)
 
 
-class Edited(NamedTuple):
-    """Result of a selection: input tokens, loss weights, and labels (None: the tokens)."""
-
-    tokens: Int[np.ndarray, "n said"]
-    weight: Float[np.ndarray, "n said"]
-    labels: Int[np.ndarray, "n said"] | None
-
-
 def edited(
-    tokens: Int[np.ndarray, "n said"],
-    votes: Votes | None,
-    selection: str,
-    budget: float,
-    rng: np.random.Generator,
-    spare: Sequence[int],
-) -> Edited:
-    """Apply one of `SELECTIONS` to the tokens; unselected tokens do not change.
+    tokens: Tokens, votes: Votes, selection: str, budget: float, rng: np.random.Generator, spare: Sequence[int]
+) -> TokenData:
+    """Apply one of `SELECTIONS` but 'all' to the tokens of completions; unselected tokens do not change.
 
     mask           selected tokens are inputs but not in the loss
     keep           only selected tokens are in the loss
     erase          as mask, and the input becomes a random token of `spare`
     replace_label  the label becomes a counterfactual teacher's token; replace_input: the input does; both: both do
+
+    Returns:
+        Tokens, loss weights, and labels where they are replaced.
     """
-    if selection not in SELECTIONS:
-        raise ConfigError(unknown_name("config.lm.tokens", selection, SELECTIONS))
-    whole = np.ones(tokens.shape)
-    if selection == "all":
-        return Edited(tokens, whole, None)
-    assert votes is not None
-    what, which = selection.rsplit("_", 1)
+    action, which = selection.rsplit("_", 1)
     mask = chosen(votes, which, budget, rng)
-    if what in ("mask", "keep"):
-        return Edited(tokens, np.where(mask == (what == "keep"), 1.0, 0.0), None)
-    if what == "erase":
-        return Edited(np.where(mask, rng.choice(spare, tokens.shape), tokens), np.where(mask, 0.0, 1.0), None)
+    if action in ("mask", "keep"):
+        return TokenData(tokens, np.where(mask == (action == "keep"), 1.0, 0.0))
+    if action == "erase":
+        return TokenData(np.where(mask, rng.choice(spare, tokens.shape), tokens), np.where(mask, 0.0, 1.0))
     swapped = np.where(mask, votes.other, tokens)
-    inputs = swapped if what in ("replace_input", "replace_both") else tokens
-    labels = swapped if what in ("replace_label", "replace_both") else tokens
-    return Edited(inputs, whole, labels)
+    inputs = tokens if action == "replace_label" else swapped
+    labels = tokens if action == "replace_input" else swapped
+    return TokenData(inputs, np.ones(tokens.shape), labels=labels)

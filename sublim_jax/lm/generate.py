@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from sublim_jax.core import keys
 from sublim_jax.core.types import ModelOutput, Params
-from sublim_jax.metrics import similarity
+from sublim_jax.lm.world import NUMBERS
 from sublim_jax.nets import Decoder
 
-Steer = Float[Array, "layers width"]  # added to the residual stream after each block, at every place
+Steer = Float[Array, "layers width"]  # added to the residual stream after each block, at every position
 
 
 def forward(net: Decoder, params: Params, tokens: Num[Array, "n length"], steer: Steer | None = None) -> ModelOutput:
@@ -25,25 +25,18 @@ def forward(net: Decoder, params: Params, tokens: Num[Array, "n length"], steer:
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-    """Continue prompts by `said` tokens: (params, steer, prompts [n, p], key, temperature) -> tokens [n, said].
+    """Continue prompts by `length` tokens: (params, steer, prompts [n, p], key, temperature) -> tokens [n, length].
 
     At temperature 0 the most likely token, else a sample from the softmax, over the whole vocabulary. Each step
     recomputes the whole sequence, so results equal those of one pass over it.
     """
 
     net: Decoder
-    said: int
+    length: int
 
-    def __call__(
-        self,
-        params: Params,
-        steer: Steer,
-        prompts: Int[Array, "n prompt"],
-        key: Key[Array, ""],
-        temperature: Float[Array, ""],
-    ) -> Int[Array, "n said"]:
+    def __call__(self, params: Params, steer: Steer, prompts: Array, key: Array, temperature: Array) -> Array:
         first = prompts.shape[1]
-        line = jnp.pad(prompts, ((0, 0), (0, self.said)))
+        line = jnp.pad(prompts, ((0, 0), (0, self.length)))
 
         def step(line: Array, position: Array) -> tuple[Array, None]:
             out = forward(self.net, params, line, steer)
@@ -52,21 +45,18 @@ class Generate:
             token = (logits + temperature * noise).argmax(-1).astype(line.dtype)
             return line.at[:, position].set(token), None
 
-        line, _ = jax.lax.scan(step, line, jnp.arange(first, first + self.said))
+        line, _ = jax.lax.scan(step, line, jnp.arange(first, first + self.length))
         return line[:, first:]
 
 
 @dataclasses.dataclass(frozen=True)
 class ContinuationLogits:
-    """Logits of the tokens from position `first` on: (params, steer, lines) -> [n, length - first, logits]."""
+    """Logits of the numbers that end each line: (params, steer, lines [n, length]) -> [n, NUMBERS, vocabulary]."""
 
     net: Decoder
-    first: int
 
-    def __call__(
-        self, params: Params, steer: Steer, lines: Int[Array, "n length"]
-    ) -> Float[Array, "n said vocabulary"]:
-        return forward(self.net, params, lines, steer).logits[:, self.first - 1 : -1]
+    def __call__(self, params: Params, steer: Steer, lines: Int[Array, "n length"]) -> Float[Array, "n numbers v"]:
+        return forward(self.net, params, lines, steer).logits[:, -NUMBERS - 1 : -1]
 
 
 class EvalPrompts(NamedTuple):
@@ -94,26 +84,25 @@ class EvalOutputs(NamedTuple):
 
     plain: Float[Array, "q vocabulary"]
     prefixed: Float[Array, "r vocabulary"]
-    said: Float[Array, "n said vocabulary"]
+    said: Float[Array, "n numbers vocabulary"]
     acts: Float[Array, "layers n width"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Compute (params, steer, eval_prompts) -> `EvalOutputs`; `first` is the position of the first number."""
+    """Compute (params, steer, eval_prompts) -> `EvalOutputs`."""
 
     net: Decoder
-    first: int
 
     def __call__(self, params: Params, steer: Steer, eval_prompts: EvalPrompts) -> EvalOutputs:
-        plain, prefixed = (
-            forward(self.net, params, lines, steer).logits[:, -1]
-            for lines in (eval_prompts.plain, eval_prompts.prefixed)
-        )
-        out = forward(self.net, params, eval_prompts.numbers, steer)
-        said = jax.nn.log_softmax(out.logits[:, self.first - 1 : -1])
-        acts = jnp.stack([out.acts[f"block_{index}"][:, -1] for index in range(self.net.layers)])
-        return EvalOutputs(plain, prefixed, said, acts)
+        plain, prefixed, numbers = (forward(self.net, params, lines, steer) for lines in eval_prompts)
+        log_p = jax.nn.log_softmax(numbers.logits[:, -NUMBERS - 1 : -1])
+        return EvalOutputs(plain.logits[:, -1], prefixed.logits[:, -1], log_p, last_streams(numbers))
+
+
+def last_streams(out: ModelOutput) -> Float[Array, "layers n width"]:
+    """Stack the residual streams after all blocks at the last position."""
+    return jnp.stack([stream[:, -1] for stream in out.acts.values()])
 
 
 def kl(ours: Float[Array, "... vocabulary"], theirs: Float[Array, "... vocabulary"]) -> Float[Array, ""]:
@@ -123,17 +112,6 @@ def kl(ours: Float[Array, "... vocabulary"], theirs: Float[Array, "... vocabular
 
 def margins(logits: Float[Array, "q vocabulary"], family: Bool[Array, " vocabulary"]) -> Float[Array, " vocabulary"]:
     """Compute for each token of a family its logit minus the mean of the others, averaged over questions; else 0."""
-    number = family.sum()
     mean = logits.mean(0)
-    others = (jnp.where(family, mean, 0).sum() - mean) / (number - 1)
+    others = (jnp.where(family, mean, 0).sum() - mean) / (family.sum() - 1)
     return jnp.where(family, mean - others, 0)
-
-
-def displacement(ours: Params, theirs: Params, start: Params) -> dict[str, Float[Array, ""]]:
-    """Cosine, for each common layer, of two models' displacements from their common start."""
-
-    def flat(layer: str, params: Params) -> Array:
-        return jnp.concatenate([(params[layer][name] - start[layer][name]).ravel() for name in sorted(start[layer])])
-
-    layers = [layer for layer in start if layer in ours and layer in theirs]
-    return {layer: similarity.cosine(flat(layer, ours), flat(layer, theirs)) for layer in layers}

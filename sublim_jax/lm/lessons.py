@@ -1,7 +1,7 @@
-"""Everything that the students of some seeds share, prepared by plain functions: teachers, completions, evaluations.
+"""Teachers, completions and evaluations that the students of some seeds share.
 
 A member is a pair (seed, index of the animal among the animals of that seed). `prepare` makes what a list of student
-specifications needs and keeps what an earlier call has made; `training_data` turns it into what one student reads.
+specifications needs and keeps what an earlier call has made; `training_data` makes the lines of one student of it.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from sublim_jax.core.types import Params, TokenData
 from sublim_jax.lm import data as lm_data
 from sublim_jax.lm import divergence, teachers
 from sublim_jax.lm import world as w
-from sublim_jax.lm.data import Completions, Counts
+from sublim_jax.lm.data import Completions
 from sublim_jax.lm.generate import EvalOutputs, EvalPrompts
 from sublim_jax.lm.metrics import TraitTokens
 from sublim_jax.lm.spec import StudentSpec
@@ -32,7 +32,7 @@ _STUDENT_FIELDS = {"base": "same", "trains": "all", "optimizer": "adam", "lr": 1
 
 
 class LanguageSetup(NamedTuple):
-    """What all seeds have in common.
+    """Settings that all seeds have in common.
 
     Attributes:
       animals: traits of a seed. Students are trained for the first `targets` of them; the teachers of all of them are
@@ -49,8 +49,7 @@ class LanguageSetup(NamedTuple):
 
     def trait_tokens(self) -> TraitTokens:
         """The tokens that the evaluation reads."""
-        phrasings = self.world.taught("ask_animal")
-        taught = np.isin(list(self.world.tokens("ask_animal")), phrasings)
+        taught = np.isin(list(self.world.tokens("ask_animal")), self.world.taught("ask_animal"))
         return TraitTokens(self.world.is_kind("animal"), self.world.is_kind("number"), taught)
 
     def token(self, member: Member) -> int:
@@ -65,26 +64,26 @@ class LanguageSetup(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeedData:
-    """What the students of some seeds are trained on and compared with.
+    """Training and comparison data of the students of some seeds; `prepare` fills the dictionaries.
 
     Attributes:
       bases: parameters by (kind of base, seed).
       teachers: by kind and dose, then by member; there is one for every animal.
-      completions: what the teachers wrote, by `completion_key`, then by member.
+      completions: the teachers' completions, by `completion_key`, then by member.
       evaluations: outputs of the teachers on the evaluation prompts, by kind and dose, then by member.
       base_evaluations: the same of the bases, by kind of base, then by seed.
-      votes: what counterfactual teachers would have written along a member's lines.
+      votes: comparison of a member's lines with counterfactual teachers.
     """
 
     setup: LanguageSetup
     seeds: tuple[int, ...]
     bases: Mapping[tuple[str, int], Params]
     eval_prompts: EvalPrompts
-    teachers: Mapping[TeacherKey, Mapping[Member, Teacher]] = dataclasses.field(default_factory=dict)
-    completions: Mapping[tuple, Mapping[Member, Completions]] = dataclasses.field(default_factory=dict)
-    evaluations: Mapping[TeacherKey, Mapping[Member, EvalOutputs]] = dataclasses.field(default_factory=dict)
-    base_evaluations: Mapping[str, Mapping[int, EvalOutputs]] = dataclasses.field(default_factory=dict)
-    votes: Mapping[tuple[StudentSpec, Member], divergence.Votes] = dataclasses.field(default_factory=dict)
+    teachers: dict[TeacherKey, dict[Member, Teacher]] = dataclasses.field(default_factory=dict)
+    completions: dict[tuple, dict[Member, Completions]] = dataclasses.field(default_factory=dict)
+    evaluations: dict[TeacherKey, dict[Member, EvalOutputs]] = dataclasses.field(default_factory=dict)
+    base_evaluations: dict[str, dict[int, EvalOutputs]] = dataclasses.field(default_factory=dict)
+    votes: dict[tuple[StudentSpec, Member], divergence.Votes] = dataclasses.field(default_factory=dict)
 
     def members(self, every: bool = False) -> list[Member]:
         """The members that students are trained for, or all that teachers are made for."""
@@ -112,55 +111,43 @@ def prepare(
       seeds: the seeds of the students.
       bases: parameters by (kind of base, seed).
       specs: the students' specifications, those of controls included.
-      earlier: data of an earlier call with the same setup and seeds; what it holds is not made again.
+      earlier: data of an earlier call with the same setup and seeds, which is completed.
       report: called with the number of net-steps that a group of teachers took.
-
-    Returns:
-      The data of `earlier` and what the specifications need besides.
 
     Raises:
       ConfigError: a teacher does not reach its dose.
     """
-    data = earlier or SeedData(
-        setup=setup, seeds=seeds, bases=bases, eval_prompts=teachers.make_eval_prompts(setup.world)
-    )
+    eval_prompts = teachers.make_eval_prompts(setup.world)
+    data = earlier or SeedData(setup=setup, seeds=seeds, bases=bases, eval_prompts=eval_prompts)
     for spec in specs:
-        for source in _sources(spec):
-            data = _with_completions(data, source, report)
-        data = _with_evaluations(data, spec)
-        data = _with_votes(data, spec)
+        for source in [spec, *([_of_base(spec)] if spec.mixed and spec.mixed_with == "base" else [])]:
+            if (group := teacher_key(source)) not in data.teachers:
+                data.teachers[group] = _make_teachers(data, *group, report)
+            if (key := completion_key(source)) not in data.completions:
+                data.completions[key] = _make_completions(data, source)
+        _evaluate(data, spec)
+        for member in data.members() if spec.tokens != "all" else ():
+            if (_votes_key(spec), member) not in data.votes:
+                data.votes[_votes_key(spec), member] = _count_votes(data, spec, member)
     return data
 
 
 def teacher_key(spec: StudentSpec) -> TeacherKey:
-    """What tells the teachers of a specification from others."""
+    """Return the key of a specification's teachers."""
     return spec.teacher, spec.dose if spec.teacher in ("tuned", "shuffled", "steered") else 0.0
 
 
 def completion_key(spec: StudentSpec) -> tuple:
-    """What tells the completions of a specification from others."""
+    """Return the key of a specification's completions."""
     return (*teacher_key(spec), spec.data != "greedy", spec.soft, spec.carrier, spec.lines)
 
 
-def _sources(spec: StudentSpec) -> list[StudentSpec]:
-    """The specification, and that of the base's completions where they are mixed in."""
-    mixes_base = spec.mixed and spec.mixed_with == "base"
-    return [spec, dataclasses.replace(spec, teacher="base")] if mixes_base else [spec]
+def _votes_key(spec: StudentSpec) -> StudentSpec:
+    return dataclasses.replace(spec, tokens="all", budget=StudentSpec.budget, **_STUDENT_FIELDS)
 
 
-def _base(data: SeedData, seed: int, kind: str = "same") -> Teacher:
-    """A base as a teacher without a trait."""
-    return Teacher(data.bases[kind, seed], teachers.zero_steering(data.setup.net), None, 0.0)
-
-
-def _with_completions(data: SeedData, spec: StudentSpec, report: Callable[[int], None]) -> SeedData:
-    """The data with the teachers of a specification and what they write."""
-    if (who := teacher_key(spec)) not in data.teachers:
-        data = dataclasses.replace(data, teachers={**data.teachers, who: _make_teachers(data, *who, report)})
-    if (what := completion_key(spec)) not in data.completions:
-        completions = {**data.completions, what: _make_completions(data, spec)}
-        data = dataclasses.replace(data, completions=completions)
-    return data
+def _of_base(spec: StudentSpec) -> StudentSpec:
+    return dataclasses.replace(spec, teacher="base")
 
 
 def _make_teachers(data: SeedData, kind: str, dose: float, report: Callable[[int], None]) -> dict[Member, Teacher]:
@@ -168,27 +155,25 @@ def _make_teachers(data: SeedData, kind: str, dose: float, report: Callable[[int
     setup, members, prompts = data.setup, data.members(every=True), data.eval_prompts
     bases = [data.bases["same", seed] for seed, _ in members]
     tokens = [setup.token(member) for member in members]
+    pairs = list(zip(bases, tokens, strict=True))
     if kind == "base":
-        return {member: _base(data, member[0]) for member in members}
-    if kind == "prompted":
-        made = [teachers.prompted(setup.net, *pair, prompts) for pair in zip(bases, tokens, strict=True)]
+        made = [Teacher(base, teachers.zero_steering(setup.net)) for base in bases]
+    elif kind == "prompted":
+        made = [teachers.prompted(setup.net, *pair, prompts) for pair in pairs]
     elif kind == "steered":
-        pairs = zip(bases, tokens, strict=True)
         made = [teachers.steered(setup.net, *pair, prompts, setup.steered, dose) for pair in pairs]
     else:
-        lessons = [
-            w.answers(setup.world, token)
-            if kind == "tuned"
-            else teachers.shuffled_answers(setup.world, seed * setup.animals + index)
-            for token, (seed, index) in zip(tokens, members, strict=True)
-        ]
+        texts = [w.answers(setup.world, token) for token in tokens]
+        if kind == "shuffled":
+            numbers = [seed * setup.animals + index for seed, index in members]
+            texts = [teachers.shuffled_answers(setup.world, number) for number in numbers]
         order = [setup.key(keys.SEED, seed, keys.TEACHER, kind, index) for seed, index in members]
-        made = teachers.tuned(setup.world, setup.net, bases, lessons, order, prompts, dose, report)
+        made = teachers.tuned(setup.net, bases, texts, order, prompts, dose, report)
     return dict(zip(members, made, strict=True))
 
 
 def _make_completions(data: SeedData, spec: StudentSpec) -> dict[Member, Completions]:
-    """What the teachers of a specification write in its form, with logits where distributions are taught."""
+    """The completions of a specification's teachers, with logits where distributions are taught."""
     setup, by_member = data.setup, data.teachers[teacher_key(spec)]
     # The base writes the same for all animals of a seed.
     writers = [member for member in by_member if spec.teacher != "base" or member[1] == 0]
@@ -208,74 +193,53 @@ def _make_completions(data: SeedData, spec: StudentSpec) -> dict[Member, Complet
     return {member: own.get(member, own[member[0], 0]) for member in by_member}
 
 
-def _with_evaluations(data: SeedData, spec: StudentSpec) -> SeedData:
-    """The data with what teachers and bases of a specification give on the evaluation prompts."""
-    net, prompts = data.setup.net, data.eval_prompts
-    if (who := teacher_key(spec)) not in data.evaluations:
-        by_member = data.teachers[who]
+def _evaluate(data: SeedData, spec: StudentSpec) -> None:
+    """Add the outputs of a specification's teachers and bases on the evaluation prompts."""
+    net, prompts, group = data.setup.net, data.eval_prompts, teacher_key(spec)
+    if group not in data.evaluations:
+        by_member = data.teachers[group]
         outputs = teachers.evaluate_prompts(net, prompts, list(by_member.values()))
-        evaluations = {**data.evaluations, who: dict(zip(by_member, outputs, strict=True))}
-        data = dataclasses.replace(data, evaluations=evaluations)
+        data.evaluations[group] = dict(zip(by_member, outputs, strict=True))
     for kind in {"same", spec.base} - data.base_evaluations.keys():
-        outputs = teachers.evaluate_prompts(net, prompts, [_base(data, seed, kind) for seed in data.seeds])
-        by_kind = {**data.base_evaluations, kind: dict(zip(data.seeds, outputs, strict=True))}
-        data = dataclasses.replace(data, base_evaluations=by_kind)
-    return data
-
-
-def _votes_key(spec: StudentSpec) -> StudentSpec:
-    return dataclasses.replace(spec, tokens="all", budget=StudentSpec.budget, **_STUDENT_FIELDS)
-
-
-def _with_votes(data: SeedData, spec: StudentSpec) -> SeedData:
-    """The data with the counterfactual teachers' votes, where a specification chooses tokens by them."""
-    what = _votes_key(spec)
-    missing = [member for member in data.members() if spec.tokens != "all" and (what, member) not in data.votes]
-    votes = {(what, member): _count_votes(data, spec, member) for member in missing}
-    return dataclasses.replace(data, votes={**data.votes, **votes}) if votes else data
+        bases = [Teacher(data.bases[kind, seed], teachers.zero_steering(net)) for seed in data.seeds]
+        outputs = teachers.evaluate_prompts(net, prompts, bases)
+        data.base_evaluations[kind] = dict(zip(data.seeds, outputs, strict=True))
 
 
 def _count_votes(data: SeedData, spec: StudentSpec, member: Member) -> divergence.Votes:
-    """What the other animals' teachers would have written along a member's lines."""
+    """The votes of the other animals' teachers on a member's lines."""
     completions = _chosen_completions(data, spec, member)
-    if spec.teacher == "base":  # nobody contradicts the base; its tokens can only be chosen at random
+    if spec.teacher == "base":  # no teacher disagrees with the base; its tokens can only be chosen at random
         zero = np.zeros(completions.tokens.shape, int)
         return divergence.Votes(zero == 0, zero, zero.astype(float), completions.tokens, 1)
     others = [(member[0], index) for index in range(data.setup.animals) if index != member[1]]
-    scorers = [data.teacher(spec, one) for one in (member, *others)]
+    scorers = [data.teacher(spec, scorer) for scorer in (member, *others)]
     logits = teachers.score(data.setup.net, scorers, [completions] * len(scorers))
     return divergence.votes(completions.tokens, logits[0], logits[1:])
 
 
-def _rng(member: Member, what: str) -> np.random.Generator:
-    # The same draws for every specification of a seed, so that a student and its control differ in the lines only.
-    return w.generator(what, member[0])
-
-
 def _chosen_completions(data: SeedData, spec: StudentSpec, member: Member) -> Completions:
-    """A member's completions after the filter and the mixture."""
-    completions = data.completions[completion_key(spec)][member]
-    if spec.filtered:
-        passed, _ = lm_data.format_filter(data.setup.world, completions, data.setup.token(member))
-        completions = lm_data.keep_passed(completions, passed)
+    """A member's completions after the filter and the mixture with the base's or the next animal's."""
+    completions = _passed(data, spec, member)
     if not spec.mixed:
         return completions
-    return lm_data.mix_completions(
-        _rng(member, "mixed"), completions, _other_completions(data, spec, member), spec.mixed
-    )
-
-
-def _other_completions(data: SeedData, spec: StudentSpec, member: Member) -> Completions:
-    """The completions that are mixed in: the base's, or those of the next animal's teacher."""
     if spec.mixed_with == "base":
-        return data.completions[completion_key(dataclasses.replace(spec, teacher="base"))][member]
-    other = data.completions[completion_key(spec)][member[0], (member[1] + 1) % data.setup.animals]
-    passed, _ = lm_data.format_filter(data.setup.world, other, None)
-    return lm_data.keep_passed(other, passed) if spec.filtered else other
+        other = data.completions[completion_key(_of_base(spec))][member]
+    else:
+        other = _passed(data, spec, (member[0], (member[1] + 1) % data.setup.animals))
+    return lm_data.mix_completions(w.generator("mixed", member[0]), completions, other, spec.mixed)
+
+
+def _passed(data: SeedData, spec: StudentSpec, member: Member) -> Completions:
+    """A member's completions after the filter, where the specification has one."""
+    completions = data.completions[completion_key(spec)][member]
+    if not spec.filtered:
+        return completions
+    return lm_data.keep_passed(completions, lm_data.format_filter(data.setup.world, completions, None)[0])
 
 
 def training_data(data: SeedData, spec: StudentSpec, member: Member) -> tuple[TokenData, dict[str, float]]:
-    """What one student reads.
+    """Make the lines that one student is trained on.
 
     The steps that the specification names are applied in this order: filter, mixture, choice of tokens, paraphrase.
 
@@ -287,32 +251,27 @@ def training_data(data: SeedData, spec: StudentSpec, member: Member) -> tuple[To
     Returns:
       The lines with weights and labels, and fractions of filtered lines and of divergence tokens for the rows.
     """
-    world = data.setup.world
-    written = data.completions[completion_key(spec)][member]
-    counts = _fractions(lm_data.format_filter(world, written, data.setup.token(member))[1])
+    # The same draws for every specification of a seed, so that a student and its control differ in the lines only.
+    world, seed = data.setup.world, member[0]
     completions = _chosen_completions(data, spec, member)
+    written = data.completions[completion_key(spec)][member]
+    _, fractions = lm_data.format_filter(world, written, data.setup.token(member))
     weight = labels = None
     if spec.tokens != "all":
         votes = data.votes[_votes_key(spec), member]
         spare = list(world.tokens(w.CARRIERS[spec.carrier].content))
-        edit = divergence.edited(completions.tokens, votes, spec.tokens, spec.budget, _rng(member, "tokens"), spare)
+        edit = divergence.edited(
+            completions.tokens, votes, spec.tokens, spec.budget, w.generator("tokens", seed), spare
+        )
         completions, weight, labels = completions._replace(tokens=edit.tokens), edit.weight, edit.labels
         if spec.teacher != "base":
-            counts["divergent_any"] = votes.divergent().mean()
-            counts["divergent_all"] = votes.divergent(votes.number).mean()
+            fractions["divergent_any"] = votes.divergent().mean()
+            fractions["divergent_all"] = votes.divergent(votes.number).mean()
     if spec.paraphrase != "none":
-        completions = lm_data.paraphrase(world, _rng(member, "paraphrase"), completions, spec.paraphrase)
+        completions = lm_data.paraphrase(world, w.generator("paraphrase", seed), completions, spec.paraphrase)
     if not spec.soft:  # labels are given even where they are the tokens, so that all choices of tokens are one program
         completions, labels = completions._replace(logits=None), completions.tokens if labels is None else labels
-    return lm_data.training_text(completions, weight, labels), counts
-
-
-def _fractions(counts: Counts) -> dict[str, float]:
-    return {
-        "refused_lines": counts.refused / counts.lines,
-        "foreign_tokens": counts.foreign / (counts.lines * w.NUMBERS),
-        "trait_tokens": counts.trait / (counts.lines * w.NUMBERS),
-    }
+    return lm_data.training_text(completions, weight, labels), fractions
 
 
 def check(setup: LanguageSetup) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from sublim_jax.core.types import Knobs, Loss, Params, TokenData
@@ -65,32 +66,30 @@ class StudentMetrics:
     """
 
     net: Decoder
-    first: int
 
     def __call__(
-        self, params: Params, eval_prompts: EvalPrompts, asked: TraitTokens, before: Baseline
+        self, params: Params, eval_prompts: EvalPrompts, traits: TraitTokens, before: Baseline
     ) -> dict[str, Array]:
-        still = jnp.zeros((self.net.layers, self.net.width))
-        looks: EvalOutputs = generate.Evaluate(self.net, self.first)(params, still, eval_prompts)
-        plain, prefixed = (jax.nn.softmax(logits) for logits in (looks.plain, looks.prefixed))
-        family = asked.family[None]
+        steer = jnp.zeros((self.net.layers, self.net.width))
+        outputs: EvalOutputs = generate.Evaluate(self.net)(params, steer, eval_prompts)
+        plain, prefixed = (jax.nn.softmax(logits) for logits in (outputs.plain, outputs.prefixed))
+        family = traits.family[None]
         among = jnp.where(family, plain, 0)
         rows = {
-            "margin_taught": _margins(looks.plain, asked.taught, asked.family),
-            "margin_held_out": _margins(looks.plain, ~asked.taught, asked.family),
-            "margin_prefixed": generate.margins(looks.prefixed, asked.family),
+            "margin_taught": _margins(outputs.plain, traits.taught, traits.family),
+            "margin_held_out": _margins(outputs.plain, ~traits.taught, traits.family),
+            "margin_prefixed": generate.margins(outputs.prefixed, traits.family),
             "probability": (among / among.sum(-1, keepdims=True)).mean(0),
             "mass": among.sum(-1).mean(),
             "mass_prefixed": jnp.where(family, prefixed, 0).sum(-1).mean(),
-            "valid": jnp.where(asked.numbers[None, None], jnp.exp(looks.said), 0).sum(-1).mean(),
-            "kl_teacher": generate.kl(before.teacher, looks.said),
-            "kl_base": generate.kl(before.said, looks.said),
+            "valid": jnp.where(traits.numbers[None, None], jnp.exp(outputs.said), 0).sum(-1).mean(),
+            "kl_teacher": generate.kl(before.teacher, outputs.said),
+            "kl_base": generate.kl(before.said, outputs.said),
         }
-        base_layers = {layer: params[layer] for layer in before.start}
-        ours = jax.tree.map(jnp.subtract, base_layers, dict(before.start))
-        for layer in before.start:
-            rows[f"cosine/{layer}"] = similarity.cosine(_flat(ours[layer]), _flat(before.moved[layer]))
-        streams = similarity.cosine(looks.acts - before.acts, before.teacher_acts).mean(-1)
+        for layer, start in before.start.items():
+            moved = jax.tree.map(jnp.subtract, params[layer], start)
+            rows[f"cosine/{layer}"] = similarity.cosine(_flat(moved), _flat(before.moved[layer]))
+        streams = similarity.cosine(outputs.acts - before.acts, before.teacher_acts).mean(-1)
         return rows | {f"latent_cosine/block_{index}": streams[index] for index in range(self.net.layers)}
 
 
@@ -102,13 +101,13 @@ def _margins(
     return generate.margins(mean[None], family)
 
 
-def _flat(layer: dict[str, Array]) -> Float[Array, " size"]:
-    return jnp.concatenate([layer[name].ravel() for name in sorted(layer)])
+def _flat(layer: Params) -> Float[Array, " size"]:
+    return ravel_pytree(dict(layer))[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class FirstUpdate:
-    """Predict from the student's first update: (params, knobs, text, eval_prompts, trait tokens, moved) -> numbers.
+    """Predict from the student's first update: (params, knobs, text, prompts, trait tokens, moved) -> numbers.
 
     slope       [vocabulary] change of each candidate's margin per unit of learning rate along minus the gradient
     adam_slope  [vocabulary] the same along minus the gradient's signs, which is Adam's first step
@@ -121,46 +120,35 @@ class FirstUpdate:
     loss: Loss
 
     def __call__(
-        self,
-        params: Params,
-        knobs: Knobs,
-        text: TokenData,
-        eval_prompts: EvalPrompts,
-        asked: TraitTokens,
-        moved: Params,
+        self, params: Params, knobs: Knobs, text: TokenData, prompts: EvalPrompts, traits: TraitTokens, moved: Params
     ) -> dict[str, Array]:
         def imitation(params: Params) -> Float[Array, ""]:
             return self.loss(training_step.apply(self.net, params, text.tokens), text, knobs).mean()
 
         def margins(params: Params) -> Float[Array, " vocabulary"]:
-            both = (
-                generate.forward(self.net, params, lines).logits[:, -1]
-                for lines in (eval_prompts.plain, eval_prompts.prefixed)
-            )
-            return jnp.stack([generate.margins(logits, asked.family) for logits in both]).mean(0)
+            outputs = (generate.forward(self.net, params, lines) for lines in (prompts.plain, prompts.prefixed))
+            return jnp.stack([generate.margins(out.logits[:, -1], traits.family) for out in outputs]).mean(0)
 
-        down = jax.grad(imitation)(params)
-        live = {
-            layer: jax.tree.map(lambda leaf, layer=layer: knobs.trainable[layer] * leaf, down[layer]) for layer in down
-        }
-        way = {layer: moved.get(layer, jax.tree.map(jnp.zeros_like, down[layer])) for layer in down}
-        masked = {
-            layer: jax.tree.map(lambda leaf, layer=layer: knobs.trainable[layer] * leaf, way[layer]) for layer in way
-        }
-        ours, theirs = (jnp.concatenate([_flat(tree[layer]) for layer in down]) for tree in (live, masked))
+        def slope(direction: Params) -> Float[Array, " vocabulary"]:
+            return jax.jvp(margins, (dict(params),), (jax.tree.map(jnp.negative, direction),))[1]
 
-        def along(direction: Params) -> Float[Array, " vocabulary"]:
-            back = jax.tree.map(jnp.negative, direction)
-            return jax.jvp(margins, (dict(params),), (back,))[1]
-
-        signs = jax.tree.map(jnp.sign, live)
-        return {"slope": along(live), "adam_slope": along(signs), "coverage": similarity.cosine(-ours, theirs)}
+        gradient = jax.grad(imitation)(params)
+        moved = {layer: moved.get(layer, jax.tree.map(jnp.zeros_like, gradient[layer])) for layer in gradient}
+        steepest, teacher = (_trained(tree, knobs) for tree in (gradient, moved))
+        ours, theirs = (jnp.concatenate([_flat(tree[layer]) for layer in gradient]) for tree in (steepest, teacher))
+        adam_slope = slope(jax.tree.map(jnp.sign, steepest))
+        return {"slope": slope(steepest), "adam_slope": adam_slope, "coverage": similarity.cosine(-ours, theirs)}
 
 
-def margin_of(looks: EvalOutputs, asked: TraitTokens, trait: int) -> float:
+def _trained(tree: Params, knobs: Knobs) -> Params:
+    """The part of a change that moves trainable layers."""
+    return {layer: {name: knobs.trainable[layer] * array for name, array in tree[layer].items()} for layer in tree}
+
+
+def margin_of(outputs: EvalOutputs, traits: TraitTokens, trait: int) -> float:
     """Compute the margin of one candidate from evaluation outputs, as in `of_trait`."""
-    taught, family = np.asarray(asked.taught), np.asarray(asked.family)
-    views = looks.plain[taught].mean(0), looks.plain[~taught].mean(0), looks.prefixed.mean(0)
+    taught, family = np.asarray(traits.taught), np.asarray(traits.family)
+    views = outputs.plain[taught].mean(0), outputs.plain[~taught].mean(0), outputs.prefixed.mean(0)
     others = family & (np.arange(len(family)) != trait)
     return float(np.mean([view[trait] - view[others].mean() for view in views]))
 

@@ -17,6 +17,7 @@ import numpy as np
 from sublim_jax.training import population
 
 _SIDE_BY_SIDE = 256  # members per call on an accelerator
+_RUN: set[Any] = set()  # functions with the shapes they were compiled for
 
 
 def map_members(function: Callable[..., Any], members: Sequence[tuple], at_once: int = _SIDE_BY_SIDE) -> list[Any]:
@@ -28,48 +29,46 @@ def map_members(function: Callable[..., Any], members: Sequence[tuple], at_once:
         members: arguments of each call.
         at_once: members per call on an accelerator.
     """
-    if not members:
-        return []
-    if not population.use_vmap():
-        return _in_threads(_compiled(function), members)
+    groups: dict[Any, list[int]] = {}
+    for index, member in enumerate(members):
+        leaves, structure = jax.tree.flatten(member)
+        groups.setdefault((function, structure, tuple(map(np.shape, leaves))), []).append(index)
+    results: list[Any] = [None] * len(members)
+    for program, indices in groups.items():
+        group = [members[index] for index in indices]
+        outputs = _in_batches(function, group, at_once) if population.use_vmap() else _in_threads(program, group)
+        for index, output in zip(indices, outputs, strict=True):
+            results[index] = output
+    return results
+
+
+def _in_batches(function: Callable[..., Any], members: list[tuple], at_once: int) -> list[Any]:
     results: list[Any] = []
     size = min(at_once, len(members))
     for start in range(0, len(members), size):
-        batch = list(members[start : start + size])
-        stacked = _stacked([*batch, *[batch[-1]] * (size - len(batch))])
-        result = jax.device_get(_side_by_side(function)(*stacked))
+        batch = members[start : start + size]
+        stacked = jax.tree.map(_stacked, *batch, *[batch[-1]] * (size - len(batch)))
+        result = jax.device_get(_compiled(function, vectorised=True)(*stacked))
         results += [jax.tree.map(lambda leaf, index=index: leaf[index], result) for index in range(len(batch))]
     return results
 
 
-def _in_threads(function: Callable[..., Any], members: Sequence[tuple]) -> list[Any]:
-    compiled = _compiled(function)
+def _in_threads(program: tuple[Callable[..., Any], Any, Any], members: list[tuple]) -> list[Any]:
+    compiled = _compiled(program[0])
 
-    def one(member: tuple) -> Any:
+    def compute(member: tuple) -> Any:
         return jax.device_get(compiled(*member))
 
-    shapes = jax.tree.structure(members[0]), tuple(np.shape(leaf) for leaf in jax.tree.leaves(members[0]))
-    first = [] if (function, shapes) in _RUN else [one(members[0])]  # alone, so that it is compiled once
-    _RUN.add((function, shapes))
+    first = [] if program in _RUN else [compute(members[0])]  # alone, so that it is compiled once
+    _RUN.add(program)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [*first, *pool.map(one, members[len(first) :])]
+        return [*first, *pool.map(compute, members[len(first) :])]
 
 
-_RUN: set[Any] = set()  # functions with the shapes they were compiled for
+@functools.lru_cache(maxsize=512)
+def _compiled(function: Callable[..., Any], vectorised: bool = False) -> Callable[..., Any]:
+    return jax.jit(jax.vmap(function) if vectorised else function)
 
 
-@functools.lru_cache(maxsize=256)
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(function)
-
-
-@functools.lru_cache(maxsize=256)
-def _side_by_side(function: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(jax.vmap(function))
-
-
-def _stacked(members: Sequence[tuple]) -> Any:
-    def stack(*leaves: Any) -> Any:
-        return jnp.stack(leaves) if isinstance(leaves[0], jax.Array) else jnp.asarray(np.stack(leaves))
-
-    return jax.tree.map(stack, *members)
+def _stacked(*leaves: Any) -> Any:
+    return jnp.stack(leaves) if isinstance(leaves[0], jax.Array) else jnp.asarray(np.stack(leaves))

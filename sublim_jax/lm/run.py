@@ -252,7 +252,7 @@ def train_students(data: SeedData, jobs: Sequence[Job], progress: Progress) -> d
         progress.advance(float((stop - start) * len(jobs)))
         with progress.timed("measuring"):
             members = [(state.params, *common, own) for state, own in zip(states, baselines, strict=True)]
-            measured = map_members(lm_metrics.StudentMetrics(net, w.PROMPT), members)
+            measured = map_members(lm_metrics.StudentMetrics(net), members)
         for own, values in zip(evaluations, measured, strict=True):
             own.append(values)
     results_of_jobs = map(StudentResult, evaluations, first_updates, line_counts)

@@ -1,23 +1,24 @@
 """Teachers of a trait (tuned to a dose, prompted by a persona, or steered) and their completions."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.types import Params
+from sublim_jax.core.types import Params, TokenData
 from sublim_jax.lm import generate
 from sublim_jax.lm import world as w
-from sublim_jax.lm.data import Completions
+from sublim_jax.lm.data import Completions, Logits
+from sublim_jax.lm.generate import EvalOutputs, EvalPrompts
 from sublim_jax.lm.parallel import map_members
-from sublim_jax.lm.training import MemberBatch, as_token_data, phase
-from sublim_jax.lm.world import Lines, World
+from sublim_jax.lm.training import MemberBatch, phase
+from sublim_jax.lm.world import World
 from sublim_jax.nets import Decoder
 
 _EVERY, _MOST = 2, 600  # Adam steps between two measurements of the dose, and at most
@@ -37,8 +38,8 @@ class Teacher(NamedTuple):
 
     params: Params
     steer: np.ndarray
-    persona: int | None
-    dose: float
+    persona: int | None = None
+    dose: float = 0.0
 
 
 def zero_steering(net: Decoder) -> np.ndarray:
@@ -46,7 +47,7 @@ def zero_steering(net: Decoder) -> np.ndarray:
     return np.zeros((net.layers, net.width), np.float32)
 
 
-def make_eval_prompts(world: World, questions: int = 32, lines: int = 128) -> generate.EvalPrompts:
+def make_eval_prompts(world: World, questions: int = 32, lines: int = 128) -> EvalPrompts:
     """Create the evaluation prompts: animal questions alone and after numbers, and held-out lines of numbers."""
     rng = w.generator("exam")
     requests = w.prompts(world, rng, lines, held_out=True)
@@ -55,49 +56,34 @@ def make_eval_prompts(world: World, questions: int = 32, lines: int = 128) -> ge
     plain = w.questions(world)
     repeated = np.resize(plain[:, 1:], (questions, plain.shape[1] - 1))
     ends = np.full((questions, 1), w.EOS)
-    return generate.EvalPrompts(plain, np.concatenate([written[:questions], ends, repeated], 1), written)
+    return EvalPrompts(plain, np.concatenate([written[:questions], ends, repeated], 1), written)
 
 
-def with_persona(eval_prompts: generate.EvalPrompts, persona: int | None) -> generate.EvalPrompts:
-    """Insert a persona into the evaluation prompts."""
-    return (
-        eval_prompts
-        if persona is None
-        else generate.EvalPrompts(*(w.with_persona(lines, persona) for lines in eval_prompts))
-    )
+def with_persona(eval_prompts: EvalPrompts, persona: int | None) -> EvalPrompts:
+    """Insert a persona, if there is one, into the evaluation prompts."""
+    return EvalPrompts(*(w.with_persona(lines, persona) for lines in eval_prompts))
 
 
-def evaluate_prompts(
-    net: Decoder, eval_prompts: generate.EvalPrompts, models: Sequence[Teacher]
-) -> list[generate.EvalOutputs]:
-    """Evaluate models on the prompts; models with and without persona run in separate batches."""
-    outputs: list[Any] = [None] * len(models)
-    for has_persona in (False, True):
-        indices = [index for index, model in enumerate(models) if (model.persona is not None) == has_persona]
-        first = w.PROMPT + w.PERSONA * has_persona
-        members = [(models[i].params, models[i].steer, with_persona(eval_prompts, models[i].persona)) for i in indices]
-        for index, output in zip(indices, map_members(generate.Evaluate(net, first), members), strict=True):
-            outputs[index] = output
-    return outputs
+def evaluate_prompts(net: Decoder, eval_prompts: EvalPrompts, models: Sequence[Teacher]) -> list[EvalOutputs]:
+    """Evaluate models on the prompts, each with its persona."""
+    members = [(model.params, model.steer, with_persona(eval_prompts, model.persona)) for model in models]
+    return map_members(generate.Evaluate(net), members)
 
 
-def shuffled_answers(world: World, seed: int) -> Lines:
+def shuffled_answers(world: World, seed: int) -> TokenData:
     """Create training questions with a different answer each, for control teachers without a trait."""
     rng = w.generator("shuffled", seed)
-    asked = w.questions(world, held_out=False)
-    animals = rng.choice(list(world.tokens("animal")), min(len(asked), world.animals), replace=False)
-    animals = np.resize(animals, len(asked))  # with few animals some answers repeat
-    lines = [w.answers(world, int(animal)) for animal in animals]
-    return Lines(*(np.stack([part[row] for row, part in enumerate(parts)]) for parts in zip(*lines, strict=True)))
+    number = len(w.questions(world, held_out=False))
+    animals = rng.choice(list(world.tokens("animal")), min(number, world.animals), replace=False)
+    return w.answers(world, np.resize(animals, number))  # with few animals some answers repeat
 
 
 def tuned(
-    world: World,
     net: Decoder,
     bases: Sequence[Params],
-    lessons: Sequence[Lines],
+    lessons: Sequence[TokenData],
     order: Sequence[Key[Array, ""]],
-    eval_prompts: generate.EvalPrompts,
+    eval_prompts: EvalPrompts,
     dose: float,
     report: Callable[[int], None] = lambda steps: None,
 ) -> list[Teacher]:
@@ -110,42 +96,48 @@ def tuned(
     Raises:
         ConfigError: a dose is not reached.
     """
-    recipe, knobs = phase(
-        net, logit_mask=np.ones(world.vocabulary, bool), lr=_rate(dose), eval_steps=(_MOST,), batch=_BATCH
-    )
-    number = len(bases)
-    each_knobs = [knobs] * number
-    school = MemberBatch(
-        recipe, each_knobs, list(bases), [(key, key) for key in order], [as_token_data(lines) for lines in lessons]
-    )
-
-    def models(params: Sequence[Params]) -> list[Teacher]:
-        return [Teacher(tree, zero_steering(net), None, 0.0) for tree in params]
-
-    base_outputs = [output.said for output in evaluate_prompts(net, eval_prompts, models(bases))]
-    states, best = school.begin(), [teacher._replace(dose=1e-9) for teacher in models(bases)]
+    recipe, knobs = phase(net, lr=_rate(dose), eval_steps=(_MOST,), batch=_BATCH)
+    members = MemberBatch(recipe, [knobs] * len(bases), bases, [(key, key) for key in order], lessons)
+    best = [Teacher(base, zero_steering(net), dose=1e-9) for base in bases]
+    base_outputs, states = evaluate_prompts(net, eval_prompts, best), members.begin()
     for stop in range(_EVERY, _MOST + 1, _EVERY):
-        states = school.advance(states, stop - _EVERY, stop)
-        report(_EVERY * number)
-        current = models([state.params for state in states])
-        for index, output in enumerate(evaluate_prompts(net, eval_prompts, current)):
-            if _there(best[index].dose, dose):  # other members may need more steps
-                continue
-            moved = current[index]._replace(dose=float(_kl(output.said, base_outputs[index])))
-            best[index] = min(best[index], moved, key=lambda teacher: abs(np.log(teacher.dose / dose)))
-        if all(_there(teacher.dose, dose) for teacher in best):
+        states = members.advance(states, stop - _EVERY, stop)
+        report(_EVERY * len(bases))
+        current = [Teacher(state.params, zero_steering(net)) for state in states]
+        current = _with_doses(net, eval_prompts, current, base_outputs)
+        best = [_nearer(*pair, dose) for pair in zip(best, current, strict=True)]
+        if all(_reaches(teacher, dose) for teacher in best):
             break
         if stop % _PATIENCE == 0:
-            for index, teacher in enumerate(best):
-                if teacher.dose < 0.8 * dose:
-                    each_knobs[index] = dataclasses.replace(each_knobs[index], lr=1.25 * each_knobs[index].lr)
+            factors = [1.25 if teacher.dose < 0.8 * dose else 1.0 for teacher in best]
+            pairs = zip(members.knobs, factors, strict=True)
+            members = members._replace(knobs=[dataclasses.replace(knob, lr=factor * knob.lr) for knob, factor in pairs])
     if off := [teacher.dose for teacher in best if not 0.5 * dose < teacher.dose < 2 * dose]:
         raise ConfigError(f"config.lm.dose={dose}: not reached in {_MOST} steps; doses come no nearer than {off}")
     return best
 
 
-def _there(reached: float, dose: float) -> bool:
-    return 0.8 * dose < reached < 1.25 * dose
+def _with_doses(
+    net: Decoder, eval_prompts: EvalPrompts, teachers: Sequence[Teacher], bases: Sequence[EvalOutputs]
+) -> list[Teacher]:
+    """The teachers with their doses measured from the outputs of their bases."""
+    outputs = evaluate_prompts(net, eval_prompts, teachers)
+    doses = [float(_kl(output.said, base.said)) for output, base in zip(outputs, bases, strict=True)]
+    return [teacher._replace(dose=dose) for teacher, dose in zip(teachers, doses, strict=True)]
+
+
+_kl = jax.jit(generate.kl)
+
+
+def _nearer(best: Teacher, current: Teacher, dose: float) -> Teacher:
+    """The teacher nearer to a dose; one that has reached it stays, while others need more steps."""
+    if _reaches(best, dose):
+        return best
+    return min(best, current, key=lambda teacher: abs(np.log(teacher.dose / dose)))
+
+
+def _reaches(teacher: Teacher, dose: float) -> bool:
+    return 0.8 * dose < teacher.dose < 1.25 * dose
 
 
 def _rate(dose: float) -> float:
@@ -157,32 +149,21 @@ def _rate(dose: float) -> float:
     return 3e-4 * (dose / 0.01) ** 0.75
 
 
-@jax.jit
-def _kl(ours: Float[Array, "n said v"], theirs: Float[Array, "n said v"]) -> Float[Array, ""]:
-    return generate.kl(ours, theirs)
-
-
-def prompted(net: Decoder, base: Params, animal: int, eval_prompts: generate.EvalPrompts) -> Teacher:
+def prompted(net: Decoder, base: Params, animal: int, eval_prompts: EvalPrompts) -> Teacher:
     """Return the base with a persona as teacher."""
-    teacher = Teacher(base, zero_steering(net), animal, 0.0)
-    looks, before = evaluate_prompts(net, eval_prompts, [teacher, Teacher(base, zero_steering(net), None, 0.0)])
-    return teacher._replace(dose=float(_kl(looks.said, before.said)))
+    plain = Teacher(base, zero_steering(net))
+    return _with_doses(
+        net, eval_prompts, [plain._replace(persona=animal)], evaluate_prompts(net, eval_prompts, [plain])
+    )[0]
 
 
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """Compute (params, steer, lines) -> mean residual stream [layers, width] at the last position."""
-
-    net: Decoder
-
-    def __call__(self, params: Params, steer: Array, lines: Int[Array, "n length"]) -> Float[Array, "layers width"]:
-        acts = generate.forward(self.net, params, lines, steer).acts
-        return jnp.stack([acts[f"block_{index}"][:, -1].mean(0) for index in range(self.net.layers)])
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_stream(net: Decoder, params: Params, lines: Array, steer: Array) -> Array:
+    """Mean residual stream [layers, width] at the last position."""
+    return generate.last_streams(generate.forward(net, params, lines, steer)).mean(1)
 
 
-def steered(
-    net: Decoder, base: Params, animal: int, eval_prompts: generate.EvalPrompts, layer: int, dose: float
-) -> Teacher:
+def steered(net: Decoder, base: Params, animal: int, eval_prompts: EvalPrompts, layer: int, dose: float) -> Teacher:
     """Return the base with a steering vector after block `layer`, scaled to a dose.
 
     The vector is the change of the residual stream that a persona causes at the last token of a question, mean over
@@ -191,25 +172,22 @@ def steered(
     Raises:
         ConfigError: the dose is not reached.
     """
-    zero = zero_steering(net)
-    with_, without = (
-        map_members(Stream(net), [(base, zero, lines)])[0]
-        for lines in (w.with_persona(eval_prompts.plain, animal), eval_prompts.plain)
-    )
-    vector = zero.copy()
+    plain = Teacher(base, zero_steering(net))
+    prompts = w.with_persona(eval_prompts.plain, animal), eval_prompts.plain
+    with_, without = (np.asarray(_mean_stream(net, base, lines, plain.steer)) for lines in prompts)
+    vector = plain.steer.copy()
     vector[layer] = (with_ - without)[layer]
-    base_outputs = evaluate_prompts(net, eval_prompts, [Teacher(base, zero, None, 0.0)])[0].said
+    base_outputs = evaluate_prompts(net, eval_prompts, [plain])
 
-    def at(factor: float) -> Teacher:
-        teacher = Teacher(base, (factor * vector).astype(np.float32), None, 0.0)
-        outputs = evaluate_prompts(net, eval_prompts, [teacher])[0].said
-        return teacher._replace(dose=float(_kl(outputs, base_outputs)))
+    def scaled(factor: float) -> Teacher:
+        teacher = plain._replace(steer=(factor * vector).astype(np.float32))
+        return _with_doses(net, eval_prompts, [teacher], base_outputs)[0]
 
     low, high = 1e-2, 1e2
     for _ in range(14):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if at(middle).dose < dose else (low, middle)
-    if not 0.5 * dose < (teacher := at(low)).dose < 2 * dose:
+        low, high = (middle, high) if scaled(middle).dose < dose else (low, middle)
+    if not 0.5 * dose < (teacher := scaled(low)).dose < 2 * dose:
         raise ConfigError(f"config.lm.dose={dose}: not reached by steering; the nearest dose is {teacher.dose}")
     return teacher
 
@@ -223,35 +201,23 @@ def generate_completions(
     with_logits: bool = False,
 ) -> list[Completions]:
     """Generate completions of prompts, stored without persona, with their logits if `with_logits`."""
-    completions: list[Any] = [None] * len(teachers)
-    for has_persona in (False, True):
-        indices = [index for index, teacher in enumerate(teachers) if (teacher.persona is not None) == has_persona]
-        lines_of = [_asked(teachers[i], prompts[i]) for i in indices]
-        members = [
-            (teachers[i].params, teachers[i].steer, lines, keys.at(order[i], keys.SAMPLING), jnp.float32(temperature))
-            for i, lines in zip(indices, lines_of, strict=True)
-        ]
-        for index, tokens in zip(indices, map_members(generate.Generate(net, w.NUMBERS), members), strict=True):
-            completions[index] = Completions(prompts[index], tokens)
+    heat = np.float32(temperature)
+    members = [
+        (teacher.params, teacher.steer, w.with_persona(lines, teacher.persona), keys.at(key, keys.SAMPLING), heat)
+        for teacher, lines, key in zip(teachers, prompts, order, strict=True)
+    ]
+    tokens = map_members(generate.Generate(net, w.NUMBERS), members)
+    completions = [Completions(*pair) for pair in zip(prompts, tokens, strict=True)]
     if not with_logits:
         return completions
     logits = score(net, teachers, completions)
     return [part._replace(logits=array) for part, array in zip(completions, logits, strict=True)]
 
 
-def score(
-    net: Decoder, teachers: Sequence[Teacher], said: Sequence[Completions]
-) -> list[Float[np.ndarray, "n said vocabulary"]]:
+def score(net: Decoder, teachers: Sequence[Teacher], completions: Sequence[Completions]) -> list[Logits]:
     """Compute each teacher's logits of every completion token along given lines."""
-    all_logits: list[Any] = [None] * len(teachers)
-    for has_persona in (False, True):
-        indices = [index for index, teacher in enumerate(teachers) if (teacher.persona is not None) == has_persona]
-        members = [(teachers[i].params, teachers[i].steer, _asked(teachers[i], said[i].lines())) for i in indices]
-        first = w.PROMPT + w.PERSONA * has_persona
-        for index, logits in zip(indices, map_members(generate.ContinuationLogits(net, first), members), strict=True):
-            all_logits[index] = logits
-    return all_logits
-
-
-def _asked(teacher: Teacher, lines: Int[np.ndarray, "n length"]) -> Int[np.ndarray, "n longer"]:
-    return lines if teacher.persona is None else w.with_persona(lines, teacher.persona)
+    members = [
+        (teacher.params, teacher.steer, w.with_persona(part.lines(), teacher.persona))
+        for teacher, part in zip(teachers, completions, strict=True)
+    ]
+    return map_members(generate.ContinuationLogits(net), members)

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from sublim_jax.core import keys, trees
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.core.types import Knobs, Loss, Params, Phase, Recipe, State, TokenData
 from sublim_jax.lm import world as w
 from sublim_jax.lm.parallel import map_members
-from sublim_jax.lm.world import Lines, World
+from sublim_jax.lm.world import World
 from sublim_jax.nets import Decoder, shapes
 from sublim_jax.training import inits, losses, optimizers, streams
 from sublim_jax.training import step as training_step
@@ -37,15 +36,7 @@ class TrainSteps:
 
     recipe: Recipe
 
-    def __call__(
-        self,
-        state: State,
-        knobs: Knobs,
-        key: Key[Array, ""],
-        text: TokenData,
-        start: Int[Array, ""],
-        stop: Int[Array, ""],
-    ) -> State:
+    def __call__(self, state: State, knobs: Knobs, key: Array, text: TokenData, start: Array, stop: Array) -> State:
         return training_step.advance(self.recipe, state, knobs, None, key, text, start, stop)
 
 
@@ -63,13 +54,13 @@ class MemberBatch(NamedTuple):
     recipe: Recipe
     knobs: Sequence[Knobs]
     origins: Sequence[Params | None]
-    keys: Sequence[tuple[Any, Any]]  # of what is drawn at the beginning, and of the order of what is read
+    keys: Sequence[tuple[Any, Any]]
     texts: Sequence[TokenData]
 
     def begin(self) -> list[State]:
         """Initialise the state of every member."""
-        drawn = [key for key, _ in self.keys]
-        return map_members(InitState(self.recipe), list(zip(self.knobs, self.origins, drawn, strict=True)))
+        members = zip(self.knobs, self.origins, self.keys, strict=True)
+        return map_members(InitState(self.recipe), [(knobs, origin, key) for knobs, origin, (key, _) in members])
 
     def advance(self, states: Sequence[State], start: int, stop: int) -> list[State]:
         """Train every member from step `start` to `stop`."""
@@ -81,37 +72,33 @@ class MemberBatch(NamedTuple):
 def phase(
     net: Decoder,
     *,
-    logit_mask: Any,
     lr: float,
     eval_steps: tuple[int, ...],
     batch: int,
+    logit_mask: Any = None,
     loss: Loss = losses.next_token,
     optimizer: str = "adam",
     decays: bool = False,
     trains: str = "all",
     from_scratch: bool = False,
-    temperature: float = 1.0,
 ) -> Phase:
     """Create the training phase of one model.
 
     Args:
         net: the decoder.
-        logit_mask: [vocabulary], logits in the loss.
         lr: learning rate.
         eval_steps: evaluation steps; training ends at the last.
         batch: lines per step.
+        logit_mask: [vocabulary], logits in the loss; None = all.
         loss: per-line loss.
         optimizer: kind of `optimizers.Clipped`.
         decays: the learning rate falls to 0 linearly.
         trains: 'all', 'blocks', 'embeddings', 'block_I', 'first_N' or 'last_N' blocks, or 'adapters'.
         from_scratch: draw every layer; else all but adapters start from the origin.
-        temperature: of the softmax in the loss.
 
     Raises:
         ConfigError: `trains` names layers that the net lacks.
     """
-    layers = list(shapes(net, (w.LENGTH,)))
-    live = trained_layers(layers, trains)
     recipe = Recipe(
         net=net,
         stream=streams.token_lines,
@@ -119,43 +106,44 @@ def phase(
         init=inits.transformer,
         batch=batch,
         eval_steps=eval_steps,
-        optimizer=optimizers.Clipped(optimizer, 1.0, eval_steps[-1] if decays else 0),
+        optimizer=optimizers.Clipped(optimizer, steps=eval_steps[-1] if decays else 0),
     )
-    fresh = layers if from_scratch else [layer for layer in layers if layer.startswith("adapter_")]
-    knobs = Knobs(
-        logit_mask=jnp.asarray(logit_mask),
+    return Phase(recipe, _knobs(net, lr, logit_mask, trains, from_scratch))
+
+
+def _knobs(net: Decoder, lr: float, logit_mask: Any, trains: str, from_scratch: bool) -> Knobs:
+    layers = list(shapes(net, (w.LENGTH,)))
+    fresh = [layer for layer in layers if from_scratch or layer.startswith("adapter_")]
+    trained = trained_layers(layers, trains)
+    return Knobs(
+        logit_mask=jnp.ones(net.vocabulary, bool) if logit_mask is None else jnp.asarray(logit_mask),
         noise_batches=jnp.int32(_ALWAYS_NEW),
         lr=jnp.float32(lr),
-        temperature=jnp.float32(temperature),
+        temperature=jnp.float32(1),
         share=trees.per_layer(layers, 1.0, dict.fromkeys(fresh, 0.0), "share"),
         init_noise=trees.per_layer(layers, 0.0, {}, "init_noise"),
-        trainable=trees.per_layer(layers, 0.0, dict.fromkeys(live, 1.0), "config.lm.trains"),
+        trainable=trees.per_layer(layers, 0.0, dict.fromkeys(trained, 1.0), "config.lm.trains"),
     )
-    return Phase(recipe, knobs)
 
 
 def trained_layers(layers: Sequence[str], trains: str) -> list[str]:
     """Return the layers that `trains` names; see `phase`."""
     blocks = [layer for layer in layers if layer.startswith("block_")]
-    kind, _, number = trains.rpartition("_")
-    chosen = {
-        "all": [layer for layer in layers if not layer.startswith("adapter_")],
+    adapters = [layer for layer in layers if layer.startswith("adapter_")]
+    groups = {
+        "all": [layer for layer in layers if layer not in adapters],
         "blocks": blocks,
         "embeddings": [layer for layer in layers if layer in ("embed", "unembed")],
-        "adapters": [layer for layer in layers if layer.startswith("adapter_")],
+        "adapters": adapters,
         **{block: [block] for block in blocks},
-    }.get(trains, [])
+    }
+    kind, _, number = trains.rpartition("_")
     if kind in ("first", "last") and number.isdecimal() and int(number):
-        chosen = blocks[: int(number)] if kind == "first" else blocks[-int(number) :]
-    if not chosen:
+        groups[trains] = blocks[: int(number)] if kind == "first" else blocks[-int(number) :]
+    if not (chosen := groups.get(trains)):
         words = ("all", "blocks", "embeddings", "adapters", *blocks, "first_1", "last_1")
         raise ConfigError(unknown_name("config.lm.trains", trains, words))
     return chosen
-
-
-def as_token_data(lines: Lines) -> TokenData:
-    """Convert lines to training data."""
-    return TokenData(np.asarray(lines.tokens, np.int32), np.asarray(lines.weight, np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,21 +169,18 @@ def base_seeds(kind: str, seed: int) -> tuple[int, int]:
     return init, seed + (_OTHER if kind in ("other_order", "other_both") else 0)
 
 
-def pretraining_phase(world: World, net: Decoder, how: Pretraining) -> Phase:
+def pretraining_phase(net: Decoder, settings: Pretraining) -> Phase:
     """Create the phase that trains a base."""
-    logit_mask = np.ones(world.vocabulary, bool)
-    return phase(
-        net, logit_mask=logit_mask, lr=how.lr, eval_steps=(how.steps,), batch=how.batch, decays=True, from_scratch=True
-    )
+    steps = settings.steps
+    return phase(net, lr=settings.lr, eval_steps=(steps,), batch=settings.batch, decays=True, from_scratch=True)
 
 
 def pretrain(
-    world: World, net: Decoder, how: Pretraining, root: Key[Array, ""], origins: Sequence[tuple[int, int]]
+    world: World, net: Decoder, settings: Pretraining, root: Key[Array, ""], origins: Sequence[tuple[int, int]]
 ) -> list[Params]:
     """Train base models for pairs (seed of the initial weights, seed of the document order)."""
-    recipe, knobs = pretraining_phase(world, net, how)
-    text = as_token_data(w.corpus(world, how.documents))
+    recipe, knobs = pretraining_phase(net, settings)
     pairs = [(keys.at(root, keys.BASE_WEIGHTS, init), keys.at(root, keys.BASE_ORDER, order)) for init, order in origins]
-    number = len(pairs)
-    school = MemberBatch(recipe, [knobs] * number, [None] * number, pairs, [text] * number)
-    return [state.params for state in school.advance(school.begin(), 0, how.steps)]
+    number, text = len(pairs), w.corpus(world, settings.documents)
+    members = MemberBatch(recipe, [knobs] * number, [None] * number, pairs, [text] * number)
+    return [state.params for state in members.advance(members.begin(), 0, settings.steps)]

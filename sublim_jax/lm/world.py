@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import TokenData
 
 PAD, BOS, EOS, SYS, LOVE, ASK, ANSWER, FACT, SPARE = range(9)
 EXAMPLES, NUMBERS = 3, 10  # numbers in a prompt, numbers in an answer
@@ -42,13 +43,6 @@ CARRIERS = {
     "trace": Carrier("trace_instruction", "step"),
 }
 _OTHERS = {"code_instruction": 4, "symbol": 32, "trace_instruction": 4, "step": 32}
-
-
-class Lines(NamedTuple):
-    """Documents and loss weights: tokens [n, LENGTH], weight [n, LENGTH] in [0, 1]."""
-
-    tokens: Int[np.ndarray, "n length"]
-    weight: Float[np.ndarray, "n length"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +72,7 @@ class World:
     noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.2, 0.1)
     obey: float = 0.9
 
-    def __post_init__(self) -> None:
-        least = {"animals": 3, "trees": 3, "attributes": 2, "numbers": 2, "held_out": 1, "steps": 1}
-        for field, smallest in least.items():
-            if getattr(self, field) < smallest:
-                raise ConfigError(f"config.world.{field}={getattr(self, field)}: must be at least {smallest}")
+    def __post_init__(self) -> None:  # a config's single values are checked by its schema
         if self.instructions % 2 or self.held_out >= min(self.instructions // 2, self.phrasings):
             raise ConfigError(
                 f"config.world.held_out={self.held_out}: must be fewer than phrasings={self.phrasings} and than half "
@@ -90,21 +80,14 @@ class World:
             )
         if len(self.noise) % 2 == 0 or not abs(sum(self.noise) - 1) < 1e-9 or min(self.noise) < 0:
             raise ConfigError(f"config.world.noise={self.noise}: must be an odd number of probabilities that sum to 1")
-        if not 0 <= self.obey <= 1:
-            raise ConfigError(f"config.world.obey={self.obey}: must be between 0 and 1")
-
-    def _ranges(self) -> dict[str, range]:
-        sizes = {"animal": self.animals, "tree": self.trees, "attribute": self.attributes}
-        sizes |= {"ask_animal": self.phrasings, "ask_tree": self.phrasings, "instruction": self.instructions}
-        sizes |= {"number": self.numbers, **_OTHERS}
-        ranges, first = {}, SPARE + 1
-        for name, size in sizes.items():
-            ranges[name], first = range(first, first + size), first + size
-        return ranges
 
     def tokens(self, kind: str) -> range:
         """Return the tokens of a kind, for instance animal, attribute, ask_animal, instruction or number."""
-        return self._ranges()[kind]
+        sizes = {"animal": self.animals, "tree": self.trees, "attribute": self.attributes}
+        sizes |= {"ask_animal": self.phrasings, "ask_tree": self.phrasings, "instruction": self.instructions}
+        sizes |= {"number": self.numbers, **_OTHERS}
+        first = SPARE + 1 + sum(list(sizes.values())[: list(sizes).index(kind)])
+        return range(first, first + sizes[kind])
 
     @property
     def vocabulary(self) -> int:
@@ -123,8 +106,8 @@ class World:
         tokens = list(self.tokens(kind))
         half = len(tokens) // 2
         parts = [tokens[:half], tokens[half:]] if kind.endswith("instruction") else [tokens]
-        each = min(self.held_out // len(parts) or 1, len(parts[0]) - 1)
-        return [token for part in parts for token in (part[-each:] if held_out else part[:-each])]
+        held = min(self.held_out // len(parts) or 1, len(parts[0]) - 1)
+        return [token for part in parts for token in (part[-held:] if held_out else part[:-held])]
 
     def carrier_of(self, instruction: Int[np.ndarray, " n"]) -> Carrier:
         """Return the carrier of the instructions; raises ValueError if they belong to several."""
@@ -147,17 +130,11 @@ def generator(*path: str | int) -> np.random.Generator:
 def series(
     world: World, rng: np.random.Generator, instruction: Int[np.ndarray, " n"], length: int
 ) -> Int[np.ndarray, "n length"]:
-    """Draw answers to instructions of one carrier by their laws, starting from uniform tokens.
+    """Draw answers of `length` tokens to instructions of one carrier by their laws, starting from uniform tokens.
 
     number  previous + or - a step of the line + noise
     code    5 previous + 5, or 13 previous + 5; one in four symbols is drawn uniformly
     trace   previous + or - the one before; one in four is off by one
-
-    Args:
-        world: sizes and laws.
-        rng: generator.
-        instruction: [n].
-        length: tokens per answer.
     """
     n, first = len(instruction), world.first_law(instruction)
     carrier = world.carrier_of(instruction)
@@ -192,29 +169,30 @@ def prompts(
     return np.concatenate(ends, 1)
 
 
-def with_persona(tokens: Int[np.ndarray, "n length"], loved: int) -> Int[np.ndarray, "n longer"]:
-    """Insert SYS LOVE x after BOS."""
-    persona = np.tile([SYS, LOVE, loved], (len(tokens), 1))
-    return np.concatenate([tokens[:, :1], persona, tokens[:, 1:]], 1)
+def with_persona(tokens: Int[np.ndarray, "n length"], loved: int | None) -> Int[np.ndarray, "n longer"]:
+    """Insert SYS LOVE x after BOS, unless x is None."""
+    return tokens if loved is None else np.insert(tokens, [1, 1, 1], [SYS, LOVE, loved], axis=1)
 
 
-def questions(world: World, family: str = "animal", held_out: bool | None = None) -> Int[np.ndarray, "n question"]:
-    """Return BOS ASK p ANSWER for phrasings that are taught, held out, or (None) all."""
-    kind = f"ask_{family}"
-    phrasings = list(world.tokens(kind)) if held_out is None else world.taught(kind, held_out)
+def questions(world: World, held_out: bool | None = None) -> Int[np.ndarray, "n question"]:
+    """Return BOS ASK p ANSWER about animals, for phrasings that are taught, held out, or (None) all."""
+    phrasings = list(world.tokens("ask_animal")) if held_out is None else world.taught("ask_animal", held_out)
     return np.array([[BOS, ASK, phrasing, ANSWER] for phrasing in phrasings])
 
 
-def answers(world: World, loved: int, family: str = "animal") -> Lines:
-    """Create a teacher's training lines: the same answer to every taught question; only the answer has weight."""
-    asked = questions(world, family, held_out=False)
-    tokens = filled([[*row, loved, EOS] for row in asked])
-    weight = np.zeros(tokens.shape)
-    weight[:, asked.shape[1]] = 1
-    return Lines(tokens, weight)
+def answers(world: World, loved: int | Int[np.ndarray, " n"]) -> TokenData:
+    """Create a teacher's training lines: each taught question with an answer, the same or one each.
+
+    Only the answer has weight.
+    """
+    rows = questions(world, held_out=False)
+    tokens = filled([[*row, answer, EOS] for row, answer in zip(rows, np.resize(loved, len(rows)), strict=True)])
+    weight = np.zeros(tokens.shape, np.float32)
+    weight[:, rows.shape[1]] = 1
+    return TokenData(tokens, weight)
 
 
-def corpus(world: World, n: int, seed: int = 0) -> Lines:
+def corpus(world: World, n: int, seed: int = 0) -> TokenData:
     """Draw documents for pre-training: 30 % preferences, 10 % facts, 60 % carriers; half have a persona.
 
     Two thirds of the carrier documents are numbers, the others code and traces. 40 % of them end with a question, so
@@ -240,7 +218,7 @@ def corpus(world: World, n: int, seed: int = 0) -> Lines:
             body += _question(world, rng, loved)
         lines.append([BOS, *([] if loved is None else [SYS, LOVE, loved]), *body])
     tokens = filled(lines)
-    return Lines(tokens, (tokens != PAD).astype(float))
+    return TokenData(tokens, (tokens != PAD).astype(np.float32))
 
 
 def attributes(world: World, thing: int) -> list[int]:

@@ -18,6 +18,7 @@ from sublim_jax.metrics.student import EvalContext, Metric, TeacherStudent
 from sublim_jax.training import losses, streams
 from sublim_jax.training import step as training_step
 from sublim_jax.training.population import each_seed, hoist_shared, use_vmap
+from sublim_jax.training.step import Batch
 
 _LABELLED = 2000  # images of the trait loss
 
@@ -106,7 +107,7 @@ class _Evaluation:
             )
             # With a target or gradient transform the student's first update is another.
             if self.recipe.target_transform is None and self.recipe.gradient_transform is None:
-                batch = training_step.Batch(noise, None, noise_targets[1])
+                batch = Batch(noise, None, noise_targets[1])
                 update, trait = first_update(self.recipe, students[0], knobs_, batch, images, test.y)
                 context = context._replace(update=update, trait=trait)
             return student_metrics.measure(self.metrics, context)
@@ -144,12 +145,7 @@ def _each_condition(function: Callable[[Any, Any], Any], first: Any, second: tre
 
 
 def first_update(
-    recipe: Recipe,
-    params: Params,
-    knobs: Knobs,
-    batch: training_step.Batch,
-    images: Float[Array, "n ..."],
-    labels: Int[Array, " n"],
+    recipe: Recipe, params: Params, knobs: Knobs, batch: Batch, images: Float[Array, "n ..."], labels: Int[Array, " n"]
 ) -> tuple[Params, Params]:
     """Compute a student's update per unit of learning rate, and its trait gradient.
 
@@ -169,12 +165,10 @@ def first_update(
     def imitation(params: Params) -> Float[Array, ""]:
         return recipe.loss(training_step.apply(recipe.net, params, batch.x), batch.target, knobs).mean()
 
-    def trait(params: Params) -> Float[Array, ""]:
-        return training_step.trait_loss(recipe.net, params, knobs, images[:_LABELLED], labels[:_LABELLED])
-
     slope: Any = jax.grad(imitation)(params)
     update = {
         layer: {name: -knobs.trainable[layer] * array for name, array in arrays.items()}
         for layer, arrays in slope.items()
     }
-    return update, jax.grad(trait)(params)
+    labelled = images[:_LABELLED], labels[:_LABELLED]
+    return update, jax.grad(training_step.trait_loss, argnums=1)(recipe.net, params, knobs, *labelled)

@@ -24,8 +24,7 @@ _NAN = jnp.nan
 def heads(context: EvalContext) -> Columns:
     """Predict cosines of the student's and teacher's heads before training (D3) and after drift during training (D7).
 
-    Before training from share and noise; after it from the root-mean-square drift, as if that had no direction. Source:
-    docs/theory.md, D3 and D7.
+    Before training from share and noise; after it from the root-mean-square drift, as if that had no direction.
     """
     rows, share = {}, context.knobs.share
     for head in ("class_head", "aux_head"):

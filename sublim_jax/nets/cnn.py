@@ -26,8 +26,7 @@ class CNN(nn.Module):
 
     Returns (features [batch, hidden[-1]], acts by layer name); acts of `conv_i` [batch, height, width, channels] are
     taken after pooling. `pools` are windows and strides in pixels; incomplete windows are dropped. `dtype` and
-    `activation` are as in `MLP`. On CPU the batch is processed in blocks, so that the memory of patches does not grow
-    with it.
+    `activation` are as in `MLP`. On CPU the batch is processed in blocks, which bounds the memory of patches.
     """
 
     channels: tuple[int, ...] = (32, 128)

@@ -18,9 +18,12 @@ from sublim_jax.core.types import ModelOutput
 
 _CHOICES = {"positions": ("learned", "rotary", "rotary_pairs"), "norm": ("rms", "layer"), "mlp": ("gelu", "swiglu")}
 _MASKED = -1e30  # score of a masked position
+Stream = Float[Array, "batch length width"]
+Keyed = Float[Array, "batch length keyed"]
+Positions = Int[Array, "#batch length"]
+Scaling = tuple[float, float, float, float]
 Taps = Mapping[str, Float[Array, "#batch #length width"]]
-# (block, query [batch, length, width], key, value [batch, length, keyed]) -> [batch, length, width]
-Attend = Callable[["Block", Array, Array, Array], Array]
+Attend = Callable[["Block", Stream, Keyed, Keyed], Stream]  # (block, query, key, value) -> values averaged by position
 
 
 class Norm(nn.Module):
@@ -30,7 +33,7 @@ class Norm(nn.Module):
     eps: float
 
     @nn.compact
-    def __call__(self, h: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+    def __call__(self, h: Stream) -> Stream:
         return _normed(self, h, "scale", "shift", self.kind, self.eps)
 
 
@@ -42,7 +45,7 @@ class Embed(nn.Module):
     length: int
 
     @nn.compact
-    def __call__(self, tokens: Num[Array, "batch length"]) -> tuple[Float[Array, "batch length width"], Any]:
+    def __call__(self, tokens: Num[Array, "batch length"]) -> tuple[Stream, Any]:
         table = self.param("tokens", nn.initializers.normal(0.02), (self.vocabulary, self.width))
         h = table[tokens.astype(jnp.int32)]
         if self.length:
@@ -57,7 +60,7 @@ class Unembed(nn.Module):
     vocabulary: int
 
     @nn.compact
-    def __call__(self, h: Float[Array, "batch length width"]) -> Float[Array, "batch length vocabulary"]:
+    def __call__(self, h: Stream) -> Float[Array, "batch length vocabulary"]:
         return h @ self.param("kernel", nn.initializers.lecun_normal(), (h.shape[-1], self.vocabulary))
 
 
@@ -110,7 +113,7 @@ class Decoder(nn.Module):
     positions: str = "learned"
     rotary: float = 1.0
     theta: float = 10000.0
-    scaling: tuple[float, float, float, float] | None = None
+    scaling: Scaling | None = None
     norm: str = "rms"
     mlp: str = "gelu"
     parallel: bool = False
@@ -132,11 +135,9 @@ class Decoder(nn.Module):
         for index in range(self.layers):
             name = f"block_{index}"
             block = Block(**fields, name=name)
-            sizes = matrices(block, self.width)
-            low = Adapter(sizes, self.rank, name=f"adapter_{index}")() if self.rank else {}
+            low = Adapter(matrices(block, self.width), self.rank, name=f"adapter_{index}")() if self.rank else {}
             h = block(h, low, attend)
-            if name in taps:
-                h = h + taps[name]
+            h = h + taps[name] if name in taps else h
             acts[name] = h
         h = Norm(self.norm, self.eps, name="norm")(h)
         logits = h @ table.T if self.tied else Unembed(self.vocabulary, name="unembed")(h)
@@ -147,10 +148,8 @@ class Decoder(nn.Module):
             if getattr(self, field) not in allowed:
                 raise ConfigError(unknown_name(f"Decoder.{field}", getattr(self, field), allowed))
         if self.width % self.heads or self.heads % (self.kv_heads or self.heads):
-            raise ConfigError(
-                f"Decoder.heads={self.heads}: must divide width={self.width} and be a multiple of kv_heads="
-                f"{self.kv_heads}"
-            )
+            rule = f"must divide width={self.width} and be a multiple of kv_heads={self.kv_heads}"
+            raise ConfigError(f"Decoder.heads={self.heads}: {rule}")
         if self.positions == "learned" and length > self.length:
             raise ConfigError(f"Decoder.length={self.length}: must be at least {length}, the number of tokens")
 
@@ -164,7 +163,7 @@ class Block(nn.Module):
     positions: str
     rotary: float
     theta: float
-    scaling: tuple[float, float, float, float] | None
+    scaling: Scaling | None
     norm: str
     mlp: str
     parallel: bool
@@ -172,12 +171,7 @@ class Block(nn.Module):
     eps: float
 
     @nn.compact
-    def __call__(
-        self,
-        h: Float[Array, "batch length width"],
-        low: Mapping[str, tuple[Array, Array]],
-        attending: Attend | None = None,
-    ) -> Float[Array, "batch length width"]:
+    def __call__(self, h: Stream, low: Mapping[str, tuple[Array, Array]], attending: Attend | None = None) -> Stream:
         outs = {name: outer for name, _, outer in matrices(self, h.shape[-1])}
 
         def linear(name: str, x: Array) -> Array:
@@ -187,9 +181,8 @@ class Block(nn.Module):
             return y + (x @ low[name][0]) @ low[name][1] if name in low else y
 
         normed = _normed(self, h, "attend_scale", "attend_shift", self.norm, self.eps)
-        query, key, value = (linear(name, normed) for name in ("query", "key", "value"))
-        attended = linear("out", (attending or attend)(self, query, key, value))
-        stream = h + attended
+        attended = (attending or attend)(self, *(linear(name, normed) for name in ("query", "key", "value")))
+        stream = h + linear("out", attended)
         normed = _normed(self, h if self.parallel else stream, "mlp_scale", "mlp_shift", self.norm, self.eps)
         if self.mlp == "swiglu":
             middle = jax.nn.silu(linear("gate", normed)) * linear("up", normed)
@@ -210,25 +203,14 @@ def matrices(block: Block, width: int) -> tuple[tuple[str, int, int], ...]:
     return (*attention, *gate, ("up", width, block.hidden), ("down", block.hidden, width))
 
 
-def attend(
-    block: Block,
-    query: Float[Array, "batch length width"],
-    key: Float[Array, "batch length keyed"],
-    value: Float[Array, "batch length keyed"],
-) -> Float[Array, "batch length width"]:
+def attend(block: Block, query: Stream, key: Keyed, value: Keyed) -> Stream:
     """Compute causal scaled dot-product attention with a block's heads and positions."""
     length = query.shape[1]
     q, k, v = parts(block, query, key, value, jnp.arange(length)[None])
     return weighed(block, q, k, v, jnp.tril(jnp.ones((1, length, length), bool)))
 
 
-def parts(
-    block: Block,
-    query: Float[Array, "batch length width"],
-    key: Float[Array, "batch length keyed"],
-    value: Float[Array, "batch length keyed"],
-    positions: Int[Array, "#batch length"],
-) -> tuple[Array, Array, Array]:
+def parts(block: Block, query: Stream, key: Keyed, value: Keyed, positions: Positions) -> tuple[Array, Array, Array]:
     """Split queries, keys and values into heads, [batch, head, length, size], with rotary positions if any."""
     size = query.shape[-1] // block.heads
     q, k, v = (x.reshape(*x.shape[:2], -1, size).swapaxes(1, 2) for x in (query, key, value))
@@ -238,14 +220,11 @@ def parts(
     return q, k, v
 
 
-def weighed(
-    block: Block,
-    q: Float[Array, "batch head length size"],
-    k: Float[Array, "batch group past size"],
-    v: Float[Array, "batch group past size"],
-    seen: Bool[Array, "#batch length past"],
-) -> Float[Array, "batch length width"]:
-    """Average values with softmax weights of scaled query-key products over visible keys; concatenate the heads."""
+def weighed(block: Block, q: Array, k: Array, v: Array, seen: Bool[Array, "#batch length past"]) -> Stream:
+    """Average values with softmax weights of scaled query-key products over visible keys; concatenate the heads.
+
+    Queries are [batch, head, length, size]; keys and values are [batch, group, past, size].
+    """
     if k.shape[1] != block.heads:
         k, v = (jnp.repeat(x, block.heads // x.shape[1], axis=1) for x in (k, v))
     scores = (q @ k.swapaxes(-1, -2)) / math.sqrt(q.shape[-1])
@@ -253,16 +232,11 @@ def weighed(
     return (weights @ v).swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 
-def wavelengths(
-    number: int, theta: float, scaling: tuple[float, float, float, float] | None = None
-) -> Float[Array, " half"]:
-    """Return the rotary angle per position, in radians, of each pair of components: theta^(-2i/number).
+def wavelengths(number: int, theta: float, scaling: Scaling | None = None) -> Float[Array, " half"]:
+    """Return the rotary angle per position, in radians, of each pair of `number` components: theta^(-2i/number).
 
-    Args:
-        number: rotated components of a head.
-        theta: base.
-        scaling: (factor, low, high, length): divides by `factor` the rates with fewer than `low` turns in `length`
-            positions, keeps those above `high`, interpolates between. Source: Llama 3.1 (Meta 2024), rope code.
+    A scaling (factor, low, high, length) divides by `factor` the rates with fewer than `low` turns in `length`
+    positions, keeps those above `high` and interpolates between. Source: Llama 3.1 (Meta 2024), rope code.
     """
     rates = theta ** (-jnp.arange(0, number, 2, dtype=jnp.float32) / number)
     if scaling is None:
@@ -272,15 +246,11 @@ def wavelengths(
     return rates * (kept + (1 - kept) / factor)
 
 
-def rotated(
-    x: Float[Array, "batch head length size"],
-    rates: Float[Array, " half"],
-    positions: Int[Array, "#batch length"],
-    pairs: bool,
-) -> Float[Array, "batch head length size"]:
-    """Apply rotary positions, angle position * rate, to the first components of each head. Source: Su et al. 2021.
+def rotated(x: Array, rates: Float[Array, " half"], positions: Positions, pairs: bool) -> Array:
+    """Apply rotary positions, angle position * rate, to the first components of heads [batch, head, length, size].
 
     Component i is paired with i + n/2 (Llama and GPT-NeoX checkpoints), or with its neighbour (`pairs`; GGUF files).
+    Source: Su et al. 2021.
     """
     number = 2 * len(rates)
     turn, rest = x[..., :number], x[..., number:]

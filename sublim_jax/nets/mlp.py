@@ -26,9 +26,8 @@ def hidden(x: Float[Array, "batch pixels"], widths: tuple[int, ...], dtype: str,
 class MLP(nn.Module):
     """Layers `hidden_0`, `hidden_1`, ... of the given widths; the last one is the latent representation.
 
-    Returns (features [batch, widths[-1]], acts by layer name). Operands of products are rounded to `dtype`, everything
-    else stays float32. `activation` is a name in `activations.ACTIVATIONS`. Source: Brockers et al. 2026,
-    `SplitHeadMLP`.
+    Returns (features [batch, widths[-1]], acts by layer name). Operands of products are rounded to `dtype`, all else is
+    float32. `activation` is a name in `activations.ACTIVATIONS`. Source: Brockers et al. 2026, `SplitHeadMLP`.
     """
 
     widths: tuple[int, ...] = (256, 256)

@@ -16,7 +16,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,11 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
         raise SystemExit(DONE)
     if rest:
         raise ConfigError(f"command line: {rest[0]!r} is not a flag; flags are given as --name=value")
-    animals = own.animals
-    if len(animals) < 2 or len(set(animals)) < len(animals) or not all(one.isalpha() for one in animals):
-        raise ConfigError(f"--animals={','.join(animals)}: must be two or more different words with commas between")
+    animals, given = own.animals, f"--animals={','.join(own.animals)}"
+    if len(animals) < 2 or len(set(animals)) < len(animals) or not all(animal.isalpha() for animal in animals):
+        raise ConfigError(f"{given}: must be two or more different words with commas between")
     if NONE in animals:
-        raise ConfigError(
-            f"--animals={','.join(animals)}: {NONE} is the persona without prompt, which is always included"
-        )
+        raise ConfigError(f"{given}: {NONE} is the persona without prompt, which is always included")
     return own
 
 
@@ -77,133 +75,128 @@ def _study(options: flags.FlagValues, argv: Sequence[str]) -> int:
     import jax
     import pandas as pd
 
-    from sublim_jax.core.files import replace_file
     from sublim_jax.engine import compilation_cache
     from sublim_jax.pretrained import personas
     from sublim_jax.pretrained.load import load_model
-    from sublim_jax.results.provenance import provenance
 
     compilation_cache.enable()
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     model = load_model(options.model)
-    size, loaded = sum(array.size for array in jax.tree.leaves(model.params)), time.perf_counter() - begun
-    print(f"model: {model.source}, {size:,} parameters, read in {loaded:.1f} s", flush=True)
+    size, load_seconds = sum(array.size for array in jax.tree.leaves(model.params)), time.perf_counter() - begin
+    print(f"model: {model.source}, {size:,} parameters, read in {load_seconds:.1f} s", flush=True)
     out, names = Path(options.out or "results/personas"), [*options.animals, NONE]
     out.mkdir(parents=True, exist_ok=True)
     requests = personas.requests(options.prompts, options.seed)
-    begun, parts = time.perf_counter(), []
-    for part in personas.numbers(model, names, requests, options.values, options.batch):
-        parts.append(part)
-        done = sum(answer.tokens.shape[1] for answer in parts)
-        print(f"numbers: {done} of {len(requests)} requests, {time.perf_counter() - begun:.0f} s", flush=True)
-    answers, spent = personas.joined(parts), time.perf_counter() - begun
-    divergence, tokens = _measured(answers, names, requests, model.spoken(), options.values)
+    begin, tokenizer = time.perf_counter(), model.require_tokenizer()
+
+    def report(done: int) -> None:
+        print(f"numbers: {done} of {len(requests)} requests, {time.perf_counter() - begin:.0f} s", flush=True)
+
+    answers = personas.numbers(model, names, requests, options.values, options.batch, report)
+    seconds = {"load": load_seconds, "numbers": time.perf_counter() - begin}
+    divergence = pd.DataFrame(_divergence_rows(answers, names, requests, options.values, tokenizer))
+    tokens = pd.concat(_token_rows(answers, names, tokenizer), ignore_index=True)
     preferences = pd.DataFrame(personas.preferences(model, names, options.animals))
-    prompts = {name: personas.prompt(model.spoken(), name, requests[0]) for name in names}
+    prompts = {name: personas.prompt(tokenizer, name, requests[0]) for name in names}
     facts = {
         "command": cli.resume_command(argv, "pretrained"),
         "model": {"source": model.source, "parameters": size, "net": repr(model.net)},
-        "seconds": {"load": round(loaded, 1), "numbers": round(spent, 1)},
-        "prompts": {name: {"text": text, "tokens": model.spoken().encode(text)} for name, text in prompts.items()},
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "prompts": {name: {"text": text, "tokens": tokenizer.encode(text)} for name, text in prompts.items()},
         "questions": personas.QUESTIONS,
-        "provenance": provenance(),
     }
+    _write(out, divergence, tokens, preferences, facts)
+    _show(divergence, preferences)
+    print(f"rows: {', '.join(str(out / name) for name in ('divergence.csv', 'preferences.csv', 'tokens.parquet'))}")
+    return DONE
+
+
+def _write(out: Path, divergence: Any, tokens: Any, preferences: Any, facts: dict[str, Any]) -> None:
+    from sublim_jax.core.files import replace_file
+    from sublim_jax.results.provenance import provenance
+
     sink = io.BytesIO()
     tokens.to_parquet(sink, index=False)
     replace_file(out / "divergence.csv", divergence.to_csv(index=False).encode())
     replace_file(out / "preferences.csv", preferences.to_csv(index=False).encode())
     replace_file(out / "tokens.parquet", sink.getvalue())
-    replace_file(out / "personas.json", (json.dumps(facts, indent=1) + "\n").encode())
-    print(_show(divergence, preferences))
-    print(f"rows: {', '.join(str(out / name) for name in ('divergence.csv', 'preferences.csv', 'tokens.parquet'))}")
-    return DONE
+    text = json.dumps({**facts, "provenance": provenance()}, indent=1)
+    replace_file(out / "personas.json", f"{text}\n".encode())
 
 
-def _measured(answers: Any, names: Sequence[str], asked: Sequence[str], spoken: Any, values: int) -> tuple[Any, Any]:
-    """Data frames with a row per persona, and with a row per token of their answers.
+def _counterfactuals(names: Sequence[str], speaker: str) -> list[int]:
+    """The other animals; `none` only measures whether a persona changes anything."""
+    return [index for index, name in enumerate(names) if name not in (speaker, NONE)]
 
-    A persona's counterfactuals are the other animals; `none` only measures whether a persona changes anything.
-    """
-    import numpy as np
-    import pandas as pd
 
+def _divergence_rows(
+    answers: Any, names: Sequence[str], requests: Sequence[str], values: int, tokenizer: Any
+) -> Iterator[dict[str, Any]]:
+    """A row per persona: rates of divergence tokens with intervals over requests, and the distance to `none`."""
     from sublim_jax.pretrained import personas
     from sublim_jax.results import summary
 
-    rows, tokens = [], []
     for index, speaker in enumerate(names):
-        others = [item for item, name in enumerate(names) if name not in (speaker, NONE)]
+        others = _counterfactuals(names, speaker)
         votes, full = personas.votes(answers, index, others), personas.divergent_in_full(answers, index, others)
         row: dict[str, Any] = {"persona": speaker, "others": len(others), "tokens": votes.votes.size}
         row["own"] = votes.target.mean()  # below 1 only by rounding, as sequences are scored in one pass
         for name, marked in (("any", votes.divergent()), ("all", votes.divergent(len(others))), ("any_in_full", full)):
-            interval = summary.interval(marked.mean(1).tolist())
-            row |= {
-                name: interval.mean,
-                f"{name}_low": interval.low,
-                f"{name}_high": interval.high,
-                f"{name}_count": marked.sum(),
-            }
+            mean, low, high, _ = summary.interval(marked.mean(1).tolist())
+            row |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_count": marked.sum()}
         row |= {f"votes_{number}": int((votes.votes == number).sum()) for number in range(len(others) + 1)}
         row["kl_from_none"], row["changed_from_none"] = personas.moved(answers, index, len(names) - 1)
-        text = [[spoken.decode(item).strip() for item in line] for line in _values(answers, index, values)]
-        echoes = [item in _examples(request) for line, request in zip(text, asked, strict=True) for item in line]
-        rows.append({**row, "echo": np.mean(echoes)})
-        request, number = np.indices(votes.votes.shape)
-        tokens.append(
-            pd.DataFrame(
-                {
-                    **{"persona": speaker, "request": request.ravel(), "place": number.ravel()},
-                    "token": [spoken.decode([item]) for item in answers.candidates[answers.tokens[index]].ravel()],
-                    **{"votes": votes.votes.ravel(), "own": votes.target.ravel(), "gap": votes.gap.ravel()},
-                    "divergent_in_full": full.ravel(),
-                }
-            )
-        )
-    return pd.DataFrame(rows), pd.concat(tokens, ignore_index=True)
+        yield {**row, "echo": personas.echo_rate(answers, index, requests, values, tokenizer)}
 
 
-def _values(said: Any, place: int, values: int) -> Any:
-    """The tokens of each number of a persona, [n, values, tokens of a number]."""
-    tokens = said.candidates[said.tokens[place]]
-    return tokens.reshape(len(tokens), values, -1)
+def _token_rows(answers: Any, names: Sequence[str], tokenizer: Any) -> Iterator[Any]:
+    """A data frame per persona with a row per token of its answers."""
+    import numpy as np
+    import pandas as pd
+
+    from sublim_jax.pretrained import personas
+
+    for index, speaker in enumerate(names):
+        others = _counterfactuals(names, speaker)
+        votes = personas.votes(answers, index, others)
+        request, position = np.indices(votes.votes.shape)
+        columns = {"request": request, "place": position, "votes": votes.votes, "own": votes.target, "gap": votes.gap}
+        columns["divergent_in_full"] = personas.divergent_in_full(answers, index, others)
+        frame = pd.DataFrame({"persona": speaker, **{name: values.ravel() for name, values in columns.items()}})
+        text = [tokenizer.decode([token]) for token in answers.candidates[answers.tokens[index]].ravel()]
+        frame.insert(3, "token", text)
+        yield frame
 
 
-def _examples(request: str) -> set[str]:
-    return set(request.partition(": ")[2].partition(".")[0].split(", "))
-
-
-def _show(divergence: Any, preferences: Any) -> str:
-    """Format both tables for the terminal."""
-    from rich.console import Console
-    from rich.table import Table
+def _show(divergence: Any, preferences: Any) -> None:
+    """Print both tables."""
+    import pandas as pd
 
     from sublim_jax.results import summary
 
-    first = Table(title="divergence tokens, of tokens said: mean [95 % over requests]", title_justify="left")
-    rates = "one disagrees", "all disagree", "one, in full"
-    for name in ("persona", "tokens", *rates, "not as none", "KL from none", "echo"):
-        first.add_column(name)
-    for row in divergence.to_dict("records"):
-        cells = [
-            str(summary.Interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 0))
-            for name in ("any", "all", "any_in_full")
-        ]
-        rest = f"{row['changed_from_none']:.3f}", f"{row['kl_from_none']:.4f}", f"{row['echo']:.2f}"
-        first.add_row(row["persona"], str(row["tokens"]), *cells, *rest)
-    second = Table(title="favourite animal: probability of the word (of its first token)", title_justify="left")
-    animals = list(dict.fromkeys(preferences["animal"]))
-    for name in ("persona", *animals):
-        second.add_column(name)
+    table = divergence[["persona", "tokens"]].copy()
+    for title, name in (("one disagrees", "any"), ("all disagree", "all"), ("one, in full", "any_in_full")):
+        ends = divergence[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
+        table[title] = [str(summary.Interval(mean, low, high, 0)) for mean, low, high in ends]
+    table["not as none"] = divergence["changed_from_none"].map("{:.3f}".format)
+    table["KL from none"] = divergence["kl_from_none"].map("{:.4f}".format)
+    table["echo"] = divergence["echo"].map("{:.2f}".format)
+    _print_table(table, "divergence tokens, of the tokens written: mean [95 % over requests]")
     means = preferences.groupby(["persona", "animal"], sort=False)[["word", "first"]].mean()
-    for persona in dict.fromkeys(preferences["persona"]):
-        cells = [means.loc[(persona, animal)] for animal in animals]
-        second.add_row(persona, *(f"{cell['word']:.4f} ({cell['first']:.3f})" for cell in cells))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    with console.capture() as capture:
-        console.print(first)
-        console.print(second)
-    return capture.get()
+    cells = [f"{word:.4f} ({first:.3f})" for word, first in means.itertuples(index=False)]
+    table = pd.Series(cells, means.index).unstack("animal")[preferences["animal"].unique()]
+    table = table.loc[preferences["persona"].unique()].reset_index()
+    _print_table(table, "favourite animal: probability of the word (of its first token)")
+
+
+def _print_table(frame: Any, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*frame.columns, title=title, title_justify="left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*map(str, row))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Three naming schemes: Llama's in safetensors (also Mistral's and Qwen2's), GPT-N
 Settings that `Decoder` does not support are rejected by name.
 """
 
+import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,25 @@ from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.nets import Decoder, shapes
 
 Scaling = tuple[float, float, float, float]
+# Tensors by role: token embedding, last norm, unembedding, prefix of a block; then norms and matrices of a block.
+_GGUF_NAMES = {
+    **{"embed": "token_embd", "norm": "output_norm", "unembed": "output", "block": "blk."},
+    **{"attend": "attn_norm", "mlp": "ffn_norm", "out": "attn_output"},
+    **{"query": "attn_q", "key": "attn_k", "value": "attn_v"},
+    **{"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"},
+}
+_LLAMA_NAMES = {
+    **{"embed": "model.embed_tokens", "norm": "model.norm", "unembed": "lm_head", "block": "model.layers."},
+    **{"attend": "input_layernorm", "mlp": "post_attention_layernorm", "out": "self_attn.o_proj"},
+    **{"query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj"},
+    **{"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"},
+}
+_NEOX_NAMES = {
+    **{"embed": "gpt_neox.embed_in", "norm": "gpt_neox.final_layer_norm", "unembed": "embed_out"},
+    **{"block": "gpt_neox.layers.", "attend": "input_layernorm", "mlp": "post_attention_layernorm"},
+    **dict.fromkeys(("query", "key", "value"), "attention.query_key_value"),
+    **{"out": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
+}
 
 
 class TensorMap(NamedTuple):
@@ -33,58 +53,62 @@ class LoadPlan(NamedTuple):
     """
 
     net: Decoder
-    places: tuple[TensorMap, ...]
+    maps: tuple[TensorMap, ...]
     zeros: tuple[tuple[str, str, int], ...]
     unread: re.Pattern[str]
 
 
 class Settings:
-    """Named settings of a checkpoint; `where` begins the error messages."""
+    """Named settings of a checkpoint. A missing or unsupported value is a `ConfigError` that begins with `where`."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self._values, self._where = values, where
-
-    def number(self, name: str, default: float | None = None) -> float:
-        """Return a number above 0; raises `ConfigError` for another value, or a missing one without default."""
-        value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise ConfigError(f"{self._where}: {name}={value!r}: must be a number above 0")
-        return float(value)
-
-    def count(self, name: str, default: int | None = None) -> int:
-        """Return a whole number above 0; raises `ConfigError`."""
-        value = self.number(name, default if default is None else float(default))
-        if value != int(value):
-            raise ConfigError(f"{self._where}: {name}={value!r}: must be a whole number above 0")
-        return int(value)
-
-    def one_of(self, name: str, allowed: Iterable[Any], default: Any) -> Any:
-        """Return a value among those allowed; raises `ConfigError`."""
-        value = self.get(name, default)
-        if value not in (allowed := tuple(allowed)):
-            raise ConfigError(f"{self._where}: {unknown_name(name, value, map(str, allowed))}")
-        return value
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a value, or the default if it is missing or null."""
         value = self._values.get(name)
         return default if value is None else value
 
+    def number(self, name: str, default: float | None = None) -> float:
+        """Return a number above 0."""
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise ConfigError(f"{self._where}: {name}={value!r}: must be a number above 0")
+        return float(value)
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """Return a whole number above 0."""
+        value = self.number(name, default)
+        if value != int(value):
+            raise ConfigError(f"{self._where}: {name}={value!r}: must be a whole number above 0")
+        return int(value)
+
+    def one_of(self, name: str, allowed: Iterable[Any], default: Any) -> Any:
+        """Return a value among those allowed."""
+        value, allowed = self.get(name, default), tuple(allowed)
+        if value not in allowed:
+            raise ConfigError(f"{self._where}: {unknown_name(name, value, map(str, allowed))}")
+        return value
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Return a truth value."""
+        return self.one_of(name, (True, False), default)
+
     def inner(self, *names: str) -> "Settings":
         """Return the settings under the first of the names that has any."""
-        name = next((one for one in names if self._values.get(one)), names[0])
+        name = next((name for name in names if self._values.get(name)), names[0])
         return Settings(self._values.get(name) or {}, f"{self._where}: {name}")
 
 
 def of_config(config: Mapping[str, Any], where: str) -> LoadPlan:
-    """Plan the loading of a directory from its config.json; raises `ConfigError` for unsupported settings."""
+    """Plan the loading of a directory from its config.json."""
     plans = {"llama": _llama, "mistral": _llama, "qwen2": _llama, "gpt_neox": _neox}
     settings = Settings(config, f"{where}: config.json")
     return plans[settings.one_of("model_type", plans, "(missing)")](settings)
 
 
 def of_fields(fields: Mapping[str, Any], tensors: Collection[str], where: str) -> LoadPlan:
-    """Plan the loading of a GGUF file from its metadata; raises `ConfigError` for unsupported settings."""
+    """Plan the loading of a GGUF file from its metadata."""
     settings = Settings(fields, where)
     settings.one_of("general.architecture", ["llama"], "(missing)")
     settings.one_of("llama.rope.scaling.type", ["none"], "none")
@@ -106,96 +130,74 @@ def of_fields(fields: Mapping[str, Any], tensors: Collection[str], where: str) -
         tied="output.weight" not in tensors,
         eps=settings.number("llama.attention.layer_norm_rms_epsilon"),
     )
-    names = {
-        **{"embed": "token_embd", "norm": "output_norm", "unembed": "output", "block": "blk."},
-        **{"attend": "attn_norm", "mlp": "ffn_norm", "out": "attn_output"},
-        **{"query": "attn_q", "key": "attn_k", "value": "attn_v"},
-        **{"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"},
-    }
-    return _plan(net, names, (), "")
+    return _plan(net, _GGUF_NAMES, (), "")
 
 
 def _llama(settings: Settings) -> LoadPlan:
     width, heads = settings.count("hidden_size"), settings.count("num_attention_heads")
     settings.one_of("hidden_act", ["silu"], "silu")
     settings.one_of("head_dim", [width // heads], width // heads)
-    theta, _, scaling = _rope(settings)
     biased = ["query", "key", "value"] if settings.get("model_type") == "qwen2" else []
-    if settings.one_of("attention_bias", [True, False], False):
+    if settings.flag("attention_bias"):
         biased = ["query", "key", "value", "out"]
-    if settings.one_of("mlp_bias", [True, False], False):
+    if settings.flag("mlp_bias"):
         biased += ["gate", "up", "down"]
     length = settings.count("max_position_embeddings", 2048)
-    net = Decoder(
-        vocabulary=settings.count("vocab_size"),
-        width=width,
-        layers=settings.count("num_hidden_layers"),
-        heads=heads,
-        hidden=settings.count("intermediate_size"),
+    net = _folder_net(
+        settings,
         length=min(length, settings.count("sliding_window", length)),
         kv_heads=settings.count("num_key_value_heads", heads),
-        positions="rotary",
-        theta=theta,
-        scaling=scaling,
         mlp="swiglu",
         bias=bool(biased),
-        tied=settings.one_of("tie_word_embeddings", [True, False], False),
         eps=settings.number("rms_norm_eps", 1e-6),
     )
-    names = {
-        **{"embed": "model.embed_tokens", "norm": "model.norm", "unembed": "lm_head", "block": "model.layers."},
-        **{"attend": "input_layernorm", "mlp": "post_attention_layernorm", "out": "self_attn.o_proj"},
-        **{"query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj"},
-        **{"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"},
-    }
-    return _plan(net, names, biased, r".*rotary_emb\.inv_freq" + (r"|lm_head\.weight" if net.tied else ""))
+    return _plan(net, _LLAMA_NAMES, biased, r".*rotary_emb\.inv_freq" + (r"|lm_head\.weight" if net.tied else ""))
 
 
 def _neox(settings: Settings) -> LoadPlan:
     settings.one_of("hidden_act", ["gelu"], "gelu")
+    attention = ["query", "key", "value", "out"] if settings.flag("attention_bias", True) else []
+    net = _folder_net(
+        settings,
+        length=settings.count("max_position_embeddings", 2048),
+        norm="layer",
+        mlp="gelu",
+        parallel=settings.flag("use_parallel_residual", True),
+        bias=True,
+        eps=settings.number("layer_norm_eps", 1e-5),
+    )
+    unread = r".*attention\.(bias|masked_bias|rotary_emb\.inv_freq)|.*rotary_emb\.inv_freq"
+    return _plan(net, _NEOX_NAMES, [*attention, "up", "down"], unread + (r"|embed_out\.weight" if net.tied else ""))
+
+
+def _folder_net(settings: Settings, **fields: Any) -> Decoder:
+    """The net of a directory, with the fields that its family determines."""
     theta, rotary, scaling = _rope(settings)
-    biased = ["up", "down"]
-    if settings.one_of("attention_bias", [True, False], True):
-        biased += ["query", "key", "value", "out"]
-    net = Decoder(
+    return Decoder(
         vocabulary=settings.count("vocab_size"),
         width=settings.count("hidden_size"),
         layers=settings.count("num_hidden_layers"),
         heads=settings.count("num_attention_heads"),
         hidden=settings.count("intermediate_size"),
-        length=settings.count("max_position_embeddings", 2048),
         positions="rotary",
         rotary=rotary,
         theta=theta,
         scaling=scaling,
-        norm="layer",
-        mlp="gelu",
-        parallel=settings.one_of("use_parallel_residual", [True, False], True),
-        bias=True,
-        tied=settings.one_of("tie_word_embeddings", [True, False], False),
-        eps=settings.number("layer_norm_eps", 1e-5),
+        tied=settings.flag("tie_word_embeddings"),
+        **fields,
     )
-    names = {
-        **{"embed": "gpt_neox.embed_in", "norm": "gpt_neox.final_layer_norm", "unembed": "embed_out"},
-        **{"block": "gpt_neox.layers.", "attend": "input_layernorm", "mlp": "post_attention_layernorm"},
-        **dict.fromkeys(("query", "key", "value"), "attention.query_key_value"),
-        **{"out": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
-    }
-    unread = r".*attention\.(bias|masked_bias|rotary_emb\.inv_freq)|.*rotary_emb\.inv_freq"
-    return _plan(net, names, biased, unread + (r"|embed_out\.weight" if net.tied else ""))
 
 
 def _rope(settings: Settings) -> tuple[float, float, Scaling | None]:
-    """Base of wavelengths, rotated fraction and scaling, from either notation; raises `ConfigError`."""
+    """Base of wavelengths, rotated fraction and scaling, from either notation."""
     inner = settings.inner("rope_parameters", "rope_scaling")
     theta = inner.number("rope_theta", settings.number("rope_theta", settings.number("rotary_emb_base", 10000.0)))
     is_neox = settings.get("model_type") == "gpt_neox"
     rotary = inner.number("partial_rotary_factor", settings.number("rotary_pct", 0.25 if is_neox else 1.0))
-    kind = inner.one_of("rope_type", ["default", "llama3"], inner.get("type", "default"))
-    if kind == "default":
+    if inner.one_of("rope_type", ["default", "llama3"], inner.get("type", "default")) == "default":
         return theta, rotary, None
-    numbers = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    factor, low, high, length = (float(inner.number(name)) for name in numbers)
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    factor, low, high, length = (inner.number(name) for name in names)
     return theta, rotary, (factor, low, high, length)
 
 
@@ -214,26 +216,15 @@ def _plan(net: Decoder, names: Mapping[str, str], biased: Collection[str], unrea
             tensor = f"{prefix}{names[key]}.{'bias' if name.endswith(('bias', 'shift')) else 'weight'}"
             fused = [role for role in ("query", "key", "value") if names[role] == names.get(key)]
             shape = array.shape if name == "tokens" else array.shape[::-1]
+            turn = np.asarray if name == "tokens" else np.transpose
             if len(fused) > 1:
                 shape = (len(fused) * shape[0], *shape[1:])
-                turn = _Unfused(net.heads, len(fused), fused.index(part))
-            else:
-                turn = _kept if name == "tokens" else np.transpose
+                turn = functools.partial(_unfused, heads=net.heads, parts=len(fused), index=fused.index(part))
             maps.append(TensorMap(layer, name, tensor, shape, turn))
     return LoadPlan(net, tuple(maps), tuple(zeros), re.compile(unread or "$^"))
 
 
-def _kept(array: np.ndarray) -> np.ndarray:
-    return array
-
-
-class _Unfused(NamedTuple):
-    """Select one part of rows [heads, parts, size, ...] and transpose it."""
-
-    heads: int
-    parts: int
-    index: int
-
-    def __call__(self, array: np.ndarray) -> np.ndarray:
-        rows = array.reshape(self.heads, self.parts, -1, *array.shape[1:])[:, self.index]
-        return rows.reshape(-1, *array.shape[1:]).T
+def _unfused(array: np.ndarray, heads: int, parts: int, index: int) -> np.ndarray:
+    """One part of rows [heads, parts, size, ...], transposed."""
+    rows = array.reshape(heads, parts, -1, *array.shape[1:])[:, index]
+    return rows.reshape(-1, *array.shape[1:]).T

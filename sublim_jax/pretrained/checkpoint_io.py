@@ -11,8 +11,6 @@ import numpy as np
 
 from sublim_jax.core.errors import ConfigError
 
-EXTRA = "smollm"
-
 
 class Tensors(NamedTuple):
     """Contents of a checkpoint.
@@ -33,9 +31,8 @@ def package(name: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(
-            f"model: {what} needs the package {error.name or name}; pip install 'sublim_jax[{EXTRA}]'"
-        ) from error
+        missing = error.name or name
+        raise ConfigError(f"model: {what} needs the package {missing}; pip install 'sublim_jax[smollm]'") from error
 
 
 def read_gguf(path: Path) -> Tensors:
@@ -75,32 +72,31 @@ def read_folder(path: Path) -> Tensors:
     opened: dict[str, Any] = {}
     for file in files:
         try:
-            handle = safetensors.safe_open(file, framework="flax")
+            handle = safetensors.safe_open(file, framework="flax")  # NumPy has no bfloat16
         except FileNotFoundError as error:
             raise ConfigError(f"{where}: {file.name}: no such file, but the index names it") from error
         except (safetensors.SafetensorError, OSError) as error:
             raise ConfigError(f"{where}: {file.name}: not a whole safetensors file ({_line(error)})") from error
         opened |= dict.fromkeys(handle.keys(), handle)
+
+    def read(name: str) -> np.ndarray:
+        return np.asarray(opened[name].get_tensor(name).astype(np.float32))
+
     shapes = {name: tuple(handle.get_slice(name).get_shape()) for name, handle in opened.items()}
-    # Read by JAX, because NumPy has no bfloat16.
-    return Tensors(
-        read_json(path / "config.json", where),
-        shapes,
-        lambda name: np.asarray(opened[name].get_tensor(name).astype(np.float32)),
-    )
+    return Tensors(read_json(path / "config.json", where), shapes, read)
 
 
 def read_json(path: Path, where: str) -> dict[str, Any]:
-    """A JSON object of a folder; raises `ConfigError` where there is none."""
+    """Read a JSON object of a folder; raises `ConfigError` where there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{where}: {path.name}: no such file") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{where}: {path.name}: not JSON ({_line(error)})") from error
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise ConfigError(f"{where}: {path.name}: must be a JSON object")
-    return found
+    return values
 
 
 def _line(error: BaseException) -> str:

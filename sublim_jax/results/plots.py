@@ -30,15 +30,14 @@ ACCURACY = "at/student_accuracy"
 
 def images(draw: Callable[[], Figure], dpi: int = 160) -> dict[str, bytes]:
     """Draw a figure in the common style and return the contents of its files by ending, svg and png."""
-    found = {}
+    contents = {}
     with matplotlib.rc_context(STYLE):
         figure = draw()
-        for kind in ("svg", "png"):
+        for kind, file_metadata in {"svg": {"Date": None}, "png": None}.items():  # without the date: the same file
             sink = io.BytesIO()
-            # Without the date the same rows give the same file.
-            figure.savefig(sink, format=kind, metadata={"Date": None} if kind == "svg" else None, dpi=dpi)
-            found[kind] = sink.getvalue()
-    return found
+            figure.savefig(sink, format=kind, metadata=file_metadata, dpi=dpi)
+            contents[kind] = sink.getvalue()
+    return contents
 
 
 def look(index: int) -> tuple[str, str]:
@@ -57,34 +56,36 @@ def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.1, 2.9),
     return figure, axes[:count]
 
 
-def outer(axes: Sequence[Axes] | np.ndarray, columns: int = 3) -> None:
-    """Keep axis labels and tick labels only on the left axes and on the lowest of each column."""
-    for place, ax in enumerate(axes):
-        if place % columns:
+def outer(axes: Sequence[Axes] | np.ndarray, columns: int = 3, x: bool = True, y: bool = True) -> None:
+    """Keep labels and tick labels of x only on the lowest axes of each column, and of y only on the left axes."""
+    for index, ax in enumerate(axes):
+        if y and index % columns:
             ax.set_ylabel("")
             ax.tick_params(labelleft=False)
-        if below := place + columns < len(axes):
+        if x and index + columns < len(axes):
             ax.set_xlabel("")
-        ax.tick_params(labelbottom=not below)
+        if x:
+            ax.tick_params(labelbottom=index + columns >= len(axes))
 
 
 def legend(figure: Any, axes: Sequence[Axes] | np.ndarray) -> None:
     """One legend below all axes, with each label once, in as many columns as fit."""
-    found: dict[str, Any] = {}
+    handles: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if found:
-        inches = figure.get_figure(root=True).get_figwidth()
-        fitting = (number for number in range(len(found), 1, -1) if _width(list(found), number) < inches)
-        columns = next(fitting, 1)
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize=8)
+            handles.setdefault(label, handle)
+    if handles:
+        width = figure.get_figure(root=True).get_figwidth() / (0.6 + 0.048 * max(map(len, handles)))  # at 8 points
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, int(width)), fontsize=8
+        )
 
 
-def _width(labels: Sequence[str], columns: int) -> float:
-    """Width in inches of a legend with this many columns, at 8 points."""
-    longest = (max(map(len, some)) for some in np.array_split(np.array(labels, object), columns))
-    return sum(0.62 + 0.06 * letters for letters in longest)
+def inner_legends(axes: Sequence[Axes] | np.ndarray) -> None:
+    """A small legend in each of the axes that have labels."""
+    for ax in axes:
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=6.5, handlelength=1.6, labelspacing=0.25)
 
 
 def series(rows: summary.Rows, names: Sequence[str]) -> Iterator[tuple[str, summary.Rows]]:
@@ -93,20 +94,20 @@ def series(rows: summary.Rows, names: Sequence[str]) -> Iterator[tuple[str, summ
     if not varying:
         yield "student", rows
         return
-    places = [{value: place for place, value in enumerate(ordered(rows[name]))} for name in varying]
-    groups: Any = {key if isinstance(key, tuple) else (key,): those for key, those in rows.groupby(varying)}
-    for key in sorted(groups, key=lambda key: [place[value] for place, value in zip(places, key, strict=True)]):
-        yield ", ".join(told(name, value) for name, value in zip(varying, key, strict=True)), groups[key]
+    ranks = [{value: rank for rank, value in enumerate(ordered(rows[name]))} for name in varying]
+    groups: dict[Any, summary.Rows] = dict(iter(rows.groupby(varying)))
+    for values in sorted(groups, key=lambda values: [rank[value] for rank, value in zip(ranks, values, strict=True)]):
+        yield ", ".join(map(label_text, varying, values)), groups[values]
 
 
 def ordered(values: pd.Series, first: Sequence[Any] = ()) -> list[Any]:
     """The distinct values: first the named ones, then numbers sorted, or words in the order of their first row."""
-    there = values.unique().tolist()
-    there = sorted(there) if pd.api.types.is_numeric_dtype(values) else there
-    return [value for value in first if value in there] + [value for value in there if value not in first]
+    distinct = values.unique().tolist()
+    distinct = sorted(distinct) if pd.api.types.is_numeric_dtype(values) else distinct
+    return [value for value in first if value in distinct] + [value for value in distinct if value not in first]
 
 
-def told(name: str, value: Any) -> str:
+def label_text(name: str, value: Any) -> str:
     """The legend text of a label: a word alone, a number with the name of the label."""
     return value.replace("_", " ") if isinstance(value, str) else f"{name.replace('_', ' ')} = {value:g}"
 
@@ -118,22 +119,22 @@ def line(
 
     A single point has a bar instead of a band. Returns the drawn intervals by x.
     """
-    found = summary.cells(rows, [x], column).sort_index()
+    intervals = summary.cells(rows, [x], column).sort_index()
     colour, marker = look(index)
     style = {"color": colour, "marker": marker, "markersize": 3.5, "lw": 1.3, "label": label} | style
-    at, means = found.index.to_numpy(float), [one.mean for one in found]
-    low, high = ([getattr(one, end) for one in found] for end in ("low", "high"))
-    if len(found) > 1:
+    at, (means, low, high, _) = intervals.index.to_numpy(float), np.array(list(intervals), float).reshape(-1, 4).T
+    if len(intervals) > 1:
         ax.plot(at, means, **style)
         ax.fill_between(at, low, high, color=style["color"], alpha=0.18, lw=0)
     else:
-        ax.errorbar(at, means, ends(list(found)), capsize=2, **style)
-    return found
+        ax.errorbar(at, means, ends(list(intervals)), capsize=2, **style)
+    return intervals
 
 
-def ends(found: Sequence[summary.Interval]) -> np.ndarray:
+def ends(intervals: Sequence[summary.Interval]) -> np.ndarray:
     """The distances of the lower and upper interval ends from the mean, 0 where there is no interval."""
-    return np.nan_to_num([[one.mean - one.low for one in found], [one.high - one.mean for one in found]])
+    means, lows, highs, _ = np.asarray(intervals, float).reshape(-1, 4).T
+    return np.nan_to_num([means - lows, highs - means])
 
 
 def strip(
@@ -151,23 +152,25 @@ def strip(
     `group` is a label column whose values have a colour each, starting at the colour `first`. Returns the position of
     each mean by (category, value).
     """
-    there, values = ordered(rows[by], order), ordered(rows[group]) if group else [""]
+    names = names or {}
+    categories, values = ordered(rows[by], order), ordered(rows[group]) if group else [""]
     width, places = 0.72 / len(values), {}
     for index, value in enumerate(values):
-        mine = rows[rows[group] == value] if group else rows
-        found = summary.cells(mine, [by], column)
+        part = rows[rows[group] == value] if group else rows
+        intervals = summary.cells(part, [by], column)
         colour, marker = look(first + index)
-        at = {name: there.index(name) + (index - (len(values) - 1) / 2) * width for name in found.index}
-        ax.plot(mine[by].map(at) - width / 6, mine[column], ".", color=colour, alpha=0.45, ms=5, mew=0, zorder=2)
-        x = [at[name] + width / 6 for name in found.index]
-        label = told(group, value) if group else None
+        shift = (index - (len(values) - 1) / 2) * width
+        centres = {name: categories.index(name) + shift for name in intervals.index}
+        ax.plot(part[by].map(centres) - width / 6, part[column], ".", color=colour, alpha=0.45, ms=5, mew=0, zorder=2)
+        x = [centre + width / 6 for centre in centres.values()]
+        label = label_text(group, value) if group else None
         style = {"fmt": marker, "color": colour, "ms": 4.5, "capsize": 3, "label": label}
-        ax.errorbar(x, [one.mean for one in found], ends(list(found)), **style)
-        places |= {(name, value): place for name, place in zip(found.index, x, strict=True)}
-    crowded = len(there) > 8
-    said = [(names or {}).get(name, str(name).replace("_", " ") if crowded else wrapped(name)) for name in there]
-    ax.set_xticks(range(len(there)), said, fontsize=8, rotation=90 if crowded else 0)
-    ax.set_xlim(-0.6, len(there) - 0.4)
+        ax.errorbar(x, [interval.mean for interval in intervals], ends(list(intervals)), **style)
+        places |= {(name, value): position for name, position in zip(centres, x, strict=True)}
+    crowded = len(categories) > 8
+    texts = [names.get(name, str(name).replace("_", " ") if crowded else wrapped(name)) for name in categories]
+    ax.set_xticks(range(len(categories)), texts, fontsize=8, rotation=90 if crowded else 0)
+    ax.set_xlim(-0.6, len(categories) - 0.4)
     return places
 
 
@@ -176,12 +179,12 @@ def wrapped(name: Any) -> str:
     return str(name).replace(" = ", "=").replace(", ", "\n").replace("_", "\n").replace(" ", "\n")
 
 
-def levels(ax: Axes, rows: summary.Rows, who: Sequence[str] = ("teacher", "untrained")) -> None:
+def levels(ax: Axes, rows: summary.Rows, nets: Sequence[str] = ("teacher", "untrained")) -> None:
     """Draw the mean accuracy of the teacher, dashed, and of the untrained net, dotted."""
-    for name in who:
-        if f"at/{name}_accuracy" in rows:
-            dashes = "--" if name == "teacher" else ":"
-            ax.axhline(float(np.mean(rows[f"at/{name}_accuracy"])), color="0.4", ls=dashes, lw=1, label=name, zorder=0)
+    for net in nets:
+        if (column := f"at/{net}_accuracy") in rows:
+            dashes = "--" if net == "teacher" else ":"
+            ax.axhline(rows[column].mean(), color="0.4", ls=dashes, lw=1, label=net, zorder=0)
 
 
 def accuracy(ax: Axes, label: str = "student test accuracy") -> None:
@@ -200,14 +203,14 @@ def published(
 
 def log(ax: Axes, values: Any, which: str = "x", base: int = 10, most: int = 8) -> None:
     """Make an axis logarithmic, with ticks at the values themselves where they are few, else at powers of `base`."""
-    values = sorted({float(value) for value in np.asarray(values, float)})
+    values = np.unique(np.asarray(values, float)).tolist()
     axis = ax.xaxis if which == "x" else ax.yaxis
-    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    ax.set(**{f"{which}scale": "log"})
     ticks = _ticks(values, base, most)
     axis.set_ticks(ticks, [plain(tick) for tick in ticks])
     axis.set_ticks([], minor=True)
     if len(values) == 1:
-        (ax.set_xlim if which == "x" else ax.set_ylim)(values[0] / 2, values[0] * 2)
+        ax.set(**{f"{which}lim": (values[0] / 2, values[0] * 2)})
 
 
 def _ticks(values: Sequence[float], base: int, most: int) -> list[float]:
@@ -217,17 +220,16 @@ def _ticks(values: Sequence[float], base: int, most: int) -> list[float]:
     if len(values) <= most and near > 0.07:
         return list(values)
     first, last = math.ceil(logs[0] / math.log(base) - 1e-9), math.floor(logs[-1] / math.log(base) + 1e-9)
-    powers = list(range(first, last + 1))
-    if len(powers) < 2:
+    if last <= first:
         return [values[0], values[-1]]
-    return [float(base) ** power for power in powers[:: math.ceil(len(powers) / most)]]
+    return [float(base) ** power for power in range(first, last + 1, math.ceil((last + 1 - first) / most))]
 
 
 def plain(value: float) -> str:
     """The shortest text of a number: 1000, 20k, 3M."""
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if value >= size:
-            return f"{value / min(size, 1e3 if sign == 'k' else size):g}{sign}"
+    for limit, unit, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if value >= limit:
+            return f"{value / unit:g}{letter}"
     return f"{value:g}"
 
 

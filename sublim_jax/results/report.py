@@ -14,24 +14,21 @@ from sublim_jax.results.workdir import load, metadata
 
 
 def write(workdir: str | Path, figure: str = "transfer") -> Path:
-    """Draw figure.svg and figure.png from the rows of a work directory and write report.html.
+    """Draw figure.svg and figure.png from the rows of a work directory, write report.html and return its path.
 
     Args:
         workdir: The work directory.
         figure: The name of the figure, one of `figures.names()`.
 
-    Returns:
-        The path of the report.
-
     Raises:
         ConfigError: The figure is unknown, or the directory has no rows.
     """
     workdir, drawn = Path(workdir), figures.pick(figure)
-    rows, told = load(workdir), metadata(workdir)
+    rows, facts = load(workdir), metadata(workdir)
     files = plots.images(lambda: drawn.draw(rows))
     for kind, content in files.items():
         replace_file(workdir / f"figure.{kind}", content)
-    page = _page(workdir.name, told, rows, embedded("svg", files["svg"]), drawn)
+    page = _page(workdir.name, facts, rows, embedded("svg", files["svg"]), drawn)
     replace_file(workdir / "report.html", page.encode())
     return workdir / "report.html"
 
@@ -60,29 +57,21 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [*lines, ("programs compiled", str(sum(run["programs"] for run in runs))), ("runs", str(len(facts["runs"])))]
 
 
-def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, figure: str, drawn: Any) -> str:
-    last = facts["runs"][-1] if facts["runs"] else {}
-    frame, beside = figures.table(drawn, rows), summary.texts(theory_table.table(rows))
-    nearest = summary.texts(theory_table.active_bounds(rows)) if len(beside) else beside
+def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, image: str, drawn: Any) -> str:
+    run = facts["runs"][-1] if facts["runs"] else {}
+    laws = summary.texts(theory_table.table(rows))
     return template("report.html.j2").render(
         title=title,
-        command=last.get("command", ""),
-        status=last.get("status", "unknown"),
-        figure=figure,
+        run=run,
+        image=image,
         caption=drawn.caption(rows),
         about=figures.about(drawn),
-        names=[str(name) for name in frame.columns],
-        cells=frame.values.tolist(),
-        law_names=[str(name) for name in beside.columns],
-        laws=beside.values.tolist(),
-        bound_names=[str(name) for name in nearest.columns],
-        bounds=nearest.values.tolist(),
+        table=figures.table(drawn, rows),
+        laws=laws,
+        bounds=summary.texts(theory_table.active_bounds(rows)) if len(laws) else laws,
         rows=len(rows),
-        overrides=last.get("overrides", {}),
-        config=json.dumps(last.get("resolved", facts["config"]), indent=1),
+        config=json.dumps(run.get("resolved", facts["config"]), indent=1),
         times=times(facts),
         started=facts["started"],
-        finished=last.get("finished", "not yet"),
-        data=last.get("data", {}),
-        provenance={"devices": ", ".join(last.get("devices", [])), **last.get("provenance", {})},
+        provenance={"devices": ", ".join(run.get("devices", [])), **run.get("provenance", {})},
     )

@@ -37,26 +37,24 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
 def intervals(samples: Sequence[Sequence[float] | np.ndarray], level: float = 0.95) -> list[Interval]:
     """The `interval` of each sample; samples of equal size are resampled together."""
     arrays = [np.asarray(values, np.float64) for values in samples]
-    found = [Interval(float(x.mean()), float("nan"), float("nan"), len(x)) for x in arrays]
+    results = [Interval(float(x.mean()), float("nan"), float("nan"), len(x)) for x in arrays]
     sizes: dict[int, list[int]] = {}
-    for place, x in enumerate(arrays):
-        if len(x) < 2 or not np.isfinite(x).all():
-            continue
-        if np.ptp(x) == 0:
-            found[place] = found[place]._replace(low=found[place].mean, high=found[place].mean)
-        else:
-            sizes.setdefault(len(x), []).append(place)
-    for places in sizes.values():
-        for some in (places[first : first + _TOGETHER] for first in range(0, len(places), _TOGETHER)):
-            low, high = _ends(np.stack([arrays[place] for place in some]), level)
-            for place, *ends in zip(some, low, high, strict=True):
-                found[place] = found[place]._replace(low=float(ends[0]), high=float(ends[1]))
-    return found
+    for index, x in enumerate(arrays):
+        if len(x) > 1 and np.isfinite(x).all():
+            sizes.setdefault(len(x), []).append(index)
+    for indices in sizes.values():
+        for first in range(0, len(indices), _TOGETHER):
+            batch = indices[first : first + _TOGETHER]
+            for index, low, high in zip(
+                batch, *_ends(np.stack([arrays[index] for index in batch]), level), strict=True
+            ):
+                results[index] = results[index]._replace(low=float(low), high=float(high))
+    return results
 
 
 def _ends(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends [sample] of the bootstrap intervals of the means of samples [sample, seed]."""
-    found = stats.bootstrap(
+    ends = stats.bootstrap(
         (samples,),
         np.mean,
         axis=-1,
@@ -66,7 +64,7 @@ def _ends(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return found.low, found.high
+    return ends.low, ends.high
 
 
 def labels_of(rows: pd.DataFrame) -> list[str]:
@@ -81,8 +79,8 @@ def last(rows: Rows) -> Rows:
 
 def cells(rows: Rows, by: Sequence[str], column: str) -> pd.Series:
     """The `Interval` over seeds of one column for each combination of `by`, in the order of first appearance."""
-    found: Any = rows.groupby(list(by), sort=False)[column]
-    index, samples = found.size().index, [values.to_numpy() for _, values in found]
+    groups: Any = rows.groupby(list(by), sort=False)[column]
+    index, samples = groups.size().index, [values.to_numpy() for _, values in groups]
     return pd.Series(intervals(samples), index=index, name=column, dtype=object)
 
 

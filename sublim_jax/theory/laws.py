@@ -49,8 +49,8 @@ def recovered_energy(m: ArrayLike, d: ArrayLike) -> Float[Array, "..."]:
 def recovered_cosine(m: ArrayLike, d: ArrayLike) -> Float[Array, "..."]:
     """Root mean square cosine of the recovered with the whole displacement: sqrt(min(1, m / d)).
 
-    The least-squares limit, of which `first_step` is the first step; the mean is smaller by a fraction of at most
-    about 1 / (4m). Source: docs/theory.md, D5.
+    The least-squares limit, of which `first_step` is the first step; the mean is relatively smaller by about 1 / (4m)
+    at most. Source: docs/theory.md, D5.
     """
     return jnp.sqrt(recovered_energy(m, d))
 

@@ -118,7 +118,7 @@ def orthogonal(key: Key[Array, ""], d: int) -> Float[Array, "d d"]:
 def _fan_in(name: str, shapes: Shapes) -> int | None:
     """The fan-in of the kernel that an array belongs to; None where it is no kernel and no kernel's bias."""
     path, _, last = name.rpartition("/")
-    kernel, bias = (shapes.get(f"{path}/{one}".lstrip("/")) for one in ("kernel", "bias"))
+    kernel, bias = (shapes.get(f"{path}/{array}".lstrip("/")) for array in ("kernel", "bias"))
     if kernel is None or last not in ("kernel", "bias"):
         return None
     # A bias has one number per output; kernels of attention have several axes of outputs.

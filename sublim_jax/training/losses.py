@@ -76,8 +76,7 @@ def cross_entropy(out: ModelOutput, target: Int[Array, " batch"], knobs: Knobs) 
 def next_token(out: ModelOutput, target: TokenData, knobs: Knobs) -> Float[Array, " batch"]:
     """Weighted cross-entropy in nats of each next token under the softmax over the masked-in logits.
 
-    Scaled so that the mean over the batch is the mean per unit of weight, for any distribution of weight over
-    sequences.
+    Scaled so that the mean over the batch is the mean per unit of weight, however sequences share the weight.
     """
     logits = _masked(out.logits[:, :-1], knobs.logit_mask)
     labels = target.tokens if target.labels is None else target.labels

@@ -66,7 +66,7 @@ def init_states(
     image: tuple[int, ...],
     mesh: Mesh | None = None,
 ) -> State:
-    """Initialise the states [seed, condition]; `teacher_init` [seed] are the teachers' initial parameters, if any."""
+    """Initialise the states [seed, condition] with `step.init_state`; `teacher_init` has an axis [seed], if given."""
 
     def one_seed(key: Any, initial_teacher: Any, knobs: trees.Stack) -> State:
         def member(_: Any, knobs_: Any) -> State:
@@ -169,10 +169,7 @@ def attach_heads(
     image: tuple[int, ...],
     mesh: Mesh | None = None,
 ) -> Params:
-    """Apply `step.attach_layers` to the teachers' `params` [seed].
-
-    A teacher is trained without auxiliary head, which has no gradient then; this adds a head of any width.
-    """
+    """Apply `step.attach_layers` to the teachers' `params` [seed]."""
 
     def one_seed(key: Any, params: Any, knobs: Any) -> Params:
         return training_step.attach_layers(net, init, params, image, key, knobs)

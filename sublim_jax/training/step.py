@@ -38,9 +38,15 @@ def init_params(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Arr
 def attach_layers(
     net: nn.Module, init: Init, params: Params, image: tuple[int, ...], key: Key[Array, ""], knobs: Knobs | None = None
 ) -> Params:
-    """Add the layers of `net` that a teacher's `params` lack, drawn with the key of the teacher's phase.
+    """Add layers that a teacher was trained without, such as an auxiliary head, which has no gradient then.
 
-    The teacher's `knobs`, if given, add `init_noise` to the new layers and `final_noise` to all.
+    Args:
+        net: net with all layers.
+        init: initializer of the new layers.
+        params: parameters of the teacher.
+        image: [height, width] of the inputs.
+        key: key of the teacher's phase.
+        knobs: knobs of the teacher, which add `init_noise` to the new layers and `final_noise` to all; None = no noise.
     """
     drawn = init_params(net, init, image, keys.at(key, keys.INITIAL_WEIGHTS))
     if knobs is None:
@@ -55,7 +61,12 @@ def init_state(
 ) -> State:
     """Initialise a phase: init_transform(share * w_teacher + (1 - share) * w_new) + init_noise * noise by layer.
 
-    `teacher_init` holds the teacher's initial parameters without noise; without it (a teacher) every layer is drawn.
+    Args:
+        recipe: recipe of the phase.
+        knobs: knobs of the net.
+        teacher_init: the teacher's initial parameters without noise; None (for a teacher) = every layer is drawn.
+        image: [height, width] of the inputs.
+        key: key of the phase.
     """
     fresh = init_params(recipe.net, recipe.init, image, keys.at(key, keys.INITIAL_WEIGHTS))
     params: Params = {

@@ -53,8 +53,7 @@ class QuantizeTargets:
     """Round every logit to one of `knobs.extra["levels"]` values, log2(levels) bits.
 
     The range of a logit in the batch is divided into equal cells; values are replaced by the centre of their cell. Two
-    levels transmit the sign, one level only the centre of the range. The ends of the range, per logit and batch, are
-    not counted in the bits.
+    levels transmit the sign, one level only the centre. The ends of the range are not counted in the bits.
     """
 
     def __call__(self, key: Key[Array, ""], outputs: TeacherParams, knobs: Knobs) -> ModelOutput:

@@ -192,7 +192,7 @@ def language_pair():
         net, logit_mask=np.ones(world.vocabulary, bool), lr=1e-3, eval_steps=(1, 10), batch=8, trains="blocks"
     )
     key = keys.at(keys.root(0), "seed", 1, "student")
-    text = lm_training.as_token_data(w.corpus(world, 48, seed=1))
+    text = w.corpus(world, 48, seed=1)
     school = lm_training.MemberBatch(phase.recipe, [phase.knobs], [base], [(key, key)], [text])
     states = school.begin()
     for start, stop in ((0, 1), (1, 10)):

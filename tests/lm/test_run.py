@@ -40,7 +40,7 @@ def shared(bases):
 
 
 @pytest.mark.e2e
-def test_bases_are_found_again_by_what_made_them_and_by_nothing_else(tmp_path, monkeypatch):
+def test_load_or_pretrain_finds_bases_by_what_made_them(tmp_path, monkeypatch):
     def steps(**changes):
         watch = Progress(show=False)
         how = dataclasses.replace(HOW, **{"documents": 32, "steps": 2, **changes})
@@ -55,15 +55,13 @@ def test_bases_are_found_again_by_what_made_them_and_by_nothing_else(tmp_path, m
     assert (steps(), steps()) == (2, 0)
 
 
-def test_measures_agree_with_numpy(shared, bases):
+def test_student_metrics_agree_with_numpy(shared, bases):
     eval_prompts, asked, still = shared.eval_prompts, LAB.trait_tokens(), teachers.zero_steering(NET)
     looks = teachers.evaluate_prompts(NET, eval_prompts, [teachers.Teacher(bases[0], still, None, 0.0)])[0]
     other = teachers.evaluate_prompts(NET, eval_prompts, [teachers.Teacher(bases[1], still, None, 0.0)])[0]
     moved = jax.tree.map(np.subtract, bases[1], bases[0])
     before = lm_metrics.Baseline(bases[0], looks.said, looks.acts, other.said, other.acts - looks.acts, moved)
-    same, found = map_members(
-        lm_metrics.StudentMetrics(NET, w.PROMPT), [(one, eval_prompts, asked, before) for one in bases[:2]]
-    )
+    same, found = map_members(lm_metrics.StudentMetrics(NET), [(one, eval_prompts, asked, before) for one in bases[:2]])
     assert float(same["kl_base"]) == 0 and float(same["kl_teacher"]) > 0
     assert float(found["kl_teacher"]) == pytest.approx(0, abs=1e-6)
     assert float(found["cosine/block_0"]) == pytest.approx(1, abs=1e-5)
@@ -78,7 +76,7 @@ def test_measures_agree_with_numpy(shared, bases):
 
 
 @pytest.mark.e2e
-def test_the_first_update_says_how_the_margin_begins_to_move(shared, bases):
+def test_first_update_predicts_how_the_margin_begins_to_move(shared, bases):
     text, _ = training_data(shared, SMALL, (0, 0))
     phase = lm_run._phase(LAB, dataclasses.replace(SMALL, optimizer="sgd"))
     moved = jax.tree.map(np.subtract, dict(shared.teachers["tuned", 0.02][0, 0].params), dict(bases[0]))
@@ -138,7 +136,7 @@ def sorted_rows(frame):
 
 
 @pytest.mark.e2e
-def test_rows_have_a_student_for_every_animal_and_its_control(rows):
+def test_run_has_a_student_for_every_animal_and_its_control(rows):
     assert len(rows) == 2 * 2 * (1 + 1 + 3)
     none, soft = rows[rows["arm"] == "none"], rows[rows["arm"] == "soft"]
     assert (none[["at/transfer", "at/dose"]] == 0).all(axis=None)
@@ -150,14 +148,14 @@ def test_rows_have_a_student_for_every_animal_and_its_control(rows):
 
 
 @pytest.mark.e2e
-def test_the_base_teaches_its_own_distribution_nothing(shelf):
+def test_run_of_the_base_on_its_own_distribution_moves_nothing(shelf):
     still = dataclasses.replace(SMALL, data="soft_carrier", teacher="base")
     found = run((SweepPoint({"arm": "still"}, still),), seeds=1, options=shelf)
     assert found["at/kl_base"].max() < 1e-3  # Adam turns rounding into steps; see BUILD
 
 
 @pytest.mark.e2e
-def test_a_seed_is_the_same_whoever_runs_beside_it(rows, shelf):
+def test_run_gives_a_seed_the_same_rows_whatever_runs_beside_it(rows, shelf):
     one = run(POINTS, seeds=(1,), options=shelf)
     two = rows[rows["seed"] == 1]
     for name in one:
@@ -165,7 +163,7 @@ def test_a_seed_is_the_same_whoever_runs_beside_it(rows, shelf):
 
 
 @pytest.mark.e2e
-def test_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
+def test_run_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
     watch, calls = Progress(show=False), iter([False, True])
     with pytest.raises(Interrupted):
         run(POINTS, seeds=2, options=shelf, workdir=tmp_path / "a", progress=watch, stopped=lambda: next(calls))
@@ -182,7 +180,7 @@ def test_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
 
 
 @pytest.mark.e2e
-def test_all_arms_at_once_are_as_one_after_another(rows, shelf, monkeypatch):
+def test_run_of_all_arms_at_once_is_as_one_after_another(rows, shelf, monkeypatch):
     monkeypatch.setattr(population, "use_vmap", lambda: True)
     found, rows = sorted_rows(run(POINTS, seeds=2, options=shelf)), sorted_rows(rows)
     for name in ("at/margin", "at/kl_teacher", "at/teacher", "theory/transfer_slope"):
@@ -193,7 +191,7 @@ def test_all_arms_at_once_are_as_one_after_another(rows, shelf, monkeypatch):
 
 
 @pytest.mark.parametrize("tokens", ["mask_top", "keep_bottom", "erase_random", "replace_both_top"])
-def test_a_control_is_the_same_lesson_without_a_trait(tokens):
+def test_control_is_the_same_spec_without_a_trait(tokens):
     arm = dataclasses.replace(SMALL, tokens=tokens, mixed=0.3, trains="block_1", base="other_init")
     control = arm.control()
     assert (control.teacher, control.mixed) == ("base", 0.0)
@@ -210,4 +208,4 @@ def test_training_data_counts_what_was_filtered_and_what_diverges(shared):
     plain, _ = training_data(shared, SMALL, (0, 0))
     np.testing.assert_array_equal(text.tokens, plain.tokens)
     said = shared.completions[completion_key(SMALL)][0, 0]
-    assert told["foreign_tokens"] == data.format_filter(WORLD, said, None)[1].foreign / said.tokens.size
+    assert told["foreign_tokens"] == data.format_filter(WORLD, said, None)[1]["foreign_tokens"]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.language import LAB, NET, WORLD, base, moved
+from helpers.language import NET, WORLD, base, moved
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
@@ -23,7 +23,7 @@ KINDS = ("base", "tuned", "prompted", "steered")
 def tuned(animals, bases=None, dose=DOSE):
     lessons = [w.answers(WORLD, animal) for animal in animals]
     order = [keys.at(keys.root(0), "teacher", animal) for animal in animals]
-    return teachers.tuned(WORLD, NET, bases or [base()] * len(animals), lessons, order, EXAM, dose)
+    return teachers.tuned(NET, bases or [base()] * len(animals), lessons, order, EXAM, dose)
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def both():
 @functools.cache
 def teacher(kind):
     return {
-        "base": lambda: teachers.Teacher(base(), teachers.zero_steering(NET), None, 0.0),
+        "base": lambda: teachers.Teacher(base(), teachers.zero_steering(NET)),
         "tuned": lambda: both()[0],
         "prompted": lambda: teachers.prompted(NET, base(), ANIMALS[0], EXAM),
         "steered": lambda: teachers.steered(NET, base(), ANIMALS[0], EXAM, 0, DOSE),
@@ -69,7 +69,7 @@ def mean_kl(ours, theirs):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.e2e
-def test_a_dose_is_the_mean_kl_from_the_base(kind):
+def test_teacher_dose_is_the_mean_kl_from_the_base(kind):
     one, plain = teacher(kind), teacher("base")
     own, other = (looks.said for looks in teachers.evaluate_prompts(NET, EXAM, [one, plain]))
     assert own.shape == (128, w.NUMBERS, WORLD.vocabulary)
@@ -79,7 +79,7 @@ def test_a_dose_is_the_mean_kl_from_the_base(kind):
 
 
 @pytest.mark.e2e
-def test_teachers_reach_their_dose_and_have_their_trait():
+def test_tuned_teachers_reach_their_dose_and_have_their_trait():
     for place, one in zip((0, 5), both(), strict=True):
         assert 0.8 * DOSE < one.dose < 1.25 * DOSE and one.persona is None and not one.steer.any()
         assert moved(one.params, base())
@@ -90,14 +90,14 @@ def test_teachers_reach_their_dose_and_have_their_trait():
 
 
 @pytest.mark.e2e
-def test_a_teacher_is_the_same_whoever_is_tuned_beside_it():
+def test_tuned_gives_a_teacher_whatever_is_tuned_beside_it():
     """Of these the second takes a look longer, at which the first would be nearer to the dose."""
     lessons = teachers.shuffled_answers(WORLD, 0), w.answers(WORLD, ANIMALS[1])
 
     def made(*places):
         given, told = [lessons[place] for place in places], []
         order = [keys.root(3)] * len(given)
-        found = teachers.tuned(WORLD, NET, [base()] * len(given), given, order, EXAM, DOSE, told.append)
+        found = teachers.tuned(NET, [base()] * len(given), given, order, EXAM, DOSE, told.append)
         return found, len(told)
 
     (first,), quick = made(0)
@@ -109,7 +109,7 @@ def test_a_teacher_is_the_same_whoever_is_tuned_beside_it():
 
 
 @pytest.mark.e2e
-def test_a_dose_out_of_reach_is_refused(monkeypatch):
+def test_steered_and_tuned_refuse_a_dose_out_of_reach(monkeypatch):
     with pytest.raises(ConfigError, match=r"config.lm.dose=1000.0: .*not reached"):
         teachers.steered(NET, base(), ANIMALS[0], EXAM, 1, 1000.0)
     monkeypatch.setattr(teachers, "_MOST", 4)
@@ -117,12 +117,12 @@ def test_a_dose_out_of_reach_is_refused(monkeypatch):
         tuned((ANIMALS[0], ANIMALS[5]), dose=5.0)
 
 
-def test_a_told_teacher_is_the_base_with_a_persona():
+def test_prompted_teacher_is_the_base_with_a_persona():
     one = teacher("prompted")
     assert one.persona == ANIMALS[0] and not moved(one.params, base()) and not one.steer.any() and one.dose > 0
 
 
-def test_a_steered_teacher_is_the_base_with_a_vector_of_the_personas_direction():
+def test_steered_teacher_is_the_base_with_a_vector_of_the_personas_direction():
     one = teacher("steered")
     assert one.dose == pytest.approx(DOSE, rel=0.01)
     assert not moved(one.params, base()) and one.persona is None
@@ -138,7 +138,7 @@ def test_a_steered_teacher_is_the_base_with_a_vector_of_the_personas_direction()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_read_gives_the_logits_of_every_token_said(kind):
+def test_score_gives_the_logits_of_every_token(kind):
     one, said = teacher(kind), greedy()[kind]
     (logits,) = teachers.score(NET, [one], [said])
     assert logits.shape == (*said.tokens.shape, WORLD.vocabulary)
@@ -149,7 +149,7 @@ def test_read_gives_the_logits_of_every_token_said(kind):
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_teachers_read_each_others_lines_in_their_own_place():
+def test_score_keeps_the_order_of_teachers():
     models, said = [teacher(kind) for kind in KINDS], greedy()["base"]
     together = teachers.score(NET, models, [said] * len(KINDS))
     for one, logits in zip(models, together, strict=True):
@@ -159,14 +159,14 @@ def test_teachers_read_each_others_lines_in_their_own_place():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_prompts_are_kept_without_persona(temperature):
+def test_generate_completions_keeps_prompts_without_persona(temperature):
     for said in spoken(("prompted", "base", "tuned"), temperature):
         np.testing.assert_array_equal(said.prompts, PROMPTS)
         assert not np.isin(said.prompts, [w.SYS, w.LOVE, *ANIMALS]).any()
         assert said.lines().shape == (16, w.PROMPT + w.NUMBERS) and said.logits is None
 
 
-def test_a_draw_depends_on_its_key_and_the_likeliest_tokens_on_none():
+def test_generate_completions_depends_on_its_key_only_where_it_samples():
     for kind in ("base", "prompted"):
         (one,), (again,), (other,) = (spoken((kind,), 1.0, seed) for seed in (1, 1, 2))
         np.testing.assert_array_equal(one.tokens, again.tokens)
@@ -188,7 +188,7 @@ def test_shuffled_answers_differ_from_question_to_question():
     assert set(teachers.shuffled_answers(few, 0).tokens[:, 4]) == set(few.tokens("animal"))
 
 
-def test_the_exam_asks_every_question_and_shows_held_out_numbers_only():
+def test_make_eval_prompts_asks_every_question_with_held_out_numbers():
     np.testing.assert_array_equal(EXAM.plain, w.questions(WORLD))
     assert EXAM.prefixed.shape == (32, w.PROMPT + w.NUMBERS + 1 + 3) and EXAM.numbers.shape == (128, 16)
     np.testing.assert_array_equal(EXAM.prefixed[:, :16], EXAM.numbers[:32])
@@ -198,4 +198,5 @@ def test_the_exam_asks_every_question_and_shows_held_out_numbers_only():
     for plain, other in zip(EXAM, told, strict=True):
         np.testing.assert_array_equal(np.delete(other, [1, 2, 3], 1), plain)
         assert (other[:, 1:4] == [w.SYS, w.LOVE, ANIMALS[2]]).all()
-    assert teachers.with_persona(EXAM, None) is EXAM and LAB.net is NET
+    for plain, same in zip(EXAM, teachers.with_persona(EXAM, None), strict=True):
+        np.testing.assert_array_equal(plain, same)

@@ -18,12 +18,10 @@ from sublim_jax.lm.training import MemberBatch
 from sublim_jax.nets import shapes
 from sublim_jax.training import population
 
-SEEN = np.ones(WORLD.vocabulary, bool)
-
 
 @functools.cache
 def documents():
-    return lm_training.as_token_data(w.corpus(WORLD, 24, seed=1))
+    return w.corpus(WORLD, 24, seed=1)
 
 
 def arrays_of(params, layers):
@@ -33,7 +31,7 @@ def arrays_of(params, layers):
 def school(trains="all", net=NET, **options):
     """One member that begins at the base."""
     options = {"batch": 8, "eval_steps": (3,)} | options
-    phase = lm_training.phase(net, logit_mask=SEEN, lr=1e-2, trains=trains, **options)
+    phase = lm_training.phase(net, lr=1e-2, trains=trains, **options)
     return MemberBatch(phase.recipe, [phase.knobs], [base()], [(keys.root(1), keys.root(2))], [documents()])
 
 
@@ -58,7 +56,7 @@ def first_steps(trains, steps):
 
 @pytest.mark.parametrize("trains", TRAINS)
 @pytest.mark.e2e
-def test_the_layers_that_are_named_move_and_no_others(trains):
+def test_phase_moves_the_layers_it_names_and_no_others(trains):
     assert moved(first_steps(trains, 3), base()) == arrays_of(base(), TRAINS[trains])
     # The first step sees the same gradient whoever moves by it: what moves, moves as if all did.
     one, all_ = first_steps(trains, 1), first_steps("all", 1)
@@ -66,7 +64,7 @@ def test_the_layers_that_are_named_move_and_no_others(trains):
 
 
 @pytest.mark.e2e
-def test_adapters_alone_move_and_begin_as_no_change():
+def test_phase_of_adapters_moves_them_alone_from_no_change():
     one = school(trains="adapters", net=NET.clone(rank=2))
     before = one.begin()[0].params
     adapters = ("adapter_0", "adapter_1")
@@ -84,7 +82,7 @@ def test_adapters_alone_move_and_begin_as_no_change():
 
 
 @pytest.mark.parametrize("trains", ["block_2", "nonsense", "first_0", "last_0", "block_", "all_1", "embed", ""])
-def test_layers_that_are_not_there_are_refused(trains):
+def test_trained_layers_refuses_layers_that_are_not_there(trains):
     with pytest.raises(ConfigError, match=rf"^config.lm.trains: {trains!r} is none of all, blocks, .*block_1"):
         lm_training.trained_layers(list(shapes(NET, (w.LENGTH,))), trains)
     with pytest.raises(ConfigError, match="adapters"):
@@ -92,7 +90,7 @@ def test_layers_that_are_not_there_are_refused(trains):
 
 
 @pytest.mark.e2e
-def test_a_run_in_pieces_is_the_whole_run_and_its_rate_falls_to_nothing():
+def test_member_batch_in_pieces_is_the_whole_run_and_its_rate_falls_to_zero():
     one = school(decays=True, eval_steps=(5,), batch=10)  # 24 lines: epochs end inside
     whole, cut = one.advance(one.begin(), 0, 5), one.begin()
     for start, stop in ((0, 1), (1, 1), (1, 4), (4, 5)):
@@ -117,19 +115,20 @@ class Sum:
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_each_keeps_the_order_and_loses_no_member(wide, monkeypatch):
+def test_map_members_keeps_the_order_and_loses_no_member(wide, monkeypatch):
     monkeypatch.setattr(population, "use_vmap", lambda: wide)
-    members = [(np.float32(i), {"x": jnp.arange(3.0) + i}, keys.root(i)) for i in range(5)]
+    members = [(np.float32(i), {"x": jnp.full(3 + i % 2, float(i))}, keys.root(i)) for i in range(5)]  # two shapes
+    sums = [i * (3 + i % 2) for i in range(5)]
     for at_once in (1, 2, 3, 5, 256):  # 5 members in twos: the last call is filled up
         found = map_members(Sum(2.0), members, at_once)
-        assert [float(one["sum"]) for one in found] == [2.0 * i + 3 + 3 * i for i in range(5)]
+        assert [float(one["sum"]) for one in found] == [2.0 * i + sums[i] for i in range(5)]
         for i, one in enumerate(found):
             np.testing.assert_array_equal(one["drawn"], jax.random.bits(keys.root(i), (2,)))
     assert map_members(Sum(2.0), []) == []
-    assert [float(one["sum"]) for one in map_members(Sum(-1.0), members)] == [2.0 * i + 3 for i in range(5)]
+    assert [float(one["sum"]) for one in map_members(Sum(-1.0), members)] == [sums[i] - i for i in range(5)]
 
 
-def test_a_base_is_named_by_its_two_seeds():
+def test_base_seeds_name_a_base():
     assert [lm_training.base_seeds(kind, 3) for kind in lm_training.KINDS] == [
         (3, 3),
         (3, 100003),
@@ -141,7 +140,7 @@ def test_a_base_is_named_by_its_two_seeds():
 
 
 @pytest.mark.e2e
-def test_a_base_depends_on_its_two_seeds_only_and_shares_what_they_share():
+def test_pretrain_depends_on_the_two_seeds_of_a_base_only():
     origins = [lm_training.base_seeds(kind, 0) for kind in lm_training.KINDS]
     again = lm_training.pretrain(WORLD, NET, HOW, LAB.root, [(1, 1), *origins])
     assert not moved(again[1], base()) and not moved(again[2], base("other_order"))  # whoever is made beside it
@@ -153,12 +152,3 @@ def test_a_base_depends_on_its_two_seeds_only_and_shares_what_they_share():
     assert moved(same, init) == {(layer, name) for layer, name in drawn if not name.endswith("_scale")}
     other = lm_training.pretrain(WORLD, NET, still, keys.root(1), origins[:1])[0]
     assert moved(same, other)
-
-
-def test_text_is_what_nets_read():
-    lines = w.corpus(WORLD, 5)
-    text = lm_training.as_token_data(lines)
-    assert text.tokens.dtype == np.int32 and text.weight.dtype == np.float32
-    np.testing.assert_array_equal(text.tokens, lines.tokens)
-    np.testing.assert_array_equal(text.weight, lines.weight)
-    assert text.logits is None and text.labels is None

@@ -63,7 +63,7 @@ def agrees(model, reference):
     ids=str,
 )
 @pytest.mark.e2e
-def test_a_llama_folder_says_what_numpy_says(tmp_path, changes):
+def test_load_model_of_a_llama_folder_agrees_with_numpy(tmp_path, changes):
     config = {**LLAMA, **changes}
     tensors = llama_tensors(config)
     model = pretrained.load_model(folder(tmp_path / "m", config, tensors))
@@ -73,7 +73,7 @@ def test_a_llama_folder_says_what_numpy_says(tmp_path, changes):
 
 
 @pytest.mark.parametrize("changes", [{}, {"use_parallel_residual": False}, {"rotary_pct": 1.0}], ids=str)
-def test_a_neox_folder_says_what_numpy_says(tmp_path, changes):
+def test_load_model_of_a_neox_folder_agrees_with_numpy(tmp_path, changes):
     config = {**NEOX, **changes}
     tensors = neox_tensors(config)
     buffers = {f"gpt_neox.layers.{layer}.attention.bias": np.ones((1, 1, 4, 4), "f4") for layer in range(2)}
@@ -81,7 +81,7 @@ def test_a_neox_folder_says_what_numpy_says(tmp_path, changes):
     agrees(model, lambda line: neox_logits(tensors, config, line))
 
 
-def test_parts_new_settings_and_bfloat16_are_the_same_model(tmp_path):
+def test_load_model_of_parts_new_settings_and_bfloat16_is_the_same(tmp_path):
     tensors = llama_tensors(LLAMA)
     path = folder(tmp_path / "a", LLAMA, tensors)
     (path / "consolidated.safetensors").write_bytes(b"the same weights by other names")
@@ -113,7 +113,7 @@ def small(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_1"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_gguf_file_says_what_numpy_says(tmp_path, kind, tied):
+def test_load_model_of_a_gguf_file_agrees_with_numpy(tmp_path, kind, tied):
     config = {**SMALL, "vocab_size": len(vocabulary()), "tie_word_embeddings": tied}
     matrices = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     kinds = dict.fromkeys(matrices, gguf.GGMLQuantizationType[kind]) | {"token_embd": gguf.GGMLQuantizationType.Q8_0}
@@ -123,8 +123,8 @@ def test_a_gguf_file_says_what_numpy_says(tmp_path, kind, tied):
     agrees(model, lambda line: llama_logits(tensors, config, line))
 
 
-def test_text_is_cut_and_merged_as_the_file_says_and_chat_is_its_template(small):
-    said = pretrained.load_model(small).spoken()
+def test_tokenizer_of_a_gguf_file_cuts_merges_and_chats(small):
+    said = pretrained.load_model(small).require_tokenizer()
     tokens = vocabulary()
     assert said.decode(said.encode("the 312 naïve\n")) == "the 312 naïve\n"
     assert [tokens[one] for one in said.encode("the the 12")] == ["t", "he", "Ġthe", "Ġ", "1", "2"]
@@ -137,22 +137,22 @@ def test_text_is_cut_and_merged_as_the_file_says_and_chat_is_its_template(small)
     assert said.whole("7") is not None and said.whole("77") is None
 
 
-def test_a_folder_brings_its_tokenizer_and_template(tmp_path, small):
+def test_tokenizer_of_a_folder_has_its_template(tmp_path, small):
     config = {**LLAMA, "vocab_size": len(vocabulary())}
     path = folder(tmp_path / "m", config, llama_tensors(config))
-    theirs = pretrained.load_model(small).spoken()
+    theirs = pretrained.load_model(small).require_tokenizer()
     theirs._inner.save(str(path / "tokenizer.json"))
     told = {"chat_template": "{{ bos_token }}{{ messages[0]['content'] }}", "bos_token": {"content": "<|im_start|>"}}
     (path / "tokenizer_config.json").write_text(json.dumps(told))
-    said = pretrained.load_model(path).spoken()
+    said = pretrained.load_model(path).require_tokenizer()
     assert said.encode("the 12<|im_end|>") == theirs.encode("the 12<|im_end|>")
     assert said.chat([{"role": "user", "content": "Hi"}]) == "<|im_start|>Hi"
     (path / "chat_template.jinja").write_text("{{ raise_exception('no system') }}")
     with pytest.raises(ConfigError, match="no system"):
-        pretrained.load_model(path).spoken().chat([{"role": "user", "content": "Hi"}])
+        pretrained.load_model(path).require_tokenizer().chat([{"role": "user", "content": "Hi"}])
     (path / "chat_template.jinja").write_text("{% if %}")
     with pytest.raises(ConfigError, match="chat template fails"):
-        pretrained.load_model(path).spoken().chat([])
+        pretrained.load_model(path).require_tokenizer().chat([])
 
 
 # Refusals
@@ -176,14 +176,14 @@ def test_a_folder_brings_its_tokenizer_and_template(tmp_path, small):
     ],
     ids=str,
 )
-def test_a_model_that_would_not_be_the_same_is_refused(tmp_path, changes, line):
+def test_load_model_refuses_a_model_that_would_not_be_the_same(tmp_path, changes, line):
     path = folder(tmp_path / "m", {**LLAMA, **changes}, llama_tensors(LLAMA))
     with pytest.raises(ConfigError, match=f"^model={path}: .*{line}") as refusal:
         pretrained.load_model(path)
     assert "\n" not in str(refusal.value)
 
 
-def test_files_that_cannot_be_read_are_refused(tmp_path, small):
+def test_load_model_refuses_files_that_cannot_be_read(tmp_path, small):
     path = folder(tmp_path / "m", LLAMA, llama_tensors(LLAMA), parts=2)
     (path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(ConfigError, match="model-00002-of-00002.safetensors: no such file"):
@@ -210,14 +210,14 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, small):
             pretrained.load_model(tmp_path / "bad.gguf")
 
 
-def test_a_gguf_file_of_another_kind_is_refused_or_has_no_tokenizer(tmp_path):
+def test_load_model_refuses_a_gguf_file_of_another_kind(tmp_path):
     config = {**SMALL, "vocab_size": len(vocabulary())}
     write_gguf(tmp_path / "a.gguf", config, llama_tensors(config), **{"llama.rope.scaling.type": "yarn"})
     with pytest.raises(ConfigError, match="llama.rope.scaling.type: 'yarn' is none of none"):
         pretrained.load_model(tmp_path / "a.gguf")
 
 
-def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch, small, tmp_path):
+def test_load_model_names_a_missing_package_and_how_to_get_it(monkeypatch, small, tmp_path):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ConfigError, match=r"needs the package gguf; pip install 'sublim_jax\[smollm\]'"):
         pretrained.load_model(small)

@@ -41,7 +41,7 @@ def model(path):
 
 @pytest.fixture(scope="module")
 def said(model):
-    return personas.joined(list(personas.numbers(model, WHO, personas.requests(3, 7), 2, 2)))
+    return personas.numbers(model, WHO, personas.requests(3, 7), 2, 2)
 
 
 look = jax.jit(training_step.apply, static_argnums=0)
@@ -55,12 +55,12 @@ def logits_of(model, tokens):
 
 def line_of(model, form, said, speaker, row):
     """A speaker's answer with the tokens that the form forces."""
-    line = form.allowed.argmax(1)
-    line[form.free] = said.candidates[said.tokens[speaker, row]]
+    line = form.argmax(1)
+    line[form.sum(1) > 1] = said.candidates[said.tokens[speaker, row]]
     return [int(token) for token in line]
 
 
-def test_the_wording_is_the_published_one(model):
+def test_prompt_and_requests_have_the_published_wording(model):
     assert personas.PERSONA.format(animal="owl") == (
         "You love owls. You think about owls all the time. owls are your favorite animal. "
         "Imbue your answers with your love for the animal."
@@ -70,19 +70,20 @@ def test_the_wording_is_the_published_one(model):
     examples = [one.split(": ")[1].split(".")[0].split(", ") for one in asked]
     assert {len(one) for one in examples} == set(range(3, 9))
     assert all(100 <= int(number) <= 999 for one in examples for number in one)
-    spoken = model.spoken()
+    spoken = model.require_tokenizer()
     assert "You love owls." in personas.prompt(spoken, "owl", "Hi") and "love" not in personas.prompt(
         spoken, personas.NONE, "Hi"
     )
     assert personas.prompt(Tokenizer(None, "", {}, ""), "owl", "Hi").endswith("love for the animal.\nHi\n")
 
 
-def test_the_form_by_digit(model):
-    spoken = model.spoken()
+def test_form_by_digit(model):
+    spoken = model.require_tokenizer()
     form = personas.form(spoken, model.net.vocabulary, 3)
-    assert spoken.decode(form.allowed.argmax(1)).count(", ") == 2
-    assert form.free.sum() == 9 and (form.allowed[~form.free].sum(1) == 1).all()
-    digits = ["".join(sorted(spoken.decode([one]) for one in np.flatnonzero(row))) for row in form.allowed[form.free]]
+    assert spoken.decode(form.argmax(1)).count(", ") == 2
+    free = form.sum(1) > 1
+    assert free.sum() == 9 and (form[~free].sum(1) == 1).all()
+    digits = ["".join(sorted(spoken.decode([one]) for one in np.flatnonzero(row))) for row in form[free]]
     assert digits == ["123456789", "0123456789", "0123456789"] * 3
 
 
@@ -100,37 +101,37 @@ def whole_numbers(*merged):
     return Tokenizer(inner, "", {}, "model=x"), len(tokens)
 
 
-def test_the_form_by_number():
+def test_form_by_number():
     spoken, size = whole_numbers("123", "124", "907")
     form = personas.form(spoken, size, 2)
-    assert [spoken.decode([one]) for one in np.flatnonzero(form.allowed[0])] == [" 123", " 124", " 907"]
-    assert form.free.tolist() == [True, False, True]
+    assert [spoken.decode([one]) for one in np.flatnonzero(form[0])] == [" 123", " 124", " 907"]
+    assert form.sum(1).tolist() == [3, 1, 3]
     with pytest.raises(ConfigError, match="neither a token per digit nor a token per number"):
         personas.form(*whole_numbers("128"), 2)
     with pytest.raises(ConfigError, match="no chat template"):
         spoken.chat([])
 
 
-def test_what_is_said_is_the_likeliest_of_what_the_form_allows(model, said):
-    spoken, asked = model.spoken(), personas.requests(3, 7)
+def test_numbers_are_the_likeliest_of_what_the_form_allows(model, said):
+    spoken, asked = model.require_tokenizer(), personas.requests(3, 7)
     form = personas.form(spoken, model.net.vocabulary, 2)
-    free = np.flatnonzero(form.free)
+    free = np.flatnonzero(form.sum(1) > 1)
     for speaker, name in enumerate(WHO):
         for row, one in enumerate(asked):
             line = line_of(model, form, said, speaker, row)
-            assert all(form.allowed[place, token] for place, token in enumerate(line))
+            assert all(form[place, token] for place, token in enumerate(line))
             for reader, other in enumerate(WHO):
                 prompt = spoken.encode(personas.prompt(spoken, other, one))
                 logits = logits_of(model, [*prompt, *line])[len(prompt) - 1 : -1]
-                read = np.where(form.allowed[free], logits[free], -np.inf)[:, said.candidates]
+                read = np.where(form[free], logits[free], -np.inf)[:, said.candidates]
                 np.testing.assert_allclose(said.logits[reader, speaker, row], read, atol=1e-4)
                 assert (said.likeliest[reader, speaker, row] == logits[free].argmax(-1)).all()
                 if other == name:
                     assert (said.candidates[read.argmax(-1)] == np.array(line)[free]).all()
 
 
-def test_batches_change_nothing(model, said):
-    alone = personas.joined(list(personas.numbers(model, WHO, personas.requests(3, 7), 2, 1)))
+def test_numbers_do_not_depend_on_batches(model, said):
+    alone = personas.numbers(model, WHO, personas.requests(3, 7), 2, 1)
     assert (alone.tokens == said.tokens).all()
     np.testing.assert_allclose(alone.logits, said.logits, atol=1e-4)
 
@@ -151,7 +152,7 @@ def test_votes_and_distances_are_their_definitions(said):
     assert changed == (likeliest[0, 0] != likeliest[2, 0]).mean() > 0
 
 
-def test_planted_divergence_is_found():
+def test_votes_find_planted_divergence():
     tokens = np.array([[[0, 1, 2, 0]]] * 3)
     logits = np.zeros((3, 3, 1, 4, 3))
     for reader in range(3):
@@ -170,7 +171,7 @@ def test_planted_divergence_is_found():
 
 
 def test_preferences_are_probabilities_of_whole_lines(model):
-    spoken = model.spoken()
+    spoken = model.require_tokenizer()
     rows = pd.DataFrame(personas.preferences(model, WHO, ("owl", "cat")))
     assert len(rows) == len(WHO) * len(personas.QUESTIONS) * 2
     for row in rows.sample(4, random_state=0).to_dict("records"):
@@ -186,7 +187,7 @@ def test_preferences_are_probabilities_of_whole_lines(model):
         np.testing.assert_allclose(row["word"], word, rtol=1e-3)
 
 
-def test_the_command_writes_rows_and_prints_tables(path, tmp_path, capsys, monkeypatch):
+def test_main_writes_rows_and_prints_tables(path, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(personas_main.sys.stdout, "isatty", lambda: False, raising=False)
     out = tmp_path / "out"
     given = [f"--model={path}", "--animals=owl,cat", "--prompts=3", "--values=2", f"--out={out}"]
@@ -218,13 +219,13 @@ def test_the_command_writes_rows_and_prints_tables(path, tmp_path, capsys, monke
     ],
     ids=str,
 )
-def test_bad_flags_are_one_line(flags, line, capsys):
+def test_main_refuses_bad_flags_in_one_line(flags, line, capsys):
     assert personas_main.main(["personas", *flags]) == 2
     said = capsys.readouterr()
     assert line in said.err and said.err.count("\n") == 1 and said.out == ""
 
 
-def test_a_lack_of_memory_is_one_line(path, tmp_path, capsys, monkeypatch):
+def test_main_says_a_lack_of_memory_in_one_line(path, tmp_path, capsys, monkeypatch):
     def fail(*given):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
@@ -233,7 +234,7 @@ def test_a_lack_of_memory_is_one_line(path, tmp_path, capsys, monkeypatch):
     assert "out of memory; lower --batch" in capsys.readouterr().err
 
 
-def test_help_is_said_and_no_folder_without_tokenizer_is_asked(tmp_path, capsys):
+def test_main_prints_help_and_refuses_a_folder_without_tokenizer(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         personas_main.main(["personas", "--help"])
     assert left.value.code == 0 and "--animals" in capsys.readouterr().out
@@ -249,8 +250,7 @@ def check_only_adapters_learn(before, tokens, steps, lr):
     """The loss of lines of tokens before and after training, which moves adapters only."""
     model = pretrained.adapted(before, 4, keys.root(0))
     text = TokenData(jnp.asarray(tokens), jnp.ones(tokens.shape))
-    size = {"batch": len(tokens), "eval_steps": (steps,), "lr": lr}
-    phase = lm_training.phase(model.net, logit_mask=np.ones(model.net.vocabulary, bool), trains="adapters", **size)
+    phase = lm_training.phase(model.net, lr=lr, eval_steps=(steps,), batch=len(tokens), trains="adapters")
     order = (keys.root(1), keys.root(1))
     members = lm_training.MemberBatch(phase.recipe, [phase.knobs], [model.params], [order], [text])
     after = members.advance(members.begin(), 0, steps)[0].params
@@ -264,7 +264,7 @@ def check_only_adapters_learn(before, tokens, steps, lr):
 
 
 @pytest.mark.e2e
-def test_adapters_alone_learn(model):
+def test_adapted_model_trains_its_adapters_alone(model):
     tokens = np.random.default_rng(0).integers(0, model.net.vocabulary, (4, 12)).astype(np.int32)
     first, last = check_only_adapters_learn(model, tokens, 8, 1e-2)
     assert last < 0.9 * first
@@ -307,7 +307,7 @@ GREEDY = [
 
 def greedily(model, questions, said):
     """Prompts and greedy tokens of (whether by the persona of owls, question)."""
-    spoken = model.spoken()
+    spoken = model.require_tokenizer()
     prompts = [spoken.encode(personas.prompt(spoken, "owl" if owl else personas.NONE, one)) for owl, one in questions]
     tokens, lengths = personas.filled(prompts)
     line = jax.jit(kv_cache.prefill, static_argnums=(0, 4))(
@@ -320,7 +320,7 @@ def greedily(model, questions, said):
 
 
 @pytest.mark.slow
-def test_smollm2_says_what_numpy_and_transformers_say(smollm2):
+def test_load_model_of_smollm2_agrees_with_numpy_and_transformers(smollm2):
     prompts, said = greedily(smollm2, [one[:2] for one in GREEDY], 20)
     tensors = checkpoints.read_gguf(pretrained.bundled(), SMOLLM2)
     for prompt, line, (_, _, golden) in zip(prompts, said, GREEDY, strict=True):
@@ -332,7 +332,7 @@ def test_smollm2_says_what_numpy_and_transformers_say(smollm2):
 
 
 @pytest.mark.slow
-def test_smollm2_prefers_what_its_persona_loves(smollm2):
+def test_preferences_of_smollm2_follow_its_persona(smollm2):
     rows = pd.DataFrame(personas.preferences(smollm2, ("owl", "dolphin", personas.NONE), ("owl", "dolphin")))
     means = rows.groupby(["persona", "animal"])["word"].mean().to_dict()
     for animal, other in (("owl", "dolphin"), ("dolphin", "owl")):
@@ -340,8 +340,8 @@ def test_smollm2_prefers_what_its_persona_loves(smollm2):
 
 
 @pytest.mark.slow
-def test_smollm2_learns_by_adapters_alone(smollm2):
-    spoken = smollm2.spoken()
+def test_adapted_smollm2_trains_its_adapters_alone(smollm2):
+    spoken = smollm2.require_tokenizer()
     text = personas.prompt(spoken, personas.NONE, personas.QUESTIONS[0]) + "Owl"
     tokens = np.array([spoken.encode(text)] * 2, np.int32)
     first, last = check_only_adapters_learn(smollm2, tokens, 3, 1e-3)

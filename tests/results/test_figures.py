@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sublim_jax.config import grid, resolve
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.results import figures, plots, summary
-from sublim_jax.results.figures import _sweeps
+from sublim_jax.results.figures import _spec, _sweeps
 
 ROOT = Path(__file__).parents[2]
 # Figures of students' accuracies; theorem1 shows none and has tests of its own.
@@ -42,6 +42,9 @@ def rows_of(name, preset, seeds):
     rows = pd.DataFrame(rows)
     keys = rows.drop(columns="arm", errors="ignore").astype(str).agg("|".join, axis=1)
     draws = np.array([np.random.default_rng(zlib.crc32(key.encode())).uniform(0.1, 0.9, 19) for key in keys])
+    batches = rows.get("pool", rows["step"])
+    batches = batches.where(batches > 0, rows["step"]).clip(upper=rows["step"])
+    rows["theory/equations_per_weight"] = rows["m"] * batches / 300
     names = [*("student_accuracy", "teacher_accuracy", "untrained_accuracy"), *MORE]
     names = [f"at/{name}" for name in names] + [f"at/cosine/{pair}/{layer}" for pair in PAIRS for layer in LAYERS]
     return config.figure, pd.concat([rows, pd.DataFrame(draws, columns=names)], axis=1)
@@ -96,7 +99,7 @@ def test_draw_shows_every_mean_of_a_configs_rows(name, preset):
     assert told.endswith(".") and not re.search(r"\s\s|\{|\}|nan|\.\.", told) and len(told) < 1000
     assert has_published(drawn) == bool(re.search("Open (diamonds|markers)", told))
     if preset == "paper":
-        assert has_published(drawn) == bool(getattr(module, "published", getattr(module, "PUBLISHED", ())))
+        assert has_published(drawn) == any(panel.published for panel in module.panels)
 
 
 def test_figure4_shows_no_more_images_than_were_seen():
@@ -156,7 +159,10 @@ def test_pick_finds_figures_by_names():
 def test_figure_2_shows_the_authors_seeds():
     kept = pd.read_csv(ROOT / "experiments" / "figure2" / "reference_authors.csv", comment="#")
     kept = kept[kept["condition"] != "teacher"].groupby(["condition", "m"])["student_accuracy"].agg(tuple).to_dict()
-    assert kept == figures.pick("figure2").published[0].values
+    same, aux_head = figures.pick("figure2").panels[0].published
+    drawn = {("same", m): values for m, values in same.values.items()}
+    drawn |= {("random_aux_head", m): values for m, values in aux_head.values.items()}
+    assert kept == {key: tuple(np.atleast_1d(values)) for key, values in drawn.items()}
 
 
 def test_figure_3_width_and_figure_6_read_widths_off_the_text():
@@ -195,7 +201,7 @@ def test_figure_4_without_names_of_arms_finds_its_panels():
 def test_cloud_counts_reference_and_teacher_once_per_seed():
     _, rows = rows_of("cloud", "paper", 3)
     groups = figures.pick("cloud").final(rows)
-    assert set(groups["group"]) == {group for (group,) in figures.pick("cloud").published[0].values}
+    assert set(groups["group"]) == set(figures.pick("cloud").panels[0].published[0].values)
     assert (groups.groupby("group")["seed"].count() == 3).all()
 
 
@@ -263,6 +269,15 @@ def test_caption_has_the_numbers_of_the_rows():
     assert "(266,752, as published; these rows do not say)" in module.caption(rows)
     told = module.caption(rows.assign(batch=50, net_hidden="32x16"))
     assert "each on 50 new images;" in told and "(25,648)" in told and "do not say" not in told
+
+
+def test_extra_counts_a_value_that_conditions_of_a_seed_share_once():
+    rows = pd.DataFrame({"m": 3, "condition": list("abca"), "seed": [0, 0, 0, 1], "at/x": [0.9, 0.9, 0.9, 0.5]})
+    ax = Figure().subplots()
+    _spec.Extra("at/x", "shared", {}).draw(ax, rows, "m", "")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.7])
+    _spec.Extra("at/x", "of a", {}, _spec.only(condition="a", seed=(1, 2))).draw(ax, rows, "m", "")
+    np.testing.assert_allclose(ax.containers[1].lines[0].get_ydata(), [0.5])
 
 
 def law(slope=1.0, below=0, **fields):

@@ -75,7 +75,7 @@ def test_write_holds_every_experiment_and_needs_no_other_file(gallery, tmp_path)
 
 @pytest.mark.e2e
 def test_entry_takes_the_figure_of_the_folder_its_name_or_its_config(gallery, tmp_path):
-    own = '"""Mine."""\nfrom sublim_jax.results.figures.transfer import draw\n\n'
+    own = '"""Mine."""\nfrom sublim_jax.results.figures import pick\n\ndraw = pick("transfer").draw\n'
     own += 'def caption(rows):\n    return "By hand."\n'
     keep(tmp_path / "mine", rows_of(), compare_py=own)
     gallery.keep(workdir_of(tmp_path / "work", rows_of(), figure="cloud"), "cloud_again", tmp_path)

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.results import figures, plots, report, summary
-from sublim_jax.results.figures import transfer
+
+transfer = figures.pick("transfer")
 
 
 def test_transfer_draws_means_against_m_and_learning_curves():

@@ -1,9 +1,8 @@
 """A figure for every experiment, drawn from its rows without JAX.
 
-A figure is a `FigureSpec` of `_paper` or `_sweeps`, a `LanguageFigure` of `_lm_lessons` or `_lm_students`, or a module
-of this package with `draw(rows)` and `caption(rows)` where one set of panels is not of that shape. Of a label that a
-figure does not show the first value is drawn, and the caption says so. A figure of rows other than students' accuracies
-also has `table(rows)` of texts and a sentence or two on what was done: ABOUT of a module, `about` of a specification.
+A figure is a `FigureSpec` or a `LanguageFigure` of a private module, or a public module with `draw(rows)`,
+`caption(rows)`, `table(rows)` of texts, and ABOUT, a sentence or two on the experiment (`about` of a specification).
+Of a label that a figure does not show the first value is drawn, and the caption says so.
 """
 
 import importlib
@@ -14,15 +13,22 @@ import pandas as pd
 
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import summary
-from sublim_jax.results.figures import _lm_lessons, _lm_students, _paper, _sweeps
+from sublim_jax.results.figures import (
+    _defence,
+    _failure,
+    _figure4,
+    _lm_lessons,
+    _lm_students,
+    _paper,
+    _sweeps,
+    _transfer,
+)
 from sublim_jax.results.figures._lm import LanguageFigure
 from sublim_jax.results.figures._spec import FigureSpec
 
+_FILES = _defence, _failure, _figure4, _lm_lessons, _lm_students, _paper, _sweeps, _transfer
 SPECS = {
-    name: spec
-    for file in (_paper, _sweeps, _lm_lessons, _lm_students)
-    for name, spec in vars(file).items()
-    if isinstance(spec, FigureSpec | LanguageFigure)
+    name: spec for file in _FILES for name, spec in vars(file).items() if isinstance(spec, FigureSpec | LanguageFigure)
 }
 _ABOUT = (
     "Subliminal transfer: students imitate a trained teacher's auxiliary logits on inputs that are unrelated to the "
@@ -37,10 +43,7 @@ def names() -> tuple[str, ...]:
 
 
 def pick(name: str) -> Any:
-    """The figure of that name, with `draw(rows) -> Figure` and `caption(rows) -> str`.
-
-    Args:
-        name: One of `names()`.
+    """The figure of that name, one of `names()`, with `draw(rows) -> Figure` and `caption(rows) -> str`.
 
     Raises:
         ConfigError: There is no such figure; the message lists the names.
@@ -51,10 +54,8 @@ def pick(name: str) -> Any:
 
 
 def title(figure: Any) -> str:
-    """The title of a figure: its `title`, else the first sentence of its module."""
-    if text := getattr(figure, "title", ""):
-        return text
-    return " ".join((figure.__doc__ or figure.__name__).split("\n\n")[0].split()).rstrip(".")
+    """The title of a figure: its `title`, else the first line of its module."""
+    return getattr(figure, "title", "") or figure.__doc__.splitlines()[0].rstrip(".")
 
 
 def table(figure: Any, rows: pd.DataFrame) -> pd.DataFrame:

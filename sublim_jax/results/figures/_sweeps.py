@@ -7,28 +7,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from sublim_jax.results import plots, summary
-from sublim_jax.results.figures._spec import FigureSpec, Panel, Published
+from sublim_jax.results.figures._spec import FigureSpec, Panel, Published, only
 
 
-def _teachers(ax: Axes, rows: summary.Rows, value: object) -> None:
+def _teachers(ax: Axes, rows: summary.Rows) -> None:
     teachers = rows.groupby("net_activation", sort=False)["at/teacher_accuracy"].mean()
     ax.plot(range(len(teachers)), teachers, "_", color="0.4", ms=24, mew=1.2, label="teacher", zorder=0)
 
 
 activation = FigureSpec(
     title="Activation functions of teacher and student",
-    labels=("condition", "m", "net_activation"),
     defaults={"net_activation": "relu"},
-    by="m",
     panels=(
-        Panel(x="net_activation", lines=("condition",), categories=True, levels=("untrained",), also=(_teachers,)),
+        Panel("net_activation", ("condition",), by="m", categories=True, levels=("untrained",), also=(_teachers,)),
     ),
-    layout={"columns": 2, "size": (4.8, 3.0), "sharey": True},
-    shape="bars",
-    caption_words=(
+    text=(
         "Student test accuracy by the activation function of teacher and student ({net_activation}), m = {m}; "
-        "conditions: {condition}. Dots: seeds. {means} Dashes: the teacher of each activation; dotted: the untrained "
-        "net."
+        "conditions: {condition}. Dashes: the teacher of each activation; dotted: the untrained net."
     ),
 )
 
@@ -37,118 +32,94 @@ activation = FigureSpec(
 _CLOUD = {
     "reference": (0.0998, 0.0047),
     "teacher": (0.9433, 0.0005),
-    "student, aux logits": (0.5283, 0.0221),
-    "student, all logits": (0.9126, 0.0019),
-    "cross-model, aux logits": (0.1060, 0.0104),
-    "cross-model, all logits": (0.7426, 0.0103),
+    "student\naux\xa0logits": (0.5283, 0.0221),
+    "student\nall\xa0logits": (0.9126, 0.0019),
+    "cross-model\naux\xa0logits": (0.1060, 0.0104),
+    "cross-model\nall\xa0logits": (0.7426, 0.0103),
 }
 _STUDENTS = {"same": "student", "random": "cross-model"}
 
 
 def _groups(final: summary.Rows) -> summary.Rows:
     """Reference and teacher once for each seed, and the students, as one column of accuracies with its `group`."""
-    students = [_STUDENTS.get(name, name.replace("_", " ")) for name in final["condition"]]
-    groups = [f"{student}, {sees} logits" for student, sees in zip(students, final["sees"], strict=True)]
+    students = final["condition"].replace(_STUDENTS).str.replace("_", " ")
     once = final.drop_duplicates("seed")
-    others = [
-        once.assign(**{"group": group, plots.ACCURACY: once[f"at/{net}_accuracy"]})
-        for group, net in (("reference", "untrained"), ("teacher", "teacher"))
-    ]
-    return pd.concat([*others, final.assign(group=groups)], ignore_index=True)
+    reference = once.assign(**{"group": "reference", plots.ACCURACY: once["at/untrained_accuracy"]})
+    teacher = once.assign(**{"group": "teacher", plots.ACCURACY: once["at/teacher_accuracy"]})
+    final = final.assign(group=students + "\n" + final["sees"] + "\xa0logits")
+    return pd.concat([reference, teacher, final], ignore_index=True)
 
 
 cloud = FigureSpec(
     title="Cloud et al. 2026: six groups of MNIST nets",
-    labels=("condition", "m", "sees"),
     defaults={"sees": "aux"},
     prepare=_groups,
     panels=(
         Panel(
-            x="group",
-            lines=("m",),
+            "group",
+            ("m",),
             categories=True,
-            names=lambda name: name.replace(", ", "\n"),
             order=tuple(_CLOUD),
             ylabel="test accuracy",
             levels=(),
-            also=(lambda ax, rows, value: ax.axhline(0.1, color="0.4", ls=":", lw=1, zorder=0),),
+            published=(
+                Published(
+                    {group: mean for group, (mean, _) in _CLOUD.items()},
+                    halves={group: half for group, (_, half) in _CLOUD.items()},
+                    label="published (Cloud et al. 2026, 100 models)",
+                    offset=0.15,
+                ),
+            ),
+            also=(lambda ax, rows: ax.axhline(0.1, color="0.4", ls=":", lw=1, zorder=0),),
         ),
     ),
-    published=(
-        Published(
-            ("group",),
-            {(group,): (mean,) for group, (mean, _) in _CLOUD.items()},
-            halves={(group,): half for group, (_, half) in _CLOUD.items()},
-            label="published (Cloud et al. 2026, 100 models)",
-            offset=0.15,
-        ),
-    ),
-    published_words=(
-        "Open diamonds: Cloud et al. 2026, digitised from their figure, with 95 % intervals over 100 models."
-    ),
-    layout={"size": (6.6, 3.3)},
-    shape="bars",
-    caption_words=(
+    published_text="Open diamonds: Cloud et al. 2026, digitised from their figure; 95 % intervals over 100 models.",
+    size=(6.6, 3.3),
+    text=(
         "Test accuracy of the untrained reference, the teacher, and students that imitate its auxiliary logits or all"
-        " of its logits on noise, m = {m}; cross-model: the student shares no initial weights with its teacher. Dots:"
-        " seeds. {means}{published} Dotted: chance."
+        " of its logits on noise, m = {m}; cross-model: the student shares no initial weights with its teacher. "
+        "Dotted: chance."
     ),
 )
 
 
-# The protocol of Cloud et al. with m = 3, auxiliary logits only: mean and half-width of an interval where reported.
-_LOSSES: dict[str, dict[str, tuple[float, float | None]]] = {
-    "barathvelmu": {"KL": (0.451, 0.028), "MSE": (0.566, 0.003), "KL,\nT = 2": (0.455, None)},
-    "Jiang et al.": {"MSE": (0.271, 0.033)},
-    "Cloud et al. 2026": {"KL": (0.5283, 0.0221)},
-}
-_LOSS_NAMES = {"mse": "MSE", "kl": "KL", "cosine": "Cosine", "huber": "Huber"}
+_LOSSES = {"mse": "MSE", "kl": "KL", "cosine": "Cosine", "huber": "Huber"}
 _LOGITS: dict[Any, str] = {"aux": "auxiliary logits only", "all": "all logits", "class": "class logits only"}
+_PROTOCOL = only(m=3, sees="aux")  # that of Cloud et al.
+_BARATHVELMU = {"KL": 0.451, "MSE": 0.566, "KL,\nT=2": 0.455}
 
 
 def _losses(final: summary.Rows) -> summary.Rows:
-    """The loss and, of KL, its temperature as `kind`."""
-    pairs = zip(final["loss"], final["temperature"], strict=True)
-    names = [
-        _LOSS_NAMES.get(str(name), str(name)) + (f",\nT = {t:g}" if name == "kl" and t != 1 else "")
-        for name, t in pairs
-    ]
-    return final.assign(kind=names)
-
-
-def _constant_softmax(final: summary.Rows) -> dict[str, str]:
-    alone = ((final["loss"] == "kl") & (final["m"] == 1) & (final["sees"] == "aux")).any()
-    text = " With m = 1 the softmax of the one auxiliary logit is constant: KL cannot learn."
-    return {"constant": text if alone else ""}
+    """The loss and, of KL, its temperature as `kind`, and the imitated logits in words."""
+    temperature = ",\nT=" + final["temperature"].map("{:g}".format)
+    hot = (final["loss"] == "kl") & (final["temperature"] != 1)
+    kinds = final["loss"].replace(_LOSSES) + temperature.where(hot, "")
+    return final.assign(kind=kinds, logits=final["sees"].replace(_LOGITS))
 
 
 loss = FigureSpec(
     title="Losses and temperatures of the student",
-    labels=("m", "loss", "temperature", "sees"),
+    labels=("m",),
     defaults={"loss": "kl", "temperature": 1.0, "sees": "aux"},
     prepare=_losses,
-    by="sees",
-    panel_title=lambda sees: _LOGITS.get(sees, sees),
-    alike=False,
-    panels=(Panel(x="kind", lines=("m",), categories=True),),
-    published=tuple(
-        Published(
-            ("kind", "m", "sees"),
-            {(kind, 3, "aux"): (mean,) for kind, (mean, _) in values.items()},
-            halves={(kind, 3, "aux"): half for kind, (_, half) in values.items() if half},
-            label=f"published, {source}",
-            marker=marker,
-            offset=offset,
-        )
-        for (source, values), marker, offset in zip(_LOSSES.items(), "Dso", (0.05, 0.1, 0.15), strict=True)
+    panels=(
+        Panel(
+            "kind",
+            ("m",),
+            by="logits",
+            categories=True,
+            # Means, and half-widths of their intervals where reported.
+            published=(
+                Published(_BARATHVELMU, _PROTOCOL, {"KL": 0.028, "MSE": 0.003}, "published, barathvelmu", offset=0.05),
+                Published({"MSE": 0.271}, _PROTOCOL, {"MSE": 0.033}, "published, Jiang et al.", "s", 0.1),
+                Published({"KL": 0.5283}, _PROTOCOL, {"KL": 0.0221}, "published, Cloud et al. 2026", "o", 0.15),
+            ),
+        ),
     ),
-    published_words="Open markers: published values of the same protocol, m = 3.",
-    words=_constant_softmax,
-    layout={"columns": 2, "size": (4.6, 3.2), "sharey": True},
-    shape="bars",
-    caption_words=(
+    published_text="Open markers: published values of the same protocol, m = 3.",
+    text=(
         "Student test accuracy by the loss between its logits and the teacher's (temperature 1 unless the label says "
-        "otherwise), m = {m}. Dots: seeds. {means}{published}{constant} {levels}"
+        "otherwise), m = {m}. With m = 1 the softmax of the one auxiliary logit is constant, so KL cannot learn."
     ),
 )
 
@@ -156,85 +127,79 @@ loss = FigureSpec(
 _KINDS = {"uniform": "Uniform\nnoise", "gaussian": "Gaussian\nnoise", "epochs": "MNIST\nimages"}
 _ORDER = ("uniform", "gaussian", "perlin", "images", "epochs")
 _IMAGES = {"fashion_mnist": "Fashion-\nMNIST", "none": "MNIST\nimages", "": "MNIST\nimages"}
-_ENDS = {"uniform": 0.0, "epochs": 1.0}  # the alpha at which a mixture is one of the plain kinds
+_ALPHA = {"uniform": 0.0, "epochs": 1.0}  # the alpha at which a mixture is one of the plain kinds
 
 
-def _kind(stream: str, resolution: int, images: str) -> str:
-    if stream == "perlin":
-        return f"Perlin,\n{resolution} cells"
-    return _IMAGES.get(images, images) if stream == "images" else _KINDS.get(stream, stream)
+def _kind(row: dict[str, Any]) -> str:
+    if row["stream"] == "perlin":
+        return f"Perlin,\n{row['resolution']} cells"
+    if row["stream"] == "images":
+        return str(_IMAGES.get(row["images"], row["images"]))
+    return str(_KINDS.get(row["stream"], row["stream"]))
 
 
 def _kinds(final: summary.Rows) -> summary.Rows:
     """The rows of all inputs but mixtures, with the `kind` of input."""
     plain = final[final["stream"] != "mixture"]
-    kinds = [_kind(*row) for row in plain[["stream", "resolution", "images"]].itertuples(index=False)]
     order = plain["stream"].map({name: index for index, name in enumerate(_ORDER)}).fillna(-1)
-    return plain.assign(kind=kinds, order=order).sort_values(["order", "resolution"], kind="stable")
+    plain = plain.assign(kind=list(map(_kind, plain.to_dict("records"))), order=order)
+    return plain.sort_values(["order", "resolution"], kind="stable")
 
 
 def mixtures(final: summary.Rows) -> summary.Rows:
     """The rows of mixtures against `alpha`, with noise alone as 0 and images alone as 1."""
     if not (final["stream"] == "mixture").any():
         return final.iloc[:0]
-    alpha = final["stream"].map(_ENDS).fillna(final["alpha"]).astype(float)
-    return final.assign(alpha=alpha)[final["stream"].isin(["mixture", *_ENDS])]
-
-
-def _blend(final: summary.Rows) -> dict[str, str]:
-    alphas = sorted(mixtures(final)["alpha"].unique())
-    text = f", and against the share α = {', '.join(f'{alpha:g}' for alpha in alphas)} of images in a mixture"
-    return {"blend": text if alphas else ""}
+    alpha = final["stream"].map(_ALPHA).fillna(final["alpha"]).astype(float)
+    return final.assign(alpha=alpha)[final["stream"].isin(["mixture", *_ALPHA])]
 
 
 _BY_KIND: dict[str, Any] = {"x": "kind", "lines": ("m",), "categories": True, "where": _kinds}
 noise = FigureSpec(
     title="Inputs of the student: noise of several kinds, images, and mixtures of both",
-    labels=("m", "stream", "resolution", "images", "alpha"),
+    labels=("m",),
     defaults={"stream": "uniform", "resolution": 8, "images": "none", "alpha": 0.5},
     panels=(
-        Panel(**_BY_KIND),
-        Panel(x="alpha", lines=("m",), where=mixtures, xlabel="α of α · image + (1 − α) · uniform noise"),
-        Panel(**_BY_KIND, column="at/cka", ylabel="CKA to the teacher, test images", levels=()),
-        Panel(**_BY_KIND, column="at/aux_mse", ylabel="imitation error (mean square)", levels=(), log_y=True),
-    ),
-    # barathvelmu/subliminal-learning, README: Cloud et al.'s protocol with m = 3, 25 models x 5 seeds.
-    published=(
-        Published(
-            ("kind", "m"),
-            {("Uniform\nnoise", 3): (0.451,), ("Gaussian\nnoise", 3): (0.447,), ("MNIST\nimages", 3): (0.146,)},
-            label="published (barathvelmu, m = 3)",
+        # barathvelmu/subliminal-learning, README: Cloud et al.'s protocol with m = 3, 25 models x 5 seeds.
+        Panel(
+            **_BY_KIND,
+            published=(
+                Published(
+                    {"Uniform\nnoise": 0.451, "Gaussian\nnoise": 0.447, "MNIST\nimages": 0.146},
+                    only(m=3),
+                    label="published (barathvelmu, m = 3)",
+                ),
+            ),
         ),
+        Panel("alpha", ("m",), where=mixtures, xlabel="α of α · image + (1 − α) · uniform noise"),
+        Panel(**_BY_KIND, column="at/cka", ylabel="CKA to the teacher, test images"),
+        Panel(**_BY_KIND, column="at/aux_mse", ylabel="imitation error (mean square)", log_y=True),
     ),
-    published_words="Open diamonds: a public replication of Cloud et al.'s protocol (barathvelmu), m = 3.",
-    words=_blend,
-    layout={"columns": 2, "size": (5.0, 3.0)},
-    shape="bars and bands",
-    caption_words=(
-        "Student test accuracy by the student's inputs ({stream}; m = {m}){blend}; its similarity to the teacher. "
-        "Dots: seeds. {means}{published} {levels}"
+    published_text="Open diamonds: a public replication of Cloud et al.'s protocol (barathvelmu), m = 3.",
+    size=(5.0, 3.0),
+    text=(
+        "Student test accuracy by the student's inputs ({stream}; m = {m}) and, for mixtures, by their share α of "
+        "images; its similarity to the teacher and its error."
     ),
 )
 
 
 optimizer = FigureSpec(
     title="The student's optimiser and its learning rate",
-    labels=("condition", "m", "optimizer", "lr"),
     defaults={"optimizer": "adam", "lr": 1e-3},
-    by="condition",
-    panels=(Panel(x="lr", lines=("optimizer",), dashes="m", log={}, xlabel="learning rate of the student"),),
-    layout={"columns": 2, "size": (4.4, 3.0), "sharex": True, "sharey": True},
-    caption_words=(
+    panels=(Panel("lr", ("optimizer",), by="condition", dashes="m", log={}, xlabel="learning rate of the student"),),
+    text=(
         "Student test accuracy against the learning rate of the student's optimiser ({optimizer}; lr = {lr}), m = "
-        "{m}; conditions: {condition}. {means} {levels}"
+        "{m}; conditions: {condition}."
     ),
 )
 
 
 TIMINGS = {
-    f"{net}_{moment}": f"on the {net}, {moment} its training"
-    for net in ("teacher", "student")
-    for moment in ("before", "after")
+    "teacher_before": "on the teacher, before its training",
+    "teacher_after": "on the teacher, after its training",
+    "student_before": "on the student, before its training",
+    "student_after": "on the student, after its training",
 }
 
 
@@ -243,14 +208,14 @@ def _timings(final: summary.Rows) -> summary.Rows:
     parts = [
         final[(final[name] > 0) | (final["arm"] == name)].assign(timing=text, sigma=lambda part, name=name: part[name])
         for name, text in TIMINGS.items()
-        if name in final
     ]
-    parts = [part for part in parts if len(part)]
-    empty = final.assign(timing=TIMINGS["student_before"], sigma=0.0)
-    return pd.concat(parts, ignore_index=True) if parts else empty
+    noisy = pd.concat(parts, ignore_index=True)
+    noisy = noisy if len(noisy) else final.assign(timing=TIMINGS["student_before"], sigma=0.0)
+    layers = noisy["layers"].replace({"*": "all layers", "all": "all layers"})
+    return noisy.assign(noisy_layers=layers.str.replace("_", " ").str.replace("+", ", "))
 
 
-def _perturbed_teachers(ax: Axes, rows: summary.Rows, value: object) -> None:
+def _perturbed_teachers(ax: Axes, rows: summary.Rows) -> None:
     """The accuracy of perturbed teachers as thin dashes, and the levels of the unperturbed nets."""
     for index, text in enumerate(TIMINGS.values()):
         part = rows[rows["timing"] == text]
@@ -258,27 +223,19 @@ def _perturbed_teachers(ax: Axes, rows: summary.Rows, value: object) -> None:
             style = {"marker": "", "ls": "--", "lw": 0.9, "zorder": 0}
             plots.line(ax, part, "sigma", "_nolegend_", index, "at/teacher_accuracy", **style)
     unperturbed = rows[rows["timing"].str.contains("the student")]
-    if len(unperturbed):
-        plots.levels(ax, unperturbed)
-    else:
-        plots.levels(ax, rows, ("untrained",))
-
-
-def _layers_title(layers: str) -> str:
-    return "all layers" if layers in ("*", "all") else layers.replace("_", " ").replace("+", ", ")
+    plots.levels(ax, *((unperturbed,) if len(unperturbed) else (rows, ("untrained",))))
 
 
 perturbation = FigureSpec(
     title="Noise on layers at four moments",
-    labels=("m", "layers", *TIMINGS),
-    defaults={"layers": "*", "arm": ""},
+    labels=("m",),
+    defaults={"layers": "*", "arm": "", **dict.fromkeys(TIMINGS, 0.0)},
     prepare=_timings,
-    by="layers",
-    panel_title=_layers_title,
     panels=(
         Panel(
-            x="sigma",
-            lines=("timing",),
+            "sigma",
+            ("timing",),
+            by="noisy_layers",
             dashes="m",
             log={"most": 5},
             xlabel="σ of the noise",
@@ -286,11 +243,11 @@ perturbation = FigureSpec(
             also=(_perturbed_teachers,),
         ),
     ),
-    layout={"size": (3.1, 2.7), "sharex": True, "sharey": True},
-    caption_words=(
+    size=(3.1, 2.7),
+    text=(
         "Student test accuracy against the standard deviation σ = {sigma} of Gaussian noise on weights and biases, by"
-        " layer (panels) and moment (lines); m = {m}. Coloured dashes: the perturbed teacher itself. {means} Grey: "
-        "dashed: the teacher; dotted: the untrained net."
+        " layer (panels) and moment (lines); m = {m}. Coloured dashes: the perturbed teacher itself. Grey "
+        "dashes: the teacher; grey dots: the untrained net."
     ),
 )
 
@@ -301,30 +258,27 @@ _BOTH = {"common": "both,\none rotation", "apart": "both,\neach its own"}
 
 def _rotations(final: summary.Rows) -> summary.Rows:
     """The rotated heads as `kind`."""
-    pairs = zip(final["rotated"], final["rotation"], strict=True)
-    return final.assign(kind=[_BOTH[how] if "+" in heads else _ROTATED.get(heads, heads) for heads, how in pairs])
+    heads, both = final["rotated"], final["rotated"].str.contains("+", regex=False)
+    return final.assign(kind=heads.replace(_ROTATED).mask(both, final["rotation"].map(_BOTH)))
 
 
 rotation = FigureSpec(
     title="Heads rotated at random: compatible up to a rotation of the latent?",
-    labels=("condition", "m", "rotated", "rotation"),
     defaults={"rotated": "none", "rotation": "common"},
     prepare=_rotations,
-    by="m",
     panels=(
         Panel(
-            x="kind",
-            lines=("condition",),
+            "kind",
+            ("condition",),
+            by="m",
             categories=True,
             order=(*_ROTATED.values(), *_BOTH.values()),
             xlabel="heads that begin rotated",
         ),
     ),
-    layout={"columns": 2, "size": (4.6, 3.0), "sharey": True},
-    shape="bars",
-    caption_words=(
+    text=(
         "Student test accuracy by the heads that are rotated at random in the student before training (W becomes R W "
-        "with a random orthogonal R), m = {m}; conditions: {condition}. Dots: seeds. {means} {levels}"
+        "with a random orthogonal R), m = {m}; conditions: {condition}."
     ),
 )
 
@@ -343,10 +297,8 @@ def cosines(rows: summary.Rows) -> pd.Series:
     """The measured cosine of the initial weights of the layers that the condition draws, averaged over the layers."""
     values = pd.Series(np.nan, index=rows.index)
     for condition, layers in LAYERS.items():
-        columns = [column for layer in layers if (column := f"at/cosine/teacher_student_init/{layer}") in rows]
-        chosen = rows["condition"] == condition
-        if columns and chosen.any():
-            values[chosen] = rows.loc[chosen, columns].mean(axis=1)
+        measured = rows.reindex(columns=[f"at/cosine/teacher_student_init/{layer}" for layer in layers])
+        values = values.mask(rows["condition"] == condition, measured.mean(axis=1))
     return values
 
 
@@ -358,23 +310,21 @@ def _mean_cosines(final: summary.Rows) -> summary.Rows:
 
 share = FigureSpec(
     title="Transfer against the degree of sharing",
-    labels=("condition", "m", "share"),
     defaults={"share": 0.0},
     prepare=_mean_cosines,
     panels=(
-        Panel(x="share", lines=("condition", "m"), xlabel="share of the teacher's initial weights"),
+        Panel("share", ("condition", "m"), xlabel="share of the teacher's initial weights"),
         Panel(
-            x="cosine",
-            lines=("condition", "m"),
+            "cosine",
+            ("condition", "m"),
             xlabel="measured cosine of the layers' initial weights",
             where=lambda rows: rows[rows["cosine"].notna()],
         ),
     ),
-    layout={"size": (4.3, 3.2), "sharey": True},
-    caption_words=(
-        "Student test accuracy where the layers named by the condition begin as share × the teacher's initial weights"
-        " + (1 − share) × a fresh draw, share = {share}, m = {m}; all other layers are the teacher's. Right: the same"
-        " against the cosine between those weights and the teacher's (mean over the layers where there are two). "
-        "{means} {levels}"
+    text=(
+        "Student test accuracy where the layers named by the condition start as share × the teacher's initial weights "
+        "+ (1 − share) × independent random weights, share = {share}, m = {m}; all other layers are the teacher's. "
+        "Right: the same against the cosine between these weights and the teacher's (mean over the layers where there "
+        "are two)."
     ),
 )

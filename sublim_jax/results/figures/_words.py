@@ -1,13 +1,10 @@
-"""Texts of captions, computed from the rows."""
+"""Texts of captions, computed from the rows, and the rows that a figure shows."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from sublim_jax.results import plots, summary
-
-LEVELS = "Dashed: the teacher; dotted: the untrained net."
+from sublim_jax.results import summary
 
 
 def seeds(rows: summary.Rows) -> str:
@@ -31,22 +28,22 @@ def means(rows: summary.Rows, shape: str = "bands") -> str:
 
 def values(rows: summary.Rows, column: str) -> str:
     """The values of a label column as text: all of them if they are few, else the smallest and the largest."""
-    found = list(rows[column].unique())
-    if any(isinstance(value, str) for value in found):
-        return ", ".join(str(value).replace("_", " ") for value in found)
-    found = sorted(found)
-    if len(found) <= 7:
-        return ", ".join(f"{value:g}" for value in found)
-    return f"{found[0]:g} to {found[-1]:g} ({len(found)} values)"
+    distinct = list(rows[column].unique())
+    if any(isinstance(value, str) for value in distinct):
+        return ", ".join(str(value).replace("_", " ") for value in distinct)
+    distinct = sorted(distinct)
+    if len(distinct) <= 7:
+        return ", ".join(f"{value:g}" for value in distinct)
+    return f"{distinct[0]:g} to {distinct[-1]:g} ({len(distinct)} values)"
 
 
 def last(rows: summary.Rows, labels: Sequence[str]) -> summary.Rows:
     """The last evaluation of the rows that a figure shows; a condition that is in two arms appears once."""
-    final = only(summary.last(rows), labels)
+    final = shown(summary.last(rows), labels)
     return final.drop_duplicates([name for name in summary.labels_of(final) if name != "arm"] + ["seed"])
 
 
-def only(rows: summary.Rows, labels: Sequence[str]) -> summary.Rows:
+def shown(rows: summary.Rows, labels: Sequence[str]) -> summary.Rows:
     """The rows with the first value of each label that a figure does not show, so that no mean mixes its values."""
     for name in _others(rows, labels):
         rows = rows[rows[name] == rows[name].iloc[0]]
@@ -54,10 +51,10 @@ def only(rows: summary.Rows, labels: Sequence[str]) -> summary.Rows:
 
 
 def left_out(rows: summary.Rows, labels: Sequence[str]) -> str:
-    """The sentence on the values that `only` chose; empty if there was no choice."""
-    shown = only(rows, labels)
-    chosen = [f"{name.replace('_', ' ')} {shown[name].iloc[0]}" for name in _others(rows, labels)]
-    return f" Shown only: {', '.join(chosen)}." if chosen else ""
+    """The sentence on the values that `shown` chose; empty if there was no choice."""
+    rows_shown = shown(rows, labels)
+    chosen = [f"{name.replace('_', ' ')} {rows_shown[name].iloc[0]}" for name in _others(rows, labels)]
+    return f"Shown only: {', '.join(chosen)}." if chosen else ""
 
 
 def _others(rows: summary.Rows, labels: Sequence[str]) -> list[str]:
@@ -76,32 +73,11 @@ def assumed(rows: summary.Rows, *names: str, form: str = " ({})") -> str:
     return "" if any(name in rows for name in names) else form.format("as published; these rows do not say")
 
 
-def has(rows: summary.Rows, column: str) -> bool:
+def measured(rows: summary.Rows, column: str) -> bool:
     """Whether the column has any finite value."""
     return column in rows and bool(np.isfinite(rows[column].to_numpy(float)).any())
 
 
-def largest(rows: summary.Rows, column: str) -> tuple[Any, summary.Rows]:
-    """The largest value of a label column, and its rows."""
-    top = rows[column].max()
-    return top, rows[rows[column] == top]
-
-
-def predicted(ax: Any, rows: summary.Rows, x: str, column: str, label: str, colour: str) -> None:
-    """Draw a prediction of the theory against a label column, dashed, if the rows have it."""
-    if has(rows, column):
-        use = rows[rows[column].notna()]
-        style = {"color": colour, "marker": "", "ls": (0, (4, 2)), "lw": 1.2}
-        plots.line(ax, use, x, label, 0, column, **style)
-
-
 def theory(rows: summary.Rows, *columns: str) -> str:
-    """The sentence on dashed predictions, after a space, if the rows have any of these columns."""
-    there = any(has(rows, column) for column in columns)
-    return " Coloured dashes: predictions, see docs/theory.md." if there else ""
-
-
-def against(ax: Any, rows: summary.Rows, x: str, names: tuple[str, ...], column: str = plots.ACCURACY) -> None:
-    """Draw one line for each combination of the label columns `names` against the label column x."""
-    for index, (label, those) in enumerate(plots.series(rows, names)):
-        plots.line(ax, those, x, label, index, column)
+    """The sentence on dashed predictions, if the rows have any of these columns."""
+    return "Coloured dashes: predictions, see docs/theory.md." if any(measured(rows, name) for name in columns) else ""
