@@ -42,7 +42,7 @@ def rows_of(name, preset, seeds):
     rows = pd.DataFrame(rows)
     keys = rows.drop(columns="arm", errors="ignore").astype(str).agg("|".join, axis=1)
     draws = np.array([np.random.default_rng(zlib.crc32(key.encode())).uniform(0.1, 0.9, 19) for key in keys])
-    batches = rows.get("pool", rows["step"])
+    batches = rows["pool"] if "pool" in rows else rows["step"]
     batches = batches.where(batches > 0, rows["step"]).clip(upper=rows["step"])
     rows["theory/equations_per_weight"] = rows["m"] * batches / 300
     names = [*("student_accuracy", "teacher_accuracy", "untrained_accuracy"), *MORE]
@@ -275,7 +275,7 @@ def test_extra_counts_a_value_that_conditions_of_a_seed_share_once():
     rows = pd.DataFrame({"m": 3, "condition": list("abca"), "seed": [0, 0, 0, 1], "at/x": [0.9, 0.9, 0.9, 0.5]})
     ax = Figure().subplots()
     _spec.Extra("at/x", "shared", {}).draw(ax, rows, "m", "")
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.7])
+    np.testing.assert_allclose(np.asarray(ax.lines[0].get_ydata(), float), [0.7])
     _spec.Extra("at/x", "of a", {}, _spec.only(condition="a", seed=(1, 2))).draw(ax, rows, "m", "")
     np.testing.assert_allclose(ax.containers[1].lines[0].get_ydata(), [0.5])
 
