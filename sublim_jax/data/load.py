@@ -61,7 +61,7 @@ def make_dataset(train: ImageData, test: ImageData, name: str, classes: int, sou
     return Dataset(train, test, name, classes, source, checksum.hexdigest())
 
 
-def image_data(x: np.ndarray, y: np.ndarray, mean: float, std: float) -> ImageData:
+def image_data(x: np.ndarray, y: np.ndarray, mean: float | np.float32, std: float | np.float32) -> ImageData:
     """Make `ImageData` of NumPy arrays; it is declared with JAX arrays, but training chooses the device."""
     return ImageData(*cast(Any, (x, y, np.float32(mean), np.float32(std))))
 

@@ -91,13 +91,10 @@ class _Evaluation:
         def member(state: State, condition: tuple[Any, Knobs]) -> dict[str, Array]:
             (noise, noise_targets), knobs_ = condition
             students = self._students(state, teachers[0], knobs_, images.shape[1:], key)
-            outputs = (
-                TeacherStudent(*targets, *_outputs(self.recipe.net, students, x))
-                for targets, x in ((test_targets, images), (noise_targets, noise))
-            )
             context = EvalContext(
-                TeacherStudent(*teachers, *students),
-                *outputs,
+                TeacherStudent(teachers[0], teachers[1], *students),
+                TeacherStudent(*test_targets, *_outputs(self.recipe.net, students, images)),
+                TeacherStudent(*noise_targets, *_outputs(self.recipe.net, students, noise)),
                 labels=test.y,
                 knobs=dataclasses.replace(knobs_, final_noise=knobs_.final_noise if self.ends else {}),
                 num_inputs_seen=jnp.minimum(step, knobs_.noise_batches).astype(jnp.float32) * self.recipe.batch,
