@@ -158,7 +158,7 @@ def write(workdir: Path, entries: Sequence[Entry], metadata: Mapping[str, Any]) 
     return rows
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
+def table(rows: Any) -> pd.DataFrame:
     """Means over seeds, one line per condition."""
     labels, lines = [name for name in rows if "/" not in name and name != "seed"], []
     for names, group in rows.groupby(labels, sort=False, dropna=False):
