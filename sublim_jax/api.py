@@ -53,14 +53,14 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
         sublim_jax.core.errors.ConfigError: config: there is no field 'student.stepz'; did you mean 'student.steps'?
     """
     from sublim_jax import config as configs
-    from sublim_jax.config import grid, lm, schema
+    from sublim_jax.config import lm, schema
 
     schema.check_value("preset", preset, schema.IMAGE_FIELDS["preset"].rule)
     images = fields.get("study") != "language"
     config = configs.base_config("smoke" if preset == "smoke" else "paper") if images else lm.base()
     if preset != "paper":
-        schema.set_fields(config, grid.flatten(config.presets[preset]))
-    known = grid.flatten(config)
+        schema.set_fields(config, flatten(config.presets[preset].to_dict()))
+    known = flatten(config.to_dict())
     for name, value in flatten(fields).items():
         field = name.replace("__", ".")
         if field not in known:
