@@ -156,7 +156,7 @@ def _audit(
         "compatibility_aux": compatibility(*imitated),
         "compatibility_class": compatibility(*trait),
     }
-    slopes = first.slopes[:number]
+    slopes = np.asarray(first.slopes[:number])
     return Audit(
         **values,
         layers={layer: _cosine(first.aligned, shared, first.moved, layer) for layer in _layers(first.moved)},

@@ -129,7 +129,8 @@ def _functions(recipe: Recipe) -> tuple[Any, Any, Any, Any]:
         return jnp.where(mask[None], training_step.apply(net, params, x).logits, 0)
 
     def imitation(knobs: Any, outputs: Any, targets: Any) -> Any:
-        return recipe.loss(*(ModelOutput(values[:, :0], values, {}) for values in (outputs, targets)), knobs)
+        student, teacher = (ModelOutput(values[:, :0], values, {}) for values in (outputs, targets))
+        return recipe.loss(student, teacher, knobs)
 
     def trait(test: Any, params: Any) -> Any:
         outputs = training_step.apply(recipe.net, params, streams.normalize_images(test, test.x)).acts["class_head"]
@@ -158,7 +159,7 @@ def write(workdir: Path, entries: Sequence[Entry], metadata: Mapping[str, Any]) 
     return rows
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
+def table(rows: Any) -> pd.DataFrame:
     """Means over seeds, one line per condition."""
     labels, lines = [name for name in rows if "/" not in name and name != "seed"], []
     for names, group in rows.groupby(labels, sort=False, dropna=False):
