@@ -57,8 +57,11 @@ _PANEL: dict[str, Any] = {"levels": (), "inside": True}
 _NOISE: dict[str, Any] = {**_PANEL, "x": SIGMA, "lines": ("m",), "xlabel": "σ of the noise"}
 failure = FigureSpec(
     title="When it fails: one panel for each way, with the bound that the theory draws there",
-    labels=("m", "layers", SIGMA, "pool", "net_hidden", "lr", "optimizer", "decay"),
-    defaults={"frozen": "none", "arm": ""},
+    labels=("m",),
+    defaults={
+        **{"arm": "", "layers": "*", SIGMA: 0.0, "pool": 0, "net_hidden": "256x256", "frozen": "none"},
+        **{"lr": 1e-3, "optimizer": "adam", "decay": 0.0},
+    },
     panels=(
         Panel(
             **_NOISE,
