@@ -135,9 +135,11 @@ _DOSE = "dose: KL(teacher || base), nats per number"
 _LINES = "lines, read over {steps} steps"
 _STEPS = {"x": "step", "by": "dose", "xlabel": "student's steps"}
 _COLLAPSE = "256 lines collapse, 8,192 do not (brendanlong)"
-_DOSE_CLAIMS = dict.fromkeys(
-    ("grows with dose: rho > 0", "weakest teacher > 0", "strongest teacher > weakest teacher"), "expected"
-)
+_DOSE_CLAIMS = {
+    "grows with dose: rho > 0": "expected",
+    "weakest teacher > 0": "expected",
+    "strongest teacher > weakest teacher": "expected",
+}
 _STEP_CLAIMS = {"grows with steps: rho > 0": "+.10 at 16, +1.37 at 5,120 updates (Pythia-160m)"}
 _LINE_CLAIMS = {
     "grows with lines: rho > 0": _COLLAPSE,

@@ -124,11 +124,8 @@ def best_block(by_block: pd.DataFrame) -> pd.Series:
 def _compare_layers(final: summary.Rows, every: summary.Rows) -> Iterator[Claim]:
     for form, rows in _lm.by_form(final):
         by_block = _single_blocks(rows).pivot(index="seed", columns="block", values=TRANSFER)
-        named = {
-            **samples(rows, "trains"),
-            "everything": sample(rows, trains="all"),
-            "best block": best_block(by_block),
-        }
+        named = samples(rows, "trains")
+        named |= {"everything": sample(rows, trains="all"), "best block": best_block(by_block)}
         early = by_block.columns < (max(by_block.columns, default=0) + 1) / 2
         if early.any() and not early.all():
             for half, blocks in (("early", by_block.loc[:, early]), ("late", by_block.loc[:, ~early])):
@@ -216,13 +213,13 @@ def matched(rows: summary.Rows, form: str, optimizer: str) -> summary.Rows:
         Columns `adam`, `other` and `level`, in nats of KL.
     """
 
-    def farthest(name: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-        by_rate = curves(rows, form, name)
-        return max(by_rate.values(), key=lambda pair: pair[0].max(axis=1).mean(), default=None)
+    def farthest(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        pairs = curves(rows, form, name).values()
+        return max(pairs, key=lambda pair: pair[0].max(axis=1).mean(), default=(pd.DataFrame(), pd.DataFrame()))
 
     adam, other = farthest("adam"), farthest(optimizer)
     values = {}
-    for seed in adam[0].index.intersection(other[0].index) if adam and other else ():
+    for seed in adam[0].index.intersection(other[0].index):
         pairs = [(progress.loc[seed], transfer.loc[seed]) for progress, transfer in (adam, other)]
         level = min(progress.max() for progress, _ in pairs)
         values[seed] = [*(reached(*pair, level) for pair in pairs), _PROGRESS[form][1] * level]
