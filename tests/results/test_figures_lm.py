@@ -161,7 +161,7 @@ def test_tables_are_texts_of_claims_and_conditions(name):
 
 
 def test_every_inequality_is_judged_on_the_rows_of_the_configs():
-    texts = [text for name in NAMES for text in verdicts(name, rows_of(name, seeds=2))]
+    texts = [text for name in NAMES for text in verdicts(name, rows_of(name, "paper", 2, pseudorandom))]
     values = {**vars(_lm_lessons), **vars(_lm_students)}
     inequalities = [text for name in values if name.endswith("_CLAIMS") for text in values[name]]
     assert len(inequalities) > 50
