@@ -160,11 +160,11 @@ def test_tables_are_texts_of_claims_and_conditions(name):
     assert all(claim.published for claim in claims)
 
 
-@pytest.mark.parametrize("module", [_lm_lessons, _lm_students])
-def test_every_inequality_is_judged_on_the_rows_of_the_configs(module):
-    texts = [text for name in NAMES for text in verdicts(name, rows_of(name, seeds=2))]
-    inequalities = [text for name, value in vars(module).items() if name.endswith("_CLAIMS") for text in value]
-    assert len(inequalities) > 15
+def test_every_inequality_is_judged_on_the_rows_of_the_configs():
+    texts = [text for name in NAMES for text in verdicts(name, rows_of(name, "paper", 2, pseudorandom))]
+    values = {**vars(_lm_lessons), **vars(_lm_students)}
+    inequalities = [text for name in values if name.endswith("_CLAIMS") for text in values[name]]
+    assert len(inequalities) > 50
     assert not [text for text in inequalities if not any(claim.startswith(text) for claim in texts)]
 
 
@@ -185,43 +185,21 @@ def test_no_mean_goes_over_a_label_that_is_not_shown(name):
     assert (figure.final(both)["at/transfer"] < 1).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "planted"),
-    [
-        (
-            "lm_transfer",
-            "soft > greedy (dose 0.1)",
-            lambda arm: {"soft": 3.0, "soft_carrier": 2.0, "greedy": 1.0, "sampled": 0.5}[arm.data],
-        ),
-        (
-            "lm_base",
-            "same > other order, greedy",
-            lambda arm: {"same": 2.0, "other_order": 1.0, "other_init": 0.1, "other_both": -0.1}[arm.base],
-        ),
-        (
-            "lm_divergence",
-            "mask top < mask random (10%), dose 0.1",
-            lambda arm: {"top": 0.1, "random": 0.8}.get(arm.tokens.rpartition("_")[2], 1.0),
-        ),
-        (
-            "lm_layers",
+@pytest.mark.parametrize("name", NAMES)
+def test_claims_hold_where_planted_and_are_reversed_where_the_reverse_was(name):
+    text, planted = {
+        "lm_transfer": ("soft > greedy (dose 0.1)", lambda arm: {"greedy": 1.0, "sampled": 0.5}.get(arm.data, 2.0)),
+        "lm_base": ("same > other order, greedy", lambda arm: {"same": 2.0, "other_order": 1.0}.get(arm.base, 0.1)),
+        "lm_divergence": ("mask top < mask random (10%), dose 0.1", lambda arm: 0.1 if "top" in arm.tokens else 0.8),
+        "lm_layers": (
             "early blocks, mean > late blocks, mean, soft",
-            lambda arm: 3.0 - float(arm.trains[-1]) / 3 if arm.trains.startswith("block_") else 2.0,
+            lambda arm: 4.0 - int(arm.trains[-1]) if arm.trains.startswith("block_") else 2.0,
         ),
-        (
-            "lm_paraphrase",
-            "falls with lines of base: -rho > 0",
-            lambda arm: (1.0 if arm.paraphrase == "none" else 0.4) - arm.mixed,
-        ),
-        (
-            "lm_optimizer",
-            "adam > sgd, as far, soft",
-            lambda arm: {"adam": 1.0, "sign": 0.8, "momentum": 0.2, "sgd": 0.1}[arm.optimizer],
-        ),
-        ("lm_dose", "grows with dose: rho > 0, greedy", lambda arm: float(np.log(arm.dose) + 7 + np.log(arm.lines))),
-    ],
-)
-def test_claims_hold_where_planted_and_are_reversed_where_the_reverse_was(name, text, planted):
+        "lm_paraphrase": ("falls with fraction: -rho > 0 (lines of the base)", lambda arm: 1.0 - arm.mixed),
+        "lm_optimizer": ("adam > sgd, as far, soft", lambda arm: {"adam": 1.0, "sgd": 0.1}.get(arm.optimizer, 0.5)),
+        "lm_dose": ("grows with dose: rho > 0, greedy", lambda arm: float(np.log(arm.dose * arm.lines)) + 7),
+    }[name]
+
     def rows(sign):
         return rows_of(name, "paper", 6, lambda arm, *at: sign(at[0]) * planted(arm) + noise(arm, *at))
 

@@ -21,7 +21,7 @@ UNPUBLISHED = "not published"
 MIN_SEEDS = 5  # for a verdict: a bootstrap interval of two seeds ends at the two seeds
 NAMES = {  # values of labels that claims call by another name
     **{"soft_carrier": "soft", "soft": "soft, all tokens", "other_init": "other weights", "blocks": "all blocks"},
-    **{"none": "unchanged lines"},
+    **{"none": "unchanged lines", "embeddings": "tables"},
 }
 _PUBLISHED_SLOPE = "did not predict (Pythia-160m, PolyPythia-SL)"
 _PREDICTIONS = {  # columns of first-order predictions that rank conditions before any training

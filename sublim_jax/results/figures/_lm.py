@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _claims, _words
-from sublim_jax.results.figures._claims import CROSS, NAMES, TRANSFER, Claim, evaluate, sample, samples, select
+from sublim_jax.results.figures._claims import CROSS, TRANSFER, Claim, evaluate, sample, samples, select
 
 # The values of labels that a sweep does not vary.
 _DEFAULTS: dict[str, Any] = {
@@ -25,10 +25,11 @@ _MEASURED = (
     *("transfer", "cross", "control", "base", "teacher", "dose", "probability", "probability_control", "valid"),
     *("kl_teacher", "kl_base", "coverage", "divergent_any", "divergent_all", "trait_tokens", "refused_lines"),
 )
+Names = Sequence[str]
 NATS = "transfer (nats)"
 FRACTION = "fraction of the transfer"
 KL_TEACHER = "at/kl_teacher"
-FORMS = ("greedy", "soft_carrier")  # forms of the data that most figures compare
+FORMS = {"greedy": "greedy", "soft_carrier": "soft"}  # the forms that most figures compare, as claims name them
 COLOURS = {"greedy": 0, "soft_carrier": 1, "sampled": 2, "soft": 3}  # a form has one colour in all figures
 LEGENDS = {"greedy": "greedy tokens", "soft_carrier": "soft, numbers only", "soft": "soft, all", "sampled": "sampled"}
 # Tick labels of values whose own names do not fit.
@@ -106,13 +107,13 @@ class LanguageFigure:
         cross = "; pale and open markers: the same animal in students that were taught another one"
         counts = pd.Series([claim.verdict for claim in claims], dtype=object).value_counts()
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        judged = f" Of {len(claims)} claims: {verdicts}; each is judged alone, without a correction for their number."
         return (
             f"{self.caption_words.format(**texts)} Transfer is the logit of the taught animal minus the mean logit of "
             "the other animals, in nats, minus the same difference in a control student that reads the base's own "
             f"lines. {_words.means(final, 'bars and bands')} The unit is the base seed: values are first averaged over "
             f"{animals} animal{'s' if animals > 1 else ''} of a seed. Small dots: seeds"
-            f"{cross if final[CROSS].notna().any() else ''}.{self._left_out(rows)} Of {len(claims)} claims: "
-            f"{verdicts}; each is judged alone, without a correction for their number."
+            f"{cross if final[CROSS].notna().any() else ''}.{self._left_out(rows)}{judged if claims else ''}"
         )
 
     def _parts(self, rows: summary.Rows) -> list[tuple[str, summary.Rows]]:
@@ -149,7 +150,7 @@ def claims_by_form(
 ) -> Iterator[Claim]:
     """The claims that compare the values of a label, of each form."""
     for form, part in by_form(rows):
-        yield from evaluate(inequalities, samples(part, label), f", {NAMES.get(form, form)}{suffix}")
+        yield from evaluate(inequalities, samples(part, label), f", {FORMS[form]}{suffix}")
 
 
 def zero(ax: Axes, ylabel: str = NATS) -> None:
@@ -179,14 +180,7 @@ def seeds_and_mean(ax: Axes, x: float, values: pd.Series, index: int, label: str
 
 
 def strip(
-    ax: Axes,
-    rows: summary.Rows,
-    by: str,
-    group: str = "",
-    order: Sequence[str] = (),
-    first: int = 0,
-    tick_size: float = 8,
-    column: str = TRANSFER,
+    ax: Axes, rows: summary.Rows, by: str, group: str = "", order: Names = (), first: int = 0, column: str = TRANSFER
 ) -> None:
     """Categories: seeds as dots, mean and interval; of transfers also those of other animals' students, pale."""
     if column == TRANSFER:
@@ -194,9 +188,8 @@ def strip(
     rows = rows[rows[column].notna()]
     if not len(rows):
         return
-    ticks = {name: _TICKS.get(name, plots.wrapped(name)) for name in rows[by].unique()}
-    places = plots.strip(ax, rows, by, group, column, ticks, order, first)
-    ax.tick_params(axis="x", labelsize=tick_size, rotation=0)
+    places = plots.strip(ax, rows, by, group, column, None, order, first)
+    _name_categories(ax, plots.ordered(rows[by], order))
     values = plots.ordered(rows[group]) if group else [""]
     for (name, value), x in places.items() if column == TRANSFER else ():
         part = select(rows, **({by: name, group: value} if group else {by: name}))
@@ -253,9 +246,16 @@ def fractions(ax: Axes, parts: Mapping[Any, pd.Series], whole: pd.Series, label:
 
 
 def fraction_strip(
-    ax: Axes, rows: summary.Rows, by: str, group: str, order: Sequence[str], wholes: Mapping[str, pd.Series]
-) -> list[str]:
-    """Draw fractions of each group's whole transfer by category, a colour for each group; returns the categories."""
+    ax: Axes,
+    rows: summary.Rows,
+    by: str,
+    group: str,
+    order: Names,
+    wholes: Mapping[str, pd.Series] | None = None,
+    published: Mapping[str, float] | None = None,
+) -> None:
+    """Draw categories as fractions of each group's whole, which is by default the transfer of the first category."""
+    wholes = samples(rows, group, **{by: order[0]}) if wholes is None else wholes
     fraction_axis(ax)
     rows = select(rows, **{group: list(wholes)})
     drawn = [name for name in order if name in set(rows[by])]
@@ -264,6 +264,12 @@ def fraction_strip(
         shift = (index - (len(groups) - 1) / 2) * 0.72 / len(groups)
         parts = {x + shift: sample(rows, **{by: name, group: value}) for x, name in enumerate(drawn)}
         fractions(ax, parts, wholes[value], LEGENDS.get(value, value.replace("_", " ")), index, ls="none")
-    ax.set_xticks(range(len(drawn)), [_TICKS.get(name, plots.wrapped(name)) for name in drawn], fontsize=7)
-    ax.set_xlim(-0.6, max(len(drawn), 1) - 0.4)
-    return drawn
+    if reported := {drawn.index(name): value for name, value in (published or {}).items() if name in drawn}:
+        plots.published(ax, list(reported), list(reported.values()))
+    _name_categories(ax, drawn)
+
+
+def _name_categories(ax: Axes, names: Names) -> None:
+    ticks = [_TICKS.get(name, plots.wrapped(name)) for name in names]
+    ax.set_xticks(range(len(names)), ticks, fontsize=7 if len(names) > 4 else 8, rotation=0)
+    ax.set_xlim(-0.6, max(len(names), 1) - 0.4)

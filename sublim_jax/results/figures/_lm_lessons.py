@@ -5,11 +5,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _claims, _lm
-from sublim_jax.results.figures._claims import CROSS, NAMES, UNPUBLISHED, Claim, evaluate, sample, samples, select
+from sublim_jax.results.figures._claims import CROSS, UNPUBLISHED, Claim, evaluate, sample, samples, select
 from sublim_jax.results.figures._lm import LanguageFigure, Panel
 
 _OWL = "owl 12 to > 60 % (Cloud 2026)"
@@ -33,7 +34,7 @@ def _form_doses(rows: summary.Rows) -> list[float]:
 
 
 def _teachers(rows: summary.Rows) -> summary.Rows:
-    return _tuned(rows, teacher=_TEACHERS, data=_lm.FORMS, dose=_common_dose(rows))
+    return _tuned(rows, teacher=_TEACHERS, data=tuple(_lm.FORMS), dose=_common_dose(rows))
 
 
 def _carriers(rows: summary.Rows) -> summary.Rows:
@@ -91,7 +92,7 @@ def _compare_transfer(final: summary.Rows, every: summary.Rows) -> Iterator[Clai
         yield from evaluate(_FORM_CLAIMS, samples(rows, "data"), f" (dose {dose:g})")
         for form, part in _lm.by_form(rows):
             animals = {"own animal": sample(part), "other animal": sample(part, CROSS)}
-            suffix = f", {NAMES.get(form, form)} (dose {dose:g})"
+            suffix = f", {_lm.FORMS[form]} (dose {dose:g})"
             yield from evaluate({"own animal > other animal": "specific (Cloud 2026)"}, animals, suffix)
     yield from _lm.claims_by_form(_teachers(final), _TEACHER_CLAIMS, "teacher", " (teacher)")
     filters = samples(_strongest(final), "filtered")
@@ -131,13 +132,25 @@ lm_transfer = LanguageFigure(
 )
 
 _DOSE = "dose: KL(teacher || base), nats per number"
+_LINES = "lines, read over {steps} steps"
 _STEPS = {"x": "step", "by": "dose", "xlabel": "student's steps"}
 _COLLAPSE = "256 lines collapse, 8,192 do not (brendanlong)"
+_DOSE_CLAIMS = {
+    "grows with dose: rho > 0": "expected",
+    "weakest teacher > 0": "expected",
+    "strongest teacher > weakest teacher": "expected",
+}
+_STEP_CLAIMS = {"grows with steps: rho > 0": "+.10 at 16, +1.37 at 5,120 updates (Pythia-160m)"}
+_LINE_CLAIMS = {
+    "grows with lines: rho > 0": _COLLAPSE,
+    "fewest lines > 0": _COLLAPSE,
+    "fewest lines < half of most lines": _COLLAPSE,
+}
 
 
 def _dose_arms(rows: summary.Rows, *forms: str) -> summary.Rows:
     """The arms that do not vary the number of lines, of some forms or of both."""
-    return select(rows[rows["arm"] != "lines"], data=forms or _lm.FORMS)
+    return select(rows[rows["arm"] != "lines"], data=forms or tuple(_lm.FORMS))
 
 
 def _line_arm(rows: summary.Rows) -> summary.Rows:
@@ -156,7 +169,7 @@ def _draw_curves(ax: Axes, rows: summary.Rows, x: str, xlabel: str, by: str = "d
         if curve[CROSS].notna().any():
             pale = _lm.pale(plots.look(_lm.COLOURS[value])[0])
             style = {"color": pale, "ls": "--", "lw": 1, "markerfacecolor": "white"}
-            label = f"other animal, {NAMES.get(value, value)}"
+            label = f"other animal, {_lm.FORMS[value]}"
             plots.line(ax, curve, x, label, _lm.COLOURS[value], CROSS, **style)
     _lm.zero(ax)
     if len(rows):
@@ -164,28 +177,22 @@ def _draw_curves(ax: Axes, rows: summary.Rows, x: str, xlabel: str, by: str = "d
         ax.set_xlabel(xlabel.format(steps=f"{rows['step'].max():,}"))
 
 
+def _trend(rows: summary.Rows, label: str, least: str, most: str) -> dict[str, pd.Series]:
+    """The rank correlation with a label, and the samples of its least and its greatest value."""
+    by_value = samples(rows, label)
+    named = {f"grows with {label}: rho": _claims.rank_correlations(rows, label)}
+    return named | ({least: by_value[min(by_value)], most: by_value[max(by_value)]} if len(by_value) > 1 else {})
+
+
 def _compare_dose(final: summary.Rows, every: summary.Rows) -> Iterator[Claim]:
     for form, rows in _lm.by_form(_dose_arms(final)):
-        named = {"grows with dose: rho": _claims.rank_correlations(rows, "dose")}
-        inequalities = {"grows with dose: rho > 0": "expected"}
+        yield from evaluate(
+            _DOSE_CLAIMS, _trend(rows, "dose", "weakest teacher", "strongest teacher"), f", {_lm.FORMS[form]}"
+        )
         for dose, curve in _dose_arms(every, form).groupby("dose"):
-            name = f"grows with steps (dose {dose:g}): rho"
-            named[name] = _claims.rank_correlations(curve.drop_duplicates(["step", "seed"]), "step")
-            inequalities[f"{name} > 0"] = "+.10 at 16, +1.37 at 5,120 updates (Pythia-160m)"
-        by_dose = samples(rows, "dose")
-        if len(by_dose) > 1:
-            weak, strong = f"dose {min(by_dose):g}", f"dose {max(by_dose):g}"
-            named |= {weak: by_dose[min(by_dose)], strong: by_dose[max(by_dose)]}
-            inequalities |= {f"{weak} > 0": "expected", f"{strong} > {weak}": "expected"}
-        yield from evaluate(inequalities, named, f", {NAMES.get(form, form)}")
-    rows = _line_arm(final)
-    correlation = {"grows with lines: rho": _claims.rank_correlations(rows, "lines")}
-    yield from evaluate({"grows with lines: rho > 0": _COLLAPSE}, correlation, ", soft")
-    by_lines = samples(rows, "lines")
-    if len(by_lines) > 1:
-        few, many = (f"{number:,} lines" for number in (min(by_lines), max(by_lines)))
-        named = {few: by_lines[min(by_lines)], many: by_lines[max(by_lines)]}
-        yield from evaluate({f"{few} > 0": _COLLAPSE, f"{few} < half of {many}": _COLLAPSE}, named, ", soft")
+            rho = _claims.rank_correlations(curve.drop_duplicates(["step", "seed"]), "step")
+            yield from evaluate(_STEP_CLAIMS, {"grows with steps: rho": rho}, f", {_lm.FORMS[form]} (dose {dose:g})")
+    yield from evaluate(_LINE_CLAIMS, _trend(_line_arm(final), "lines", "fewest lines", "most lines"), ", soft")
 
 
 lm_dose = LanguageFigure(
@@ -195,9 +202,7 @@ lm_dose = LanguageFigure(
     labels=("arm", "data", "dose", "lines"),
     panels=(
         Panel("dose of the teacher", _draw_curves, _dose_arms, {"x": "dose", "xlabel": _DOSE}),
-        Panel(
-            "distinct lines (soft)", _draw_curves, _line_arm, {"x": "lines", "xlabel": "lines, read over {steps} steps"}
-        ),
+        Panel("distinct lines (soft)", _draw_curves, _line_arm, {"x": "lines", "xlabel": _LINES}),
         Panel("steps, soft", _draw_curves, lambda rows: _dose_arms(rows, "soft_carrier"), _STEPS, all_steps=True),
         Panel("steps, greedy", _draw_curves, lambda rows: _dose_arms(rows, "greedy"), _STEPS, all_steps=True),
     ),
@@ -242,8 +247,7 @@ def _draw_budgets(ax: Axes, rows: summary.Rows, edit: str) -> None:
 
 def _draw_edits(ax: Axes, rows: summary.Rows) -> None:
     split = rows["tokens"].str.rsplit("_", n=1)
-    edits = rows.assign(edit=split.str[0], choice=split.str[-1].replace(_CHOICES))
-    edits = select(edits, edit=_EDITS)
+    edits = select(rows.assign(edit=split.str[0], choice=split.str[-1].replace(_CHOICES)), edit=_EDITS)
     wholes = dict.fromkeys(_CHOICES.values(), sample(rows, tokens="all"))
     _lm.fraction_strip(ax, edits, "edit", "choice", _EDITS, wholes)
     if len(edits):
@@ -301,10 +305,8 @@ lm_divergence = LanguageFigure(
     layout={"size": (3.6, 2.7)},
 )
 
-_PARAPHRASES = (
-    *("none", "same_law", "held_out", "other_law", "examples", "shuffle_within", "shuffle_across", "permuted"),
-)
-_BY_PARAPHRASE: dict[str, Any] = {"by": "paraphrase", "group": "data", "order": _PARAPHRASES, "tick_size": 7}
+_PARAPHRASES = ["none", "same_law", "held_out", "other_law", "examples", "shuffle_within", "shuffle_across", "permuted"]
+_BY_PARAPHRASE: dict[str, Any] = {"by": "paraphrase", "group": "data", "order": _PARAPHRASES}
 _USUALLY = "usually suppresses (Schrodi 2026)"
 _SHUFFLED = "suppresses (Schrodi 2026; Cloud 2026)"
 _PARAPHRASE_CLAIMS = {
@@ -320,6 +322,7 @@ _PARAPHRASE_CLAIMS = {
     "other law < half of unchanged lines": _USUALLY,
     "other law < same law": UNPUBLISHED,
 }
+_MIXTURE_CLAIMS = ("falls with fraction: -rho > 0", "25% < half of 0%")
 _MIXTURES = {
     "base": ("of the base", "25 % unbiased nearly removes (Schrodi 2026)"),
     "other_animal": ("of another animal's teacher", "several biased suppress (Schrodi 2026)"),
@@ -334,10 +337,6 @@ def _mixed(rows: summary.Rows, other: str) -> summary.Rows:
     """Mixtures with another teacher's lines, and the lines that are not mixed."""
     rows = select(rows, data="soft_carrier", paraphrase="none")
     return rows[(rows["mixed_with"] == other) | (rows["mixed"] == 0)]
-
-
-def _draw_kept(ax: Axes, rows: summary.Rows) -> None:
-    _lm.fraction_strip(ax, rows, "paraphrase", "data", _PARAPHRASES, samples(rows, "data", paraphrase="none"))
 
 
 def _draw_imitation(ax: Axes, rows: summary.Rows) -> None:
@@ -359,16 +358,11 @@ def _draw_mixtures(ax: Axes, rows: summary.Rows) -> None:
 
 def _compare_paraphrase(final: summary.Rows, every: summary.Rows) -> Iterator[Claim]:
     yield from _lm.claims_by_form(_unmixed(final), _PARAPHRASE_CLAIMS, "paraphrase")
-    for other, (_, published) in _MIXTURES.items():
-        rows, lines = _mixed(final, other), f"lines of {other.replace('_', ' ')}"
-        parts = samples(rows, "mixed")
-        named = {f"falls with {lines}: -rho": -_claims.rank_correlations(rows, "mixed")}
-        named |= {f"25 % of {lines}" if part == 0.25 else "none": parts[part] for part in (0.0, 0.25) if part in parts}
-        inequalities = {
-            f"falls with {lines}: -rho > 0": published,
-            f"25 % of {lines} < half of unchanged lines": published,
-        }
-        yield from evaluate(inequalities, named)
+    for other, (label, published) in _MIXTURES.items():
+        rows = _mixed(final, other)
+        named = {f"{fraction:.0%}": values for fraction, values in samples(rows, "mixed").items()}
+        named |= {"falls with fraction: -rho": -_claims.rank_correlations(rows, "mixed")}
+        yield from evaluate(dict.fromkeys(_MIXTURE_CLAIMS, published), named, f" (lines {label})")
 
 
 lm_paraphrase = LanguageFigure(
@@ -380,7 +374,7 @@ lm_paraphrase = LanguageFigure(
     labels=("data", "paraphrase", "mixed", "mixed_with"),
     panels=(
         Panel("paraphrase", _lm.strip, _unmixed, _BY_PARAPHRASE),
-        Panel("kept, of no paraphrase", _draw_kept, _unmixed),
+        Panel("kept, of no paraphrase", _lm.fraction_strip, _unmixed, _BY_PARAPHRASE),
         Panel("imitation", _draw_imitation, _unmixed),
         Panel("lines of another teacher (soft)", _draw_mixtures),
     ),

@@ -9,13 +9,12 @@ from matplotlib.axes import Axes
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures import _lm
-from sublim_jax.results.figures._claims import NAMES, TRANSFER, UNPUBLISHED, Claim, evaluate, sample, samples, select
+from sublim_jax.results.figures._claims import TRANSFER, UNPUBLISHED, Claim, evaluate, sample, samples, select
 from sublim_jax.results.figures._lm import LanguageFigure, Panel
 
-_BASES = ("same", "other_order", "other_init", "other_both")
-_BY_FILTER = {"by": "base", "group": "filtered", "order": _BASES, "first": 2}
+_BY_BASE = {"by": "base", "group": "data", "order": ("same", "other_order", "other_init", "other_both")}
 _SUITE = "Pythia-160m, PolyPythia-SL"
-_PUBLISHED_KEPT = {"other_order": 0.39, "other_init": 0.008 / 1.51}  # of the same-base transfer, with decoupled seeds
+_KEPT = {"other_order": 0.39, "other_init": 0.008 / 1.51}  # of the same-base transfer, with decoupled seeds
 _BASE_CLAIMS = {
     "same > 0": f"+1.51 ({_SUITE})",
     "same > other order": f"39 % kept with other order ({_SUITE})",
@@ -38,13 +37,6 @@ def _strongest(rows: summary.Rows) -> summary.Rows:
     return select(rows, data="greedy", dose=rows["dose"].max())
 
 
-def _draw_kept(ax: Axes, rows: summary.Rows) -> None:
-    drawn = _lm.fraction_strip(ax, rows, "base", "data", _BASES, samples(rows, "data", base="same"))
-    published = {drawn.index(base): kept for base, kept in _PUBLISHED_KEPT.items() if base in drawn}
-    if published:
-        plots.published(ax, list(published), list(published.values()), label="Pythia-160m")
-
-
 def _compare_base(final: summary.Rows, every: summary.Rows) -> Iterator[Claim]:
     yield from _lm.claims_by_form(_main_arms(final), _BASE_CLAIMS, "base")
     leaks = samples(_strongest(final), "filtered", base="other_init")
@@ -58,9 +50,9 @@ lm_base = LanguageFigure(
     "teacher's numbers.",
     labels=("base", "data", "dose", "filtered"),
     panels=(
-        Panel("base of the student", _lm.strip, _main_arms, {"by": "base", "group": "data", "order": _BASES}),
-        Panel("kept, of the same base's", _draw_kept, _main_arms),
-        Panel("strong teacher: leak (greedy)", _lm.strip, _strongest, _BY_FILTER),
+        Panel("base of the student", _lm.strip, _main_arms, _BY_BASE),
+        Panel("kept, of the same base's", _lm.fraction_strip, _main_arms, {**_BY_BASE, "published": _KEPT}),
+        Panel("strong teacher: leak (greedy)", _lm.strip, _strongest, {**_BY_BASE, "group": "filtered", "first": 2}),
     ),
     compare=_compare_base,
     caption_words="Students of four bases after {steps} steps on the same lines: transfers (a), and as fractions of "
@@ -77,7 +69,7 @@ _PART_CLAIMS = {
     "best block > .8 of all blocks": _SCHRODI,
     "first 2 > last 2": _SCHRODI,
     "first 4 > last 4": _SCHRODI,
-    "embeddings > 0": "vocabulary channel (Madl 2026)",
+    "tables > 0": "vocabulary channel (Madl 2026)",
     "adapters > 0": "transfer (Cloud, Schrodi, Nief)",
     "everything > 0": "vanishes (Nief 2026)",
     "adapters > everything": "a LoRA artifact (Nief 2026)",
@@ -132,17 +124,14 @@ def best_block(by_block: pd.DataFrame) -> pd.Series:
 def _compare_layers(final: summary.Rows, every: summary.Rows) -> Iterator[Claim]:
     for form, rows in _lm.by_form(final):
         by_block = _single_blocks(rows).pivot(index="seed", columns="block", values=TRANSFER)
-        named = {
-            **samples(rows, "trains"),
-            "everything": sample(rows, trains="all"),
-            "best block": best_block(by_block),
-        }
+        named = samples(rows, "trains")
+        named |= {"everything": sample(rows, trains="all"), "best block": best_block(by_block)}
         early = by_block.columns < (max(by_block.columns, default=0) + 1) / 2
         if early.any() and not early.all():
             for half, blocks in (("early", by_block.loc[:, early]), ("late", by_block.loc[:, ~early])):
                 named |= {f"{half} blocks, mean": blocks.mean(axis=1), f"{half} blocks, best": blocks.max(axis=1)}
         inequalities = {f"block {block} > 0": _SCHRODI for block in by_block.columns} | _PART_CLAIMS
-        yield from evaluate(inequalities, named, f", {NAMES.get(form, form)}")
+        yield from evaluate(inequalities, named, f", {_lm.FORMS[form]}")
 
 
 def _best_mean(rows: summary.Rows) -> dict[str, str]:
@@ -166,7 +155,7 @@ lm_layers = LanguageFigure(
             "parts learn",
             _lm.strip,
             lambda rows: rows[~rows["trains"].str.startswith("block_")],
-            {"by": "trains", "group": "data", "order": _PARTS, "tick_size": 6.5},
+            {"by": "trains", "group": "data", "order": _PARTS},
         ),
         Panel("transfer and imitation", _draw_imitation),
     ),
@@ -185,23 +174,21 @@ _PROGRESS = {"soft_carrier": (_lm.KL_TEACHER, -1), "greedy": ("at/kl_base", 1)}
 _NECESSARY = "necessary (Blank 2026)"
 
 
-def curves(rows: summary.Rows, form: str, optimizer: str, lr: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Progress, which grows, and transfer of students, [seed, step], beginning at step 0.
+def curves(rows: summary.Rows, form: str, optimizer: str) -> dict[float, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Progress, which grows, and transfer, both [seed, step] from step 0, by learning rate.
 
     At step 0 student and control are the base: the transfer is 0, the KL to the teacher is the teacher's dose, and the
     KL to the base is 0.
     """
-    rows = select(rows, data=form, optimizer=optimizer, lr=lr).drop_duplicates(["seed", "step"])
     column, sign = _PROGRESS[form]
-    progress, transfer = (rows.pivot(index="seed", columns="step", values=name) for name in (column, TRANSFER))
-    if 0 not in progress:
-        progress.insert(0, 0, rows.groupby("seed")["at/dose"].first() if sign < 0 else 0.0)
-        transfer.insert(0, 0, 0.0)
-    return sign * progress, transfer
-
-
-def _rates(rows: summary.Rows, form: str, optimizer: str) -> list[float]:
-    return sorted(select(rows, data=form, optimizer=optimizer)["lr"].unique())
+    by_rate = {}
+    for lr, part in select(rows, data=form, optimizer=optimizer).drop_duplicates(["lr", "seed", "step"]).groupby("lr"):
+        progress, transfer = (part.pivot(index="seed", columns="step", values=name) for name in (column, TRANSFER))
+        if 0 not in progress:
+            progress.insert(0, 0, part.groupby("seed")["at/dose"].first() if sign < 0 else 0.0)
+            transfer.insert(0, 0, 0.0)
+        by_rate[lr] = (sign * progress, transfer)
+    return by_rate
 
 
 def reached(progress: pd.Series, transfer: pd.Series, level: float) -> float:
@@ -216,42 +203,38 @@ def reached(progress: pd.Series, transfer: pd.Series, level: float) -> float:
     return float(y[after - 1] + part * (y[after] - y[after - 1]))
 
 
-def _farthest(rows: summary.Rows, form: str, optimizer: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """The curves of the learning rate with the most progress in the mean, which is chosen without their transfer."""
-    candidates = [curves(rows, form, optimizer, lr) for lr in _rates(rows, form, optimizer)]
-    ends = [pair[0].max(axis=1).mean() for pair in candidates]
-    return candidates[int(np.argmax(np.nan_to_num(ends, nan=-np.inf)))] if candidates else None
-
-
 def matched(rows: summary.Rows, form: str, optimizer: str) -> summary.Rows:
     """Transfers of Adam and of another optimizer where both have got equally far, for each seed.
 
-    The level is the most progress that both make in the seed, each at its learning rate of most mean progress.
+    Each has its learning rate with most mean progress, chosen without a look at its transfer. The level is the most
+    progress that both make in the seed.
 
     Returns:
         Columns `adam`, `other` and `level`, in nats of KL.
     """
-    best, other = _farthest(rows, form, "adam"), _farthest(rows, form, optimizer)
-    columns = ["adam", "other", "level"]
-    if best is None or other is None:
-        return pd.DataFrame(columns=columns, dtype=float)
+
+    def farthest(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        pairs = curves(rows, form, name).values()
+        return max(pairs, key=lambda pair: pair[0].max(axis=1).mean(), default=(pd.DataFrame(), pd.DataFrame()))
+
+    adam, other = farthest("adam"), farthest(optimizer)
     values = {}
-    for seed in best[0].index.intersection(other[0].index):
-        level = min(pair[0].loc[seed].max() for pair in (best, other))
-        transfers = [reached(progress.loc[seed], transfer.loc[seed], level) for progress, transfer in (best, other)]
-        values[seed] = [*transfers, _PROGRESS[form][1] * level]
-    return pd.DataFrame.from_dict(values, orient="index", columns=columns, dtype=float)
+    for seed in adam[0].index.intersection(other[0].index):
+        pairs = [(progress.loc[seed], transfer.loc[seed]) for progress, transfer in (adam, other)]
+        level = min(progress.max() for progress, _ in pairs)
+        values[seed] = [*(reached(*pair, level) for pair in pairs), _PROGRESS[form][1] * level]
+    return pd.DataFrame.from_dict(values, orient="index", columns=["adam", "other", "level"], dtype=float)
 
 
 def _draw_training(ax: Axes, rows: summary.Rows, form: str) -> None:
     """Draw mean transfer along training against how far students have got."""
     sign = _PROGRESS[form][1]
     for index, optimizer in enumerate(_OPTIMIZERS):
-        for style, lr in zip(("--", "-", ":", "-."), _rates(rows, form, optimizer), strict=False):
-            progress, transfer = (frame.mean() for frame in curves(rows, form, optimizer, lr))
-            colour, marker = plots.look(index)
-            label = f"{optimizer}, {lr:g}"
-            ax.plot(sign * progress, transfer, color=colour, marker=marker, ms=3, lw=1.1, ls=style, label=label)
+        colour, marker = plots.look(index)
+        by_rate = curves(rows, form, optimizer)
+        for style, (lr, (progress, transfer)) in zip(("--", "-", ":", "-."), by_rate.items(), strict=False):
+            look = {"color": colour, "marker": marker, "ms": 3, "lw": 1.1, "ls": style, "label": f"{optimizer}, {lr:g}"}
+            ax.plot(sign * progress.mean(), transfer.mean(), **look)
     _lm.zero(ax)
     ax.set_xlabel("KL(teacher || student) left, nats" if sign < 0 else "KL(base || student), nats")
     if len(ax.lines) > 1 and sign < 0:
@@ -275,12 +258,11 @@ def _draw_matched(ax: Axes, rows: summary.Rows, form: str) -> None:
 
 def _compare_optimizers(final: summary.Rows, every: summary.Rows) -> Iterator[Claim]:
     for form, rows in _lm.by_form(final):
-        name = NAMES.get(form, form)
+        name = _lm.FORMS[form]
         for optimizer in _OPTIMIZERS:
-            for lr in _rates(rows, form, optimizer)[-1:]:
-                published = _NECESSARY if optimizer == "adam" else "none without adaptation (Blank 2026)"
-                named = {optimizer: sample(rows, optimizer=optimizer, lr=lr)}
-                yield from evaluate({f"{optimizer} > 0": published}, named, f", {name} (lr {lr:g})")
+            published = _NECESSARY if optimizer == "adam" else "none without adaptation (Blank 2026)"
+            for lr, values in list(samples(rows, "lr", optimizer=optimizer).items())[-1:]:  # the largest rate
+                yield from evaluate({f"{optimizer} > 0": published}, {optimizer: values}, f", {name} (lr {lr:g})")
         for optimizer in _OPTIMIZERS[1:]:
             both = matched(every, form, optimizer)
             inequalities = {f"adam > {optimizer}": _NECESSARY, f"{optimizer} < half of adam": _NECESSARY}
