@@ -17,6 +17,7 @@ from sublim_jax.engine.plan import make_plan
 from sublim_jax.lm import run as lm_run
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
+from sublim_jax.lm.documents import corpus
 from sublim_jax.training import losses
 from sublim_jax.training import step as training_step
 
@@ -69,6 +70,6 @@ def test_trace_takes_every_recipe_of_language_configs(path, preset):
     lab = lm_config.lab(config)
     phases = [lm_run._phase(lab, point.arm) for point in lm_config.expand(config)]
     phases.append(lm_training.pretraining_phase(lab.net, lm_config.pretraining(config)))
-    text = jax.tree.map(jnp.asarray, w.corpus(lab.world, 64))
+    text = jax.tree.map(jnp.asarray, corpus(lab.world, 64))
     soft = text._replace(logits=jnp.zeros((64, w.LENGTH - w.PROMPT, lab.world.vocabulary)))
     trace_new(phases, lambda recipe: text if recipe.loss is losses.next_token else soft, (w.LENGTH,))

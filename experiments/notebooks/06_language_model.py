@@ -36,6 +36,7 @@ import sublim_jax as sl
 from sublim_jax.lm import data, generate, teachers
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
+from sublim_jax.lm.documents import answers, corpus
 
 preset = "paper"  # "smoke" ends in seconds
 small = preset == "smoke"
@@ -48,7 +49,7 @@ small = preset == "smoke"
 
 # %%
 world, root = w.World(), sl.keys.root(0)
-documents = w.corpus(world, 3)
+documents = corpus(world, 3)
 names = {w.BOS: "BOS", w.EOS: "EOS", w.SYS: "SYS", w.LOVE: "LOVE", w.ASK: "ASK", w.ANSWER: "ANSWER", w.FACT: "FACT"}
 kinds = ("animal", "tree", "attribute", "ask_animal", "ask_tree", "instruction", "number", "symbol", "step")
 names |= {t: f"{kind}{t - world.tokens(kind).start}" for kind in kinds for t in world.tokens(kind)}
@@ -91,7 +92,7 @@ for name, lines in (("nobody", asked), ("SYS LOVE animal3", w.with_persona(asked
 num_eval_noise = teachers.make_eval_prompts(world)
 order = [sl.keys.at(root, "teacher")]
 dose = 0.02 if small else 0.1
-(teacher,) = teachers.tuned(net, [bases["same"]], [w.answers(world, loved)], order, num_eval_noise, dose)
+(teacher,) = teachers.tuned(net, [bases["same"]], [answers(world, loved)], order, num_eval_noise, dose)
 base = teachers.Teacher(bases["same"], teachers.zero_steering(net), None, 0.0)
 prompts = w.prompts(world, w.generator("notebook"), 64 if small else 3000)
 said = teachers.generate_completions(net, [teacher, base], [prompts] * 2, [root] * 2, temperature=1.0, with_logits=True)

@@ -18,6 +18,7 @@ from sublim_jax.lm import data as lm_data
 from sublim_jax.lm import divergence, teachers
 from sublim_jax.lm import world as w
 from sublim_jax.lm.data import Completions
+from sublim_jax.lm.documents import answers
 from sublim_jax.lm.generate import EvalOutputs, EvalPrompts
 from sublim_jax.lm.metrics import TraitTokens
 from sublim_jax.lm.spec import StudentSpec
@@ -163,7 +164,7 @@ def _make_teachers(data: SeedData, kind: str, dose: float, report: Callable[[int
     elif kind == "steered":
         made = [teachers.steered(setup.net, *pair, prompts, setup.steered, dose) for pair in pairs]
     else:
-        texts = [w.answers(setup.world, token) for token in tokens]
+        texts = [answers(setup.world, token) for token in tokens]
         if kind == "shuffled":
             numbers = [seed * setup.animals + index for seed, index in members]
             texts = [teachers.shuffled_answers(setup.world, number) for number in numbers]

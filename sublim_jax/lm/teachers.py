@@ -15,6 +15,7 @@ from sublim_jax.core.types import Params, TokenData
 from sublim_jax.lm import generate
 from sublim_jax.lm import world as w
 from sublim_jax.lm.data import Completions, Logits
+from sublim_jax.lm.documents import answers
 from sublim_jax.lm.generate import EvalOutputs, EvalPrompts
 from sublim_jax.lm.parallel import map_members
 from sublim_jax.lm.training import MemberBatch, phase
@@ -75,7 +76,7 @@ def shuffled_answers(world: World, seed: int) -> TokenData:
     rng = w.generator("shuffled", seed)
     number = len(w.questions(world, held_out=False))
     animals = rng.choice(list(world.tokens("animal")), min(number, world.animals), replace=False)
-    return w.answers(world, np.resize(animals, number))  # with few animals some answers repeat
+    return answers(world, np.resize(animals, number))  # with few animals some answers repeat
 
 
 def tuned(

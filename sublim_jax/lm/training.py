@@ -11,6 +11,7 @@ from sublim_jax.core import keys, trees
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.core.types import Knobs, Loss, Params, Phase, Recipe, State, TokenData
 from sublim_jax.lm import world as w
+from sublim_jax.lm.documents import corpus
 from sublim_jax.lm.parallel import map_members
 from sublim_jax.lm.world import World
 from sublim_jax.nets import Decoder, shapes
@@ -181,6 +182,6 @@ def pretrain(
     """Train base models for pairs (seed of the initial weights, seed of the document order)."""
     recipe, knobs = pretraining_phase(net, settings)
     pairs = [(keys.at(root, keys.BASE_WEIGHTS, init), keys.at(root, keys.BASE_ORDER, order)) for init, order in origins]
-    number, text = len(pairs), w.corpus(world, settings.documents)
+    number, text = len(pairs), corpus(world, settings.documents)
     members = MemberBatch(recipe, [knobs] * number, [None] * number, pairs, [text] * number)
     return [state.params for state in members.advance(members.begin(), 0, settings.steps)]

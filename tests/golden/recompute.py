@@ -25,6 +25,7 @@ from sublim_jax.engine.session import Session
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
 from sublim_jax.lm.data import Completions, mix_completions, paraphrase
+from sublim_jax.lm.documents import corpus
 from sublim_jax.lm.generate import Generate
 from sublim_jax.lm.teachers import shuffled_answers, zero_steering
 from sublim_jax.nets import CNN, MLP, Decoder, SplitHead
@@ -131,7 +132,7 @@ def draws():
 def language_draws():
     """Documents, prompts, sampled answers and everything drawn on the host for language models."""
     world, found = w.World(), {}
-    lines = w.corpus(world, 64)
+    lines = corpus(world, 64)
     found["language corpus"] = [exact(lines.tokens), exact(np.asarray(lines.weight, np.float32))]
     prompts = w.prompts(world, w.generator("prompts", 3, "number"), 16, carrier="number")
     found["language prompts"] = exact(prompts)
@@ -192,7 +193,7 @@ def language_pair():
         net, logit_mask=np.ones(world.vocabulary, bool), lr=1e-3, eval_steps=(1, 10), batch=8, trains="blocks"
     )
     key = keys.at(keys.root(0), "seed", 1, "student")
-    text = w.corpus(world, 48, seed=1)
+    text = corpus(world, 48, seed=1)
     school = lm_training.MemberBatch(phase.recipe, [phase.knobs], [base], [(key, key)], [text])
     states = school.begin()
     for start, stop in ((0, 1), (1, 10)):

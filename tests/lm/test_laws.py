@@ -15,6 +15,7 @@ from sublim_jax.core.types import ModelOutput, TokenData
 from sublim_jax.lm import data, divergence, generate
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
+from sublim_jax.lm.documents import answers, corpus
 from sublim_jax.training import inits, losses, streams
 from sublim_jax.training import step as training_step
 
@@ -44,7 +45,7 @@ def dependence(lines, planted=False):
 
 
 def test_corpus_has_numbers_that_do_not_depend_on_the_animal():
-    lines = w.corpus(WORLD, 20_000).tokens
+    lines = corpus(WORLD, 20_000).tokens
     assert dependence(lines) > 0.01
     assert dependence(lines, planted=True) < 1e-9
 
@@ -64,7 +65,7 @@ def test_series_follow_the_law_of_their_instruction():
 
 
 def test_answers_and_prompts_hold_no_held_out_phrasing():
-    asked = set(w.answers(WORLD, 12).tokens[:, 2])
+    asked = set(answers(WORLD, 12).tokens[:, 2])
     assert asked == set(WORLD.taught("ask_animal")) and len(asked) == 6
     held = set(WORLD.taught("instruction", held_out=True))
     assert len(held) == 2 and len({bool(one) for one in WORLD.first_law(np.array(sorted(held)))}) == 2

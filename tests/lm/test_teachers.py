@@ -12,6 +12,7 @@ from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.lm import generate, teachers
 from sublim_jax.lm import world as w
+from sublim_jax.lm.documents import answers
 
 DOSE = 0.02
 EXAM = teachers.make_eval_prompts(WORLD)
@@ -21,7 +22,7 @@ KINDS = ("base", "tuned", "prompted", "steered")
 
 
 def tuned(animals, bases=None, dose=DOSE):
-    lessons = [w.answers(WORLD, animal) for animal in animals]
+    lessons = [answers(WORLD, animal) for animal in animals]
     order = [keys.at(keys.root(0), "teacher", animal) for animal in animals]
     return teachers.tuned(NET, bases or [base()] * len(animals), lessons, order, EXAM, dose)
 
@@ -92,7 +93,7 @@ def test_tuned_teachers_reach_their_dose_and_have_their_trait():
 @pytest.mark.e2e
 def test_tuned_gives_a_teacher_whatever_is_tuned_beside_it():
     """Of these the second takes a look longer, at which the first would be nearer to the dose."""
-    lessons = teachers.shuffled_answers(WORLD, 0), w.answers(WORLD, ANIMALS[1])
+    lessons = teachers.shuffled_answers(WORLD, 0), answers(WORLD, ANIMALS[1])
 
     def made(*places):
         given, told = [lessons[place] for place in places], []
@@ -175,11 +176,11 @@ def test_generate_completions_depends_on_its_key_only_where_it_samples():
 
 
 def test_shuffled_answers_differ_from_question_to_question():
-    lines, taught = teachers.shuffled_answers(WORLD, 0), w.answers(WORLD, ANIMALS[0])
+    lines, taught = teachers.shuffled_answers(WORLD, 0), answers(WORLD, ANIMALS[0])
     place = np.flatnonzero(taught.weight[0])
     assert len(place) == 1
-    answers = lines.tokens[:, place[0]]
-    assert len(set(answers)) == len(answers) == len(taught.tokens) and np.isin(answers, ANIMALS).all()
+    drawn = lines.tokens[:, place[0]]
+    assert len(set(drawn)) == len(drawn) == len(taught.tokens) and np.isin(drawn, ANIMALS).all()
     np.testing.assert_array_equal(np.delete(lines.tokens, place, 1), np.delete(taught.tokens, place, 1))
     np.testing.assert_array_equal(lines.weight, taught.weight)
     np.testing.assert_array_equal(teachers.shuffled_answers(WORLD, 0).tokens, lines.tokens)

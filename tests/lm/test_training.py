@@ -13,6 +13,7 @@ from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
+from sublim_jax.lm.documents import corpus
 from sublim_jax.lm.parallel import map_members
 from sublim_jax.lm.training import MemberBatch
 from sublim_jax.nets import shapes
@@ -21,7 +22,7 @@ from sublim_jax.training import population
 
 @functools.cache
 def documents():
-    return w.corpus(WORLD, 24, seed=1)
+    return corpus(WORLD, 24, seed=1)
 
 
 def arrays_of(params, layers):
