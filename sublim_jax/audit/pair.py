@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from sublim_jax.audit import first_update
 from sublim_jax.audit.calibration import Verdict, verdict
 from sublim_jax.audit.first_update import First, Functions, layer_of
+from sublim_jax.core import compiler
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import summary
 from sublim_jax.results.summary import Interval
@@ -118,6 +119,7 @@ def audit_pair(  # noqa: PLR0913  what a pair is
         >>> round(sl.audit_pair(read, {"w": w}, {"w": moved}, {"w": w}, x, trait).coverage, 3)
         1.0
     """
+    compiler.check_derivatives()
     apply = _partial(student_apply)
     taught = apply if teacher_apply is None else _partial(teacher_apply)
     functions = Functions(apply, taught, _partial(trait_loss), _loss(loss))
@@ -130,12 +132,23 @@ def audit_pair(  # noqa: PLR0913  what a pair is
     for checked, finite in zip(first_update.CHECKS, first.finite, strict=True):
         if not finite:
             raise ConfigError(f"{checked} must be finite; got NaN or infinity")
+    _check_slopes(first, number)
     if heads is not None:
         return _audit(first, [_layer(name, first) for name in heads], unshared, number, calibration)
     probes = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:_NUM_PROBES], inputs)
     linear = first_update.linear_layers(apply, student_params, probes)
     used = [name for name in linear if _total(first.update, name) or _total(first.trait_gradient, name)]
     return _audit(first, used, unshared, number, calibration)
+
+
+def _check_slopes(first: First, number: int) -> None:
+    """Compare two ways to one number: forward mode input by input, and the inner product of the two gradients."""
+    forward, inner = float(first.slopes[:number].mean()), -_total(first.gradients)
+    if abs(forward - inner) > 1e-2 * np.sqrt(_total(first.update) * _total(first.trait_gradient)):
+        raise ConfigError(
+            f"trait_loss: its mean slope {forward:.4g} and the inner product of the gradients {inner:.4g} must agree; "
+            "the compiler returned a wrong derivative, or one of the functions is not differentiable"
+        )
 
 
 def _audit(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from sublim_jax import results
+from sublim_jax.core import compiler
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine import distributed
 from sublim_jax.engine.options import Interrupted, RunOptions
@@ -51,6 +52,7 @@ class Session:
     devices: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        compiler.check_derivatives()
         self.seeds = tuple(self.seeds)
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds={self.seeds}: must be at least one, distinct and not negative")

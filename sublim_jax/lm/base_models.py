@@ -13,7 +13,7 @@ from sublim_jax.engine import teacher_cache
 from sublim_jax.engine.plan import describe_phase
 from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.teacher_cache import TeacherCache
-from sublim_jax.lm import parallel
+from sublim_jax.lm import documents, parallel
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
 from sublim_jax.lm.lessons import LanguageSetup
@@ -55,14 +55,11 @@ def load_or_pretrain(
 
 def _identity(lab: LanguageSetup, pretraining: Pretraining) -> dict[str, Any]:
     """Plain values that decide the weights of all bases."""
-    device = jax.local_devices()[0]
     return {
         "phase": describe_phase(lm_training.pretraining_phase(lab.net, pretraining)),
         "world": str(lab.world),
         "how": str(pretraining),
-        "device": f"{device.platform} {device.device_kind}",
-        "jax": jax.__version__,
-        "code": teacher_cache.source_digest(*(module.__name__ for module in (w, lm_training, parallel))),
+        **teacher_cache.machine_identity(*(module.__name__ for module in (w, documents, lm_training, parallel))),
         "precision": getattr(jax.config, "jax_default_matmul_precision", None),  # JAX declares it at run time
         "root": np.asarray(jax.random.key_data(lab.root)).tolist(),
     }

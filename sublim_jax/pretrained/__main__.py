@@ -14,7 +14,6 @@ Exit codes: 0 done, 1 the machine failed, 2 bad flags or model, 75 interrupted.
 
 import io
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -172,7 +171,7 @@ def _show(divergence: Any, preferences: Any) -> None:
     """Print both tables."""
     import pandas as pd
 
-    from sublim_jax.results import summary
+    from sublim_jax.results import summary, tables
 
     table = divergence[["persona", "tokens"]].copy()
     for title, name in (("one disagrees", "any"), ("all disagree", "all"), ("one, in full", "any_in_full")):
@@ -181,22 +180,12 @@ def _show(divergence: Any, preferences: Any) -> None:
     table["not as none"] = divergence["changed_from_none"].map("{:.3f}".format)
     table["KL from none"] = divergence["kl_from_none"].map("{:.4f}".format)
     table["echo"] = divergence["echo"].map("{:.2f}".format)
-    _print_table(table, "divergence tokens, of the tokens written: mean [95 % over requests]")
+    tables.print_table(table, "divergence tokens, of the tokens written: mean [95 % over requests]")
     means = preferences.groupby(["persona", "animal"], sort=False)[["word", "first"]].mean()
     cells = [f"{word:.4f} ({first:.3f})" for word, first in means.itertuples(index=False)]
     table = pd.Series(cells, means.index).unstack("animal")[preferences["animal"].unique()]
     table = table.loc[preferences["persona"].unique()].reset_index()
-    _print_table(table, "favourite animal: probability of the word (of its first token)")
-
-
-def _print_table(frame: Any, title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*frame.columns, title=title, title_justify="left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*map(str, row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    tables.print_table(table, "favourite animal: probability of the word (of its first token)")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from jax.tree_util import Partial
 
 import sublim_jax
-from sublim_jax.audit import calibration
+from sublim_jax.audit import calibration, first_update
 from sublim_jax.audit.pair import audit_pair
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine.first_steps import float64
@@ -62,6 +62,18 @@ def test_audit_pair_has_the_coverage_of_theorem_1_for_an_identical_beginning():
     assert found.coverage > 0 and found.layers == {"w": pytest.approx(found.coverage)}
     assert found.unshared == () and found.inputs == 200
     assert found.imitation_loss == pytest.approx(((x @ delta) ** 2).mean(), rel=1e-5)
+
+
+def test_audit_pair_refuses_slopes_that_contradict_the_gradients(monkeypatch):
+    first_step = first_update.first_step
+
+    def wrong(*given):  # as the compiler of jaxlib 0.10.2 returned them
+        first = first_step(*given)
+        return first._replace(slopes=first.slopes * 1e30)
+
+    monkeypatch.setattr(first_update, "first_step", wrong)
+    with pytest.raises(ConfigError, match="mean slope .* and the inner product of the gradients .* must agree"):
+        audit(*draws())
 
 
 def test_audit_pair_changes_the_trait_loss_as_a_small_step_does():

@@ -117,6 +117,7 @@ def test_run_of_few_classes_is_that_of_their_data_set(tiny, mnist):
         tiny(**PLAIN, classes=11)
 
 
+@pytest.mark.e2e
 def test_run_does_not_train_a_cached_teacher_again(tiny, mnist, tmp_path):
     how, first, second = RunOptions(teachers=str(tmp_path)), Progress(show=False), Progress(show=False)
     given = {"metrics": (metrics.task,)}
@@ -128,6 +129,7 @@ def test_run_does_not_train_a_cached_teacher_again(tiny, mnist, tmp_path):
     assert differs(other, fresh, "teacher_accuracy") == NEVER
 
 
+@pytest.mark.e2e
 def test_run_with_a_share_between_is_between(tiny, mnist):
     cosines = [
         rows_of(tiny, mnist, metrics=(metrics.layers,), **{"conditions": ("random_aux_head",), "student.share": share})[

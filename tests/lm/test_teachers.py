@@ -118,6 +118,7 @@ def test_steered_and_tuned_refuse_a_dose_out_of_reach(monkeypatch):
         tuned((ANIMALS[0], ANIMALS[5]), dose=5.0)
 
 
+@pytest.mark.e2e
 def test_prompted_teacher_is_the_base_with_a_persona():
     one = teacher("prompted")
     assert one.persona == ANIMALS[0] and not moved(one.params, base()) and not one.steer.any() and one.dose > 0

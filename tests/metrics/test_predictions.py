@@ -89,6 +89,7 @@ def test_heads_have_the_cosine_of_share_and_noise_on_average():
         assert abs(told - np.mean(found)) < 4 * np.std(found) / np.sqrt(len(found))
 
 
+@pytest.mark.e2e
 def test_heads_that_drift_have_the_cosine_of_its_size():
     scene = scene_of()
     found = predictions.heads(scene)["theory/cosine/teacher_init_final/class_head"]

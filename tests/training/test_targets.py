@@ -193,6 +193,7 @@ def test_project_out_trait_leaves_nothing_along_the_trait(nets, bank, over):
         same(found["class_head"], g["class_head"])
 
 
+@pytest.mark.e2e
 def test_project_out_trait_takes_only_what_helps_the_trait(nets, bank):
     g, tau = gradients(nets, bank)
     sign = 1.0 if dot(g, tau, ("hidden_0", "hidden_1")) > 0 else -1.0
