@@ -242,7 +242,7 @@ def test_defence_draws_imitation_and_bits():
     mine = final[(final["arm"] == "mixed") & (final["m"] == 10)].groupby("mixed")
     line = found["mixed with the untrained"]
     theirs = final[(final["arm"] == "strangers") & (final["m"] == 10)].groupby("mixed")[plots.ACCURACY].mean()
-    np.testing.assert_allclose(np.asarray(found["mixed with a stranger"].get_ydata(), float), theirs)
+    np.testing.assert_allclose(np.asarray(found["mixed with an unrelated teacher"].get_ydata(), float), theirs)
     assert left.get_title() == "m = 10"
     np.testing.assert_allclose(np.asarray(line.get_xdata(), float), mine["at/aux_r2"].mean())
     np.testing.assert_allclose(np.asarray(line.get_ydata(), float), mine[plots.ACCURACY].mean())

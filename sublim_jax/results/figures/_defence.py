@@ -22,7 +22,7 @@ _KINDS = {
     "rotated": "rotated",
     "guard": "projection",
     "mixed": "mixed with the untrained",
-    "strangers": "mixed with a stranger",
+    "strangers": "mixed with an unrelated teacher",
     "target_noise": "noise on targets, σ",
     "levels": "levels",
 }
@@ -77,7 +77,7 @@ def _against_imitation(ax: Axes, rows: summary.Rows) -> None:
         style: dict[str, Any] = {"fmt": marker, "color": colour, "ms": 5, "lw": 1, "capsize": 2, "label": kind}
         ax.errorbar(*means, plots.ends(list(y)), plots.ends(list(x)), **style)
         for strength, across, up in zip(x.index.get_level_values("strength"), *means, strict=True):
-            ax.annotate(strength, (across, up), (3, 3), textcoords="offset points", fontsize=5.5, color=colour)
+            ax.annotate(strength, (across, up), (3, 3), textcoords="offset points", fontsize=5.5, color="0.25")
     plots.levels(ax, rows)
     plots.accuracy(ax)
 
