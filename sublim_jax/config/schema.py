@@ -113,7 +113,7 @@ def _common(name: str, figure: str, study: tuple[str, ...], seeds: int, laptop: 
     """The fields of every study."""
     return {
         "name": Field(name, _TEXT, "name of the experiment; results are kept in results/NAME"),
-        "figure": Field(figure, _TEXT, "figure of the report: a module of sublim_jax.results.figures"),
+        "figure": Field(figure, _TEXT, "figure of the report: one of the names in sublim_jax.results.figures"),
         "study": Field(study[0], _one_of(*study), "experiment that is run"),
         "preset": Field("paper", _one_of(*PRESETS), "size: as published; fewer points and seeds; or toy sizes"),
         "presets": Field({"laptop": {"seeds": laptop}, "smoke": {}}, _SECTION, "fields that each preset changes"),
