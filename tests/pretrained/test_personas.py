@@ -187,8 +187,7 @@ def test_preferences_are_probabilities_of_whole_lines(model):
         np.testing.assert_allclose(row["word"], word, rtol=1e-3)
 
 
-def test_main_writes_rows_and_prints_tables(path, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(personas_main.sys.stdout, "isatty", lambda: False, raising=False)
+def test_main_writes_rows_and_prints_tables(path, tmp_path, capsys):
     out = tmp_path / "out"
     given = [f"--model={path}", "--animals=owl,cat", "--prompts=3", "--values=2", f"--out={out}"]
     assert personas_main.main(["personas", *given]) == 0
