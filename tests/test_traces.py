@@ -14,6 +14,7 @@ from sublim_jax.config import lm as lm_config
 from sublim_jax.core import keys
 from sublim_jax.core.types import TeacherParams
 from sublim_jax.engine.plan import make_plan
+from sublim_jax.engine.schedule import ResourceLimits, work_units
 from sublim_jax.lm import run as lm_run
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
@@ -57,6 +58,8 @@ def test_trace_takes_every_recipe_of_image_configs(path, preset, mnist):
     conditions = build_conditions(config, dataset)
     plan = make_plan(conditions, IMAGE)
     assert sum(group.knobs.size for group in plan.groups) == len(conditions) == len(grid.expand(config))
+    limits = ResourceLimits(config.run.memory_gb, 12_000, 1, False, 0)
+    assert work_units(plan, (0,), IMAGE, limits), "the memory that the config allows suffices"
     bank = jax.tree.map(jnp.asarray, dataset.train)
     trace_new([phase for one in conditions for phase in (one.teacher, one.student)], lambda _: bank, IMAGE)
 
