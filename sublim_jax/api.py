@@ -175,7 +175,7 @@ def build(config: Config, data: Dataset | None = None, *, trunk: nn.Module | Non
 
     Args:
         config: Config from `base_config`.
-        data: Images and labels; default: those that the config names.
+        data: Images and labels; by default the config names them.
         trunk: Linen module below the heads of teacher and student, instead of `config.net`. It maps images
             [batch, height, width] to (features [batch, d], mapping from names to activations [batch, ...]).
 
@@ -228,7 +228,7 @@ def run(
 
     Args:
         config: A config of any study, or conditions from `build`.
-        data: Images and labels; default: those that the config names. A language study has none.
+        data: Images and labels; by default the config names them. A language study takes no images.
         seeds: A number (seeds 0, 1, ...) or the seeds; default: those of the config, or 4.
         workdir: Folder for rows, checkpoints and teachers; a run that was interrupted continues there.
         keep_params: Also keep the trained parameters in `workdir`, for `params`.

@@ -160,7 +160,7 @@ def _audit(
         return _cosine(first.student_teacher, first.student, first.teacher, *layers) if layers else float("nan")
 
     shared = {name: first.update[name] for name in first.moved}
-    # The heads through which the trait is measured, and those that are imitated; one head may be both.
+    # The trait is measured through some heads, and the student imitates some; both lists may contain one head.
     trait = [name for name in heads if _total(first.trait_gradient, name)]
     imitated = [name for name in heads if _total(first.update, name)]
     imitated = [name for name in imitated if name not in trait] or imitated

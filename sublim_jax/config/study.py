@@ -46,7 +46,7 @@ def study_of(config: Config, dataset: Dataset | None = None) -> Study:
 
     Args:
         config: A config that `resolve` returned.
-        dataset: Images with labels; default: those that the config names.
+        dataset: Images with labels; by default the config names them.
 
     Raises:
         ConfigError: A value cannot be used, or images are given to the study of language models.

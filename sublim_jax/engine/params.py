@@ -122,8 +122,8 @@ def params(workdir: str | Path, seed: int = 0, **labels: Any) -> dict[str, Any]:
     Args:
         workdir: The work directory of the run.
         seed: The student's seed.
-        **labels: Labels of its condition, for instance `condition="same", m=10`; those that differ between conditions
-            suffice.
+        **labels: Labels of its condition, for instance `condition="same", m=10`. Labels that are equal in all
+            conditions can be left out.
 
     Returns:
         NumPy arrays as the Linen module nests them, with the noise that the condition adds after training.

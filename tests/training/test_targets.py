@@ -261,7 +261,7 @@ STRENGTHS = [("mixed", (0.2, 0.9)), ("target_noise", (0.1, 2.0)), ("levels", (2,
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", ["plain", "strangers", "all", "guard", "adamw"])
 def test_run_in_pieces_and_with_more_seeds_is_bitwise_the_same(mnist, tiny, name):
-    """On CPU a seed goes through the same program whoever runs beside it."""
+    """On CPU a seed runs the same program, whatever other seeds run beside it."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **DEFENDED.get(name, {}))
     whole = go(mnist, conditions, seeds=3)
     cut = go(mnist, conditions, seeds=3, options=RunOptions(save_every=3, seed_batch=2))

@@ -22,7 +22,7 @@ _KINDS = {
     "rotated": "rotated",
     "guard": "projection",
     "mixed": "mixed with the untrained",
-    "strangers": "mixed with an unrelated teacher",
+    "mixed_unrelated": "mixed with an unrelated teacher",
     "target_noise": "noise on targets, σ",
     "levels": "levels",
 }
@@ -40,7 +40,7 @@ def _defences(final: summary.Rows) -> summary.Rows:
     The bits are m N log2(levels), and NaN where logits are not quantised.
     """
     stranger = final["mixed_with"] == "stranger"
-    final = final.assign(strangers=final["mixed"].where(stranger, 0.0), mixed=final["mixed"].mask(stranger, 0.0))
+    final = final.assign(mixed_unrelated=final["mixed"].where(stranger, 0.0), mixed=final["mixed"].mask(stranger, 0.0))
     kinds, strengths = zip(*map(_defence, final.to_dict("records")), strict=True)
     batches = final["step"].where(final["pool"] == 0, np.minimum(final["pool"], final["step"]))
     bits = BATCH * final["m"] * batches * np.log2(final["levels"].where(final["levels"] > 0))
@@ -71,7 +71,7 @@ def _kinds(rows: summary.Rows) -> Iterator[tuple[str, int, summary.Rows]]:
 def _against_imitation(ax: Axes, rows: summary.Rows) -> None:
     for kind, index, part in _kinds(rows):
         colour, marker = (plots.look(_ORDER.index("levels"))[0], "<") if kind == _FIXED else plots.look(index)
-        by = ["strength", "strangers", "condition", *DEFAULTS]
+        by = ["strength", "mixed_unrelated", "condition", *DEFAULTS]
         x, y = (summary.cells(part, by, column) for column in (IMITATION, plots.ACCURACY))
         means = [interval.mean for interval in x], [interval.mean for interval in y]
         style: dict[str, Any] = {"fmt": marker, "color": colour, "ms": 5, "lw": 1, "capsize": 2, "label": kind}
@@ -86,7 +86,7 @@ def _accuracies(final: summary.Rows) -> str:
     """The lowest and the highest mean accuracy of every kind of defence."""
     texts = []
     for kind, _, part in _kinds(final):
-        means = part.groupby(["strength", "strangers", "condition", "m", *DEFAULTS])[plots.ACCURACY].mean()
+        means = part.groupby(["strength", "mixed_unrelated", "condition", "m", *DEFAULTS])[plots.ACCURACY].mean()
         ends = dict.fromkeys((f"{means.min():.2f}", f"{means.max():.2f}"))
         texts.append(f"{kind} {' to '.join(ends)}")
     return "; ".join(texts)

@@ -52,7 +52,7 @@ class Extra:
 class Published:
     """Published values, drawn as open markers."""
 
-    # For each x a mean, or the values of single seeds; the x None stands for a level whose place is not reported.
+    # A mean or the values of single seeds, for each x. The key None holds a level that was published without an x.
     values: Mapping[Any, float | tuple[float, ...]]
     where: Select = lambda rows: rows  # selects the rows that were measured as the values were
     halves: Mapping[Any, float] = dataclasses.field(default_factory=dict)  # half-widths of intervals, where reported
