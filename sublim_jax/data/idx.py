@@ -15,7 +15,6 @@ from typing import IO, NamedTuple, cast
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-
 GZIP_LAYERS = 3  # a file, gzip, or gzip in gzip
 
 
@@ -122,7 +121,7 @@ def unpack(file: IO[bytes], rank: int, rows: int, label: str) -> bytes:
             file.seek(0)
             if start != b"\x1f\x8b":
                 return read_stated(file, rank, rows, label)
-            file = cast(IO[bytes], gzip.GzipFile(fileobj=file))
+            file = cast(IO[bytes], gzip.GzipFile(fileobj=file, mode="rb"))
         raise BadFileError(f"{label} is gzip in gzip in gzip")
     except (EOFError, struct.error) as error:  # struct.error: cut inside the header or the trailer
         raise BadFileError(f"{label} is truncated (the gzip stream has no end)") from error
@@ -136,9 +135,10 @@ def read_stated(file: IO[bytes], rank: int, rows: int, label: str) -> bytes:
     if header[:4] != bytes([0, 0, 8, rank]) or len(header) < 4 + 4 * rank:
         return header  # `parse` says what is wrong
     shape = struct.unpack(f">{rank}I", header[4:])
-    most = (rows, *[28] * (rank - 1))
-    if max(math.prod(shape), *shape) > math.prod(most):
-        raise BadFileError(f"{label} states the shape {' x '.join(map(str, shape))}; this data set has at most {' x '.join(map(str, most))}")
+    largest = (rows, *[28] * (rank - 1))
+    if max(math.prod(shape), *shape) > math.prod(largest):
+        stated, allowed = (" x ".join(map(str, sizes)) for sizes in (shape, largest))
+        raise BadFileError(f"{label} states the shape {stated}; this data set has at most {allowed}")
     return header + file.read(math.prod(shape) + 1)
 
 
@@ -165,7 +165,10 @@ def parse(content: bytes, rank: int, label: str) -> UInt8[np.ndarray, "..."]:
 
 def what_else(content: bytes) -> str:
     """Say what a file is that people have in the place of data, from its first bytes; empty where it is unknown."""
-    known = {b"vers": "a Git LFS pointer; fetch the data with `git lfs pull`", b"PK\x03\x04": "a zip archive; unpack it"}
+    known = {
+        b"vers": "a Git LFS pointer; fetch the data with `git lfs pull`",
+        b"PK\x03\x04": "a zip archive; unpack it",
+    }
     known |= {b"<!DO": "a web page", b"<htm": "a web page", b"\x93NUM": "a NumPy file; use Dataset.from_arrays"}
     return next((f"; this looks like {what}" for start, what in known.items() if content.startswith(start)), "")
 

@@ -96,14 +96,18 @@ def weight_files(path: Path, where: str) -> list[Path]:
     weights = read_json(index, where).get("weight_map")
     if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights.values()):
         raise ConfigError(f"{where}: {INDEX}: weight_map must name a file for every tensor")
-    files = [path / name for name in sorted(set(weights.values()))]
     # The cache of the Hugging Face hub has links from snapshots/VERSION to files in blobs.
-    allowed = [path.resolve(), *([path.resolve().parents[1] / "blobs"] if path.resolve().parent.name == SNAPSHOTS else [])]
-    for name, file in zip(sorted(set(weights.values())), files, strict=True):
-        if Path(name).name != name or "\0" in name or file.resolve().parent not in allowed:
+    real = path.resolve()
+    allowed = [real, *([real.parents[1] / "blobs"] if real.parent.name == SNAPSHOTS else [])]
+    files = []
+    for name in sorted(set(weights.values())):
+        files.append(path / name)
+        if Path(name).name != name:
             raise ConfigError(f"{where}: {INDEX} names the file {name!r} outside its folder")
-        if not file.is_file():
+        if not files[-1].is_file():
             raise ConfigError(f"{where}: {name}: no such file, but the index names it")
+        if files[-1].resolve().parent not in allowed:
+            raise ConfigError(f"{where}: {INDEX} names the file {name!r} outside its folder, by a link")
     return files
 
 
