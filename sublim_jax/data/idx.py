@@ -10,10 +10,12 @@ import struct
 import zlib
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Integer, UInt8
+
+GZIP_LAYERS = 3  # a file, gzip, or gzip in gzip
 
 
 class BadFileError(ValueError):
@@ -32,12 +34,14 @@ class Kind(NamedTuple):
         first: smallest label in the files.
         transposed: rows and columns of images are exchanged in the files, as in NIST's EMNIST.
         sha256: of the decompressed files where known: train images, train labels, test images, test labels.
+        rows: number of all images published, which no file exceeds.
     """
 
     classes: int
     first: int = 0
     transposed: bool = False
     sha256: tuple[str, ...] = ()
+    rows: int = 70_000
 
 
 # Fashion-MNIST's are those of Debian's package; with the gzip headers that Debian strips put back, its four files have
@@ -62,8 +66,8 @@ KINDS = {
         ),
     ),
     "kmnist": Kind(10),
-    "emnist/balanced": Kind(47, transposed=True),
-    "emnist/letters": Kind(26, first=1, transposed=True),
+    "emnist/balanced": Kind(47, transposed=True, rows=131_600),
+    "emnist/letters": Kind(26, first=1, transposed=True, rows=145_600),
 }
 
 
@@ -77,30 +81,65 @@ class Raw(NamedTuple):
 Splits = tuple[Raw, Raw]  # train, test
 
 
-def read(folder: Traversable, stem: str, rank: int) -> tuple[UInt8[np.ndarray, "..."], str]:
-    """Read `stem`, or else `stem.gz`, from a directory, an installed package or an archive; raises `BadFileError`.
+def read(folder: Traversable, stem: str, rank: int, rows: int) -> tuple[UInt8[np.ndarray, "..."], str]:
+    """Read the file `stem`, as it is or as gzip, from a directory, an installed package or an archive.
+
+    Args:
+        folder: where the file lies, under one of the names of `file_names`.
+        stem: canonical name, for instance 'train-images-idx3-ubyte'.
+        rank: number of axes.
+        rows: largest size of the first axis; images have 28 x 28 pixels. Not more than that is ever unpacked.
 
     Returns:
-        The array, which has `rank` axes, and the sha256 (hex) of the decompressed file.
+        The array and the sha256 (hex) of the decompressed file.
+
+    Raises:
+        BadFileError: The file is missing or damaged.
     """
-    for label in (stem, f"{stem}.gz"):
+    for label in file_names(stem):
         path = folder / label
         if path.is_file():
-            content = unpack(path.read_bytes(), label)
+            try:
+                with path.open("rb") as file:
+                    content = unpack(file, rank, rows, label)
+            except (NotImplementedError, RuntimeError) as error:  # an archive's member is encrypted, or of another kind
+                raise BadFileError(f"{label} cannot be unpacked ({error})") from error
             return parse(content, rank, label), hashlib.sha256(content).hexdigest()
     raise BadFileError(f"{stem}.gz is missing (and {stem} too)")
 
 
-def unpack(blob: bytes, label: str) -> bytes:
-    """Decompress a gzip file, recognised by content; return other bytes unchanged."""
-    if not blob.startswith(b"\x1f\x8b"):
-        return blob
+def file_names(stem: str) -> list[str]:
+    """Return the names of a file of the MNIST family: with a hyphen or, as some unpackers write it, a dot, and gzip."""
+    return [f"{name}{end}" for name in (stem, stem.replace("-idx", ".idx")) for end in ("", ".gz")]
+
+
+def unpack(file: IO[bytes], rank: int, rows: int, label: str) -> bytes:
+    """Read an IDX file, or a gzip of one, up to the size that its header states and `rows` allows."""
     try:
-        return gzip.decompress(blob)
+        for _ in range(GZIP_LAYERS):
+            start = file.read(2)
+            file.seek(0)
+            if start != b"\x1f\x8b":
+                return read_stated(file, rank, rows, label)
+            file = cast(IO[bytes], gzip.GzipFile(fileobj=file, mode="rb"))
+        raise BadFileError(f"{label} is gzip in gzip in gzip")
     except (EOFError, struct.error) as error:  # struct.error: cut inside the header or the trailer
-        raise BadFileError(f"{label} is truncated (the gzip stream of {len(blob)} bytes has no end)") from error
+        raise BadFileError(f"{label} is truncated (the gzip stream has no end)") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise BadFileError(f"{label} is corrupt ({error})") from error
+
+
+def read_stated(file: IO[bytes], rank: int, rows: int, label: str) -> bytes:
+    """Read the header and as many bytes as it states, and one more where there is one."""
+    header = file.read(4 + 4 * rank)
+    if header[:4] != bytes([0, 0, 8, rank]) or len(header) < 4 + 4 * rank:
+        return header  # `parse` says what is wrong
+    shape = struct.unpack(f">{rank}I", header[4:])
+    largest = (rows, *[28] * (rank - 1))
+    if max(math.prod(shape), *shape) > math.prod(largest):
+        stated, allowed = (" x ".join(map(str, sizes)) for sizes in (shape, largest))
+        raise BadFileError(f"{label} states the shape {stated}; this data set has at most {allowed}")
+    return header + file.read(math.prod(shape) + 1)
 
 
 def parse(content: bytes, rank: int, label: str) -> UInt8[np.ndarray, "..."]:
@@ -109,17 +148,29 @@ def parse(content: bytes, rank: int, label: str) -> UInt8[np.ndarray, "..."]:
     if len(magic) == 4 and magic != expected:
         kinds = {3: "images", 1: "labels"}
         known = magic[:3] == expected[:3] and kinds.get(magic[3])
-        hint = f"; this looks like a file of {known}" if known else ""
+        hint = f"; this looks like a file of {known}" if known else what_else(content)
         raise BadFileError(f"{label} has magic number 0x{magic.hex()} instead of 0x{expected.hex()}{hint}")
     start = 4 + 4 * rank
     if len(content) < start:
         raise BadFileError(f"{label} is truncated ({len(content)} bytes, the header alone has {start})")
     shape = struct.unpack(f">{rank}I", content[4:start])
     have, need = len(content) - start, math.prod(shape)
-    if have != need:
-        state = "is truncated" if have < need else "is too long"
-        raise BadFileError(f"{label} {state} ({have} bytes after the header, {need} for {' x '.join(map(str, shape))})")
+    sizes = " x ".join(map(str, shape))
+    if have < need:
+        raise BadFileError(f"{label} is truncated ({have} bytes after the header, {need} for {sizes})")
+    if have > need:
+        raise BadFileError(f"{label} is too long (more than the {need} bytes after the header for {sizes})")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def what_else(content: bytes) -> str:
+    """Say what a file is that people have in the place of data, from its first bytes; empty where it is unknown."""
+    known = {
+        b"vers": "a Git LFS pointer; fetch the data with `git lfs pull`",
+        b"PK\x03\x04": "a zip archive; unpack it",
+    }
+    known |= {b"<!DO": "a web page", b"<htm": "a web page", b"\x93NUM": "a NumPy file; use Dataset.from_arrays"}
+    return next((f"; this looks like {what}" for start, what in known.items() if content.startswith(start)), "")
 
 
 def digest(path: Path) -> str:
@@ -140,7 +191,8 @@ def read_splits(name: str, files: Traversable, verify: bool) -> Splits:
     splits, checksums = [], {}
     for stem in stems:
         images, labels = f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"
-        (x, checksums[images]), (y, checksums[labels]) = read(files, images, 3), read(files, labels, 1)
+        rows = KINDS[name].rows
+        (x, checksums[images]), (y, checksums[labels]) = read(files, images, 3, rows), read(files, labels, 1, rows)
         splits.append(Raw(x, y))
         check_split(splits[-1], KINDS[name], images, labels)
     published = KINDS[name].sha256 if verify else ()

@@ -7,6 +7,7 @@ import http.client
 import importlib
 import importlib.resources
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -29,6 +30,12 @@ from sublim_jax.data import idx
 SOURCES = ("auto", "embedded", "idx", "tfds")
 SPLITS = ("train", "test")
 BATCH = 1000  # rows TFDS decodes at once
+FEATURES = {  # of a prepared data set: TFDS's class, and the field of its content
+    "features_dict.FeaturesDict": "featuresDict",
+    "image_feature.Image": "image",
+    "class_label_feature.ClassLabel": "classLabel",
+}
+FEATURES_BYTES = 100_000
 TIMEOUT = 10.0  # seconds without data from a server
 
 
@@ -201,21 +208,53 @@ def import_tfds() -> Any:
     return importlib.import_module("tensorflow_datasets")
 
 
-def decode(rows: Any) -> idx.Raw:
+def check_features(prepared: Path) -> None:
+    """Raise `BadFileError` unless features.json describes an image of 28 x 28 bytes and a class label.
+
+    TFDS imports every module that the file names, so it must see no other file than one with the known classes.
+    """
+    try:
+        root = json.loads(_read_at_most(prepared / "features.json", FEATURES_BYTES))
+        image, label = (root["featuresDict"]["features"][name] for name in ("image", "label"))
+        sizes = [int(size) for size in image["image"]["shape"]["dimensions"]]
+        known = sizes == [28, 28, 1] and len(root["featuresDict"]["features"]) == 2 and len(root["featuresDict"]) == 1
+        for node, (name, content) in zip((root, image, label), FEATURES.items(), strict=True):
+            known &= node["pythonClassName"] == f"tensorflow_datasets.core.features.{name}"
+            known &= node.keys() <= {content, "pythonClassName", "description", "valueRange"}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise idx.BadFileError(f"{shorten(prepared)}/features.json cannot be read ({type(error).__name__})") from error
+    if not known:
+        wanted = "image (28 x 28 x 1) and label, by the classes of TFDS itself"
+        raise idx.BadFileError(f"{shorten(prepared)}/features.json has other features; they must be {wanted}")
+
+
+def _read_at_most(path: Path, size: int) -> bytes:
+    """Read a file; raises `BadFileError` where it has more than `size` bytes or is no regular file."""
+    if not path.is_file() or path.stat().st_size > size:
+        raise idx.BadFileError(f"{shorten(path)} is missing, or has more than {size} bytes")
+    return path.read_bytes()
+
+
+def decode(rows: Any, most: int) -> idx.Raw:
     """Decode all rows of a TFDS data source in batches; row by row takes three times as long."""
+    if len(rows) > most:
+        raise idx.BadFileError(f"it states {len(rows)} rows; this data set has at most {most}")
     x, y = np.empty((len(rows), 28, 28), np.uint8), np.empty(len(rows), np.int32)
     for start in range(0, len(rows), BATCH):
         numbers = range(start, min(start + BATCH, len(rows)))
         for number, row in zip(numbers, rows.__getitems__(numbers), strict=True):
+            if row["image"].shape != (28, 28, 1):  # it would be repeated to fill 28 x 28
+                raise idx.BadFileError(f"row {number} has an image of shape {row['image'].shape}")
             x[number], y[number] = row["image"][..., 0], row["label"]
     return idx.Raw(x, y)
 
 
 def read_tfds(name: str, prepared: Path) -> idx.Splits:
     """Read both splits from a directory prepared by TFDS, in stored (shuffled) order; raises `BadFileError`."""
+    check_features(prepared)
     try:
         builder = import_tfds().builder_from_directory(prepared)
-        train, test = (decode(builder.as_data_source(split)) for split in SPLITS)
+        train, test = (decode(builder.as_data_source(split), idx.KINDS[name].rows) for split in SPLITS)
     except ImportError as error:
         raise idx.BadFileError(f"reading {shorten(prepared)} needs the package {error.name}") from error
     except Exception as error:  # protobuf, JSON, array_record and Pillow raise their own types

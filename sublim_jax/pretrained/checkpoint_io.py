@@ -10,6 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.pretrained import gguf_file
+
+INDEX = "model.safetensors.index.json"
+SNAPSHOTS = "snapshots"
+JSON_BYTES = 2**24
 
 
 class Tensors(NamedTuple):
@@ -40,63 +45,109 @@ def read_gguf(path: Path) -> Tensors:
     gguf = package("gguf", "a GGUF file")
     where = f"model={path}"
     try:
-        reader = gguf.GGUFReader(path)
-        about = {name: field.contents() for name, field in reader.fields.items()}
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, MemoryError) as error:
+        about, tensors = gguf_file.read(path, {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()})
+    except (ValueError, OSError, MemoryError) as error:  # UnicodeDecodeError is a ValueError
         raise ConfigError(f"{where}: not a whole GGUF file ({_line(error)})") from error
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     def read(name: str) -> np.ndarray:
-        tensor = tensors[name]
+        kind = gguf.GGMLQuantizationType(tensors[name].kind)
         try:
-            return gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+            array = gguf.dequantize(tensors[name].data, kind).astype(np.float32, copy=False)
         except NotImplementedError as error:
-            raise ConfigError(f"{where}: tensor {name!r}: type {tensor.tensor_type.name} cannot be read") from error
+            raise ConfigError(f"{where}: tensor {name!r}: type {kind.name} cannot be read") from error
+        return _finite(array.reshape(tensors[name].shape), name, where)
 
-    # GGUF lists the fastest axis first.
-    shapes = {name: tuple(int(size) for size in tensor.shape[::-1]) for name, tensor in tensors.items()}
-    return Tensors(about, shapes, read)
+    return Tensors(about, {name: tensor.shape for name, tensor in tensors.items()}, read)
 
 
 def read_folder(path: Path) -> Tensors:
     """Open a directory with config.json and model*.safetensors, one file or several. Raises `ConfigError`."""
     safetensors = package("safetensors", "a folder of safetensors")
     where = f"model={path}"
-    files = sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(read_json(index, where).get("weight_map", {}).values())
-        files = [path / name for name in sorted(names)]
-    if not files:
-        raise ConfigError(f"{where}: has no *.safetensors file")
     opened: dict[str, Any] = {}
-    for file in files:
+    for file in weight_files(path, where):
         try:
             handle = safetensors.safe_open(file, framework="flax")  # NumPy has no bfloat16
-        except FileNotFoundError as error:
-            raise ConfigError(f"{where}: {file.name}: no such file, but the index names it") from error
         except (safetensors.SafetensorError, OSError) as error:
             raise ConfigError(f"{where}: {file.name}: not a whole safetensors file ({_line(error)})") from error
+        if twice := opened.keys() & set(handle.keys()):
+            raise ConfigError(f"{where}: {file.name}: tensor {min(twice)!r} is also in another file")
         opened |= dict.fromkeys(handle.keys(), handle)
 
     def read(name: str) -> np.ndarray:
-        return np.asarray(opened[name].get_tensor(name).astype(np.float32))
+        try:
+            array = np.asarray(opened[name].get_tensor(name).astype(np.float32))
+        except (safetensors.SafetensorError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{where}: tensor {name!r} cannot be read as numbers ({_line(error)})") from error
+        return _finite(array, name, where)
 
     shapes = {name: tuple(handle.get_slice(name).get_shape()) for name, handle in opened.items()}
     return Tensors(read_json(path / "config.json", where), shapes, read)
 
 
+def weight_files(path: Path, where: str) -> list[Path]:
+    """Return the files of weights of a directory: those of its index, else all that can be meant."""
+    index = path / INDEX
+    if not index.is_file():
+        files = sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
+        if not files:
+            raise ConfigError(f"{where}: has no *.safetensors file")
+        return files
+    weights = read_json(index, where).get("weight_map")
+    if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights.values()):
+        raise ConfigError(f"{where}: {INDEX}: weight_map must name a file for every tensor")
+    # The cache of the Hugging Face hub has links from snapshots/VERSION to files in blobs.
+    real = path.resolve()
+    allowed = [real, *([real.parents[1] / "blobs"] if real.parent.name == SNAPSHOTS else [])]
+    files = []
+    for name in sorted(set(weights.values())):
+        files.append(path / name)
+        if Path(name).name != name:
+            raise ConfigError(f"{where}: {INDEX} names the file {name!r} outside its folder")
+        if not files[-1].is_file():
+            raise ConfigError(f"{where}: {name}: no such file, but the index names it")
+        if files[-1].resolve().parent not in allowed:
+            raise ConfigError(f"{where}: {INDEX} names the file {name!r} outside its folder, by a link")
+    return files
+
+
 def read_json(path: Path, where: str) -> dict[str, Any]:
     """Read a JSON object of a folder; raises `ConfigError` where there is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{where}: {path.name}: no such file") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        values = json.loads(read_text(path, where, JSON_BYTES), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: {path.name}: not JSON ({_line(error)})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: {path.name}: must be a JSON object")
     return values
+
+
+def read_text(path: Path, where: str, most: int) -> str:
+    """Read a text file of a folder; raises `ConfigError` where it is missing, or has more than `most` bytes."""
+    if not path.is_file():
+        raise ConfigError(f"{where}: {path.name}: no such file")
+    try:
+        if path.stat().st_size > most:
+            raise ConfigError(f"{where}: {path.name}: has more than {most} bytes")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: {path.name}: not a text in UTF-8 ({_line(error)})") from error
+    except OSError as error:
+        raise ConfigError(f"{where}: {path.name}: cannot be read ({error.strerror})") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} twice")
+    return values
+
+
+def _finite(array: np.ndarray, name: str, where: str) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise ConfigError(f"{where}: tensor {name!r} has values that are not finite")
+    return array
 
 
 def _line(error: BaseException) -> str:

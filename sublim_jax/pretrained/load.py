@@ -60,7 +60,7 @@ def load_model(path: str | Path) -> Pretrained:
     where = f"model={path}"
     if path.is_dir():
         tensors = checkpoint_io.read_folder(path)
-        plan = architectures.of_config(tensors.about, where)
+        plan = architectures.of_config(tensors.about, tensors.shapes, where)
         own_tokenizer, reason = tokenizer.of_folder(path)
     elif path.suffix == ".gguf" and path.is_file():
         tensors = checkpoint_io.read_gguf(path)
@@ -68,6 +68,9 @@ def load_model(path: str | Path) -> Pretrained:
         own_tokenizer, reason = tokenizer.of_fields(tensors.about, where)
     else:
         raise ConfigError(f"{where}: must be {BUNDLED}, a GGUF file, or a folder with config.json and *.safetensors")
+    if own_tokenizer is not None and own_tokenizer.size > plan.net.vocabulary:  # such a token has no embedding
+        tokens, own_tokenizer = own_tokenizer.size, None
+        reason = f"the one there has {tokens} tokens, but the model {plan.net.vocabulary}"
     return Pretrained(plan.net, assembled(plan, tensors, where), own_tokenizer, path.name, reason)
 
 

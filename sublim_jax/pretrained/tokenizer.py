@@ -1,6 +1,6 @@
 """Tokenizers and chat templates of pretrained models, by the packages tokenizers and jinja2."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,40 @@ from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.pretrained import checkpoint_io
 
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF token kinds outside the BPE merges
+TOKENIZER_BYTES = 2**26  # of tokenizer.json
 _PRE = ("gpt-2", "smollm")  # supported GGUF pre-tokenizers
 
 
 class Tokenizer:
-    """A tokenizer of the package tokenizers, a chat template (empty = none), and special tokens by role."""
+    """A tokenizer of the package tokenizers, a chat template (empty = none), and special tokens by role.
 
-    def __init__(self, inner: Any, template: str, special: Mapping[str, str], where: str) -> None:
-        self._inner, self.template, self.special, self._where = inner, template, special, where
+    `begin` says whether a text without chat template begins with the token `bos_token`; None: `tokenizer.json` says it.
+    """
+
+    def __init__(
+        self, inner: Any, template: str, special: Mapping[str, str], where: str, begin: bool | None = False
+    ) -> None:
+        self._inner, self.template, self.special, self._where, self._begin = inner, template, special, where, begin
+
+    @property
+    def size(self) -> int:
+        """The largest token, plus one."""
+        return max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def encode(self, text: str) -> list[int]:
         """Encode text, which may contain special tokens; none is added."""
         return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Encode the beginning of a text as the model's own tokenizer does.
+
+        A text from the chat template has its special tokens already; to another one the tokenizer may add some.
+        """
+        if self.template or self._begin is False:
+            return self.encode(text)
+        if self._begin is None:
+            return list(self._inner.encode(text, add_special_tokens=True).ids)
+        return [self._inner.token_to_id(self.special["bos_token"]), *self.encode(text)]
 
     def decode(self, tokens: Sequence[int | np.integer] | Integer[np.ndarray, " n"]) -> str:
         """Decode tokens, including special tokens."""
@@ -39,25 +61,14 @@ class Tokenizer:
         The result does not depend on the date: templates use their default.
 
         Raises:
-            ConfigError: the model has no template, or the template rejects the messages.
+            ConfigError: the model has no template, or the template rejects the messages or fails.
         """
         if not self.template:
             raise ConfigError(f"{self._where}: has no chat template; it is not instruction-tuned")
-        import jinja2
-        import jinja2.sandbox
+        from sublim_jax.pretrained import chat_template
 
-        def refuse(message: str) -> None:
-            raise ConfigError(f"{self._where}: its chat template says: {message}")
-
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
         variables = {"messages": [dict(message) for message in messages], "add_generation_prompt": True}
-        try:
-            template = environment.from_string(self.template, globals={"raise_exception": refuse})
-            return template.render(**variables, **self.special)
-        except jinja2.TemplateError as error:
-            raise ConfigError(f"{self._where}: its chat template fails: {' '.join(str(error).split())}") from error
+        return chat_template.render(self.template, {**variables, **self.special}, self._where)
 
 
 def of_fields(fields: Mapping[str, Any], where: str) -> tuple[Tokenizer | None, str]:
@@ -65,23 +76,47 @@ def of_fields(fields: Mapping[str, Any], where: str) -> tuple[Tokenizer | None, 
     kinds = {"tokenizer.ggml.model": ["gpt2"], "tokenizer.ggml.pre": _PRE}
     for name, allowed in kinds.items():
         if fields.get(name) not in allowed:
-            return None, unknown_name(name, fields.get(name), allowed)
-    package = checkpoint_io.package("tokenizers", "its tokenizer")
-    from tokenizers import decoders, models, pre_tokenizers
+            return None, unknown_name(name, str(fields.get(name))[:80], allowed)
+    checkpoint_io.package("tokenizers", "its tokenizer")
+    template = fields.get("tokenizer.chat_template", "")
+    tokens, special = _tokens_of_fields(fields, where)
+    begin = _flag(fields.get("tokenizer.ggml.add_bos_token"), "tokenizer.ggml.add_bos_token", where) or False
+    inner = _built(lambda: _byte_level(fields, tokens), where, "tokenizer.ggml")
+    return _checked(inner, template, special, where, begin), ""
 
-    tokens, merges = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.merges"]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    inner = package.Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
+
+def _tokens_of_fields(fields: Mapping[str, Any], where: str) -> tuple[list[str], dict[str, str]]:
+    """Tokens and special tokens by role, checked."""
+    lists = [fields.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges")]
+    if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists):
+        raise ConfigError(f"{where}: tokenizer.ggml.tokens and tokenizer.ggml.merges must be lists of texts")
+    tokens = lists[0] or []
+    if len(set(tokens)) < len(tokens):
+        raise ConfigError(f"{where}: tokenizer.ggml.tokens has a token twice")
+    special = {}
+    for role in ("bos", "eos"):
+        number = fields.get(f"tokenizer.ggml.{role}_token_id")
+        if number is not None and not (isinstance(number, int) and 0 <= number < len(tokens)):
+            raise ConfigError(f"{where}: tokenizer.ggml.{role}_token_id={number!r}: is not among {len(tokens)} tokens")
+        if number is not None:
+            special[f"{role}_token"] = tokens[number]
+    return tokens, special
+
+
+def _byte_level(fields: Mapping[str, Any], tokens: Sequence[str]) -> Any:
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Inner
+
+    merges = [(left, right) for left, right in (merge.split(" ") for merge in fields["tokenizer.ggml.merges"])]
+    inner = Inner(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
     digits = [pre_tokenizers.Digits(individual_digits=True)] if fields["tokenizer.ggml.pre"] == "smollm" else []
     add_space = bool(fields.get("tokenizer.ggml.add_space_prefix", False))
     inner.pre_tokenizer = pre_tokenizers.Sequence([*digits, pre_tokenizers.ByteLevel(add_prefix_space=add_space)])
     inner.decoder = decoders.ByteLevel()
     for token, kind in zip(tokens, fields.get("tokenizer.ggml.token_type", ()), strict=False):
         if kind in (_CONTROL, _USER_DEFINED):
-            inner.add_special_tokens([package.AddedToken(token, special=kind == _CONTROL, normalized=False)])
-    ids = {f"{role}_token": fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
-    special = {role: tokens[number] for role, number in ids.items() if number is not None}
-    return Tokenizer(inner, fields.get("tokenizer.chat_template", ""), special, where), ""
+            inner.add_special_tokens([AddedToken(token, special=kind == _CONTROL, normalized=False)])
+    return inner
 
 
 def of_folder(path: Path) -> tuple[Tokenizer | None, str]:
@@ -89,18 +124,44 @@ def of_folder(path: Path) -> tuple[Tokenizer | None, str]:
     where = f"model={path}"
     if not (path / "tokenizer.json").is_file():
         return None, "no tokenizer.json"
+    text = checkpoint_io.read_text(path / "tokenizer.json", where, TOKENIZER_BYTES)
     package = checkpoint_io.package("tokenizers", "tokenizer.json")
-    try:
-        inner = package.Tokenizer.from_file(str(path / "tokenizer.json"))
-    except Exception as error:  # the package raises no narrower type
-        raise ConfigError(f"{where}: tokenizer.json: cannot be read ({' '.join(str(error).split())})") from error
+    inner = _built(lambda: package.Tokenizer.from_str(text), where, "tokenizer.json")
     file = path / "tokenizer_config.json"
     about = checkpoint_io.read_json(file, where) if file.is_file() else {}
     template = about.get("chat_template") or ""
-    if not isinstance(template, str):  # several, by name
-        template = next((entry["template"] for entry in template if entry.get("name") == "default"), "")
+    if isinstance(template, list):  # several, by name
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else ""
     if (path / "chat_template.jinja").is_file():
-        template = (path / "chat_template.jinja").read_text(encoding="utf-8")
+        template = checkpoint_io.read_text(path / "chat_template.jinja", where, checkpoint_io.JSON_BYTES)
     tokens = {role: about[role] for role in ("bos_token", "eos_token") if about.get(role)}
-    special = {role: token["content"] if isinstance(token, dict) else token for role, token in tokens.items()}
-    return Tokenizer(inner, template, special, where), ""
+    special = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
+    begin = _flag(about.get("add_bos_token"), "tokenizer_config.json: add_bos_token", where)
+    return _checked(inner, template, special, where, begin), ""
+
+
+def _built(build: Callable[[], Any], where: str, file: str) -> Any:
+    """The result of the package tokenizers, whose errors have no type of their own."""
+    try:
+        return build()
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ConfigError(f"{where}: {file}: cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _flag(value: Any, name: str, where: str) -> bool | None:
+    if value not in (None, True, False):
+        raise ConfigError(f"{where}: {name}={value!r}: must be true or false")
+    return value
+
+
+def _checked(inner: Any, template: Any, special: Mapping[str, Any], where: str, begin: bool | None) -> Tokenizer:
+    """The tokenizer, if its template and special tokens are texts and a first token that it needs is there."""
+    for name, text in {"chat_template": template, **special}.items():
+        if not isinstance(text, str):
+            raise ConfigError(f"{where}: {name}: must be a text, not {type(text).__name__}")
+    if begin and inner.token_to_id(special.get("bos_token", "")) is None:
+        raise ConfigError(f"{where}: add_bos_token is set, but the tokenizer has no bos_token")
+    return Tokenizer(inner, template, special, where, begin)

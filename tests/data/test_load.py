@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import importlib.resources
 import io
+import json
 import re
 import shutil
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import types
 import urllib.error
 import urllib.request
@@ -202,7 +204,10 @@ FAULTS = {
     "cut raw": (edit(X, lambda b: gzip.decompress(b)[:-1]), f"{X} is truncated (39199 bytes after the header, 39200 f"),
     "cut header": (edit(X, lambda b: gzip.decompress(b)[:9]), f"{X} is truncated (9 bytes, the header alone has 16)"),
     "empty": (edit(Y, lambda b: b""), f"{Y} is truncated (0 bytes"),
-    "too long": (edit(Y, inside(lambda b: b + b"\0")), f"{Y} is too long (51 bytes after the header, 50 for 50)"),
+    "too long": (
+        edit(Y, inside(lambda b: b + b"\0")),
+        f"{Y} is too long (more than the 50 bytes after the header for 50)",
+    ),
     "magic": (edit(X, inside(lambda b: b"\0\0\x0d" + b[3:])), f"{X} has magic number 0x00000d03 instead of 0x00000803"),
     "a web page": (edit(Y, lambda b: b"<!DOCTYPE html>"), f"{Y} has magic number 0x3c21444f instead of 0x00000801"),
     "swapped": (swap, "t10k-images-idx3-ubyte.gz has magic number 0x00000801 instead of 0x00000803; this looks like"),
@@ -215,6 +220,18 @@ FAULTS = {
     "size": (
         edit(X, lambda b: encode(np.zeros((50, 28, 27), np.uint8))),
         f"{X[:-3]} has shape (50, 28, 27), it must be",
+    ),
+    "rows": (
+        edit(X, inside(lambda b: b[:4] + b"\xff" * 4 + b[8:])),
+        f"{X} states the shape 4294967295 x 28 x 28; this",
+    ),
+    "sides": (edit(X, inside(lambda b: b[:8] + b"\xff" * 8 + b[16:])), f"{X} states the shape 50 x 4294967295 x"),
+    "no row": (edit(X, inside(lambda b: b[:4] + b"\0" * 4 + b"\xff" * 8)), f"{X} states the shape 0 x 4294967295 x"),
+    "labels": (edit(Y, inside(lambda b: b[:4] + b"\x80" * 4 + b[8:])), f"{Y} states the shape 2155905152; this data"),
+    "thrice": (edit(X, lambda b: gzip.compress(gzip.compress(b))), f"{X} is gzip in gzip in gzip"),
+    "pointer": (
+        edit(X, lambda b: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        f"{X} has magic number 0x76657273 instead of 0x00000803; this looks like a Git LFS pointer",
     ),
     "none": (edit(X, lambda b: encode(np.zeros((0, 28, 28), np.uint8))), "train-images-idx3-ubyte has shape (0, "),
 }
@@ -246,6 +263,21 @@ def test_load_dataset_turns_emnist_upright_and_counts_from_0(
     write(tmp_path, tiny, zipped=False)
     line = refusal(name=name, source="idx", folder=folder)
     assert f"has the label {first + classes}, labels are {first} to" in line
+
+
+def test_load_dataset_unpacks_no_more_than_the_header_states(tmp_path: Path) -> None:
+    """A gzip of some kilobytes that unpacks to 400 MB takes 40 KB; the same in gzip of gzip."""
+    folder = write(tmp_path / "files", make_tiny("kmnist"))
+    bomb = gzip.compress(gzip.decompress((folder / X).read_bytes()) + bytes(400_000_000), 1)
+    for blob in (bomb, gzip.compress(bomb)):
+        (folder / X).write_bytes(blob)
+        tracemalloc.start()
+        line = refusal(name="kmnist", source="idx", folder=str(folder))
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert "train-images-idx3-ubyte.gz is too long (more than the 39200 bytes" in line and used < 2_000_000 + len(
+            blob
+        )
 
 
 # Downloads
@@ -380,6 +412,63 @@ def test_prepare_gives_the_data_of_the_idx_files(
     shard.write_bytes(shard.read_bytes()[:1000])
     line = refusal(name=name, tfds_dir=str(root))
     assert line.startswith(f"config.data.tfds_dir={str(root)!r}: {shard.parent} cannot be read (")
+
+
+IMAGE = {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image"}
+IMAGE["image"] = {"dtype": "uint8", "shape": {"dimensions": ["28", "28", "1"]}}
+LABEL = {
+    "pythonClassName": "tensorflow_datasets.core.features.class_label_feature.ClassLabel",
+    "classLabel": {"numClasses": "10"},
+}
+ROOT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+NESTED = {"type": ROOT, "content": {"image": {"type": "planted_module.Feature", "content": {}}}}
+PLANTED = {
+    "root": {
+        "pythonClassName": "planted_module.Feature",
+        "featuresDict": {"features": {"image": IMAGE, "label": LABEL}},
+    },
+    "image": {"image": IMAGE | {"pythonClassName": "planted_module.Image"}, "label": LABEL},
+    "label": {"image": IMAGE, "label": LABEL | {"pythonClassName": "planted_module.Label"}},
+    "third": {"image": IMAGE, "label": LABEL, "more": {"pythonClassName": "planted_module.Feature", "jsonFeature": {}}},
+    "older notation": NESTED,
+    "text in JSON": {"pythonClassName": ROOT, "jsonFeature": {"json": json.dumps(NESTED["content"])}},
+    "other content": {"image": IMAGE, "label": LABEL | {"jsonFeature": {"json": json.dumps(NESTED)}}},
+    "other name": {"image": IMAGE, "label": {"python_class_name": "planted_module.Label", **LABEL}},
+    "sequence": {
+        "image": IMAGE,
+        "label": {
+            "pythonClassName": "tensorflow_datasets.core.features.sequence_feature.Sequence",
+            "sequence": {"feature": {"pythonClassName": "planted_module.Feature", "jsonFeature": {"json": "{}"}}},
+        },
+    },
+    "no features": {},
+    "a list": [1],
+    "size": {"image": IMAGE | {"image": {"shape": {"dimensions": ["28", "28", "3"]}}}, "label": LABEL},
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_load_dataset_imports_nothing_that_prepared_data_name(
+    planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tfds" / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    (tmp_path / "planted_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    splits = [{"name": name, "numBytes": "0", "shardLengths": ["0"]} for name in ("train", "test")]
+    about = {"name": "mnist", "version": "3.0.1", "fileFormat": "array_record", "splits": splits}
+    (folder / "dataset_info.json").write_text(json.dumps(about))
+    for split in ("train", "test"):
+        (folder / f"mnist-{split}.array_record-00000-of-00001").touch()
+    features = PLANTED[planted]
+    if isinstance(features, dict) and not {"type", "pythonClassName"} & features.keys():
+        features = {"pythonClassName": ROOT, "featuresDict": {"features": features}}
+    (folder / "features.json").write_text(json.dumps(features))
+    assert "features.json " in refusal(source="tfds", tfds_dir=str(tmp_path / "tfds"))
+    assert "planted_module" not in sys.modules and not (tmp_path / "ran").exists()
+    for content in (b"{", b"[" * 100_000, b"\xff", b" " * 200_000):
+        (folder / "features.json").write_bytes(content)
+        refusal(source="tfds", tfds_dir=str(tmp_path / "tfds"))
 
 
 def test_prepare_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

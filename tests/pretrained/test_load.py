@@ -2,16 +2,21 @@
 
 import importlib.util
 import json
+import os
+import shutil
+import struct
 import sys
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
+import jinja2
 import numpy as np
 import pytest
 
 from sublim_jax import pretrained
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.pretrained import kv_cache
+from sublim_jax.pretrained import chat_template, kv_cache
 from sublim_jax.training import step as training_step
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
@@ -208,6 +213,217 @@ def test_load_model_refuses_files_that_cannot_be_read(tmp_path, small):
         (tmp_path / "bad.gguf").write_bytes(bad)
         with pytest.raises(ConfigError, match="not a whole GGUF file"):
             pretrained.load_model(tmp_path / "bad.gguf")
+
+
+def changed(**values):
+    """A fault: other values in config.json."""
+    return lambda path: (path / "config.json").write_text(json.dumps({**LLAMA, **values}))
+
+
+def written(name, content):
+    """A fault: a file with other content."""
+    return lambda path: (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def indexed(name, linked=""):
+    """A fault: an index that names a file, or a link to one."""
+
+    def fault(path):
+        (path.parent / "outside.safetensors").write_bytes((path / "model.safetensors").read_bytes())
+        if linked:
+            (path / name).symlink_to(linked)
+        name_of = dict.fromkeys(llama_tensors(LLAMA), name.replace("PARENT", str(path.parent)))
+        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": name_of}))
+
+    return fault
+
+
+def safe(header, payload=b"", size=None):
+    """A file of safetensors with a header as it is given."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return written("model.safetensors", struct.pack("<Q", len(text) if size is None else size) + text + payload)
+
+
+def tensor(shape, offsets, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+NAME, OUTSIDE = "model.embed_tokens.weight", "names the file '.*' outside its folder"
+DAMAGED = {
+    "deep JSON": (written("config.json", '{"a":' * 100_000), "config.json: not JSON"),
+    "a list": (written("config.json", "[1]"), "config.json: must be a JSON object"),
+    "no text": (written("config.json", b"\xff\xfe"), "config.json: not a text in UTF-8"),
+    "twice": (written("config.json", '{"hidden_size": 24, "hidden_size": 48}'), "the name 'hidden_size' twice"),
+    "a long number": (written("config.json", '{"a": ' + "9" * 10_000 + "}"), "config.json: not JSON"),
+    "large": (written("config.json", b" " * (2**24 + 1)), "config.json: has more than 16777216 bytes"),
+    "NaN": (changed(rms_norm_eps=float("nan")), "rms_norm_eps=nan: must be a number above 0"),
+    "infinite": (changed(rope_theta=float("inf")), "rope_theta=inf: must be a number"),
+    "text": (changed(hidden_size="24"), "hidden_size='24': must be a number"),
+    "true": (changed(hidden_size=True), "hidden_size=True: must be a number"),
+    "many layers": (changed(num_hidden_layers=2**31 - 1), "num_hidden_layers=2147483647: must be a number above 0 and"),
+    "wide": (changed(hidden_size=2**30, num_attention_heads=2**10), "must be .*1073741824"),
+    "many heads": (changed(num_attention_heads=2**30), "num_attention_heads=1073741824: must divide the width 24"),
+    "odd heads": (changed(num_attention_heads=8), "num_attention_heads=8: must divide the width 24 into heads of an e"),
+    "key heads": (changed(num_key_value_heads=4), "num_key_value_heads=4: must divide the number of heads 6"),
+    "vocabulary": (changed(vocab_size=2**31 - 1), "must be .*2147483647"),
+    "scaling": (changed(rope_scaling=[8.0]), "rope_scaling=.*: must be settings by name"),
+    "scaling ends": (changed(rope_scaling={**STRETCHED, "low_freq_factor": 4.0}), "low_freq_factor=4.0: must be below"),
+    "a kind": (changed(model_type={"a": 1}), "model_type: .* is none of llama"),
+    "index above": (indexed("../outside.safetensors"), OUTSIDE),
+    "index absolute": (indexed("PARENT/outside.safetensors"), OUTSIDE),
+    "index by a link": (indexed("model-1.safetensors", "../outside.safetensors"), OUTSIDE),
+    "index in a loop": (indexed("model-1.safetensors", "model-1.safetensors"), "model-1.safetensors"),
+    "index of nothing": (written("model.safetensors.index.json", "{}"), "weight_map must name a file for every tensor"),
+    "index of numbers": (written("model.safetensors.index.json", '{"weight_map": {"a": 1}}'), "weight_map must name"),
+    "index of a NUL": (indexed("model\0.safetensors"), "model"),
+    "header size": (safe(b"{}", size=2**60), "not a whole safetensors file"),
+    "header JSON": (safe(b'{"a":' * 1000), "not a whole safetensors file"),
+    "outside": (safe({NAME: tensor([50, 24], [0, 4800])}, bytes(4796)), "not a whole safetensors file"),
+    "huge": (safe({NAME: tensor([2**40, 2**40], [0, 4])}, bytes(4)), "not a whole safetensors file"),
+    "overlap": (
+        safe({NAME: tensor([2], [0, 8]), "b": tensor([2], [4, 12])}, bytes(12)),
+        "not a whole safetensors file",
+    ),
+    "negative": (safe({NAME: tensor([-1], [0, 4])}, bytes(4)), "not a whole safetensors file"),
+    "dtype": (safe({NAME: tensor([4], [0, 4], "F99")}, bytes(4)), "not a whole safetensors file"),
+    "tokenizer": (written("tokenizer.json", "{"), "tokenizer.json: cannot be read"),
+    "tokenizer bytes": (written("tokenizer.json", b"\xff"), "tokenizer.json: not a text in UTF-8"),
+    "deep tokenizer": (written("tokenizer.json", "[" * 100_000), "tokenizer.json: cannot be read"),
+    "a folder": (
+        lambda path: (path / "config.json").unlink() or (path / "config.json").mkdir(),
+        "config.json: no such",
+    ),
+    "a pipe": (lambda path: (path / "config.json").unlink() or os.mkfifo(path / "config.json"), "config.json: no such"),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGED)
+def test_load_model_refuses_a_damaged_folder_in_one_line(tmp_path, fault):
+    path = folder(tmp_path / "m", LLAMA, llama_tensors(LLAMA))
+    harm, line = DAMAGED[fault]
+    harm(path)
+    with pytest.raises(ConfigError, match=f"^model={path}: .*{line}") as refusal:
+        pretrained.load_model(path)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+def test_load_model_refuses_values_that_are_not_finite(tmp_path):
+    tensors = llama_tensors(LLAMA)
+    tensors["model.norm.weight"][3] = np.nan
+    with pytest.raises(ConfigError, match="tensor 'model.norm.weight' has values that are not finite"):
+        pretrained.load_model(folder(tmp_path / "m", LLAMA, tensors))
+
+
+def test_load_model_refuses_a_tensor_in_two_files(tmp_path):
+    path = folder(tmp_path / "m", LLAMA, llama_tensors(LLAMA), parts=2)
+    (path / "model.safetensors.index.json").unlink()
+    shutil.copy(path / "model-00001-of-00002.safetensors", path / "model-00003-of-00003.safetensors")
+    with pytest.raises(ConfigError, match="model-00003-of-00003.safetensors: tensor .* is also in another file"):
+        pretrained.load_model(path)
+
+
+def test_load_model_follows_the_links_of_the_hub_cache(tmp_path):
+    path = folder(tmp_path / "real", LLAMA, llama_tensors(LLAMA), parts=2)
+    version, blobs = tmp_path / "models--a--b" / "snapshots" / "0a1b", tmp_path / "models--a--b" / "blobs"
+    version.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(path.iterdir())):
+        shutil.copy(file, blobs / str(number))
+        (version / file.name).symlink_to(f"../../blobs/{number}")
+    ours, theirs = (pretrained.load_model(one).params["unembed"]["kernel"] for one in (version, path))
+    assert bool((ours == theirs).all())
+
+
+def gguf_file(fields=b"", count=1, tensors=b"", number=0, data=b"", version=3):
+    return struct.pack("<4sIQQ", b"GGUF", version, number, count) + fields + tensors + data
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value
+
+
+def shape(*sizes, kind=0, offset=0, name=b"t"):
+    return text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, kind, offset)
+
+
+ARRAY = text(b"a") + struct.pack("<I", 9)
+MISSHAPEN = {
+    "a long array": gguf_file(ARRAY + struct.pack("<IQ", 4, 2**60)),
+    "a long array of texts": gguf_file(ARRAY + struct.pack("<IQ", 8, 2**60)),
+    "a long array of texts below the limit": gguf_file(ARRAY + struct.pack("<IQ", 8, 2**24)),
+    "arrays of arrays": gguf_file(ARRAY + struct.pack("<IQ", 9, 1) * 1000),
+    "many fields": gguf_file(b"", 2**63),
+    "many tensors": gguf_file(b"", 0, b"", 2**63),
+    "a long text": gguf_file(text(b"a") + struct.pack("<IQ", 8, 2**63)),
+    "a long name": gguf_file(struct.pack("<Q", 2**64 - 1)),
+    "no type": gguf_file(text(b"a") + struct.pack("<IQ", 99, 1)),
+    "twice": gguf_file(2 * (text(b"a") + struct.pack("<IB", 0, 1)), 2),
+    "no text": gguf_file(text(b"a") + struct.pack("<I", 8) + text(b"\xff\xff")),
+    "alignment 0": gguf_file(text(b"general.alignment") + struct.pack("<II", 4, 0)),
+    "alignment 3": gguf_file(text(b"general.alignment") + struct.pack("<II", 4, 3)),
+    "alignment 2^31": gguf_file(text(b"general.alignment") + struct.pack("<II", 4, 2**31)),
+    "many axes": gguf_file(b"", 0, text(b"t") + struct.pack("<I", 2**31), 1),
+    "a large tensor": gguf_file(b"", 0, shape(2**40, 2**40), 1, bytes(99)),
+    "an overflow": gguf_file(b"", 0, shape(2**32, 2**32), 1, bytes(99)),
+    "an empty tensor": gguf_file(b"", 0, shape(0, 4), 1, bytes(99)),
+    "an offset": gguf_file(b"", 0, shape(4, offset=2**62), 1, bytes(99)),
+    "no multiple": gguf_file(b"", 0, shape(4, offset=8), 1, bytes(99)),
+    "a part of a block": gguf_file(b"", 0, shape(33, kind=8), 1, bytes(99)),
+    "an unknown kind": gguf_file(b"", 0, shape(4, kind=999), 1, bytes(99)),
+    "overlap": gguf_file(b"", 0, shape(16) + shape(16, offset=32, name=b"u"), 2, bytes(200)),
+    "two of a name": gguf_file(b"", 0, shape(8) + shape(8, offset=32), 2, bytes(200)),
+    "version": gguf_file(version=9),
+    "other byte order": gguf_file(version=3 << 24),
+}
+
+
+@pytest.mark.parametrize("fault", MISSHAPEN)
+def test_load_model_refuses_a_gguf_file_whose_lengths_are_wrong(tmp_path, fault):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(MISSHAPEN[fault])
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match="not a whole GGUF file") as refusal:
+        pretrained.load_model(path)
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used < 3_000_000 and "\n" not in str(refusal.value)
+
+
+ENDLESS = {
+    "loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+    "a range": "{% for a in range(10 ** 9) %}{% endfor %}",
+    "calls": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "a recursive loop": "{% for a in messages recursive %}{{ loop(messages) }}{% endfor %}",
+    "a product": "{{ 'a' * 10 ** 12 }}",
+    "a power": "{{ 10 ** (10 ** 10) }}",
+    "squares": "{% set n = namespace(x=12) %}{% for a in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}{{ n.x }}",
+    "a list": "{{ ([1] * 1000000) * 1000000 }}",
+    "doubling": "{% set n = namespace(x='aaaaaaaaaa') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "adding": "{% set n = namespace(x='aaaaaaaaaa') %}{% for a in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "padding": "{{ 'a'.ljust(10 ** 12) }}",
+    "attributes": "{{ messages.__class__.__mro__ }}{{ raise_exception.__globals__['os'].system('true') }}",
+    "a division": "{{ 1 / 0 }}",
+    "a type": "{{ 1 + 'a' }}",
+    "a name": "{{ messages[5].content.x.y }}",
+}
+
+
+@pytest.mark.parametrize("template", ENDLESS)
+def test_render_stops_a_chat_template_that_does_not_end(template):
+    with pytest.raises(ConfigError, match="^here: its chat template fails: ") as refusal:
+        chat_template.render(ENDLESS[template], {"messages": [{"role": "user", "content": "Hi"}]}, "here")
+    assert "\n" not in str(refusal.value)
+
+
+def test_render_gives_what_jinja_gives():
+    source = (
+        "{% for m in messages if m.role != 'x' %}{{ loop.index0 ~ ':' ~ m['role'] + ' ' * 2 + m.content | trim }}"
+        "{% if loop.last %}{% break %}{% endif %}{% endfor %}{% for k, v in {'a': 1}.items() %}{{ k ~ v }}{% endfor %}"
+    )
+    said = [{"role": "user", "content": " Hi "}, {"role": "x", "content": "no"}, {"role": "user", "content": "Bye"}]
+    theirs = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).from_string(source).render(messages=said)
+    assert chat_template.render(source, {"messages": said}, "here") == theirs == "0:user  Hi1:user  Byea1"
 
 
 def test_load_model_refuses_a_gguf_file_of_another_kind(tmp_path):
