@@ -5,7 +5,10 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from absl import logging
@@ -13,6 +16,7 @@ from absl import logging
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine.options import Interrupted
 
+_SIGNALS = signal.SIGINT, signal.SIGTERM
 DONE, FAILED, BAD, INTERRUPTED = 0, 1, 2, 75
 
 
@@ -22,12 +26,15 @@ def run_command(work: Callable[[], int], argv: Sequence[str], module: str) -> in
     # and wait for each other 200 times as long as they compute where another process has a core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        return work()
+        with _plain_output(), _own_signals():
+            return work()
     except ConfigError as error:
+        _debug_traceback()
         line, code = f"error: {error}", BAD
     except (KeyboardInterrupt, Interrupted):
         line, code = "interrupted; what was saved is kept", INTERRUPTED
     except OSError as error:
+        _debug_traceback()
         line, code = f"error: {one_line(error)}; what was saved is kept", FAILED
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
@@ -37,6 +44,47 @@ def run_command(work: Callable[[], int], argv: Sequence[str], module: str) -> in
     again = "" if code == BAD else f". To go on: {resume_command(argv, module)}"
     print(f"{line}{again}", file=sys.stderr, flush=True)
     return code
+
+
+@contextmanager
+def _plain_output() -> Iterator[None]:
+    """Let no sign that a terminal does not know, and no closed output, end a run; later output is as before."""
+    replaced = {name: getattr(sys, name) for name in ("stdout", "stderr") if getattr(sys, name) is None}
+    for name in replaced:  # closed by the shell
+        setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  used until the command ends
+    before = {stream: stream.errors for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")}
+    for stream in before:
+        stream.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        for stream, errors in before.items():
+            stream.reconfigure(errors=errors)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Give back the handlers of signals when a command ends that was called in another program or a notebook."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def set_verbosity(level: str) -> str:
+    """Show the log of the libraries and tracebacks, where the level is debug; returns the level."""
+    if level == "debug":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+        logging.set_verbosity(logging.INFO)
+    return level
+
+
+def _debug_traceback() -> None:
+    if logging.get_verbosity() >= logging.INFO:
+        traceback.print_exc()
 
 
 def one_line(error: BaseException) -> str:
@@ -59,8 +107,9 @@ class Stop:
 
     def __init__(self) -> None:
         self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen
+            for number in _SIGNALS:
+                signal.signal(number, self._ask)
 
     def __call__(self) -> bool:
         return self._asked

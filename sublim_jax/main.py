@@ -12,11 +12,15 @@ from absl import flags
 from sublim_jax import cli
 from sublim_jax.cli import DONE
 from sublim_jax.config import command_line, default_workdir, identity, seeds_of
+from sublim_jax.core.errors import ConfigError, shown
 
 
 def main(argv: Sequence[str]) -> int:
     """Run what the command line asks and return the exit code; every refusal is one line on standard error."""
     return cli.run_command(lambda: _command(argv), argv, "main")
+
+
+_VERBOSITY = "quiet: errors and the final table only; debug: also the log of JAX and tracebacks, e.g. --verbosity=debug"
 
 
 def _flags() -> flags.FlagValues:
@@ -27,6 +31,11 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_enum("resume", "auto", ["auto", "never", "overwrite"], resume, flag_values=values)
     flags.DEFINE_string("shard", "0/1", shard, flag_values=values)
     flags.DEFINE_string("distributed", "", distributed, flag_values=values)
+    flags.DEFINE_string(
+        "plot", "", "write the figure there too (.png, .svg or .pdf), e.g. --plot=figure.pdf", flag_values=values
+    )
+    flags.DEFINE_enum("verbosity", "normal", ["quiet", "normal", "debug"], _VERBOSITY, flag_values=values)
+    flags.DEFINE_bool("quiet", False, "the same as --verbosity=quiet", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "print what would be trained, and train nothing", flag_values=values)
     flags.DEFINE_bool("list", False, "print every config with its purpose and measured time", flag_values=values)
     flags.DEFINE_bool("fields", False, "print every config field with its allowed values", flag_values=values)
@@ -39,34 +48,50 @@ def _command(argv: Sequence[str]) -> int:
     if values.list or values.fields:
         print(command_line.list_configs() if values.list else command_line.list_fields())
         return DONE
-    config = request.resolve()
+    values.verbosity = cli.set_verbosity("quiet" if values.quiet else values.verbosity)
+    plot, config = _plot_file(values.plot), request.resolve()
     # Imported after the flags are checked, because JAX takes seconds.
     from sublim_jax.config.estimate import estimate
     from sublim_jax.config.study import study_of
+    from sublim_jax.engine import distributed
     from sublim_jax.results import figures
 
     figures.pick(config.figure)
+    distributed.parse_shard(values.shard)
+    distributed.parse_cluster(values.distributed)
     if values.dry_run:
         print(estimate(config, study_of(config)))
         return DONE
     overrides = {name: str(value) for name, value in request.overrides.items()}
-    return _run(config, values, {"command": cli.resume_command(argv, "main"), "overrides": overrides})
+    metadata = {"command": cli.resume_command(argv, "main"), "overrides": overrides}
+    workdir = Path(values.workdir or default_workdir(config))
+    if _run(config, values, workdir, metadata):
+        _report(config, workdir, plot, values.verbosity)
+    return DONE
 
 
-def _run(config: Any, values: flags.FlagValues, metadata: Mapping[str, Any]) -> int:
-    """Train what a config asks for, and write the report; `metadata` is stored with the rows."""
-    from sublim_jax import results
+def _plot_file(text: str) -> Path | None:
+    """The file that --plot names; raises `ConfigError` where no figure can be written there."""
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    if not text.isprintable() or path.suffix not in (".png", ".svg", ".pdf") or not path.parent.is_dir():
+        raise ConfigError(f"plot={shown(text)}: must be a file .png, .svg or .pdf in a folder that exists")
+    return path
+
+
+def _run(config: Any, values: flags.FlagValues, workdir: Path, metadata: Mapping[str, Any]) -> bool:
+    """Train what a config asks for and return whether all rows are there; `metadata` is stored with the rows."""
     from sublim_jax.config.build import options_of
     from sublim_jax.config.study import study_of
     from sublim_jax.engine import compilation_cache, distributed
+    from sublim_jax.engine.progress import Progress
     from sublim_jax.engine.session import Session
-    from sublim_jax.results import figures, report, tables
     from sublim_jax.results.provenance import provenance
 
-    shard = distributed.parse_shard(values.shard)
+    shard, quiet = distributed.parse_shard(values.shard), values.verbosity == "quiet"
     distributed.initialize(values.distributed)
     compilation_cache.enable()
-    workdir = Path(values.workdir or default_workdir(config))
     study, stop, seeds = study_of(config), cli.Stop(), seeds_of(config)
     session = Session(
         seeds=seeds,
@@ -74,22 +99,36 @@ def _run(config: Any, values: flags.FlagValues, metadata: Mapping[str, Any]) -> 
         config=identity(config),
         resume=values.resume,
         options=options_of(config),
+        progress=Progress(show=not quiet),
         stopped=stop,
         metadata={**metadata, "resolved": config.to_dict(), "provenance": provenance(), **study.metadata},
         shard=shard,
     )
-    _announce(config, study, session)
+    if not quiet:
+        _announce(config, study, session)
     study.run(session)
     distributed.wait_for_others(lambda: study.left(seeds=seeds, workdir=workdir, shard=shard), stop)
     if missing := study.left(seeds=seeds, workdir=workdir):
         print(f"this part is done; {missing} rows of other parts are missing. The last part writes the report")
-        return DONE
-    figure = figures.pick(config.figure)
+    return not missing
+
+
+def _report(config: Any, workdir: Path, plot: Path | None, verbosity: str) -> None:
+    """Write the report, which needs no terminal, then print the table."""
+    import matplotlib
+
+    from sublim_jax import results
+    from sublim_jax.results import figures, plots, report, tables
+
+    path, rows, figure = report.write(workdir, config.figure), results.load(workdir), figures.pick(config.figure)
+    if plot:
+        with matplotlib.rc_context(plots.STYLE):
+            figure.draw(rows).savefig(plot)
     accuracy = "student accuracy: mean and 95 % bootstrap interval over seeds"
     title = figures.title(figure) if hasattr(figure, "table") else accuracy
-    tables.print_table(figures.table(figure, results.load(workdir)), title)
-    print(f"rows, figure and report: {report.write(workdir, config.figure)}")
-    return DONE
+    tables.print_table(figures.table(figure, rows), title)
+    if verbosity != "quiet":
+        print(f"rows, figure and report: {path}")
 
 
 def _announce(config: Any, study: Any, session: Any) -> None:

@@ -1,5 +1,6 @@
 """Base configs, presets, and the checked config of a run. Imports no JAX."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,7 +80,10 @@ def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Confi
         ConfigError: At the first bad value; the message names the field, the value and what is allowed.
     """
     config, overrides = config.copy_and_resolve_references(), overrides or {}
-    schema.check_value("preset", config.preset, schema.IMAGE_FIELDS["preset"].rule)
+    for name in ("study", "preset", "presets", "arms"):  # the first that are read
+        if name not in config:
+            raise ConfigError(f"config.{name}: missing; begin a config with sublim_jax.config.base_config()")
+        schema.check_value(name, config[name], schema.fields_of(config)[name].rule)
     for name in config.arms:
         for field in overrides.keys() & flatten(config.arms[name].to_dict()).keys():
             raise ConfigError(f"config.{field}: is swept by an arm; say --config.arms.{name}.{field}")
@@ -92,10 +96,20 @@ def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Confi
     check = schema.check
     if config.study == "language":
         from sublim_jax.config.lm import check  # image configs do without `lm`
+    _expand_folders(config)
     check(config)
     for point in grid.expand(config):
         check(point.config)
     return config
+
+
+def _expand_folders(config: Config) -> None:
+    """Write the user's home folder for ~ in every field that holds a folder."""
+    for name, field in schema.fields_of(config).items():
+        section, _, leaf = name.rpartition(".")
+        value = config[section].get(leaf) if section else None
+        if field.rule is schema.FOLDER and isinstance(value, str):
+            config[section][leaf] = os.path.expanduser(value)
 
 
 def identity(config: Config) -> dict[str, Any]:

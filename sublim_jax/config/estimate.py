@@ -3,8 +3,6 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
-
 from sublim_jax.config.base import seeds_of
 from sublim_jax.config.build import grids_of
 from sublim_jax.config.grid import Config
@@ -12,6 +10,7 @@ from sublim_jax.config.study import Study
 from sublim_jax.core import trees
 from sublim_jax.engine import schedule
 from sublim_jax.engine.plan import make_plan
+from sublim_jax.engine.session import count_devices
 from sublim_jax.nets import activity, shapes
 from sublim_jax.nets.costs import step_macs
 from sublim_jax.training import population
@@ -47,13 +46,17 @@ def estimate(config: Config, study: Study) -> Estimate:
     Args:
         config: A config that `resolve` returned.
         study: What `study_of` returned for it.
+
+    Raises:
+        ConfigError: The config asks for more memory or devices than there are.
     """
+    count_devices(config.run.devices)
     return {"transfer": _transfer, "theorem1": _theorem1, "language": _language}[config.study](config, study)
 
 
 def _transfer(config: Config, study: Study) -> Estimate:
     seeds, options, image = seeds_of(config), config.run, study.image
-    rows, devices = study.num_test + config.num_eval_noise, options.devices or jax.local_device_count()
+    rows, devices = study.num_test + config.num_eval_noise, count_devices(options.devices)
     limits = schedule.ResourceLimits(options.memory_gb, rows, devices, population.use_vmap(), options.seed_batch)
     plan = make_plan(study.conditions, image)
     units = schedule.work_units(plan, seeds, image, limits)

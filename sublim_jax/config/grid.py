@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from sublim_jax.core.errors import ConfigError, unknown_name
+from sublim_jax.core.errors import ConfigError, shown, unknown_name
 from sublim_jax.core.nested import flatten
 
 Config = Any  # an ml_collections.ConfigDict; its fields are not known to a type checker
 
-_ALWAYS = ("conditions", "m")  # swept and labelled in every config
+SWEPT_ALWAYS = ("conditions", "m")  # swept and labelled in every config
 # The fields that may differ between the points of a sweep.
-_SECTIONS = ("net", "teacher", "student", "perturb", "theorem1", "lm")
-_SINGLE = (*_ALWAYS, "classes")
+SWEPT_SECTIONS = ("net", "teacher", "student", "perturb", "theorem1", "lm")
+_SINGLE = (*SWEPT_ALWAYS, "classes")
 # Rows have columns of their own for these: step, eps, alpha.
 _UNLABELLED = ("student.steps", "student.eval_steps", "theorem1.eps", "theorem1.alpha", "theorem1.draws")
 _UNLABELLED += ("lm.steps", "lm.eval_steps")
@@ -47,7 +47,9 @@ def unknown_field(where: str, name: str, names: Iterable[str]) -> ConfigError:
     plain = plain_name(name)
     if plain in RENAMED:
         return ConfigError(f"{where}: {name!r} is now called {name.removesuffix(plain) + RENAMED[plain]!r}")
-    return ConfigError(unknown_name(where, name, names))
+    hint = unknown_name(where, name, names).rpartition("; ")[2]
+    near = f"; {hint}" if hint.startswith("did you mean") else ""
+    return ConfigError(f"{where}: {shown(name)} is none of the fields that --fields lists{near}")
 
 
 class SweepPoint(NamedTuple):
@@ -70,6 +72,8 @@ def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
         ConfigError: The config has no such field, or the values are no tuple.
     """
     flat = flatten(config.to_dict())
+    if not isinstance(name, str) or "." in name:
+        raise ConfigError(f"arm {name!r}: the name of a grid must be text without dots")
     for field, values in axes.items():
         if field not in flat:
             raise unknown_field(f"arm {name!r}", field, flat)
@@ -99,12 +103,13 @@ def expand(config: Config) -> tuple[SweepPoint, ...]:
 
     The latest sweeps are kept, so that a command that asks several times expands its config once.
     """
+    grids(config)  # which refuses values that cannot be kept
     return _expand(FrozenConfigDict(config))
 
 
 @functools.lru_cache(maxsize=4)
 def _expand(config: FrozenConfigDict) -> tuple[SweepPoint, ...]:
-    arms = _grids(config)
+    arms = grids(config)
     fields = ConfigDict({name: value for name, value in config.items() if name not in ("arms", "presets")}).lock()
     combinations = [
         (name, dict(zip(axes, values, strict=True)), tuple(axes.get("m", ())))
@@ -122,26 +127,41 @@ def _expand(config: FrozenConfigDict) -> tuple[SweepPoint, ...]:
     )
 
 
-def _grids(config: Config) -> dict[str, dict[str, tuple[Any, ...]]]:
+def grids(config: Config) -> dict[str, dict[str, tuple[Any, ...]]]:
     """The fields that each grid sweeps with their values; one grid without a name where the config has none."""
-    common = {field: tuple(config[field]) for field in _ALWAYS if field in config}
-    grids = {name: flatten(arm) for name, arm in config.arms.to_dict().items()} or {"": {}}
-    for name, axes in grids.items():
+    known = flatten(config.to_dict())
+    common = {field: tuple(config[field]) for field in SWEPT_ALWAYS if field in config}
+    arms = {name: flatten(arm) for name, arm in config.arms.to_dict().items()} or {"": {}}
+    for name, axes in arms.items():
         for field, values in axes.items():
-            if field not in _SINGLE and field.split(".")[0] not in _SECTIONS:
-                swept = f"{', '.join(_SINGLE)} and the fields of {', '.join(_SECTIONS)}"
+            if field not in _SINGLE and field.split(".")[0] not in SWEPT_SECTIONS:
+                swept = f"{', '.join(_SINGLE)} and the fields of {', '.join(SWEPT_SECTIONS)}"
                 raise ConfigError(f"config.arms.{name}.{field}: is one for a whole sweep; an arm may hold {swept}")
             if not isinstance(values, tuple) or not values:
-                raise ConfigError(f"config.arms.{name}.{field}={values!r}: must be a tuple of values, not empty")
+                raise ConfigError(f"config.arms.{name}.{field}={shown(values)}: must be a tuple of values, not empty")
+            if field not in known:
+                raise unknown_field(f"config.arms.{name}", field, known)
+            if not _hashable(values):
+                raise ConfigError(f"config.arms.{name}.{field}={shown(values)}: must hold no lists; write tuples")
             if len(set(values)) != len(values):
-                raise ConfigError(f"config.arms.{name}.{field}={values!r}: must not hold a value twice")
-    return {name: {**common, **axes} for name, axes in grids.items()}
+                raise ConfigError(f"config.arms.{name}.{field}={shown(values)}: must not hold a value twice")
+    return {name: {**common, **axes} for name, axes in arms.items()}
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _point(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     point = config.copy_and_resolve_references()
     try:
-        point.update_from_flattened_dict({name: (one,) if name in _ALWAYS else one for name, one in values.items()})
+        point.update_from_flattened_dict(
+            {name: (one,) if name in SWEPT_ALWAYS else one for name, one in values.items()}
+        )
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"config.arms: {' '.join(str(error).split())}") from error
     return point
@@ -150,7 +170,7 @@ def _point(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
 def _label_value(config: Config, field: str) -> str | int | float:
     """The value of a field as a label."""
     value = functools.reduce(lambda section, part: section[part], field.split("."), config)
-    if field in _ALWAYS:
+    if field in SWEPT_ALWAYS:
         return value[0]
     if field in ("student.hidden", "student.trunk"):
         value = value or config.net[field.removeprefix("student.")]

@@ -61,6 +61,9 @@ def check(config: Config) -> None:
     ):
         if not low <= lm[field] <= high:
             raise ConfigError(f"config.lm.{field}={lm[field]}: must be from {low} to {high}{limit}")
+    documents = config.pretraining.documents
+    if config.pretraining.batch > documents:
+        raise ConfigError(f"config.pretraining.batch={config.pretraining.batch}: must be at most documents={documents}")
     layers = ("all", "blocks", "embeddings", "adapters", *(f"block_{index}" for index in range(net.layers)))
     if lm.trains not in layers and not re.fullmatch(r"(first|last)_0*[1-9]\d*", lm.trains):
         raise ConfigError(unknown_name("config.lm.trains", lm.trains, (*layers, "first_1", "last_1")))

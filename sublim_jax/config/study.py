@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from sublim_jax.config import grid
 from sublim_jax.config.build import build_conditions, grids_of, load_data, metrics_of, options_of
 from sublim_jax.config.grid import Config
+from sublim_jax.config.schema import IMAGE_FIELDS
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition
@@ -56,8 +58,10 @@ def study_of(config: Config, dataset: Dataset | None = None) -> Study:
             raise ConfigError("data: must not be given; config.study='language' has no images")
         return _language(config)
     dataset = load_data(config) if dataset is None else dataset
+    _check_points(config, dataset)
     conditions, image = build_conditions(config, dataset), dataset.train.x.shape[1:]
     if config.study == "theorem1":
+        theorem1.check(conditions, grids_of(config))
         measure = functools.partial(theorem1.run, conditions, grids_of(config), dataset, root_seed=config.root_seed)
         left = functools.partial(theorem1.left, len(conditions))
     else:
@@ -70,6 +74,25 @@ def study_of(config: Config, dataset: Dataset | None = None) -> Study:
     return Study(
         measure, left, f"{len(conditions)} conditions", (note,), metadata, conditions, image, len(dataset.test.y)
     )
+
+
+def _check_points(config: Config, dataset: Dataset) -> None:
+    """Refuse the sizes of a sweep that do not fit the images; the default batches may be larger than few images."""
+    images, side = len(dataset.train.y), min(dataset.train.x.shape[1:])
+    for point in grid.expand(config):
+        student, teacher = point.config.student, point.config.teacher
+        for section, batch, reads in (
+            ("teacher", teacher.batch, True),
+            ("student", student.batch, student.stream in ("epochs", "images", "mixture")),
+        ):
+            most = max(images, IMAGE_FIELDS[f"{section}.batch"].default)
+            if reads and batch > most:
+                raise ConfigError(f"config.{section}.batch={batch}: must be at most {most}; there are {images} images")
+        if student.stream == "perlin" and student.resolution >= side:
+            raise ConfigError(
+                f"config.student.resolution={student.resolution}: must be less than {side}, the pixels of a side; "
+                "where every pixel is a corner of a cell, Perlin noise is 0"
+            )
 
 
 def _language(config: Config) -> Study:

@@ -22,7 +22,7 @@ _GRACE = 20.0  # seconds that an interrupted process 0 leaves the others
 
 def parse_shard(text: str) -> tuple[int, int]:
     """'i/n' as (i, n); raises `ConfigError` unless 0 <= i < n."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     return _checked((int(match[1]), int(match[2])) if match else (0, 0), repr(text))
 
 
@@ -31,6 +31,18 @@ def _checked(shard: tuple[int, int], shown: str) -> tuple[int, int]:
     if not 0 <= index < number:
         raise ConfigError(f"shard={shown}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
     return shard
+
+
+def parse_cluster(cluster: str) -> dict[str, Any]:
+    """The arguments of `jax.distributed.initialize`; raises `ConfigError` for what is no cluster."""
+    if cluster in ("", "auto"):
+        return {}
+    coordinator, comma, part = cluster.partition(",")
+    port = re.fullmatch(r"[^\s:/]+:(\d{1,5})", coordinator)
+    if not comma or not port or not 0 < int(port[1]) < 2**16:
+        raise ConfigError(f"distributed={cluster!r}: must be auto, or HOST:PORT,i/n, for instance 10.0.0.1:1234,0/2")
+    index, number = parse_shard(part)
+    return {"coordinator_address": coordinator, "process_id": index, "num_processes": number}
 
 
 def initialize(cluster: str) -> None:
@@ -48,15 +60,7 @@ def initialize(cluster: str) -> None:
     """
     if not cluster:
         return
-    address: dict[str, str | int] = {}
-    if cluster != "auto":
-        coordinator, comma, part = cluster.partition(",")
-        if not comma or not re.fullmatch(r".+:\d+", coordinator):
-            raise ConfigError(
-                f"distributed={cluster!r}: must be auto, or HOST:PORT,i/n, for instance 10.0.0.1:1234,0/2"
-            )
-        index, number = parse_shard(part)
-        address = {"coordinator_address": coordinator, "process_id": index, "num_processes": number}
+    address = parse_cluster(cluster)
     jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(**address)  # type: ignore[arg-type]

@@ -18,6 +18,14 @@ from sublim_jax.engine.options import Interrupted, RunOptions
 from sublim_jax.engine.progress import Progress
 
 
+def count_devices(asked: int) -> int:
+    """The number of local devices in use, where 0 asks for all; raises `ConfigError` where there are fewer."""
+    local = jax.local_device_count()
+    if not 0 <= asked <= local:
+        raise ConfigError(f"config.run.devices={asked}: must be at most {local}, the devices here, or 0 for all")
+    return asked or local
+
+
 @dataclasses.dataclass(kw_only=True)
 class Session:
     """One run of a study in one work directory: what all studies take besides what they train and measure.
@@ -56,10 +64,7 @@ class Session:
         self.seeds = tuple(self.seeds)
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds={self.seeds}: must be at least one, distinct and not negative")
-        local, asked = jax.local_device_count(), self.options.devices
-        if not 0 <= asked <= local:
-            raise ConfigError(f"config.run.devices={asked}: must be at most {local}, the devices here, or 0 for all")
-        self.devices = asked or local
+        self.devices = count_devices(self.options.devices)
         self.shard = distributed.process_shard(self.shard, self.resume, self.workdir)
 
     def refuse_keep_params(self) -> None:

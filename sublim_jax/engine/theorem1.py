@@ -52,8 +52,7 @@ def run(
         ConfigError: A value cannot be used, or the work directory belongs to another config.
         Interrupted: `session.stopped` returned True.
     """
-    for condition, grid in zip(conditions, grids, strict=True):
-        _check(condition, grid)
+    check(conditions, grids)
     session.refuse_keep_params()
     with session.open(lambda: {**(session.config or {}), "data_sha256": dataset.checksum}) as workdir, float64():
         work = _units(len(conditions), session.seeds, session.shard)
@@ -84,6 +83,12 @@ def _units(conditions: int, seeds: Sequence[int], shard: tuple[int, int]) -> lis
         for batch in batches
     ]
     return units[shard[0] :: shard[1]]
+
+
+def check(conditions: Sequence[Condition], grids: Sequence[Grid]) -> None:
+    """Raise `ConfigError` for a condition that Theorem 1 says nothing about."""
+    for condition, grid in zip(conditions, grids, strict=True):
+        _check(condition, grid)
 
 
 def _check(condition: Condition, grid: Grid) -> None:

@@ -73,14 +73,14 @@ def test_resolve_refuses_bad_values_of_an_axis():
     for axes, message in (
         ({"student.lr": ()}, "config.arms.a.student.lr=.*not empty"),
         ({"student.lr": (1.0, 1.0)}, "config.arms.a.student.lr=.*twice"),
-        ({"student.lr": (1.0, -1.0)}, r"config.student.lr=-1.0: must be a number above 0"),
-        ({"student.lr": ("x",)}, "config.arms: .*"),
+        ({"student.lr": (1.0, -1.0)}, r"config.arms.a.student.lr=-1.0: must be a number above 0"),
+        ({"student.lr": ("x",)}, "config.arms.a.student.lr=.x.: must be a number"),
         (
             {"root_seed": (0, 1)},
             "config.arms.a.root_seed: is one for a whole sweep; an arm may hold conditions, m, classes and",
         ),
         ({"data.train_limit": (10, 20)}, "config.arms.a.data.train_limit: is one for a whole sweep"),
-        ({"student.loss": ("mse", "mes")}, "config.student.loss: 'mes' is none of .*did you mean 'mse'"),
+        ({"student.loss": ("mse", "mes")}, "config.arms.a.student.loss: 'mes' is none of .*did you mean 'mse'"),
     ):
         with pytest.raises(ConfigError, match=message):
             resolve(config_with(a=axes))

@@ -80,7 +80,7 @@ def test_resolve_refuses_fields_that_do_not_fit_together():
     with pytest.raises(ConfigError, match=r"unknown|is none of"):
         grid.add_grid(config, "one", {"lm.doze": (0.1,)})
     grid.add_grid(config, "one", {"lm.dose": (0.1, -0.1)})  # a bad value inside a sweep
-    with pytest.raises(ConfigError, match="config.lm.dose=-0.1: must be a number above 0"):
+    with pytest.raises(ConfigError, match="config.arms.one.lm.dose=-0.1: must be a number above 0"):
         resolve(config)
 
 
