@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 the machine failed (no space, no memory), 2 bad config, 75
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -62,11 +61,12 @@ def _run(config: Any, values: flags.FlagValues, metadata: Mapping[str, Any]) -> 
     from sublim_jax.engine.session import Session
     from sublim_jax.results import figures, report, tables
     from sublim_jax.results.provenance import provenance
+    from sublim_jax.results.workdir import choose_folder
 
     shard = distributed.parse_shard(values.shard)
     distributed.initialize(values.distributed)
     compilation_cache.enable()
-    workdir = Path(values.workdir or default_workdir(config))
+    workdir = choose_folder(values.workdir or "", default_workdir(config))
     study, stop, seeds = study_of(config), cli.Stop(), seeds_of(config)
     session = Session(
         seeds=seeds,
