@@ -191,3 +191,13 @@ def test_main_refuses_a_workdir_that_is_a_file(tmp_path, monkeypatch, capsys, in
     assert main.main(["main", *SMOKE, "--workdir=file"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: workdir=file: ") and error.count("\n") == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&- <&-", "| head -1", "2>&1 | true"])
+def test_main_finishes_though_nobody_reads_what_it_prints(redirect, tmp_path):
+    words = " ".join(f'"{word}"' for word in command(*SMOKE, "--config.m=(3,)", "--workdir=w"))
+    script = f"{{ {words}; echo $? >code; }} {redirect}"
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, timeout=600, check=True)
+    assert (tmp_path / "code").read_text() == "0\n"
+    assert len(sublim_jax.load(tmp_path / "w")) == 4 * 2 * 3 and (tmp_path / "w" / "report.html").exists()
