@@ -1,5 +1,6 @@
 """Shared by all commands: one-line errors, exit codes, the command to resume, and signals. Imports no JAX."""
 
+import io
 import os
 import re
 import shlex
@@ -9,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import logging
 
@@ -121,8 +122,36 @@ class Stop:
         print(f"{signal.Signals(number).name}: stopping after this interval", file=sys.stderr, flush=True)
 
 
+class _Output(io.FileIO):
+    """Standard output or error that goes nowhere once its reader has left, as `head` does: the work goes on."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def _open_standard_streams() -> None:
+    """Let the process run to its end though nobody reads what it prints."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed by `>&-`: the next file that is opened would receive what is printed
+            os.open(os.devnull, os.O_RDWR)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        before = getattr(sys, name)
+        encoding, errors = (before.encoding, before.errors) if before else ("utf-8", "replace")
+        raw = io.BufferedWriter(_Output(number, "w", closefd=False))
+        setattr(sys, name, io.TextIOWrapper(raw, encoding, errors, line_buffering=True))
+
+
 def exit_process(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a command as this process, and end it with the command's exit code."""
+    _open_standard_streams()
     # The libraries below log what they also raise; a user gets one line from us.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.FATAL)
@@ -131,7 +160,4 @@ def exit_process(main: Callable[[Sequence[str]], int]) -> NoReturn:
         from sublim_jax.engine import distributed
 
         distributed.leave(code)
-    if code == FAILED:  # threads of the array writers may still complain after the one line that says it
-        sys.stderr.flush()
-        os._exit(code)
     sys.exit(code)

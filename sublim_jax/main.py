@@ -55,6 +55,7 @@ def _command(argv: Sequence[str]) -> int:
     from sublim_jax.config.study import study_of
     from sublim_jax.engine import distributed
     from sublim_jax.results import figures
+    from sublim_jax.results.workdir import choose_folder
 
     figures.pick(config.figure)
     distributed.parse_shard(values.shard)
@@ -64,7 +65,7 @@ def _command(argv: Sequence[str]) -> int:
         return DONE
     overrides = {name: str(value) for name, value in request.overrides.items()}
     metadata = {"command": cli.resume_command(argv, "main"), "overrides": overrides}
-    workdir = Path(values.workdir or default_workdir(config))
+    workdir = choose_folder(values.workdir or "", default_workdir(config))
     if _run(config, values, workdir, metadata):
         _report(config, workdir, plot, values.verbosity)
     return DONE

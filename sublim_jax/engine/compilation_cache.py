@@ -1,7 +1,12 @@
 """Compiled programs on disk, so that the second run of a config starts at once."""
 
+import contextlib
+import glob
 import os
 import platform
+import re
+import sys
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -32,10 +37,35 @@ def enable(folder: str | Path | None = None) -> Path | None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:  # a read-only home
         return None
+    _listen_for_damage(path)
     settings.update("jax_compilation_cache_dir", str(path))
     settings.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     settings.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return path
+
+
+def _listen_for_damage(folder: Path) -> None:
+    """Say once that programs are damaged, where JAX warns of each; remove them, so that JAX writes them again.
+
+    JAX compares a checksum of each program (of its compression), compiles what it cannot read, and keeps the old file.
+    """
+    show, said = warnings.showwarning, []
+
+    def show_or_mend(message: Any, *args: Any, **options: Any) -> None:
+        damaged = re.match(r"Error (reading|writing) persistent compilation cache entry for '([^']+)'", str(message))
+        if damaged is None:
+            return show(message, *args, **options)
+        if not said:
+            said.append(damaged[1])
+            print(
+                f"{folder}: error {damaged[1]} compiled programs; they are compiled again", file=sys.stderr, flush=True
+            )
+        for file in folder.glob(f"{glob.escape(damaged[2])}-*") if damaged[1] == "reading" else ():
+            with contextlib.suppress(OSError):
+                file.unlink()
+        return None
+
+    warnings.showwarning = show_or_mend
 
 
 def user_cache_dir() -> Path:

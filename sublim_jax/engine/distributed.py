@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,6 @@ def rows_left(
         wanted = ((frozenset(labels.items()), step) for labels in group.labels for step in group.recipe.eval_steps)
         left += sum(len(set(own) - done.get(key, set())) for key in wanted)
     return left
-
-
-def parts_left(workdir: str | Path, names: Iterable[str]) -> int:
-    """How many of these files of rows are not in the work directory yet."""
-    return len(set(names) - {path.stem for path in (Path(workdir) / "rows").glob("*.parquet")})
 
 
 def leave(code: int) -> None:

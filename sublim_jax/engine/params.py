@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,9 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from sublim_jax.core import trees
+from sublim_jax.core import files, trees
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.files import replace_file
+from sublim_jax.core.files import DamagedFile
 from sublim_jax.core.types import Knobs, Params, Recipe
 from sublim_jax.training import population
 from sublim_jax.training import step as training_step
@@ -67,21 +67,32 @@ def load_params(path: str | Path) -> dict[str, Any]:
     return traverse_util.unflatten_dict(load_arrays(path), sep="/")
 
 
-def save_arrays(arrays: Mapping[str, Any], path: str | Path, metadata: dict[str, str] | None = None) -> None:
-    """Write arrays by name as one safetensors file; raises OSError where it cannot be written."""
+def save_arrays(
+    arrays: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None, *, of: str = ""
+) -> None:
+    """Write arrays by name as one sealed safetensors file; raises OSError where it cannot be written."""
     # Contiguous copies: safetensors writes the memory of an array, whatever its strides are.
     copies = {name: np.array(array, order="C") for name, array in arrays.items()}
-    replace_file(Path(path), safetensors.numpy.save(copies, metadata))
+    files.write_sealed(Path(path), safetensors.numpy.save(copies, {**(metadata or {}), "seal": files.seal(of)}))
 
 
-def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The NumPy arrays by name of a safetensors file; raises `ConfigError` where it is missing or damaged."""
+def load_arrays(path: str | Path, of: str | None = None, *, sealed: bool = False) -> dict[str, np.ndarray]:
+    """The NumPy arrays by name of a safetensors file; arguments as `files.read_sealed` has them.
+
+    Raises:
+        ConfigError: The file is missing.
+        DamagedFile: It is damaged.
+    """
+    path = Path(path)
     try:
-        return {name: _array(**fields) for name, fields in safetensors.deserialize(Path(path).read_bytes())}
-    except OSError as error:
+        content = files.read_sealed(path, of, required=sealed)
+        return {name: _array(**fields) for name, fields in safetensors.deserialize(content)}
+    except FileNotFoundError as error:
         raise ConfigError(f"path={path}: cannot be read ({error.strerror})") from error
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise ConfigError(f"path={path}: is no whole safetensors file ({error})") from error
+        if isinstance(error, DamagedFile):
+            raise
+        raise DamagedFile(path, f"is no whole safetensors file ({error})") from error
 
 
 def _array(dtype: str, shape: Sequence[int], data: bytes | bytearray) -> np.ndarray:
@@ -131,7 +142,7 @@ def params(workdir: str | Path, seed: int = 0, **labels: Any) -> dict[str, Any]:
     Raises:
         ConfigError: No student matches, or students of several conditions do; the message says what exists.
     """
-    students = list(_students(workdir))
+    students = [student for path in _paths(workdir) for student in _students(path)]
     matching = [each for each in students if each.seed == seed and labels.items() <= each.labels.items()]
     if not matching or any(each.labels != matching[0].labels for each in matching):
         wanted = ", ".join(f"{name}={value!r}" for name, value in {**labels, "seed": seed}.items())
@@ -159,10 +170,16 @@ def save_students(
 
 
 def stored_seeds(workdir: str | Path) -> dict[frozenset, set[int]]:
-    """For each condition (its labels) the seeds whose students are stored."""
+    """For each condition (its labels) the seeds whose students are stored; damaged files are set aside."""
     seeds: dict[frozenset, set[int]] = {}
-    for student in _students(workdir):
-        seeds.setdefault(frozenset(student.labels.items()), set()).add(student.seed)
+    for path in _paths(workdir):
+        try:
+            students = _students(path)
+        except DamagedFile as error:
+            files.set_aside(error)
+            continue
+        for student in students:
+            seeds.setdefault(frozenset(student.labels.items()), set()).add(student.seed)
     return seeds
 
 
@@ -207,18 +224,25 @@ class _Student(NamedTuple):
     seed: int
 
 
-def _students(workdir: str | Path) -> Iterator[_Student]:
-    """Every stored student of a work directory."""
-    for path in sorted((Path(workdir) / FOLDER).glob("*.safetensors")):
-        with _open(path) as file:
+def _paths(workdir: str | Path) -> list[Path]:
+    return sorted((Path(workdir) / FOLDER).glob("*.safetensors"))
+
+
+def _students(path: Path) -> list[_Student]:
+    """Every student of a file; raises `DamagedFile` where it is not whole."""
+    with _open(path) as file:
+        try:
             labels, seeds = (json.loads(file.metadata()[name]) for name in ("labels", "seeds"))
-        for column, own in enumerate(labels):
-            for row, seed in enumerate(seeds):
-                yield _Student(path, row, column, own, seed)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFile(path, "holds no students of a run") from error
+    return [
+        _Student(path, row, column, own, seed) for column, own in enumerate(labels) for row, seed in enumerate(seeds)
+    ]
 
 
 def _open(path: Path) -> Any:
+    files.read_sealed(path, required=False)
     try:
         return safetensors.safe_open(path, framework="numpy")
     except (safetensors.SafetensorError, OSError) as error:
-        raise ConfigError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())})") from error
+        raise DamagedFile(path, f"not a whole safetensors file ({' '.join(str(error).split())})") from error

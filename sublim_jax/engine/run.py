@@ -10,7 +10,6 @@ Modules above this one turn a config into conditions and rows into figures; modu
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -129,18 +128,18 @@ def run(
             metrics=metrics,
             num_eval_noise=num_eval_noise,
         )
-        work = context.work(_done(workdir.path, session.options.keep_params))
+        work = context.work(_done(workdir, session.options.keep_params))
         with session.record(workdir, schedule.total_cost(plan, work, context.image), "training", session.devices):
             _run_units(context, work)
         return results.load(workdir.path, empty=True)
 
 
-def _done(workdir: Path, keep_params: bool) -> Mapping[tuple[frozenset, int], set[int]]:
+def _done(workdir: results.Workdir, keep_params: bool) -> Mapping[tuple[frozenset, int], set[int]]:
     """The seeds that need no work for each condition and evaluation step: rows are there, and parameters if wanted."""
-    done = results.completed(workdir)
-    if not keep_params:
+    done = workdir.completed()
+    if not keep_params or not done:
         return done
-    stored = stored_params.stored_seeds(workdir)
+    stored = stored_params.stored_seeds(workdir.path)
     return {(labels, step): seeds & stored.get(labels, set()) for (labels, step), seeds in done.items()}
 
 
@@ -176,7 +175,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
     # The name holds the width of the batch, because padding differs on another number of devices, and the shard,
     # because two shards may train the same teachers at the same time.
     name = f"teacher{teacher:02d}-{seed_batch.name}x{len(seed_batch.seeds)}-" + "{}of{}".format(*session.shard)
-    store = checkpoint.Store(context.workdir.path / "teachers" / name)
+    store = checkpoint.Store(context.workdir.path / "teachers" / name, context.workdir.identity)
     phase = keys.TEACHER, recipe, trees.stack([knobs]), None, None
     trained: Params = {}
     for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
@@ -185,7 +184,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
             store.save(step, states)
     if not cache.save(seed_batch.seeds[: seed_batch.real], trained):
         return trained
-    store.remove()
+    store.clear()
     # The cache decides: if another batch trained a seed too, all students of that seed get the same teacher.
     cached = cache.load(seed_batch.seeds)
     return trained if cached is None else jax.tree.map(jnp.asarray, cached)
@@ -207,7 +206,7 @@ def train_students(context: RunContext, group: Group, seed_batch: SeedBatch, tea
     recipe, workdir = group.recipe, context.workdir
     references = teachers.trained if recipe.target_transform is None else teachers
     name = f"{group.name}-{seed_batch.name}"
-    store = checkpoint.Store(workdir.path / "checkpoints" / f"{name}x{len(seed_batch.seeds)}")
+    store = checkpoint.Store(workdir.path / "checkpoints" / f"{name}x{len(seed_batch.seeds)}", workdir.identity)
     parts = {step: results.part_name(group.name, seed_batch.name, step) for step in recipe.eval_steps}
     if any(step <= (store.latest() or -1) and not workdir.has(part) for step, part in parts.items()):
         store.clear()  # rows that should be there were deleted: measure them again
@@ -215,7 +214,7 @@ def train_students(context: RunContext, group: Group, seed_batch: SeedBatch, tea
     for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
         with context.session.progress.timed("measuring"):
             workdir.write(parts[step], _measure(context, group, seed_batch, teachers, states, step))
-    store.remove()
+    store.clear()
 
 
 def _measure(
@@ -260,8 +259,8 @@ def _train_to_eval_steps(
     train, _ = context.images(recipe.classes)
     macs = step_macs(recipe, knobs.size * len(seed_batch.seeds), context.image)
     step, last = 0, recipe.eval_steps[-1]
-    if (latest := store.latest()) is not None:
-        step, states = latest, store.restore(latest, states)
+    if saved := store.restore(states):
+        step, states = saved
         progress.skip(macs * step)
     if step in (0, last) and step in recipe.eval_steps:
         yield step, states

@@ -16,6 +16,7 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine import distributed
 from sublim_jax.engine.options import Interrupted, RunOptions
 from sublim_jax.engine.progress import Progress
+from sublim_jax.results.workdir import refuse_address
 
 
 def count_devices(asked: int) -> int:
@@ -34,8 +35,8 @@ class Session:
         seeds: Seeds of the whole study, not of one shard. Results of a seed do not depend on the other seeds.
         workdir: Directory of rows, checkpoints and teachers; None = a temporary one that is removed.
         config: Plain values that identify the run in the work directory; default: a description of what is trained.
-        resume: 'auto' continues an earlier run of the same config, 'never' refuses a directory with results,
-            'overwrite' removes them.
+        resume: 'auto' continues an earlier run of the same config, also with more seeds, 'never' refuses a directory
+            with results, 'overwrite' replaces them; see `results.Workdir`.
         options: How the study is computed.
         progress: Progress bar and timers; default: a bar on the terminal.
         stopped: Called between compiled calls; when it returns True, the state is saved and `Interrupted` raised.
@@ -61,6 +62,8 @@ class Session:
 
     def __post_init__(self) -> None:
         compiler.check_derivatives()
+        if self.workdir is not None:
+            refuse_address(self.workdir)
         self.seeds = tuple(self.seeds)
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds={self.seeds}: must be at least one, distinct and not negative")
@@ -85,9 +88,11 @@ class Session:
         with ExitStack() as stack:
             stack.enter_context(jax.default_matmul_precision(self.options.precision))
             if self.workdir is None:
-                yield results.Workdir(stack.enter_context(tempfile.TemporaryDirectory()), {})
+                workdir = results.Workdir(stack.enter_context(tempfile.TemporaryDirectory()), {})
             else:
-                yield results.Workdir(self.workdir, identity(), self.resume)
+                workdir = results.Workdir(self.workdir, identity(), self.resume, self.shard)
+            stack.callback(workdir.close)
+            yield workdir
 
     @contextmanager
     def record(self, workdir: results.Workdir, total: float, what: str, devices: int = 1) -> Iterator[None]:

@@ -16,7 +16,7 @@ import numpy as np
 from sublim_jax import core, nets, training
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.files import replace_file
+from sublim_jax.core.files import DamagedFile, replace_file, set_aside
 from sublim_jax.core.types import Params, Phase
 from sublim_jax.engine import compilation_cache
 from sublim_jax.engine.params import flat_layers, layers_of, load_arrays, save_arrays
@@ -41,9 +41,12 @@ class TeacherCache:
         self._folder = Path(folder) / hashlib.blake2s(self._identity.encode()).hexdigest()[:24]
 
     def load(self, seeds: Sequence[int]) -> Params | None:
-        """The parameters [seed] of these seeds, or None where one of them is missing or cannot be read."""
+        """The parameters [seed] of these seeds, or None where one of them is missing; a damaged file is set aside."""
         try:
-            nets = {seed: layers_of(load_arrays(self._file(seed))) for seed in set(seeds)}
+            nets = {seed: layers_of(load_arrays(self._file(seed), self._of(seed), sealed=True)) for seed in set(seeds)}
+        except DamagedFile as error:
+            set_aside(error)
+            return None
         except ConfigError:
             return None
         return jax.tree.map(lambda *leaves: np.stack(leaves), *(nets[seed] for seed in seeds))
@@ -52,13 +55,17 @@ class TeacherCache:
         """Keep the parameters [seed]; False where the directory cannot be written, which costs only time."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            replace_file(self._folder / "who.json", self._identity.encode())
+            if not (self._folder / "who.json").exists():
+                replace_file(self._folder / "who.json", self._identity.encode())
             for index, seed in enumerate(seeds):
                 if self.load((seed,)) is None:
-                    save_arrays(flat_layers(trees.index(params, index)), self._file(seed))
+                    save_arrays(flat_layers(trees.index(params, index)), self._file(seed), of=self._of(seed))
         except OSError:
             return False
         return True
+
+    def _of(self, seed: int) -> str:
+        return f"{self._identity} {seed}"
 
     def _file(self, seed: int) -> Path:
         return self._folder / f"seed{seed:05d}.safetensors"

@@ -7,7 +7,7 @@ The teacher is not trained; see `first_steps`. Nets, streams, losses, sharing an
 Everything is computed in float64, because float32 does not resolve small eps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, ImageData
 from sublim_jax.data.load import Dataset
-from sublim_jax.engine.distributed import parts_left
 from sublim_jax.engine.first_steps import Grid, float64, measure
 from sublim_jax.engine.session import Session
 from sublim_jax.training import losses, population
@@ -55,8 +54,7 @@ def run(
     check(conditions, grids)
     session.refuse_keep_params()
     with session.open(lambda: {**(session.config or {}), "data_sha256": dataset.checksum}) as workdir, float64():
-        work = _units(len(conditions), session.seeds, session.shard)
-        todo = [unit for unit in work if not workdir.has(unit[2])]
+        todo = _units(len(conditions), session.seeds, session.shard, workdir.seeds())
         with session.record(workdir, float(sum(len(batch) for _, batch, _ in todo)), "measuring"):
             images = jax.tree.map(jnp.asarray, dataset.train)
             for number, batch, name in todo:
@@ -71,18 +69,21 @@ def run(
 
 def left(conditions: int, seeds: Sequence[int], workdir: str | Path, shard: tuple[int, int] = (0, 1)) -> int:
     """The number of files of rows of a shard that are not in the work directory yet."""
-    return parts_left(workdir, [name for _, _, name in _units(conditions, seeds, shard)])
+    return len(_units(conditions, seeds, shard, results.completed_seeds(workdir)))
 
 
-def _units(conditions: int, seeds: Sequence[int], shard: tuple[int, int]) -> list[tuple[int, tuple[int, ...], str]]:
-    """Condition, seeds and name of each part of rows; every n-th of them for one of n shards."""
-    batches = [tuple(seeds[start : start + _SEEDS]) for start in range(0, len(seeds), _SEEDS)]
-    units = [
-        (number, batch, f"condition{number:03d}-seed{batch[0]:04d}-{batch[-1]:04d}")
-        for number in range(conditions)
-        for batch in batches
-    ]
-    return units[shard[0] :: shard[1]]
+def _units(
+    conditions: int, seeds: Sequence[int], shard: tuple[int, int], done: Mapping[str, Set[int]]
+) -> list[tuple[int, tuple[int, ...], str]]:
+    """Condition, seeds and name of each part of rows that is not done; every n-th of all parts for one of n shards."""
+    starts = range(0, len(seeds), _SEEDS)
+    every = [(number, seeds[start : start + _SEEDS]) for number in range(conditions) for start in starts]
+    units = []
+    for number, batch in every[shard[0] :: shard[1]]:
+        name = f"condition{number:03d}"
+        if left := tuple(seed for seed in batch if seed not in done.get(name, ())):
+            units.append((number, left, f"{name}-seed{left[0]:04d}-{left[-1]:04d}"))
+    return units
 
 
 def check(conditions: Sequence[Condition], grids: Sequence[Grid]) -> None:

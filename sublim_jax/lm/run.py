@@ -10,7 +10,7 @@ All training is done by `training.MemberBatch`. A row is one point of the sweep,
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ import pyarrow as pa
 from sublim_jax import results
 from sublim_jax.core import keys
 from sublim_jax.core.types import Phase
-from sublim_jax.engine.distributed import parts_left
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.progress import Progress
 from sublim_jax.engine.session import Session
@@ -93,9 +92,7 @@ def run(points: Sequence[SweepPoint], setup: LanguageSetup, pretraining: Pretrai
     session.refuse_keep_params()
     identity = session.config or {"arms": [str(point) for point in points], "lab": str(setup)}
     with session.open(lambda: identity) as workdir:
-        units = _units(points, session.seeds, session.options, session.shard)
-        missing = [unit._replace(parts=[part for part in unit.parts if not workdir.has(part[1])]) for unit in units]
-        work = [unit for unit in missing if unit.parts]
+        work = _units(points, session.seeds, session.options, session.shard, workdir.seeds())
         kinds = list(dict.fromkeys(["same", *(point.arm.base for point in points)]))
         folder = session.options.teachers or workdir.path / "teachers"
         with session.record(workdir, _cost(work, setup, len(kinds) * pretraining.steps), "training"):
@@ -107,15 +104,23 @@ def run(points: Sequence[SweepPoint], setup: LanguageSetup, pretraining: Pretrai
 
 
 def _units(
-    points: Sequence[SweepPoint], seeds: Sequence[int], options: RunOptions, shard: tuple[int, int]
+    points: Sequence[SweepPoint],
+    seeds: Sequence[int],
+    options: RunOptions,
+    shard: tuple[int, int],
+    done: Mapping[str, Set[int]],
 ) -> list[WorkUnit]:
-    """Batches of seeds with all points; every n-th batch for one of n shards."""
+    """Batches of seeds with the points that lack rows of them; every n-th batch for one of n shards."""
     size = options.seed_batch or (_SEED_BATCH if population.use_vmap() else 1)
     batches = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
-    return [
-        WorkUnit(batch, [(point, f"arm{n:03d}-seeds{batch[0]:05d}-{batch[-1]:05d}") for n, point in enumerate(points)])
-        for batch in batches[shard[0] :: shard[1]]
-    ]
+    units: dict[tuple[int, ...], list[tuple[SweepPoint, str]]] = {}
+    for batch in batches[shard[0] :: shard[1]]:
+        for n, point in enumerate(points):
+            name = f"arm{n:03d}"
+            if missing := tuple(seed for seed in batch if seed not in done.get(name, ())):
+                part = f"{name}-seeds{missing[0]:05d}-{missing[-1]:05d}"
+                units.setdefault(missing, []).append((point, part))
+    return [WorkUnit(*unit) for unit in units.items()]
 
 
 def left(
@@ -126,7 +131,8 @@ def left(
     shard: tuple[int, int] = (0, 1),
 ) -> int:
     """The number of files of rows of a shard that are not in the work directory yet."""
-    return parts_left(workdir, [name for unit in _units(points, seeds, options, shard) for _, name in unit.parts])
+    units = _units(points, seeds, options, shard, results.completed_seeds(workdir))
+    return sum(len(unit.parts) for unit in units)
 
 
 def _cost(work: Sequence[WorkUnit], setup: LanguageSetup, base_steps: int) -> float:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,18 +20,21 @@ print(sum(name.endswith("cache_hits") for name in seconds))
 """
 
 
-def keep(home, **variables):
-    """Where programs are kept, and how many were found there."""
+def run_program(home, **variables):
     dropped = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={**environment, "XDG_CACHE_HOME": str(home), **variables},
         capture_output=True,
         text=True,
         check=True,
     )
-    folder, hits = done.stdout.split()
+
+
+def keep(home, **variables):
+    """Where programs are kept, and how many were found there."""
+    folder, hits = run_program(home, **variables).stdout.split()
     return folder, int(hits)
 
 
@@ -45,3 +49,14 @@ def test_enable_lets_the_variables_of_jax_go_first(tmp_path):
     assert keep(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false") == ("None", 0)
     (tmp_path / "file").write_text("no folder")
     assert keep(tmp_path / "file") == ("None", 0)
+
+
+def test_enable_says_in_one_line_that_programs_are_damaged_and_mends_them(tmp_path):
+    folder = Path(keep(tmp_path)[0])
+    programs = sorted(folder.glob("*-cache"))
+    for number, file in enumerate(programs):
+        content = file.read_bytes()
+        file.write_bytes((b"", content[:-9], bytes(len(content)), b"x" + content[1:])[number % 4])
+    told = run_program(tmp_path).stderr
+    assert told.count("\n") == 1 and told.startswith(f"{folder}: error reading compiled programs"), told
+    assert run_program(tmp_path).stderr == "" and keep(tmp_path)[1] == len(programs) > 1

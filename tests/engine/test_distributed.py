@@ -45,7 +45,7 @@ def free_port():
 
 def saved(folder):
     """Steps of whole checkpoints of students of the second process, whose seed is the last."""
-    return {path.name for path in folder.glob("checkpoints/*-00005x*/*") if path.name.isdigit()}
+    return {path.name for path in folder.glob("checkpoints/*-00005x*/*.safetensors")}
 
 
 @pytest.mark.e2e
