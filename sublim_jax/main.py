@@ -59,6 +59,7 @@ def _run(config: Any, values: flags.FlagValues, metadata: Mapping[str, Any]) -> 
     from sublim_jax.config.build import options_of
     from sublim_jax.config.study import study_of
     from sublim_jax.engine import compilation_cache, distributed
+    from sublim_jax.engine.progress import Progress
     from sublim_jax.engine.session import Session
     from sublim_jax.results import figures, report, tables
     from sublim_jax.results.provenance import provenance
@@ -67,13 +68,16 @@ def _run(config: Any, values: flags.FlagValues, metadata: Mapping[str, Any]) -> 
     distributed.initialize(values.distributed)
     compilation_cache.enable()
     workdir = Path(values.workdir or default_workdir(config))
-    study, stop, seeds = study_of(config), cli.Stop(), seeds_of(config)
+    progress, stop, seeds = Progress(), cli.Stop(), seeds_of(config)
+    with progress.over((), "reading data"):
+        study = study_of(config)
     session = Session(
         seeds=seeds,
         workdir=workdir,
         config=identity(config),
         resume=values.resume,
         options=options_of(config),
+        progress=progress,
         stopped=stop,
         metadata={**metadata, "resolved": config.to_dict(), "provenance": provenance(), **study.metadata},
         shard=shard,
