@@ -93,14 +93,16 @@ def _run(config: Any, values: flags.FlagValues, workdir: Path, metadata: Mapping
     shard, quiet = distributed.parse_shard(values.shard), values.verbosity == "quiet"
     distributed.initialize(values.distributed)
     compilation_cache.enable()
-    study, stop, seeds = study_of(config), cli.Stop(), seeds_of(config)
+    progress, stop, seeds = Progress(show=not quiet), cli.Stop(), seeds_of(config)
+    with progress.over((), "reading data"):
+        study = study_of(config)
     session = Session(
         seeds=seeds,
         workdir=workdir,
         config=identity(config),
         resume=values.resume,
         options=options_of(config),
-        progress=Progress(show=not quiet),
+        progress=progress,
         stopped=stop,
         metadata={**metadata, "resolved": config.to_dict(), "provenance": provenance(), **study.metadata},
         shard=shard,

@@ -77,7 +77,7 @@ def audits(config: Config, dataset: Dataset, session: Session) -> Iterator[Entry
     def config_and_data() -> dict[str, Any]:
         return {**identity(config), **run.data_identity(dataset, metrics_of(config))}
 
-    with session.open(config_and_data) as folder, session.progress.over(1.0, "teachers"):
+    with session.open(config_and_data) as folder, session.progress.over(()):
         common = {"dataset": dataset, "root_seed": config.root_seed, "num_eval_noise": config.num_eval_noise}
         context = run.RunContext(plan=plan, session=session, workdir=folder, metrics=(), **common)
         trained: dict[Any, Params] = {}

@@ -21,7 +21,7 @@ from sublim_jax import metrics, results
 from sublim_jax.core import keys, trees
 from sublim_jax.core.types import Condition, ImageData, Params, Recipe, State, TeacherParams
 from sublim_jax.data.load import Dataset, first_classes
-from sublim_jax.engine import checkpoint, schedule, teacher_cache
+from sublim_jax.engine import checkpoint, schedule, teacher_cache, workload
 from sublim_jax.engine import params as stored_params
 from sublim_jax.engine.plan import Group, Plan, describe_plan, make_plan
 from sublim_jax.engine.schedule import ResourceLimits, SeedBatch, WorkUnit
@@ -29,7 +29,6 @@ from sublim_jax.engine.session import Session
 from sublim_jax.engine.teacher_cache import TeacherCache
 from sublim_jax.metrics import predictions
 from sublim_jax.metrics.evaluate import evaluate
-from sublim_jax.nets.costs import step_macs
 from sublim_jax.training import population
 
 
@@ -49,6 +48,11 @@ class RunContext:
     def image(self) -> tuple[int, ...]:
         """Shape of one image."""
         return self.dataset.train.x.shape[1:]
+
+    @property
+    def rows(self) -> int:
+        """Number of inputs on which a student is measured."""
+        return len(self.dataset.test.y) + self.num_eval_noise
 
     @functools.cached_property
     def images(self) -> Callable[[int], tuple[ImageData, ImageData]]:
@@ -78,11 +82,17 @@ class RunContext:
         """Keys [seed] of the phase teacher or student."""
         return population.phase_keys(keys.root(self.root_seed), jnp.asarray(seed_batch.seeds), phase)
 
+    def describe(self, group: Group) -> str:
+        """The conditions of a group in words, and its number."""
+        names = dict.fromkeys(str(labels.get("condition", "")) for labels in group.labels)
+        number = 1 + [group.indices[0] in whole.indices for whole in self.plan.groups].index(True)
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"condition {next(iter(names))}{more} ({number}/{len(self.plan.groups)})"
+
     def work(self, done: Mapping[tuple[frozenset, int], set[int]] | None = None) -> list[WorkUnit]:
         """Units of work of this process, without what is `done`."""
         options, devices = self.session.options, self.session.devices
-        rows = len(self.dataset.test.y) + self.num_eval_noise
-        limits = ResourceLimits(options.memory_gb, rows, devices, population.use_vmap(), options.seed_batch)
+        limits = ResourceLimits(options.memory_gb, self.rows, devices, population.use_vmap(), options.seed_batch)
         return schedule.work_units(self.plan, self.session.seeds, self.image, limits, self.session.shard, done)
 
 
@@ -129,7 +139,8 @@ def run(
             num_eval_noise=num_eval_noise,
         )
         work = context.work(_done(workdir, session.options.keep_params))
-        with session.record(workdir, schedule.total_cost(plan, work, context.image), "training", session.devices):
+        calls = workload.calls(plan, work, context.image, context.rows, session.options.save_every)
+        with session.record(workdir, calls, session.devices):
             _run_units(context, work)
         return results.load(workdir.path, empty=True)
 
@@ -162,7 +173,9 @@ def _run_units(context: RunContext, work: Sequence[WorkUnit]) -> None:
         for batch in batches:
             name = group.teacher, batch.name
             trained[name] = earlier[name] if name in earlier else train_teachers(context, group.teacher, batch)
-        own, *others = (attach_heads(context, group, batch, trained[group.teacher, batch.name]) for batch in batches)
+        with context.session.progress.call(workload.prepare(group, seed_batch)):
+            given = [(batch, trained[group.teacher, batch.name]) for batch in batches]
+            own, *others = (attach_heads(context, group, *each) for each in given)
         train_students(context, group, seed_batch, own._replace(unrelated=others[0].trained) if others else own)
 
 
@@ -170,8 +183,11 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
     """Parameters [seed] of a trained teacher, from the cache where they are there."""
     (recipe, knobs), cache, session = context.plan.teachers[teacher], context.caches[teacher], context.session
     if (cached := cache.load(seed_batch.seeds)) is not None:
-        session.progress.skip(step_macs(recipe, len(seed_batch.seeds), context.image) * recipe.eval_steps[-1])
+        shape = 1, len(seed_batch.seeds), context.image
+        for _, call in workload.training("teachers", recipe, *shape, session.options.save_every):
+            session.progress.skip(call)
         return jax.tree.map(jnp.asarray, cached)
+    session.progress.subject = ""
     # The name holds the width of the batch, because padding differs on another number of devices, and the shard,
     # because two shards may train the same teachers at the same time.
     name = f"teacher{teacher:02d}-{seed_batch.name}x{len(seed_batch.seeds)}-" + "{}of{}".format(*session.shard)
@@ -211,8 +227,10 @@ def train_students(context: RunContext, group: Group, seed_batch: SeedBatch, tea
     if any(step <= (store.latest() or -1) and not workdir.has(part) for step, part in parts.items()):
         store.clear()  # rows that should be there were deleted: measure them again
     phase = keys.STUDENT, recipe, group.unique_knobs, teachers.initial, references
+    context.session.progress.subject = context.describe(group)
     for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
-        with context.session.progress.timed("measuring"):
+        call = workload.measure(group, seed_batch, context.image, context.rows, step == recipe.eval_steps[-1])
+        with context.session.progress.call(call):
             workdir.write(parts[step], _measure(context, group, seed_batch, teachers, states, step))
     store.clear()
 
@@ -257,20 +275,17 @@ def _train_to_eval_steps(
     seed_keys, mesh = context.seed_keys(seed_batch, phase), context.mesh
     states = population.init_states(recipe, knobs, initial_teachers, seed_keys, image=context.image, mesh=mesh)
     train, _ = context.images(recipe.classes)
-    macs = step_macs(recipe, knobs.size * len(seed_batch.seeds), context.image)
+    shape = knobs.size, len(seed_batch.seeds), context.image
     step, last = 0, recipe.eval_steps[-1]
     if saved := store.restore(states):
         step, states = saved
-        progress.skip(macs * step)
+        progress.skip(workload.train(nets, recipe, *shape, step))
     if step in (0, last) and step in recipe.eval_steps:
         yield step, states
-    # Compiled calls end at evaluation steps and at multiples of `save_every`.
-    ends = {*range(0, last, session.options.save_every), *recipe.eval_steps}
-    for stop in sorted(end for end in ends if end > step):
+    for stop, call in workload.training(nets, recipe, *shape, session.options.save_every, step):
         given = recipe, states, knobs, references, seed_keys, train, jnp.int32(step), jnp.int32(stop)
-        with progress.timed(nets):
+        with progress.call(call):
             states = jax.block_until_ready(population.advance(*given, mesh=mesh))
-        progress.advance(macs * (stop - step))
         progress.count(nets, (stop - step) * knobs.size * seed_batch.real)
         step = stop
         if step in recipe.eval_steps:

@@ -3,7 +3,7 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sublim_jax.core import compiler
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine import distributed
 from sublim_jax.engine.options import Interrupted, RunOptions
-from sublim_jax.engine.progress import Progress
+from sublim_jax.engine.progress import Call, Progress
 from sublim_jax.results.workdir import refuse_address
 
 
@@ -95,12 +95,12 @@ class Session:
             yield workdir
 
     @contextmanager
-    def record(self, workdir: results.Workdir, total: float, what: str, devices: int = 1) -> Iterator[None]:
-        """Show progress over `total` units of work, and store when the run began, how it ended and what it took."""
+    def record(self, workdir: results.Workdir, calls: Iterable[Call], devices: int = 1) -> Iterator[None]:
+        """Show progress over planned calls, and store when the run began, how it ended and what it took."""
         workdir.begin(devices=[str(device) for device in jax.local_devices()[:devices]], **self.metadata)
         start, status, progress = time.perf_counter(), "failed", self.progress
         try:
-            with progress.over(total, what):
+            with progress.over(calls):
                 yield
             status = "done"
         except (Interrupted, KeyboardInterrupt):

@@ -45,8 +45,6 @@ def load_or_pretrain(
     missing = [origin for origin, params in stored.items() if params is None]
     trained = lm_training.pretrain(lab.world, lab.net, pretraining, lab.root, missing) if missing else []
     progress.count("bases", len(missing) * pretraining.steps)
-    progress.advance(float(len(missing) * pretraining.steps))
-    progress.skip(float((len(origins) - len(missing)) * pretraining.steps))
     for origin, params in zip(missing, trained, strict=True):
         stored[origin] = stacked = jax.tree.map(lambda leaf: leaf[None], dict(params))
         caches[origin].save((origin[0],), stacked)

@@ -55,9 +55,12 @@ def _in_batches(function: Callable[..., Any], members: list[tuple], at_once: int
 
 def _in_threads(program: tuple[Callable[..., Any], Any, Any], members: list[tuple]) -> list[Any]:
     compiled = _compiled(program[0])
+    precision: Any = getattr(jax.config, "jax_default_matmul_precision", None)  # JAX declares it at run time
 
     def compute(member: tuple) -> Any:
-        return jax.device_get(compiled(*member))
+        # The precision is set by thread; with another one a program would be compiled a second time.
+        with jax.default_matmul_precision(precision):
+            return jax.device_get(compiled(*member))
 
     first = [] if program in _RUN else [compute(members[0])]  # alone, so that it is compiled once
     _RUN.add(program)

@@ -10,7 +10,7 @@ All training is done by `training.MemberBatch`. A row is one point of the sweep,
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from sublim_jax import results
 from sublim_jax.core import keys
 from sublim_jax.core.types import Phase
 from sublim_jax.engine.options import RunOptions
-from sublim_jax.engine.progress import Progress
+from sublim_jax.engine.progress import Call, Progress
 from sublim_jax.engine.session import Session
 from sublim_jax.lm import lessons
 from sublim_jax.lm import metrics as lm_metrics
@@ -34,6 +34,7 @@ from sublim_jax.lm.lessons import LanguageSetup, Member, SeedData, teacher_key
 from sublim_jax.lm.parallel import map_members
 from sublim_jax.lm.spec import StudentSpec
 from sublim_jax.lm.training import Pretraining
+from sublim_jax.lm.workload import LanguageCalls
 from sublim_jax.training import losses, population
 
 _SEED_BATCH = 32  # on accelerators
@@ -95,11 +96,13 @@ def run(points: Sequence[SweepPoint], setup: LanguageSetup, pretraining: Pretrai
         work = _units(points, session.seeds, session.options, session.shard, workdir.seeds())
         kinds = list(dict.fromkeys(["same", *(point.arm.base for point in points)]))
         folder = session.options.teachers or workdir.path / "teachers"
-        with session.record(workdir, _cost(work, setup, len(kinds) * pretraining.steps), "training"):
-            for unit in work:
-                with session.progress.timed("bases"):
+        calls = LanguageCalls(setup, pretraining)
+        with session.record(workdir, [call for unit in work for call in _calls(unit, setup, calls, len(kinds))]):
+            for number, unit in enumerate(work, start=1):
+                session.progress.subject = f"seeds {unit.seeds[0]} to {unit.seeds[-1]} ({number}/{len(work)})"
+                with session.progress.call(calls.bases(len(kinds) * len(unit.seeds))):
                     bases = load_or_pretrain(setup, pretraining, kinds, unit.seeds, folder, session.progress)
-                _run_unit(unit, setup, bases, session, workdir)
+                _run_unit(unit, setup, bases, session, workdir, calls)
         return results.load(workdir.path, empty=True)
 
 
@@ -135,29 +138,35 @@ def left(
     return sum(len(unit.parts) for unit in units)
 
 
-def _cost(work: Sequence[WorkUnit], setup: LanguageSetup, base_steps: int) -> float:
-    """Net-steps of bases and students; teachers take few."""
-    students = [(setup.targets + 1) * sum(point.arm.steps for point, _ in unit.parts) for unit in work]
-    return float(sum(len(unit.seeds) * (base_steps + steps) for unit, steps in zip(work, students, strict=True)))
+def _calls(unit: WorkUnit, setup: LanguageSetup, calls: LanguageCalls, kinds: int) -> Iterator[Call]:
+    """The calls of a unit, as if nothing were saved from earlier runs."""
+    batches = [[point.arm for point, _ in batch] for batch in _batches(setup, unit.parts)]
+    return calls.unit(batches, len(unit.seeds), kinds)
 
 
 def _run_unit(
-    unit: WorkUnit, setup: LanguageSetup, bases: Mapping[Any, Any], session: Session, workdir: results.Workdir
+    unit: WorkUnit,
+    setup: LanguageSetup,
+    bases: Mapping[Any, Any],
+    session: Session,
+    workdir: results.Workdir,
+    calls: LanguageCalls,
 ) -> None:
     """Train the students of some seeds, point after point, and write their rows."""
     data, progress = None, session.progress
     controls: dict[Job, StudentResult] = {}
-    for batch in _batches(setup, unit.parts):
+    made: set[tuple] = set()
+    batches = _batches(setup, unit.parts)
+    for number, batch in enumerate(batches, start=1):
         specs = [spec for point, _ in batch for spec in (point.arm, point.arm.control())]
-        with progress.timed("lessons"):
+        with progress.call(calls.lessons(specs, len(unit.seeds), made)):
             report = functools.partial(progress.count, "teachers")
             data = lessons.prepare(setup, unit.seeds, bases, specs, earlier=data, report=report)
         jobs = [(point.arm, member) for point, _ in batch for member in data.members()]
         control_jobs = [(point.arm.control(), (seed, 0)) for point, _ in batch for seed in unit.seeds]
         missing = [job for job in dict.fromkeys(jobs + control_jobs) if job not in controls]
-        planned, remaining = (sum(spec.steps for spec, _ in each) for each in (jobs + control_jobs, missing))
-        progress.skip(float(planned - remaining))
-        students = controls | (train_students(data, missing, progress) if missing else {})
+        progress.subject = f"{batch[0][0].labels.get('arm') or batch[0][0].arm.data} ({number}/{len(batches)})"
+        students = controls | (train_students(data, missing, progress, calls) if missing else {})
         controls = {job: students[job] for job in {*controls, *control_jobs}}
         for point, name in batch:
             workdir.write(name, _rows(point, data, students))
@@ -233,7 +242,9 @@ def _measured(
     }
 
 
-def train_students(data: SeedData, jobs: Sequence[Job], progress: Progress) -> dict[Job, StudentResult]:
+def train_students(
+    data: SeedData, jobs: Sequence[Job], progress: Progress, calls: LanguageCalls
+) -> dict[Job, StudentResult]:
     """Train students of one program together and measure them at every evaluation step."""
     setup, phases = data.setup, [_phase(data.setup, arm) for arm, _ in jobs]
     recipe, knobs = phases[0].recipe, [phase.knobs for phase in phases]
@@ -245,18 +256,17 @@ def train_students(data: SeedData, jobs: Sequence[Job], progress: Progress) -> d
     states, baselines = batch.begin(), [_baseline(data, *job) for job in jobs]
     net: Any = recipe.net
     common = data.eval_prompts, setup.trait_tokens()
-    with progress.timed("measuring"):
+    with progress.call(calls.first_updates(jobs[0][0], len(jobs))):
         few = [jax.tree.map(lambda leaf: leaf[:_FIRST_UPDATE_LINES], text) for text in texts]
         given = zip(states, knobs, few, baselines, strict=True)
         members = [(state.params, own, text, *common, baseline.moved) for state, own, text, baseline in given]
         first_updates = map_members(lm_metrics.FirstUpdate(net, recipe.loss), members)
     evaluations: list[list[dict[str, np.ndarray]]] = [[] for _ in jobs]
     for start, stop in itertools.pairwise((0, *recipe.eval_steps)):
-        with progress.timed("students"):
+        with progress.call(calls.students(jobs[0][0], len(jobs), start, stop)):
             states = batch.advance(states, start, stop)
         progress.count("students", (stop - start) * len(jobs))
-        progress.advance(float((stop - start) * len(jobs)))
-        with progress.timed("measuring"):
+        with progress.call(calls.measure(len(jobs))):
             members = [(state.params, *common, own) for state, own in zip(states, baselines, strict=True)]
             measured = map_members(lm_metrics.StudentMetrics(net), members)
         for own, values in zip(evaluations, measured, strict=True):
