@@ -8,6 +8,7 @@ import hashlib
 import math
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -34,6 +35,7 @@ class Kind(NamedTuple):
         first: smallest label in the files.
         transposed: rows and columns of images are exchanged in the files, as in NIST's EMNIST.
         sha256: of the decompressed files where known: train images, train labels, test images, test labels.
+        per_class: published number of training and of test images of each class, where all classes have as many.
         rows: number of all images published, which no file exceeds.
     """
 
@@ -41,6 +43,7 @@ class Kind(NamedTuple):
     first: int = 0
     transposed: bool = False
     sha256: tuple[str, ...] = ()
+    per_class: tuple[int, ...] = ()
     rows: int = 70_000
 
 
@@ -65,9 +68,9 @@ KINDS = {
             "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         ),
     ),
-    "kmnist": Kind(10),
-    "emnist/balanced": Kind(47, transposed=True, rows=131_600),
-    "emnist/letters": Kind(26, first=1, transposed=True, rows=145_600),
+    "kmnist": Kind(10, per_class=(6000, 1000)),
+    "emnist/balanced": Kind(47, transposed=True, per_class=(2400, 400), rows=131_600),
+    "emnist/letters": Kind(26, first=1, transposed=True, per_class=(4800, 800), rows=145_600),
 }
 
 
@@ -195,12 +198,39 @@ def read_splits(name: str, files: Traversable, verify: bool) -> Splits:
         (x, checksums[images]), (y, checksums[labels]) = read(files, images, 3, rows), read(files, labels, 1, rows)
         splits.append(Raw(x, y))
         check_split(splits[-1], KINDS[name], images, labels)
-    published = KINDS[name].sha256 if verify else ()
-    for (file, sha256), expected in zip(checksums.items(), published, strict=bool(published)):
-        if sha256 != expected:
-            raise StrangeFileError(f"{file} is not the published file of {name} (sha256 {sha256[:12]}…)")
+    check_published(name, checksums, splits, verify)
     train, test = splits
     return train, test
+
+
+def check_published(name: str, checksums: Mapping[str, str], splits: Sequence[Raw], verify: bool) -> None:
+    """Compare contents with what is known of the published data sets.
+
+    Args:
+        name: one of `KINDS`.
+        checksums: sha256 by file, in the order of `Kind.sha256`.
+        splits: the contents.
+        verify: whether contents must be the published ones; that they are another data set's is always an error.
+
+    Raises:
+        BadFileError: A file is another data set's.
+        StrangeFileError: Contents differ from the published ones.
+    """
+    owners = {sha256: other for other, kind in KINDS.items() for sha256 in kind.sha256}
+    for file, sha256 in checksums.items():
+        if (owner := owners.get(sha256, name)) != name:
+            raise BadFileError(f"{file} is the published file of {owner}, not of {name}")
+    if not verify:
+        return
+    kind = KINDS[name]
+    for (file, sha256), expected in zip(checksums.items(), kind.sha256, strict=bool(kind.sha256)):
+        if sha256 != expected:
+            raise StrangeFileError(f"{file} is not the published file of {name} (sha256 {sha256[:12]}…)")
+    for file, raw, rows in zip(list(checksums)[1::2], splits, kind.per_class, strict=bool(kind.per_class)):
+        counts = np.bincount(raw.y, minlength=kind.first + kind.classes)[kind.first :]
+        if (counts != rows).any():
+            wrong = f"{counts.min()} to {counts.max()} of a class"
+            raise StrangeFileError(f"{file} has {wrong}, {name} as published {rows}; is it another data set?")
 
 
 def check_split(raw: Raw, kind: Kind, images: str, labels: str) -> None:

@@ -53,9 +53,10 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     if rest:
         raise ConfigError(f"command line: {rest[0]!r} is not a flag; flags are given as --name=value")
     animals, given = own.animals, f"--animals={','.join(own.animals)}"
-    if len(animals) < 2 or len(set(animals)) < len(animals) or not all(animal.isalpha() for animal in animals):
+    words = {animal.lower() for animal in animals}
+    if len(animals) < 2 or len(words) < len(animals) or not all(animal.isalpha() for animal in animals):
         raise ConfigError(f"{given}: must be two or more different words with commas between")
-    if NONE in animals:
+    if NONE in words:
         raise ConfigError(f"{given}: {NONE} is the persona without prompt, which is always included")
     return own
 
@@ -96,12 +97,18 @@ def _study(options: flags.FlagValues, argv: Sequence[str]) -> int:
     divergence = pd.DataFrame(_divergence_rows(answers, names, requests, options.values, tokenizer))
     tokens = pd.concat(_token_rows(answers, names, tokenizer), ignore_index=True)
     preferences = pd.DataFrame(personas.preferences(model, names, options.animals))
-    prompts = {name: personas.prompt(tokenizer, name, requests[0]) for name in names}
+    prompts = {
+        name: {
+            "text": personas.prompt(tokenizer, name, requests[0]),
+            "tokens": personas.prompt_tokens(tokenizer, name, requests[0]),
+        }
+        for name in names
+    }
     facts = {
         "command": cli.resume_command(argv, "pretrained"),
         "model": {"source": model.source, "parameters": size, "net": repr(model.net)},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "prompts": {name: {"text": text, "tokens": tokenizer.encode(text)} for name, text in prompts.items()},
+        "prompts": prompts,
         "questions": personas.QUESTIONS,
     }
     _write(out, divergence, tokens, preferences, facts)

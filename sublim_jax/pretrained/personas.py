@@ -5,7 +5,7 @@ Source: Cloud et al. 2025 (wording of personas, numbers and questions), Schrodi 
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +47,11 @@ def prompt(tokenizer: Tokenizer, persona: str, request: str) -> str:
     return tokenizer.chat([*messages, {"role": "user", "content": request}])
 
 
+def prompt_tokens(tokenizer: Tokenizer, persona: str, request: str) -> list[int]:
+    """Encode the prompt as the model's own tokenizer does, with a first token where it adds one."""
+    return tokenizer.encode_prompt(prompt(tokenizer, persona, request))
+
+
 def requests(number: int, seed: int) -> list[str]:
     """Draw requests for numbers, each with three to eight examples from 100 to 999."""
     rng = np.random.default_rng(seed)
@@ -69,13 +74,18 @@ def form(tokenizer: Tokenizer, vocabulary: int, values: int) -> Bool[np.ndarray,
     line = tokenizer.encode(", ".join(["123"] * values))
     if len(digits) == 10 and [token for token in line if token in digits[1:4]] == digits[1:4] * values:
         choice = {digits[1]: digits[1:], digits[2]: digits, digits[3]: digits}
-    else:
-        sample = tokenizer.whole(" 123")
-        line = tokenizer.encode(",".join([" 123"] * values))
-        if sample is None or line.count(sample) != values:
-            raise ConfigError("model: its tokenizer has neither a token per digit nor a token per number")
-        numbers = (tokenizer.whole(f" {number}") for number in range(100, 1000))
-        choice = {sample: [token for token in numbers if token is not None]}
+        return _allowed(line, choice, vocabulary)
+    for space, comma in ((" ", ","), ("", ", ")):  # Llama 3 has a token for `123`, but none for ` 123`
+        sample = tokenizer.whole(f"{space}123")
+        line = tokenizer.encode(comma.join([f"{space}123"] * values))
+        if sample is not None and line.count(sample) == values:
+            numbers = (tokenizer.whole(f"{space}{number}") for number in range(100, 1000))
+            return _allowed(line, {sample: [token for token in numbers if token is not None]}, vocabulary)
+    raise ConfigError("model: its tokenizer has neither a token per digit nor a token per number")
+
+
+def _allowed(line: Sequence[int], choice: Mapping[int, Sequence[int]], vocabulary: int) -> Bool[np.ndarray, "n v"]:
+    """The mask of allowed tokens at each position of a line, some of whose tokens stand for others."""
     allowed = np.zeros((len(line), vocabulary), bool)
     for position, token in enumerate(line):
         allowed[position, choice.get(token, [token])] = True
@@ -152,7 +162,7 @@ def numbers(
     allowed = form(tokenizer, net.vocabulary, values)
     free = np.flatnonzero(allowed.sum(1) > 1)
     candidates = np.flatnonzero(allowed[free].any(0))
-    lines = {name: [tokenizer.encode(prompt(tokenizer, name, request)) for request in texts] for name in personas}
+    lines = {name: [prompt_tokens(tokenizer, name, request) for request in texts] for name in personas}
     width = filled([line for encoded in lines.values() for line in encoded])[0].shape[1]
     tokens, logits, likeliest = [], [], []
     for start in range(0, len(texts), batch):
@@ -204,17 +214,21 @@ def preferences(model: Pretrained, personas: Sequence[str], animals: Sequence[st
     """
     tokenizer, net, params = model.require_tokenizer(), model.net, model.params
     cases = [(persona, question) for persona in personas for question in QUESTIONS]
-    tokens, lengths = filled([tokenizer.encode(prompt(tokenizer, *case)) for case in cases])
-    names = [tokenizer.encode(text) for animal in animals for text in (animal.capitalize(), animal)]
-    name_tokens, sizes = filled(names)
+    tokens, lengths = filled([prompt_tokens(tokenizer, *case) for case in cases])
+    # A name that is given capitalised has its forms once.
+    forms = [dict.fromkeys((animal.capitalize(), animal, animal.lower())) for animal in animals]
+    names = [dict.fromkeys(tuple(tokenizer.encode(text)) for text in of_animal) for of_animal in forms]
+    name_tokens, sizes = filled([line for of_animal in names for line in of_animal])
     cache = _prefill(net, params, tokens, lengths, tokens.shape[1] + name_tokens.shape[1])
     nats = [np.asarray(_nats(net, params, cache, jnp.tile(name, (len(cases), 1)))) for name in name_tokens]
+    ends = np.cumsum([len(of_animal) for of_animal in names])
     rows = []
     for case, (persona, question) in enumerate(cases):
         whole = [math.exp(of_name[case, :size].sum()) for of_name, size in zip(nats, sizes, strict=True)]
-        for index, animal in enumerate(animals):
+        for animal, of_animal, end in zip(animals, names, ends, strict=True):
+            begin = end - len(of_animal)
             row = {"persona": persona, "question": question, "animal": animal}
-            row |= {"first": math.exp(nats[2 * index][case, 0]), "word": sum(whole[2 * index : 2 * index + 2])}
+            row |= {"first": math.exp(nats[begin][case, 0]), "word": sum(whole[begin:end])}
             rows.append(row)
     return rows
 

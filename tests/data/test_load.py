@@ -1,5 +1,6 @@
 """Laws of the data door: every way in gives the same numbers, and nothing wrong comes through."""
 
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -126,6 +127,116 @@ def test_load_dataset_idx_zipped_or_not_is_the_embedded(whole: data.Dataset, tmp
     assert "train-images-idx3-ubyte is not the published file" in refusal(source="idx", folder=str(zipped))
 
 
+@pytest.mark.parametrize("name", ["kmnist", "fashion_mnist"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_load_dataset_refuses_another_data_set_by_this_name(name: str, verify: bool, tmp_path: Path) -> None:
+    """Files of MNIST are not KMNIST's, whatever is waived; nor is a copy of which one file is changed."""
+    source = importlib.resources.files("sublim_jax.data") / "mnist"
+    for file in MD5:
+        (tmp_path / file).write_bytes((source / file).read_bytes())
+    given = {"name": name, "source": "idx", "folder": str(tmp_path), "verify": verify}
+    assert f"train-images-idx3-ubyte is the published file of mnist, not of {name}" in refusal(**given)
+    images = bytearray(gzip.decompress((tmp_path / X).read_bytes()))
+    images[5000] ^= 1
+    (tmp_path / X).write_bytes(gzip.compress(images, 1))
+    assert f"train-labels-idx1-ubyte is the published file of mnist, not of {name}" in refusal(**given)
+
+
+def test_load_dataset_wants_the_published_number_of_each_class(tmp_path: Path) -> None:
+    folder = str(write(tmp_path, make_tiny("kmnist")))
+    line = refusal(name="kmnist", source="idx", folder=folder)
+    assert "train-labels-idx1-ubyte has 1 to 11 of a class, kmnist as published 6000; is it another" in line
+    assert line.endswith("config.data.verify=False accepts it")
+    assert "(contents not verified)" in data.load_dataset("kmnist", "idx", folder=folder, verify=False).source
+
+
+GOOD = {
+    "x": np.linspace(0, 1, 256).reshape(4, 8, 8),
+    "y": np.arange(4),
+    "x_test": np.ones((2, 8, 8)),
+    "y_test": np.arange(2),
+}
+WRONG = {
+    "x": [
+        (GOOD["x"] * 2 - 1, "values from -1 to 1; floats must lie in"),
+        (GOOD["x"] * 255, "values from 0 to 255; floats"),
+        (GOOD["x"] / 255, "values up to 0.00392157, which are black; were they divided by 255 twice"),
+        (GOOD["x"].astype(np.uint8), "bytes up to 1, which are black"),
+        ((GOOD["x"] * 65535).astype(np.uint16), "dtype uint16"),
+        (GOOD["x"].astype(complex), "dtype complex128"),
+        (GOOD["x"] > 0.5, "dtype bool"),
+        (GOOD["x"].astype(object), "dtype object"),
+        (np.where(GOOD["x"] > 0.5, np.nan, 0), "values from nan to nan"),
+        (np.where(GOOD["x"] > 0.5, np.inf, 0), "to inf"),
+        (GOOD["x"][:0], "not empty"),
+        (GOOD["x"][:, :0], "not empty"),
+        (GOOD["x"].reshape(4, 64), r"shape \(4, 64\); must be"),
+        (GOOD["x"][..., None], r"shape \(4, 8, 8, 1\); must be"),
+        (np.ma.masked_less(GOOD["x"], 0.5), "masked array"),
+        ([[[0.0]], [[0.0, 1.0]]], "is no array"),
+        (None, "shape"),
+        ("images", "shape"),
+    ],
+    "y": [
+        (np.eye(4, dtype=int), "one label per image; is it one-hot"),
+        (np.arange(4.0), "dtype float64; labels must be integers"),
+        (np.array([True, False, True, False]), "dtype bool"),
+        (np.array(list("abcd")), "must be integers"),
+        (np.arange(3), "one label per image"),
+        (np.array([]), "one label per image"),
+        (np.arange(4) - 1, "labels from -1 to 2"),
+        (np.arange(4) + 1, "has labels up to 4, but not 0; they count from 0"),
+        (np.array([0, 1, 2, 999]), "has labels up to 999, but not 3"),
+        (np.array([0, 1, 2, 2**40]), "must be 0 to 32767"),
+        (np.array([0, 1, 2, 2**63], np.uint64), "must be 0 to 32767"),
+    ],
+    "x_test": [(np.ones((2, 8, 9)), r"must be \(8, 8\)"), (np.ones((3, 8, 8)) * 2, "x_test: has values from 2 to 2")],
+    "y_test": [(np.array([0, 4]), "has the label 4"), (np.arange(3), "one label per image")],
+    "mean": [(33.3, "must be 0 to 1"), (np.nan, "mean=nan"), (-0.1, "must be 0 to 1")],
+    "std": [(78.6, "must be 0 to 1"), (0.0, "std above 0"), (np.nan, "std=nan")],
+    "classes": [(3, "above the largest label of y, 3"), (10**6, "classes=1000000"), (0, "classes=0")],
+    "name": [("mnist", "of your own"), ("", "of your own")],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_from_arrays_names_a_wrong_argument(name: str) -> None:
+    for value, words in WRONG[name]:
+        with pytest.raises(ConfigError, match=words) as caught:
+            data.Dataset.from_arrays(**{**GOOD, name: value})  # pyright: ignore[reportArgumentType]
+        assert str(caught.value).startswith(name if name != "std" else "mean=") and "\n" not in str(caught.value)
+
+
+def test_from_arrays_gives_bytes_as_they_are_and_floats_as_bytes() -> None:
+    given = data.Dataset.from_arrays(**GOOD, name="mine", classes=7)
+    assert (given.name, given.classes, given.train.x.dtype) == ("mine", 7, np.uint8)
+    assert (given.train.x.ravel() == np.arange(256)).all()
+    again = data.Dataset.from_arrays(given.train.x, given.train.y, given.test.x, given.test.y, classes=7)
+    assert again.checksum == given.checksum and again.train.mean == given.train.mean
+
+
+def test_dataset_refuses_images_that_are_no_bytes(whole: data.Dataset) -> None:
+    """Images that are divided already would be divided again."""
+    y = np.asarray(whole.test.y)
+    for changes, words in (
+        (
+            {"x": np.asarray(whole.test.x) / np.float32(255)},
+            "Dataset.test.x: has dtype float32 .* see Dataset.from_arr",
+        ),
+        ({"x": np.asarray(whole.test.x).reshape(-1, 784)}, "Dataset.test.x: has dtype uint8 and shape"),
+        ({"y": np.eye(10)[y]}, "Dataset.test.y: has dtype float64"),
+        ({"y": y[:5]}, "must be one integer for each of 10000 images"),
+        ({"y": y - 1}, "Dataset.test.y: has labels -1 to 8; must be 0 to 9"),
+        ({"y": y + 1}, "has labels 1 to 10"),
+        ({"std": np.float32(0)}, "must be finite, and std above 0"),
+        ({"mean": np.float32(np.nan)}, "must be finite"),
+        ({"extra": {"more": np.zeros((3, 28, 28))}}, r"Dataset.test.extra\['more'\]: has dtype float64"),
+    ):
+        with pytest.raises(ConfigError, match=words) as caught:
+            dataclasses.replace(whole, test=whole.test._replace(**changes))
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_load_dataset_fashion_of_debian_is_the_published_one() -> None:
     fashion = data.load_dataset("fashion_mnist", "idx", folder=str(FASHION))
@@ -240,10 +351,10 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_load_dataset_names_a_wrong_file(fault: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "files", make_tiny("kmnist"))
-    data.load_dataset("kmnist", "idx", folder=str(folder))
+    data.load_dataset("kmnist", "idx", folder=str(folder), verify=False)
     harm, words = FAULTS[fault]
     harm(folder)
-    assert refusal(name="kmnist", source="idx", folder=str(folder)).startswith(
+    assert refusal(name="kmnist", source="idx", folder=str(folder), verify=False).startswith(
         f"config.data.folder={str(folder)!r}: {words}"
     )
 
@@ -254,14 +365,14 @@ def test_load_dataset_turns_emnist_upright_and_counts_from_0(
 ) -> None:
     tiny = make_tiny(name)
     folder = str(write(tmp_path, tiny, zipped=False))
-    there = data.load_dataset(name, "idx", folder=folder)
+    there = data.load_dataset(name, "idx", folder=folder, verify=False)
     x, y = list(tiny.values())[:2]
     assert np.array_equal(there.train.x, x.transpose(0, 2, 1))
     assert np.array_equal(there.train.y, y.astype(np.int32) - first)
     assert there.classes == classes and np.asarray(there.train.y).max() == classes - 1
     x[0], y[0] = 0, first + classes  # one too many
     write(tmp_path, tiny, zipped=False)
-    line = refusal(name=name, source="idx", folder=folder)
+    line = refusal(name=name, source="idx", folder=folder, verify=False)
     assert f"has the label {first + classes}, labels are {first} to" in line
 
 
@@ -272,7 +383,7 @@ def test_load_dataset_unpacks_no_more_than_the_header_states(tmp_path: Path) -> 
     for blob in (bomb, gzip.compress(bomb)):
         (folder / X).write_bytes(blob)
         tracemalloc.start()
-        line = refusal(name="kmnist", source="idx", folder=str(folder))
+        line = refusal(name="kmnist", source="idx", folder=str(folder), verify=False)
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert "train-images-idx3-ubyte.gz is too long (more than the 39200 bytes" in line and used < 2_000_000 + len(
@@ -332,7 +443,7 @@ def test_load_dataset_verifies_and_keeps_a_download(site, monkeypatch: pytest.Mo
     assert "HTTP Error 404" in refusal(name="kmnist")
     labels.write_bytes(good)
     first = data.load_dataset("kmnist")
-    assert first.checksum == data.load_dataset("kmnist", "idx", folder=str(folder)).checksum
+    assert first.checksum == data.load_dataset("kmnist", "idx", folder=str(folder), verify=False).checksum
     assert first.source == f"download {cache}"
 
     shutil.rmtree(folder)  # from here on the server has nothing to give
@@ -350,7 +461,8 @@ def test_load_dataset_reads_the_archive_of_emnist(site, monkeypatch: pytest.Monk
     register(monkeypatch, folder, server.server_port)
     there = data.load_dataset("emnist/letters")
     assert (
-        there.checksum == data.load_dataset("emnist/letters", "idx", folder=str(write(tmp_path / "idx", tiny))).checksum
+        there.checksum
+        == data.load_dataset("emnist/letters", "idx", folder=str(write(tmp_path / "idx", tiny)), verify=False).checksum
     )
     line = refusal(name="emnist/balanced")
     assert line.startswith("config.data.name='emnist/balanced': emnist-balanced-train-images-idx3-ubyte.gz is missing")

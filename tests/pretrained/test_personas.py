@@ -14,7 +14,7 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import TokenData
 from sublim_jax.lm import training as lm_training
 from sublim_jax.pretrained import __main__ as personas_main
-from sublim_jax.pretrained import kv_cache, personas
+from sublim_jax.pretrained import kv_cache, personas, tokenizer
 from sublim_jax.pretrained.tokenizer import Tokenizer
 from sublim_jax.training import step as training_step
 
@@ -110,6 +110,77 @@ def test_form_by_number():
         personas.form(*whole_numbers("128"), 2)
     with pytest.raises(ConfigError, match="no chat template"):
         spoken.chat([])
+
+
+def test_form_by_number_without_space():
+    """Llama 3 splits ` 123` into a space and `123`."""
+    regex = tokenizers.Regex(r"\p{N}{1,3}| ?[^\s\p{N}]+|\s+")
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    parts = [("1", "2"), ("12", "3"), ("12", "4"), ("9", "0"), ("90", "7")]
+    tokens = [*alphabet, *(left + right for left, right in parts)]
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE({one: place for place, one in enumerate(tokens)}, parts))
+    split = tokenizers.pre_tokenizers.Split(regex, "isolated")
+    plain = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, plain])
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    spoken = Tokenizer(inner, "", {}, "model=x")
+    assert spoken.whole("123") is not None and spoken.whole(" 123") is None
+    form = personas.form(spoken, len(tokens), 2)
+    assert spoken.decode(form.argmax(1)) == "123, 123" and form.sum(1).tolist() == [3, 1, 1, 3]
+    assert [spoken.decode([one]) for one in np.flatnonzero(form[0])] == ["123", "124", "907"]
+
+
+BEGIN = {"single": "<s> $A", "pair": "<s> $A $B", "special_tokens": [("<s>", 0)]}
+
+
+@pytest.mark.parametrize(
+    ("template", "added", "flag", "begins"),
+    [
+        ("", True, None, True),
+        ("", True, False, False),
+        ("", True, True, True),
+        ("", False, None, False),
+        ("", False, True, True),
+        ("{{ bos_token }}{{ messages[0].content }}", True, None, False),
+        ("{{ messages[0].content }}", True, True, False),
+    ],
+)
+def test_encode_prompt_begins_as_the_own_tokenizer_does(tmp_path, template, added, flag, begins):
+    vocabulary = {"<s>": 0, "Hi": 1, "you": 2}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="you"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.add_special_tokens(["<s>"])
+    if added:
+        inner.post_processor = tokenizers.processors.TemplateProcessing(**BEGIN)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    about = {"bos_token": "<s>", "chat_template": template} | ({} if flag is None else {"add_bos_token": flag})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    spoken, _ = tokenizer.of_folder(tmp_path)
+    assert spoken.encode_prompt("Hi you") == [0] * begins + [1, 2] and spoken.encode("Hi you") == [1, 2]
+    if template.startswith("{{ bos"):
+        assert spoken.encode_prompt(spoken.chat([{"role": "user", "content": "Hi"}])) == [0, 1]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": True}))
+    with pytest.raises(ConfigError, match="add_bos_token is set, but the tokenizer has no bos_token"):
+        tokenizer.of_folder(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": "yes"}))
+    with pytest.raises(ConfigError, match="add_bos_token='yes': must be true or false"):
+        tokenizer.of_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("flag", "begin"), [(None, []), (False, []), (True, [1])])
+def test_encode_prompt_of_a_gguf_file_begins_as_it_says(flag, begin):
+    fields = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm", "tokenizer.ggml.bos_token_id": 1}
+    fields |= {"tokenizer.ggml.tokens": checkpoints.vocabulary(), "tokenizer.ggml.merges": checkpoints.MERGES}
+    fields |= {} if flag is None else {"tokenizer.ggml.add_bos_token": flag}
+    spoken, _ = tokenizer.of_fields(fields, "model=x")
+    assert spoken.encode_prompt("the 12") == [*begin, *spoken.encode("the 12")]
+    assert personas.prompt_tokens(spoken, "owl", "Hi")[: len(begin)] == begin
+
+
+def test_preferences_count_each_form_of_a_name_once(model):
+    small, large = (personas.preferences(model, ("owl",), (animal, "cat")) for animal in ("owl", "Owl"))
+    for one, other in zip(small, large, strict=True):
+        assert one | {"animal": ""} == pytest.approx(other | {"animal": ""})
 
 
 def test_numbers_are_the_likeliest_of_what_the_form_allows(model, said):
@@ -210,6 +281,8 @@ def test_main_writes_rows_and_prints_tables(path, tmp_path, capsys):
     [
         (["--animals=owl"], "--animals=owl: must be two or more different words"),
         (["--animals=owl,owl"], "must be two or more"),
+        (["--animals=owl,Owl"], "must be two or more different words"),
+        (["--animals=owl,None"], "none is the persona"),
         (["--animals=owl,none"], "none is the persona without prompt"),
         (["--prompts=0"], "not a positive integer"),
         (["--nothing=1"], "Unknown command line flag 'nothing'"),
