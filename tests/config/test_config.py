@@ -214,7 +214,10 @@ BAD = {
     "student.mixed": (1.5, r"config.student.mixed=1.5: must be a finite number from 0 to 1"),
     "student.target_noise": (-1.0, r"config.student.target_noise=-1.0: must be a finite number from 0"),
     "student.levels": (-1, r"config.student.levels=-1: must be a whole number from 0 to 1048576"),
-    "student.guard": ("projct", r"config.student.guard: 'projct' is none of \(empty\), project, .*; did you mean 'project'\?"),
+    "student.guard": (
+        "projct",
+        r"config.student.guard: 'projct' is none of \(empty\), project, .*; did you mean 'project'\?",
+    ),
     "classes": (1, r"config.classes=1: must be 0 \(all\) or a whole number from 2"),
     "metrics": (("taks",), r"config.metrics: 'taks' is none of task, .*; did you mean 'task'\?"),
     "net.activation": ("rleu", r"config.net.activation: 'rleu' is none of .*; did you mean 'relu'\?"),

@@ -211,7 +211,7 @@ def test_main_writes_rows_and_prints_tables(path, tmp_path, capsys):
         (["--animals=owl"], "--animals=owl: must be two or more different words"),
         (["--animals=owl,owl"], "must be two or more"),
         (["--animals=owl,none"], "none is the persona without prompt"),
-        (["--prompts=0"], "not a positive integer"),
+        (["--prompts=0"], "not an integer in the range"),
         (["--nothing=1"], "Unknown command line flag 'nothing'"),
         (["word"], "'word' is not a flag"),
         (["--model=/no/such"], "model=/no/such: must be smollm2"),
