@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from absl import logging
+from absl import flags, logging
 
-from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.errors import ConfigError, shown
 from sublim_jax.engine.options import Interrupted
 
 _SIGNALS = signal.SIGINT, signal.SIGTERM
@@ -91,6 +91,19 @@ def _debug_traceback() -> None:
 def one_line(error: BaseException) -> str:
     """The message of an error on one line."""
     return " ".join(str(error).split())
+
+
+def flag_error(error: flags.Error) -> str:
+    """What absl says of a flag, with what is allowed."""
+    text = re.sub(r": \('Non-boolean.*", ": must be true or false", one_line(error))
+    return f"{text}; --help lists the flags" if isinstance(error, flags.UnrecognizedFlagError) else text
+
+
+def folder(flag: str, text: str) -> str:
+    """The folder that a flag names, with the user's home folder for ~."""
+    if not text or not text.isprintable() or "://" in text:
+        raise ConfigError(f"{flag}={shown(text)}: must be a folder that this machine sees, not an address")
+    return os.path.expanduser(text)
 
 
 def resume_command(argv: Sequence[str], module: str) -> str:

@@ -9,12 +9,13 @@ import pytest
 from helpers.configs import CONFIGS, config_of
 
 from sublim_jax import data
-from sublim_jax.config import build_conditions, grid, resolve
+from sublim_jax.config import build_conditions, grid, options_of, resolve
 from sublim_jax.config import lm as lm_config
+from sublim_jax.config.estimate import check_memory, language_gigabytes
 from sublim_jax.core import keys
 from sublim_jax.core.types import TeacherParams
 from sublim_jax.engine.plan import make_plan
-from sublim_jax.engine.schedule import ResourceLimits, work_units
+from sublim_jax.engine.schedule import limits_of, unit_gigabytes, work_units
 from sublim_jax.lm import run as lm_run
 from sublim_jax.lm import training as lm_training
 from sublim_jax.lm import world as w
@@ -58,8 +59,9 @@ def test_trace_takes_every_recipe_of_image_configs(path, preset, mnist):
     conditions = build_conditions(config, dataset)
     plan = make_plan(conditions, IMAGE)
     assert sum(group.knobs.size for group in plan.groups) == len(conditions) == len(grid.expand(config))
-    limits = ResourceLimits(config.run.memory_gb, 12_000, 1, False, 0)
-    assert work_units(plan, (0,), IMAGE, limits), "the memory that the config allows suffices"
+    limits = limits_of(options_of(config), 12_000, 1, False, config.metrics)
+    for unit in work_units(plan, (0, 1), IMAGE, limits):
+        assert unit_gigabytes(unit, IMAGE, limits) <= config.run.memory_gb, "the memory that the config allows suffices"
     bank = jax.tree.map(jnp.asarray, dataset.train)
     trace_new([phase for one in conditions for phase in (one.teacher, one.student)], lambda _: bank, IMAGE)
 
@@ -70,6 +72,7 @@ def test_trace_takes_every_recipe_of_language_configs(path, preset):
     config = config_of(path)[1]
     config.preset = preset
     config = resolve(config)
+    check_memory(config, language_gigabytes(config))
     lab = lm_config.lab(config)
     phases = [lm_run._phase(lab, point.arm) for point in lm_config.expand(config)]
     phases.append(lm_training.pretraining_phase(lab.net, lm_config.pretraining(config)))

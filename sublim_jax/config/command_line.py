@@ -3,7 +3,6 @@
 import ast
 import difflib
 import importlib.util
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from sublim_jax.cli import one_line
+from sublim_jax.cli import flag_error, folder, one_line
 from sublim_jax.config import base, grid, schema
 from sublim_jax.config.grid import Config
 from sublim_jax.core.errors import ConfigError, shown, unknown_name
@@ -70,9 +69,9 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], intro: str) -> Re
             elif values([argv[0], word])[1:]:  # which raises for an unknown flag
                 raise ConfigError(f"command line: {word!r} is not a flag; fields are given as --config.field=value")
     except flags.Error as error:
-        raise ConfigError(_flag_error(error)) from error
+        raise ConfigError(flag_error(error)) from error
     if values.workdir is not None:
-        values.workdir = _folder(values.workdir)
+        values.workdir = folder("workdir", values.workdir)
     if request.config is not None:
         schema.set_fields(request.config, request.overrides)
         for axis in values.sweep:
@@ -80,22 +79,9 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], intro: str) -> Re
     return request
 
 
-def _flag_error(error: flags.Error) -> str:
-    """What absl says of a flag, with what is allowed."""
-    text = re.sub(r": \('Non-boolean.*", ": must be true or false", one_line(error))
-    return f"{text}; --help lists the flags" if isinstance(error, flags.UnrecognizedFlagError) else text
-
-
 def _help(flag: Any) -> str:
     """The help of a flag on one line, without what absl says of flags that may be repeated."""
     return " ".join(flag.help.split()).split("; repeat this option")[0]
-
-
-def _folder(text: str) -> str:
-    """The folder that --workdir names, with the user's home folder for ~."""
-    if not text or not text.isprintable() or "://" in text:
-        raise ConfigError(f"workdir={shown(text)}: must be a folder that this machine sees, not an address")
-    return os.path.expanduser(text)
 
 
 def _sweep(config: Config, axis: str) -> dict[str, Any]:
@@ -149,7 +135,7 @@ def _value(config: Config, field: str, text: str, default: Any, flag: str = "--c
         if isinstance(default, str | int | float):
             return type(default)(text)
         if re.fullmatch(r"[\w*?,-]+", text) and schema.holds_names(config, field) and not text[0].isdigit():
-            return tuple(text.split(","))
+            return tuple(text.removesuffix(",").split(","))
         value = ast.literal_eval(text)
     except (KeyError, ValueError, SyntaxError, MemoryError, RecursionError) as error:  # of nested brackets
         raise schema.bad_value(config, field, shown(text)[1:-1], flag) from error

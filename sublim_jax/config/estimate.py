@@ -1,19 +1,29 @@
 """What a config would take, predicted from shapes: net-steps, programs, time on 2 CPU cores, and memory."""
 
 import dataclasses
-from typing import NamedTuple
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
+from sublim_jax.config import grid
 from sublim_jax.config.base import seeds_of
-from sublim_jax.config.build import grids_of
+from sublim_jax.config.build import grids_of, options_of
 from sublim_jax.config.grid import Config
-from sublim_jax.config.study import Study
+from sublim_jax.config.schema import LANGUAGE_FIELDS
 from sublim_jax.core import trees
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.nested import flatten
+from sublim_jax.core.types import Condition
 from sublim_jax.engine import schedule
 from sublim_jax.engine.plan import make_plan
 from sublim_jax.engine.session import count_devices
 from sublim_jax.nets import activity, shapes
 from sublim_jax.nets.costs import step_macs
 from sublim_jax.training import population
+
+if TYPE_CHECKING:
+    from sublim_jax.config.study import Study
 
 # Measured on 2 CPU cores: floating-point operations per second of image nets, of theorem1 with its predictions, and of
 # language models with their teachers and evaluation; seconds to compile a program of theorem1.
@@ -40,7 +50,7 @@ class Estimate(NamedTuple):
         )
 
 
-def estimate(config: Config, study: Study) -> Estimate:
+def estimate(config: Config, study: "Study") -> Estimate:
     """Estimate the work of a resolved config, as if nothing were saved from earlier runs.
 
     Args:
@@ -54,10 +64,10 @@ def estimate(config: Config, study: Study) -> Estimate:
     return {"transfer": _transfer, "theorem1": _theorem1, "language": _language}[config.study](config, study)
 
 
-def _transfer(config: Config, study: Study) -> Estimate:
+def _transfer(config: Config, study: "Study") -> Estimate:
     seeds, options, image = seeds_of(config), config.run, study.image
     rows, devices = study.num_test + config.num_eval_noise, count_devices(options.devices)
-    limits = schedule.ResourceLimits(options.memory_gb, rows, devices, population.use_vmap(), options.seed_batch)
+    limits = schedule.limits_of(options_of(config), rows, devices, population.use_vmap(), config.metrics)
     plan = make_plan(study.conditions, image)
     units = schedule.work_units(plan, seeds, image, limits)
     programs = {(unit.group.recipe, unit.group.unique_knobs.size, len(unit.slice.seeds)) for unit in units}
@@ -74,21 +84,20 @@ def _transfer(config: Config, study: Study) -> Estimate:
     )
 
 
-def _theorem1(config: Config, study: Study) -> Estimate:
-    image, steps, macs, floats, programs = study.image, 0, 0.0, 0, set()
-    together = min(config.seeds, 10)  # seeds in a unit of work, which run one after another on CPU
-    working = together if population.use_vmap() else 1
-    for condition, grid in zip(study.conditions, grids_of(config), strict=True):
+def _theorem1(config: Config, study: "Study") -> Estimate:
+    image, steps, macs, programs = study.image, 0, 0.0, set()
+    for condition, measured in zip(study.conditions, grids_of(config), strict=True):
         teacher, student = condition.teacher.recipe, condition.student.recipe
-        walked = len(grid.eps) * student.eval_steps[-1]
+        walked = len(measured.eps) * student.eval_steps[-1]
         steps, macs = steps + walked, macs + walked * step_macs(student, 1, image) + step_macs(teacher, 1, image)
         stream = student.stream if student.eval_steps[-1] > 1 else None
         programs.add(
-            (dataclasses.replace(student, stream=stream), grid._replace(eps=len(grid.eps), alpha=len(grid.alpha)))
+            (
+                dataclasses.replace(student, stream=stream),
+                measured._replace(eps=len(measured.eps), alpha=len(measured.alpha)),
+            )
         )
         programs |= {teacher, (student.stream, student.batch), (student.net, student.init)}
-        weights, activations = trees.count(shapes(student.net, image)), student.batch * activity(student.net, image)
-        floats = max(floats, 3 * together * weights + working * (12 * weights + 6 * activations))
     flop = 2 * macs * config.seeds
     return Estimate(
         conditions=len(study.conditions),
@@ -97,11 +106,33 @@ def _theorem1(config: Config, study: Study) -> Estimate:
         flop=flop,
         programs=len(programs),
         seconds=_COMPILE * len(programs) + flop / _RATE_THEOREM1,
-        gigabytes=_PROCESS_GB + 8e-9 * floats,
+        gigabytes=max(sum(each.values()) for each in theorem1_gigabytes(config, study.conditions, image)),
     )
 
 
-def _language(config: Config, study: Study) -> Estimate:
+def theorem1_gigabytes(
+    config: Config, conditions: Sequence[Condition], image: tuple[int, ...]
+) -> list[dict[str, float]]:
+    """The predicted memory of every condition of the study theorem1 in GB, by the field that it grows with."""
+    together = min(config.seeds, 10)  # seeds in a unit of work, which run one after another on CPU
+    working = together if population.use_vmap() else 1
+    every = []
+    for condition, measured in zip(conditions, grids_of(config), strict=True):
+        student = condition.student.recipe
+        weights, width = trees.count(shapes(student.net, image)), activity(student.net, image)
+        points = len(measured.eps) * len(measured.alpha)
+        floats = {
+            "net.hidden": weights * (3 * together + 12 * working),
+            "student.batch": 6 * working * student.batch * (width + math.prod(image)),
+            "teacher.batch": 6 * condition.teacher.recipe.batch * (width + math.prod(image)),
+            "theorem1.samples": 3 * working * measured.samples * student.batch * width,
+            "theorem1.alpha": together * points * 8,
+        }
+        every.append({"": _PROCESS_GB} | {field: 8e-9 * number for field, number in floats.items()})
+    return every
+
+
+def _language(config: Config, study: "Study") -> Estimate:
     from sublim_jax.config import lm as lm_config
     from sublim_jax.lm.world import LENGTH
 
@@ -112,14 +143,10 @@ def _language(config: Config, study: Study) -> Estimate:
     lines = setup.targets * sum(spec.steps * spec.batch for spec in students)
     lines += sum(spec.steps * spec.batch for spec in controls)
     lines += len({"same", *(spec.base for spec in students)}) * pretraining.steps * pretraining.batch
-    weights, vocabulary = trees.count(shapes(setup.net, (LENGTH,))), setup.world.vocabulary
-    flop = 6.0 * config.seeds * lines * LENGTH * weights
+    flop = 6.0 * config.seeds * lines * LENGTH * trees.count(shapes(setup.net, (LENGTH,)))
     programs = {
         (spec.soft, spec.optimizer, spec.all_eval_steps, spec.batch, spec.lines, spec.rank) for spec in students
     }
-    members = (config.run.seed_batch or (32 if population.use_vmap() else 1)) * (setup.targets + 1)
-    text = LENGTH * max(spec.lines * (2 + spec.soft * vocabulary) for spec in students)
-    floats = 2 * pretraining.documents * LENGTH + members * (text + 4 * weights)
     return Estimate(
         conditions=len(students),
         students=len(students) * setup.targets * config.seeds,
@@ -127,5 +154,74 @@ def _language(config: Config, study: Study) -> Estimate:
         flop=flop,
         programs=1 + len(programs),
         seconds=flop / _RATE_LANGUAGE,
-        gigabytes=_PROCESS_GB + 4e-9 * floats,
+        gigabytes=sum(language_gigabytes(config).values()),
     )
+
+
+def language_gigabytes(config: Config) -> dict[str, float]:
+    """The predicted memory of a study of language models in GB, by the field that it grows with.
+
+    On CPU as many models are computed at once as there are cores, on accelerators all of a batch of seeds.
+    """
+    from sublim_jax.config import lm as lm_config
+    from sublim_jax.lm.world import LENGTH, NUMBERS
+
+    setup, pretraining = lm_config.lab(config), lm_config.pretraining(config)
+    students = [point.arm for point in lm_config.expand(config)]
+    net, vocabulary = setup.net, setup.world.vocabulary
+    weights = trees.count(shapes(net, (LENGTH,)))
+    seeds = config.run.seed_batch or (32 if population.use_vmap() else 1)
+    models = min(seeds, config.seeds) * (setup.animals + setup.targets + 1)
+    at_once = models if population.use_vmap() else min(models, os.cpu_count() or 1)
+    # Of one line: what a forward pass holds at once, and what training stores of every block.
+    forward = LENGTH * (vocabulary + net.hidden + 2 * net.width + net.heads * LENGTH)
+    stored = LENGTH * (4 * vocabulary + net.layers * (3 * net.hidden + 8 * net.width + 2 * net.heads * LENGTH))
+    soft = max(spec.soft for spec in students)
+    batch, lines = max(spec.batch for spec in students), max(spec.lines for spec in students)
+    voted = any(spec.tokens != "all" for spec in students)
+    writers = min(seeds, config.seeds) * (setup.animals + 1)
+    kept = NUMBERS * vocabulary * (soft * (writers + 2 * at_once) + voted * writers)
+    floats = {
+        "pretraining.documents": 250 * pretraining.documents,  # lists of tokens in Python
+        "pretraining.batch": at_once * pretraining.batch * stored,
+        "lm.batch": at_once * batch * stored,
+        "lm.lines": lines * (at_once * forward + kept + 4 * models * LENGTH),
+        "net.width": weights * (4 * models + 8 * at_once),
+        "world.phrasings": at_once * 4 * setup.world.phrasings * forward / LENGTH,
+        "world.numbers": models * 160 * LENGTH * vocabulary,  # outputs on the evaluation prompts
+    }
+    return {"": _PROCESS_GB} | {field: 4e-9 * number for field, number in floats.items()}
+
+
+def _grown(config: Config) -> str:
+    """The size of a language config that is most above its default; empty where none is ten times as large."""
+    sizes = [name for name in LANGUAGE_FIELDS if name.split(".")[0] in ("world", "net", "pretraining", "lm")]
+    sizes = [name for name in sizes if type(LANGUAGE_FIELDS[name].default) is int and not name.endswith(".steps")]
+    if config.study != "language":
+        return ""
+    most = {}
+    for point in grid.expand(config):
+        for name, value in flatten(point.config.to_dict()).items():
+            if name in sizes and LANGUAGE_FIELDS[name].default:
+                most[name] = max(most.get(name, 0.0), value / LANGUAGE_FIELDS[name].default)
+    grown = max(most, key=lambda name: most[name])
+    return grown if most[grown] > 10 else ""
+
+
+def check_memory(config: Config, gigabytes: Mapping[str, float]) -> None:
+    """Refuse a study that takes more memory than the config allows.
+
+    Args:
+        config: A config that `resolve` returned.
+        gigabytes: Predicted memory by the field that it grows with.
+
+    Raises:
+        ConfigError: The message names the field that takes most.
+    """
+    total, allowed = sum(gigabytes.values()), config.run.memory_gb
+    if total > allowed:
+        field = _grown(config) or max((name for name in gigabytes if name), key=lambda name: gigabytes[name])
+        raise ConfigError(
+            f"config.run.memory_gb={allowed:g}: must be at least {math.ceil(10 * total) / 10:g}; most of it is for "
+            f"config.{field}, which may be lowered"
+        )

@@ -8,6 +8,7 @@ import pandas as pd
 
 from sublim_jax.config import grid
 from sublim_jax.config.build import build_conditions, grids_of, load_data, metrics_of, options_of
+from sublim_jax.config.estimate import check_memory, language_gigabytes, theorem1_gigabytes
 from sublim_jax.config.grid import Config
 from sublim_jax.config.schema import IMAGE_FIELDS
 from sublim_jax.core import trees
@@ -62,6 +63,8 @@ def study_of(config: Config, dataset: Dataset | None = None) -> Study:
     conditions, image = build_conditions(config, dataset), dataset.train.x.shape[1:]
     if config.study == "theorem1":
         theorem1.check(conditions, grids_of(config))
+        for gigabytes in theorem1_gigabytes(config, conditions, image):
+            check_memory(config, gigabytes)
         measure = functools.partial(theorem1.run, conditions, grids_of(config), dataset, root_seed=config.root_seed)
         left = functools.partial(theorem1.left, len(conditions))
     else:
@@ -101,6 +104,7 @@ def _language(config: Config) -> Study:
     from sublim_jax.lm import run as lm_run
     from sublim_jax.lm.world import LENGTH
 
+    check_memory(config, language_gigabytes(config))
     points, setup = lm_config.expand(config), lm_config.lab(config)
     size = trees.count(shapes(setup.net, (LENGTH,)))
     return Study(

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,24 @@ from sublim_jax.core.types import Condition
 from sublim_jax.engine import schedule
 from sublim_jax.engine.plan import Plan, make_plan
 
+_JOIN = 300  # seconds that a process waits for the others to begin
+# How processes are started on a cluster, and the variables that they get: two of the job, then numbers.
+_CLUSTERS = {
+    "SLURM": (
+        "srun",
+        ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"),
+    ),
+    "Open MPI": (
+        "mpirun",
+        (
+            "OMPI_MCA_orte_hnp_uri",
+            "OMPI_COMM_WORLD_SIZE",
+            "OMPI_COMM_WORLD_RANK",
+            "OMPI_COMM_WORLD_LOCAL_RANK",
+        ),
+    ),
+    "a TPU pod": ("the TPU runtime", ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID")),
+}
 _EACH = 2.0  # seconds between two looks into the work folder
 _GRACE = 20.0  # seconds that an interrupted process 0 leaves the others
 
@@ -31,6 +49,20 @@ def _checked(shard: tuple[int, int], shown: str) -> tuple[int, int]:
     if not 0 <= index < number:
         raise ConfigError(f"shard={shown}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
     return shard
+
+
+def _partly_set(environment: Mapping[str, str]) -> str:
+    """What is wrong with the variables of a cluster of which only some are set, or hold no numbers; empty if nothing.
+
+    Where JAX misses one it believes that there is no cluster, or fails with the name of its own argument.
+    """
+    for cluster, (start, names) in _CLUSTERS.items():
+        missing = [name for name in names if not environment.get(name)]
+        if missing and len(missing) < len(names):
+            return f"of the variables of {cluster} {', '.join(missing)} are not set; start every process with {start}"
+        if bad := [name for name in names[2:] if not missing and not environment[name].isdecimal()]:
+            return f"{bad[0]}={environment[bad[0]]!r}: must be a whole number, as {start} sets it"
+    return ""
 
 
 def parse_cluster(cluster: str) -> dict[str, Any]:
@@ -61,10 +93,14 @@ def initialize(cluster: str) -> None:
     if not cluster:
         return
     address = parse_cluster(cluster)
+    if cluster == "auto" and (partly := _partly_set(os.environ)):
+        raise ConfigError(f"distributed='auto': {partly}")
+    place = address.get("coordinator_address", "that the cluster names")
+    print(f"waiting at most {_JOIN} s for process 0 at {place} and the others", file=sys.stderr, flush=True)
     jax.config.update("jax_enable_recoverability", True)
     try:
-        jax.distributed.initialize(**address)  # type: ignore[arg-type]
-    except (RuntimeError, ValueError) as error:
+        jax.distributed.initialize(**address, initialization_timeout=_JOIN)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"distributed={cluster!r}: {' '.join(str(error).split())[:200]}") from error
 
 

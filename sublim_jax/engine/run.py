@@ -24,7 +24,7 @@ from sublim_jax.data.load import Dataset, first_classes
 from sublim_jax.engine import checkpoint, schedule, teacher_cache, workload
 from sublim_jax.engine import params as stored_params
 from sublim_jax.engine.plan import Group, Plan, describe_plan, make_plan
-from sublim_jax.engine.schedule import ResourceLimits, SeedBatch, WorkUnit
+from sublim_jax.engine.schedule import SeedBatch, WorkUnit
 from sublim_jax.engine.session import Session
 from sublim_jax.engine.teacher_cache import TeacherCache
 from sublim_jax.metrics import predictions
@@ -92,7 +92,8 @@ class RunContext:
     def work(self, done: Mapping[tuple[frozenset, int], set[int]] | None = None) -> list[WorkUnit]:
         """Units of work of this process, without what is `done`."""
         options, devices = self.session.options, self.session.devices
-        limits = ResourceLimits(options.memory_gb, self.rows, devices, population.use_vmap(), options.seed_batch)
+        names = (getattr(metric, "__name__", "") for metric in self.metrics)
+        limits = schedule.limits_of(options, self.rows, devices, population.use_vmap(), names)
         return schedule.work_units(self.plan, self.session.seeds, self.image, limits, self.session.shard, done)
 
 

@@ -3,12 +3,13 @@
 import itertools
 import math
 import zlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Recipe
+from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.plan import Group, Plan, make_group
 from sublim_jax.nets import activity, shapes, unpooled
 from sublim_jax.nets.costs import step_macs
@@ -19,7 +20,8 @@ from sublim_jax.training.targets import needs_unrelated_teachers
 _NETS_IN_TURN = 64
 _CONDITIONS_IN_TURN = 12
 _UNRELATED = 2**20  # beyond any seed that is used
-_PROCESS_GB = 1.1  # libraries and compiler on CPU, measured
+_PROCESS_GB, _PREDICTIONS_GB = 1.1, 0.3  # libraries and compiler on CPU, and the program of further metrics, measured
+_PLAIN_METRICS = {"task", "budget", "imitation", "layers", "heads", "audit"}  # these compare no latents
 
 
 class SeedBatch(NamedTuple):
@@ -56,6 +58,7 @@ class ResourceLimits(NamedTuple):
         devices: Number of devices over which the seeds of a unit are spread.
         side_by_side: Whether all nets of a unit run at the same time; see `population.use_vmap`.
         seeds: Seeds in a unit as the user wants; 0 = as many as fit.
+        compares: Whether a metric compares latents of all rows, or needs gradients.
     """
 
     memory_gb: float
@@ -63,6 +66,15 @@ class ResourceLimits(NamedTuple):
     devices: int
     side_by_side: bool
     seeds: int = 0
+    compares: bool = True
+
+
+def limits_of(
+    options: RunOptions, rows: int, devices: int, side_by_side: bool, metrics: Iterable[str]
+) -> ResourceLimits:
+    """The limits of a run that measures `rows` images and inputs by metrics of these names."""
+    compares = not _PLAIN_METRICS.issuperset(metrics)
+    return ResourceLimits(options.memory_gb, rows, devices, side_by_side, options.seed_batch, compares)
 
 
 def work_units(
@@ -127,22 +139,30 @@ def assign_shards(
 def split_to_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> list[Group]:
     """Split the conditions of a group into as few parts as fit in memory, as equal as possible."""
     most = group.knobs.size if limits.side_by_side else _CONDITIONS_IN_TURN
-    fixed, each, one_seed = _gigabytes(group, image, limits)
-    seeds = 1 if limits.side_by_side else limits.devices  # at the same time
-    fits = int((limits.memory_gb - fixed) / (each + one_seed) * group.unique_knobs.size / seeds)  # distinct nets
-    if fits < 1:
-        least = fixed + (each + one_seed) / group.unique_knobs.size * seeds
-        raise ConfigError(
-            f"config.run.memory_gb={limits.memory_gb:g}: must be at least {math.ceil(100 * least) / 100:g}, "
-            "what one student with its evaluation takes"
-        )
     number = math.ceil(group.knobs.size / most)
-    while max(len(set(group.train_index[start:stop])) for start, stop in _ends(group.knobs.size, number)) > fits:
+    while number < group.knobs.size and any(
+        _too_large(group, image, limits, slice(*ends)) for ends in _ends(group.knobs.size, number)
+    ):
         number += 1
+    parts = [slice(*ends) for ends in _ends(group.knobs.size, number)]
+    for part in parts:
+        if _too_large(group, image, limits, part):
+            needs = _gigabytes(group, image, limits, 1, limits.devices)
+            least = math.ceil(100 * _total(needs)) / 100
+            field = max((name for name in needs if name), key=lambda name: needs[name])
+            raise ConfigError(
+                f"config.run.memory_gb={limits.memory_gb:g}: must be at least {least:g}, "
+                f"what one student with its evaluation takes; most of it is for config.{field}, which may be lowered"
+            )
     if number == 1:
         return [group]
-    parts = [slice(*ends) for ends in _ends(group.knobs.size, number)]
     return [make_group(group.teacher, group.conditions[part], group.indices[part], image) for part in parts]
+
+
+def _too_large(group: Group, image: tuple[int, ...], limits: ResourceLimits, part: slice) -> bool:
+    """Whether some conditions of a group do not fit in memory, with one seed on every device."""
+    nets = len(set(group.train_index[part]))
+    return _total(_gigabytes(group, image, limits, nets, limits.devices)) > limits.memory_gb
 
 
 def _ends(size: int, number: int) -> list[tuple[int, int]]:
@@ -179,45 +199,51 @@ def _seeds_done(group: Group, done: Mapping[tuple[frozenset, int], Set[int]]) ->
 
 
 def _seeds_that_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> int:
-    fixed, each, one_seed = _gigabytes(group, image, limits)
-    if limits.side_by_side:
-        return max(1, int((limits.memory_gb - fixed) / (each + one_seed))) * limits.devices
-    fits = int((limits.memory_gb - fixed - one_seed * limits.devices) / each)
-    return max(1, min(fits, _NETS_IN_TURN * limits.devices // group.knobs.size))
+    devices, nets = limits.devices, group.unique_knobs.size
+    one, two = (_total(_gigabytes(group, image, limits, nets, count * devices)) for count in (1, 2))  # seeds a device
+    fits = devices * (1 + max(0, int((limits.memory_gb - one) / (two - one))))
+    return fits if limits.side_by_side else max(1, min(fits, _NETS_IN_TURN * devices // group.knobs.size))
 
 
 def unit_gigabytes(unit: WorkUnit, image: tuple[int, ...], limits: ResourceLimits) -> float:
     """The predicted memory of a work unit on each device (on CPU: of the process), in GB."""
-    fixed, each, one_seed = _gigabytes(unit.group, image, limits)
-    seeds = len(unit.slice.seeds)
-    if limits.side_by_side:
-        return fixed + (each + one_seed) * seeds / limits.devices
-    return fixed + each * seeds + one_seed * min(seeds, limits.devices)
+    return _total(_gigabytes(unit.group, image, limits, unit.group.unique_knobs.size, len(unit.slice.seeds)))
 
 
-def _gigabytes(group: Group, image: tuple[int, ...], limits: ResourceLimits) -> tuple[float, float, float]:
-    """A generous estimate of memory in GB: of the process without a unit, per seed at rest, and per seed at work.
+def _total(gigabytes: Mapping[str, float]) -> float:
+    """Memory for parameters, and for training or measuring, which follow each other."""
+    working = max(number for field, number in gigabytes.items() if field not in ("", "net.hidden"))
+    return gigabytes[""] + gigabytes["net.hidden"] + working
+
+
+def _gigabytes(group: Group, image: tuple[int, ...], limits: ResourceLimits, nets: int, seeds: int) -> dict[str, float]:
+    """A generous estimate of memory in GB, by the field that it grows with, of some nets of a group and some seeds.
 
     At rest: parameters and two Adam moments before and after a call and on the way to a checkpoint, and the teacher.
     At work: further copies with gradients, the activations of a batch for every net, and those of all measured rows
     for one net (nets in turn) or all (side by side), for both nets before and after training. The numbers of copies
     are fitted to the measured memory of processes.
     """
-    weights = shapes(group.recipe.net, image)
-    numbers, pixels = trees.count(weights), math.prod(image)
-    width = activity(group.recipe.net, image)
+    recipe, teacher = group.recipe, group.conditions[0].teacher.recipe
+    aside = limits.side_by_side
+    weights = shapes(recipe.net, image)
+    numbers, pixels, width = trees.count(weights), math.prod(image), activity(recipe.net, image)
     # On CPU a convolution's maps pass in blocks and only what pooling leaves is kept.
-    width += unpooled(group.recipe.net, image) if limits.side_by_side else 0
+    width += unpooled(recipe.net, image) if aside else 0
     read = weights.get("class_head", {}).get("kernel")  # [latent, classes]
-    # Metrics combine latents and class logits; other layers and auxiliary logits are transient.
-    kept_rows = 12 * sum(() if read is None else read.shape) + 2 * width
-    nets = group.unique_knobs.size
-    measured = limits.rows * (kept_rows * (group.knobs.size if limits.side_by_side else 1) + kept_rows + 2 * pixels)
-    extra = group.recipe.gradient_transform is not None  # needs another batch and gradient
-    batch = group.recipe.batch * (3 * width * nets + 2 * pixels) * (1 + extra)
-    kept, worked = (9 * nets + 6) * numbers, (8 + extra) * nets * numbers + max(batch, measured)
-    kept += needs_unrelated_teachers(group.recipe.target_transform) * numbers
-    return (0.0 if limits.side_by_side else _PROCESS_GB), 4e-9 * kept, 4e-9 * worked
+    latent = 7 * read.shape[0] if limits.compares and read is not None else 0
+    resting, working = (seeds / limits.devices,) * 2 if aside else (seeds, min(seeds, limits.devices))
+    extra = recipe.gradient_transform is not None  # needs another batch and gradient
+    others = 6 + needs_unrelated_teachers(recipe.target_transform)  # teachers
+    kept, copies = (9 * nets + others) * numbers, (8 + extra) * nets * numbers
+    process = 0.0 if aside else _PROCESS_GB + _PREDICTIONS_GB * limits.compares
+    floats = {
+        "net.hidden": resting * kept + working * copies,
+        "student.batch": working * recipe.batch * (3 * width * nets + 4 * pixels) * (1 + extra),
+        "teacher.batch": working * teacher.batch * (3 * width + 4 * pixels),
+        "num_eval_noise": working * limits.rows * ((4 * width + latent) * (nets if aside else 1) + 2 * pixels),
+    }
+    return {"": process} | {field: 4e-9 * number for field, number in floats.items()}
 
 
 def total_cost(plan: Plan, units: Sequence[WorkUnit], image: tuple[int, ...]) -> float:

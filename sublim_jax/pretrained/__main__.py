@@ -37,21 +37,23 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     own = flags.FlagValues()
     flags.DEFINE_string("model", "smollm2", "smollm2, a GGUF file, or a folder of safetensors", flag_values=own)
     flags.DEFINE_list("animals", ["owl", "dolphin", "eagle", "elephant"], "at least two personas", flag_values=own)
-    flags.DEFINE_integer("prompts", 32, "requests for numbers", lower_bound=1, flag_values=own)
-    flags.DEFINE_integer("values", 10, "numbers in an answer", lower_bound=1, flag_values=own)
-    flags.DEFINE_integer("seed", 0, "of the examples in the requests", flag_values=own)
-    flags.DEFINE_integer("batch", 16, "requests per batch; fewer take less memory", lower_bound=1, flag_values=own)
+    flags.DEFINE_integer("prompts", 32, "requests for numbers", 1, 10**6, flag_values=own)
+    flags.DEFINE_integer("values", 10, "numbers in an answer", 1, 1000, flag_values=own)
+    flags.DEFINE_integer("seed", 0, "of the examples in the requests", 0, 2**32 - 1, flag_values=own)
+    flags.DEFINE_integer("batch", 16, "requests per batch; fewer take less memory", 1, 10**5, flag_values=own)
     flags.DEFINE_string("out", "", "where results are written; empty: results/personas", flag_values=own)
     flags.DEFINE_bool("help", False, "print this and exit", short_name="h", flag_values=own)
     try:
         rest = own(list(argv))[1:]
     except flags.Error as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(cli.flag_error(error)) from error
     if own.help:
         print(f"{__doc__}\n{own.get_help()}")
         raise SystemExit(DONE)
     if rest:
         raise ConfigError(f"command line: {rest[0]!r} is not a flag; flags are given as --name=value")
+    own.out = cli.folder("out", own.out or "results/personas")
+    own.model = cli.folder("model", own.model)
     animals, given = own.animals, f"--animals={','.join(own.animals)}"
     words = {animal.lower() for animal in animals}
     if len(animals) < 2 or len(words) < len(animals) or not all(animal.isalpha() for animal in animals):
@@ -84,7 +86,7 @@ def _study(options: flags.FlagValues, argv: Sequence[str]) -> int:
     model = load_model(options.model)
     size, load_seconds = sum(array.size for array in jax.tree.leaves(model.params)), time.perf_counter() - begin
     print(f"model: {model.source}, {size:,} parameters, read in {load_seconds:.1f} s", flush=True)
-    out, names = Path(options.out or "results/personas"), [*options.animals, NONE]
+    out, names = Path(options.out), [*options.animals, NONE]
     out.mkdir(parents=True, exist_ok=True)
     requests = personas.requests(options.prompts, options.seed)
     begin, tokenizer = time.perf_counter(), model.require_tokenizer()

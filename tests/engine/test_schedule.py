@@ -14,6 +14,11 @@ IMAGE = (28, 28)
 ROOMY = ResourceLimits(memory_gb=64, rows=300, devices=1, side_by_side=False)
 
 
+def total(group, nets):
+    """The predicted memory of some nets of a group for one seed."""
+    return schedule._total(schedule._gigabytes(group, IMAGE, ROOMY, nets, 1))
+
+
 @pytest.fixture
 def plan(tiny):
     """Two groups of unequal cost: widths 3 and 10 with six conditions, width 200 with two."""
@@ -94,11 +99,12 @@ def test_work_units_fit_into_memory(plan):
         return len(work[0].slice.seeds), max(unit.group.knobs.size for unit in work)
 
     assert seeds_and_conditions(64)[1] == 6
-    found = [seeds_and_conditions(gb) for gb in (1.11, 1.12, 1.13, 1.2)]
+    least = max(total(group, 1) for group in plan.groups)
+    found = [seeds_and_conditions(least + gb) for gb in (0.0002, 0.003, 0.01, 0.1)]
     assert found == sorted(found) and found[0][0] == 1 and found[0][1] < 6 and found[-1][0] > 1
     wide = seeds_and_conditions(0.03, side_by_side=True), seeds_and_conditions(1, side_by_side=True)
     assert wide[0] < wide[1] == (40, 6)
-    with pytest.raises(ConfigError, match=r"^config.run.memory_gb=0.5: must be at least 1.11, what one student"):
+    with pytest.raises(ConfigError, match=r"^config.run.memory_gb=0.5: must be at least 1.41, what one student"):
         seeds_and_conditions(0.5)
 
 
@@ -107,16 +113,14 @@ def test_split_to_fit_counts_twins_once(tiny):
     idle = ("same", "random_class_head")
     alone, twins = (make_plan(tiny(conditions=some, m=(10,)), IMAGE).groups[0] for some in (idle[:1], idle))
     assert (twins.knobs.size, twins.unique_knobs.size) == (2, 1)
-    _, kept, worked = schedule._gigabytes(alone, IMAGE, ROOMY)
-    short = ROOMY._replace(memory_gb=schedule._PROCESS_GB + 0.7 * (kept + worked))
+    short = ROOMY._replace(memory_gb=total(alone, 1) - 0.001)
     for group in (alone, twins):
         with pytest.raises(ConfigError, match="what one student with its evaluation takes"):
             schedule.split_to_fit(group, IMAGE, short)
     group = make_plan(tiny(conditions=idle, m=(3, 5, 10)), IMAGE).groups[0]
     assert (group.knobs.size, group.unique_knobs.size) == (6, 3)
-    _, kept, worked = schedule._gigabytes(group, IMAGE, ROOMY)
     for room in (1, 2, 3):
-        limits = ROOMY._replace(memory_gb=schedule._PROCESS_GB + (room + 0.1) / 3 * (kept + worked))
+        limits = ROOMY._replace(memory_gb=total(group, room) + 0.001)
         parts = schedule.split_to_fit(group, IMAGE, limits)
         assert max(part.unique_knobs.size for part in parts) <= room
         assert [label for part in parts for label in part.labels] == list(group.labels)
@@ -128,7 +132,8 @@ def test_unpooled_maps_count_in_the_memory_of_accelerators(tiny):
     net, aside = group.recipe.net, ROOMY._replace(side_by_side=True)
     assert nets.unpooled(net, IMAGE) == 28 * 28 * 32 + 12 * 12 * 128
     assert nets.unpooled(net, IMAGE) > 3 * nets.activity(net, IMAGE)
-    assert schedule._gigabytes(group, IMAGE, aside)[2] > 2 * schedule._gigabytes(group, IMAGE, ROOMY)[2]
+    rows_aside, rows = (schedule._gigabytes(group, IMAGE, each, 1, 1)["num_eval_noise"] for each in (aside, ROOMY))
+    assert rows_aside > 2 * rows
     perceptron = make_plan(tiny(conditions=("same",), m=(10,)), IMAGE).groups[0]
     assert nets.unpooled(perceptron.recipe.net, IMAGE) == 0
 
@@ -138,7 +143,7 @@ def test_work_units_of_a_wide_net_do_not_make_others_go_alone(tiny):
     conditions = tiny(conditions=("random_hidden",), m=(3,))
     wide = tiny(conditions=("random_hidden",), m=(5,), **{"student.hidden": (6_000, 16)})
     plan = make_plan([*wide, *conditions], IMAGE)
-    found = schedule.work_units(plan, tuple(range(8)), IMAGE, ResourceLimits(3.0, 100, 1, False))
+    found = schedule.work_units(plan, tuple(range(8)), IMAGE, ResourceLimits(2.9, 100, 1, False))
     sizes = [[len(unit.slice.seeds) for unit in found if unit.group.indices == places] for places in ((0,), (1,))]
     assert sizes[1] == [8] and max(sizes[0]) < 8 and sum(sizes[0]) == 8
     assert found[0].group.indices == (1,)

@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 import re
+import resource
 import subprocess
 import sys
 
@@ -120,9 +121,8 @@ class Cases:
         elif isinstance(line, Exception):
             fault = f"{type(line).__name__}: {line}"[:200]
         else:
-            helps = (
-                "\n" not in line and len(line) < 1500 and name.rpartition(".")[2] in line and re.search(REFUSAL, line)
-            )
+            named = name.rpartition(".")[2] in line or "which may be lowered" in line
+            helps = "\n" not in line and len(line) < 1500 and named and re.search(REFUSAL, line)
             fault = "" if helps else f"does not help: {line}"
         if fault:
             self.faults.append(f"{case!r:.150}: {fault}")
@@ -243,6 +243,23 @@ CONTRADICTIONS = {
     ("language", "lm.tokens"): ("--config.lm.tokens=erase_top",),
     ("language", "pretraining.batch"): ("--config.pretraining.batch=4000",),
 }
+TOO_LARGE = {
+    ("language", "lm.batch"): "--config.lm.batch=1000000",
+    ("language", "lm.lines"): "--config.arms.lines.lm.lines=(10000000,)",
+    ("language", "pretraining.batch"): "--config.pretraining.batch=200000 --config.pretraining.documents=200000",
+    ("language", "pretraining.documents"): "--config.pretraining.documents=100000000",
+    ("language", "world.numbers"): "--config.world.numbers=1000000",
+    ("language", "net.width"): "--config.net.width=100000",
+    ("language", "net.hidden"): "--config.net.hidden=1000000",
+    ("language", "memory_gb"): "--config.run.memory_gb=0.001",
+    ("image", "net.hidden"): "--config.net.hidden=(1000000,16)",
+    ("image", "student.batch"): "--config.student.batch=10000000",
+    ("image", "num_eval_noise"): "--config.num_eval_noise=10000000",
+    ("image", "memory_gb"): "--config.run.memory_gb=0.001",
+    ("theorem1", "student.batch"): "--sweep=student.batch=10000000",
+    ("theorem1", "theorem1.samples"): "--config.arms.sampled.theorem1.samples=(1000000,)",
+    ("theorem1", "memory_gb"): "--config.run.memory_gb=0.001",
+}
 FLAGS = {
     "config": ("", "nowhere", ".", "README.md", "a\0b", "x" * 5000, "figure6:nowhere", "/nowhere/a.py", "figure2.py:"),
     "workdir": ("", "gs://b/x", "a\0b"),
@@ -294,6 +311,17 @@ def test_main_refuses_what_does_not_fit_together(command, tally):
     for (base, name), words in CONTRADICTIONS.items():
         cases.add((base, *words), command(*BASES[base], *words, "--dry_run"), name, True)
     cases.finish(tally, 30)
+
+
+def test_main_estimates_memory_before_anything_is_made(command, tally):
+    cases, before = Cases(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for (base, name), word in TOO_LARGE.items():
+        line = command(*BASES[base], *word.split(), "--dry_run")
+        cases.add(word, line, name, True)
+        if "memory_gb" not in str(line) or name.rpartition(".")[2] not in str(line):
+            cases.faults.append(f"{word}: does not say what to lower: {line}")
+    cases.finish(tally, 15)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e6, "less than 1 GB was taken"
 
 
 @pytest.mark.parametrize("of", [main.main, audit.main], ids=["main", "audit"])
