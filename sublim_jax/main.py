@@ -11,11 +11,13 @@ from absl import flags
 from sublim_jax import cli
 from sublim_jax.cli import DONE
 from sublim_jax.config import command_line, default_workdir, identity, seeds_of
+from sublim_jax.core.errors import ConfigError
 
 
 def main(argv: Sequence[str]) -> int:
     """Run what the command line asks and return the exit code; every refusal is one line on standard error."""
-    return cli.run_command(lambda: _command(argv), argv, "main")
+    words = list(argv)
+    return cli.run_command(lambda: _command(words), words, "main")
 
 
 def _flags() -> flags.FlagValues:
@@ -32,7 +34,7 @@ def _flags() -> flags.FlagValues:
     return values
 
 
-def _command(argv: Sequence[str]) -> int:
+def _command(argv: list[str]) -> int:
     values = _flags()
     request = command_line.parse_flags(values, argv, __doc__ or "")
     if values.list or values.fields:
@@ -43,12 +45,18 @@ def _command(argv: Sequence[str]) -> int:
     from sublim_jax.config.estimate import estimate
     from sublim_jax.config.study import study_of
     from sublim_jax.results import figures
+    from sublim_jax.results.workdir import choose_folder
 
     figures.pick(config.figure)
     if values.dry_run:
         print(estimate(config, study_of(config)))
         return DONE
     overrides = {name: str(value) for name, value in request.overrides.items()}
+    if values.workdir == "auto":
+        if values.shard != "0/1" or values.distributed:
+            raise ConfigError("workdir='auto': must be a name where several jobs share a work folder")
+        values.workdir = str(choose_folder("auto", default_workdir(config)))
+        argv.append(f"--workdir={values.workdir}")  # the line that says how to go on names it
     return _run(config, values, {"command": cli.resume_command(argv, "main"), "overrides": overrides})
 
 

@@ -45,7 +45,9 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], intro: str) -> Re
     """
     config_help = "a config by name or file, e.g. --config=figure2 or --config=mine.py"
     flags.DEFINE_string("config", None, config_help, flag_values=values)
-    flags.DEFINE_string("workdir", None, "folder of results, e.g. --workdir=results/mine", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "folder of results, e.g. --workdir=results/mine; auto: a free one", flag_values=values
+    )
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     values.set_gnu_getopt()
     try:
