@@ -88,7 +88,7 @@ def _serve():
         errors, start = Path(request["folder"]) / "stderr.txt", time.perf_counter()
         pid = os.fork()
         if not pid:
-            _child(main.main, *(request[name] for name in ("folder", "words", "rename", "when")), errors)
+            _child(main.main, request["folder"], request["words"], request["rename"], request["when"], errors)
         status = 0
         while request["seconds"] and not status and time.perf_counter() - start < request["seconds"]:
             ended, status = os.waitpid(pid, os.WNOHANG)
