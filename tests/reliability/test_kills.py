@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -180,15 +181,19 @@ def test_distributed_process_killed_again_and_again_gives_the_rows_of_one(tmp_pa
     assert same
 
 
-def test_main_killed_as_a_user_without_root_gives_the_same_rows(tmp_path, plain_rows, tally):
+@pytest.fixture
+def home():
+    """A folder that another user can reach, which those of pytest are not."""
+    folder = Path(tempfile.mkdtemp())
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_main_killed_as_a_user_without_root_gives_the_same_rows(home, plain_rows, tally):
     if os.geteuid() or not shutil.which("setpriv"):
         pytest.skip("needs root and setpriv to become another user")
     user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
-    home = tmp_path / "home"
-    home.mkdir()
     os.chown(home, 65534, 65534)
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(folder.stat().st_mode | 0o055)
     environment = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": str(home)}
     probe = subprocess.run([*user, sys.executable, "-c", "import sublim_jax"], env=environment, cwd=home, check=False)
@@ -202,7 +207,7 @@ def test_main_killed_as_a_user_without_root_gives_the_same_rows(tmp_path, plain_
     assert done.returncode == 0, done.stderr
     same = rows(home / "broken").equals(plain_rows)
     tally("kills, user without root", tried=kills, clean=kills * same)
-    assert same and Path(home / "broken").stat().st_uid == 65534
+    assert same and (home / "broken").stat().st_uid == 65534
 
 
 def test_main_on_a_full_disk_is_one_line_and_goes_on_when_there_is_space(tmp_path, plain_rows, tally):
