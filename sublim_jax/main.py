@@ -17,7 +17,8 @@ from sublim_jax.core.errors import ConfigError, shown
 
 def main(argv: Sequence[str]) -> int:
     """Run what the command line asks and return the exit code; every refusal is one line on standard error."""
-    return cli.run_command(lambda: _command(argv), argv, "main")
+    words = list(argv)
+    return cli.run_command(lambda: _command(words), words, "main")
 
 
 _VERBOSITY = "quiet: errors and the final table only; debug: also the log of JAX and tracebacks, e.g. --verbosity=debug"
@@ -42,7 +43,7 @@ def _flags() -> flags.FlagValues:
     return values
 
 
-def _command(argv: Sequence[str]) -> int:
+def _command(argv: list[str]) -> int:
     values = _flags()
     request = command_line.parse_flags(values, argv, __doc__ or "")
     if values.list or values.fields:
@@ -64,8 +65,12 @@ def _command(argv: Sequence[str]) -> int:
         print(estimate(config, study_of(config)))
         return DONE
     overrides = {name: str(value) for name, value in request.overrides.items()}
-    metadata = {"command": cli.resume_command(argv, "main"), "overrides": overrides}
     workdir = choose_folder(values.workdir or "", default_workdir(config))
+    if values.workdir == "auto":
+        if values.shard != "0/1" or values.distributed:
+            raise ConfigError("workdir='auto': must be a name where several jobs share a work folder")
+        argv.append(f"--workdir={workdir}")  # the line that says how to go on names it
+    metadata = {"command": cli.resume_command(argv, "main"), "overrides": overrides}
     if _run(config, values, workdir, metadata):
         _report(config, workdir, plot, values.verbosity)
     return DONE

@@ -46,7 +46,8 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], intro: str) -> Re
     """
     config_help = "a config by name or file, e.g. --config=figure2 or --config=mine.py"
     flags.DEFINE_string("config", None, config_help, flag_values=values)
-    flags.DEFINE_string("workdir", None, "folder of results, e.g. --workdir=results/mine", flag_values=values)
+    workdir_help = "folder of results, e.g. --workdir=results/mine; auto: a free one"
+    flags.DEFINE_string("workdir", None, workdir_help, flag_values=values)
     sweep_help = "sweep a field over values, may be repeated, e.g. --sweep=student.lr=1e-3,1e-4"
     flags.DEFINE_multi_string("sweep", [], sweep_help, flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)

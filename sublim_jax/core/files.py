@@ -87,6 +87,8 @@ def read_sealed(path: Path, of: str | None = None, *, required: bool = True) -> 
         DamagedFile: It cannot be read, its checksum differs, or it belongs to something else.
     """
     try:
+        if path.exists() and not path.is_file():  # a folder, or a pipe, which would wait for a writer
+            raise DamagedFile(path, "is no file")
         content = path.read_bytes()
     except FileNotFoundError:
         raise

@@ -64,7 +64,10 @@ def load_params(path: str | Path) -> dict[str, Any]:
         Traceback (most recent call last):
         sublim_jax.core.errors.ConfigError: path=/nowhere.safetensors: cannot be read (No such file or directory)
     """
-    return traverse_util.unflatten_dict(load_arrays(path), sep="/")
+    try:
+        return traverse_util.unflatten_dict(load_arrays(path), sep="/")
+    except DamagedFile as error:
+        raise ConfigError(f"path={path}: {error.reason}") from error
 
 
 def save_arrays(

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow", "sublim_jax")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy", "scipy", "pyarrow", "sublim_jax")
 
 
 def provenance() -> dict[str, Any]:

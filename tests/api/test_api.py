@@ -120,7 +120,7 @@ def test_save_params_and_load_params_are_inverse(tmp_path):
             sl.save_params(bad, tmp_path / "net.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
     (tmp_path / "net.safetensors").write_bytes((tmp_path / "net.safetensors").read_bytes()[:-3])
-    with pytest.raises(ConfigError, match="no whole safetensors file"):
+    with pytest.raises(ConfigError, match="^path=.*net.safetensors: is damaged"):
         sl.load_params(tmp_path / "net.safetensors")
 
 

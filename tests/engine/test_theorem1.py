@@ -218,6 +218,17 @@ def test_run_goes_on_where_it_stopped_and_shares_work(mnist, tmp_path):
         theorem1.run(built, grids, mnist, quiet(workdir=tmp_path, config={"a": 2}))
 
 
+def test_units_are_of_the_seeds_that_lack_rows():
+    whole = theorem1._units(2, tuple(range(12)), (0, 1), {})
+    ends = ("0000-0009", "0010-0011")
+    assert [name for _, _, name in whole] == [f"condition00{n}-seed{end}" for n in (0, 1) for end in ends]
+    done = {"condition000": {0, 1, 2}, "condition001": set(range(10))}
+    left = theorem1._units(2, tuple(range(12)), (0, 1), done)
+    assert [(n, seeds) for n, seeds, _ in left] == [(0, tuple(range(3, 10))), (0, (10, 11)), (1, (10, 11))]
+    halves = [theorem1._units(2, tuple(range(12)), (index, 2), done) for index in range(2)]
+    assert sorted(halves[0] + halves[1]) == left
+
+
 BAD = {
     "student.frozen": (("hidden_*",), "config.student.frozen: must be"),
     "net.dtype": ("bfloat16", "config.net.dtype: must be float32"),

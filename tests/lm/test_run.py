@@ -179,6 +179,16 @@ def test_run_interrupted_and_in_shards_is_the_same(rows, shelf, tmp_path):
         run(POINTS[:1], seeds=2, options=shelf, workdir=tmp_path / "a")
 
 
+def test_units_are_of_the_seeds_that_lack_rows(monkeypatch):
+    monkeypatch.setattr(population, "use_vmap", lambda: True)
+    (whole,) = lm_run._units(POINTS, (0, 1, 2, 3), RunOptions(), (0, 1), {})
+    assert whole.seeds == (0, 1, 2, 3) and [point for point, _ in whole.parts] == list(POINTS)
+    units = lm_run._units(POINTS, (0, 1, 2, 3), RunOptions(), (0, 1), {"arm000": {0, 1}, "arm001": {0, 1, 2, 3}})
+    assert [unit.seeds for unit in units] == [(2, 3), (0, 1, 2, 3)]
+    assert [name for _, name in units[0].parts] == ["arm000-seeds00002-00003"]
+    assert [point for point, _ in units[1].parts] == list(POINTS[2:])
+
+
 @pytest.mark.e2e
 def test_run_of_all_arms_at_once_is_as_one_after_another(rows, shelf, monkeypatch):
     monkeypatch.setattr(population, "use_vmap", lambda: True)
