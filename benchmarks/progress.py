@@ -38,6 +38,8 @@ def record(words: list[str]) -> list[tuple[float, float, str]]:
         def look() -> None:
             while not ended.wait(0.5):
                 phase, elapsed, left = self.state()
+                if self._done:
+                    break
                 samples.append((elapsed, left, phase))
 
         if calls := list(calls):

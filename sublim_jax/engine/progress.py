@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 import sys
 import threading
 import time
@@ -62,6 +63,7 @@ class Forecast:
         totals = {**self.left, COMPILING: compiling, "": sum(self.left.values(), 0.0)}
         self._weights = {kind: min(1.0, 0.03 * total + 0.01) for kind, total in totals.items()}
         self.planned = bool(self.left)
+        self._busy = _busy() if self.planned else 1.0
         self._predicted: dict[str, float] = {}
         self._measured: dict[str, float] = {}
         self.programs = sum(call.programs for call in self.to_compile.values())
@@ -83,11 +85,11 @@ class Forecast:
     def ratio(self, kind: str, predicted: float = 0.0, measured: float = 0.0) -> float:
         """Measured over predicted seconds of a kind, with those of a call that has not ended."""
         if kind == COMPILING:
-            prior = 1.0
+            prior = self._busy
         elif kind:
             prior = self.ratio("")
         else:  # a slow machine is slow at everything, but a fast compilation may only have been read from a cache
-            prior = max(1.0, self.ratio(COMPILING))
+            prior = max(self._busy, self.ratio(COMPILING))
         kinds = [kind] if kind else [name for name in self._predicted if name != COMPILING]
         weight = self._weights.get(kind, 0.02)
         measured += weight * prior + sum(self._measured.get(name, 0.0) for name in kinds)
@@ -112,6 +114,12 @@ class Forecast:
         if later is not None:
             left += self.ratio(later.phase) * later.seconds
         return left + (max(own - elapsed, 0.15 * elapsed) if kind else 0.0)
+
+
+def _busy() -> float:
+    """How many processes want each processor, at least one; with as many a run takes that much longer."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1.0, load / (os.cpu_count() or 1))
 
 
 class Progress:
