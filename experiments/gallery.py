@@ -157,7 +157,9 @@ def _rows(file: Path) -> pd.DataFrame:
 def rendered(text: str) -> str:
     """Markdown as HTML: paragraphs, lists, tables; neither HTML, images nor links, since the page is to stand alone."""
     parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
-    return parser.disable(["link", "image", "autolink", "reference"]).render(text)
+    page = parser.disable(["link", "image", "autolink", "reference"]).render(text)
+    box = '<div class="scroll" tabindex="0" role="region" aria-label="Table of the story"><table>'
+    return page.replace("<table>", box).replace("</table>", "</table></div>")
 
 
 def provenance(facts: dict[str, Any], rows: pd.DataFrame) -> list[tuple[str, str]]:

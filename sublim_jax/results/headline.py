@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sublim_jax.results import figures, plots, summary, theory_table
@@ -94,7 +95,8 @@ def _verdicts(rows: pd.DataFrame, figure: Any) -> str:
         # Claims of theorem1 end with the word `yes` or `no`.
         verdicts = [getattr(claim, "verdict", "") or claim[-1] for claim in claims]
         return _counted("claims", verdicts)
-    laws = theory_table.table(rows)
+    single = [name for name in rows if rows[name].dtype == np.float32]  # as kept rows have it
+    laws = theory_table.table(rows.astype(dict.fromkeys(single, np.float64)))
     inside = laws[(laws["regime"] == "inside") & (laws["verdict"] != "")]
     return _counted("comparisons with theory inside its regime", inside["verdict"].tolist())
 
