@@ -135,7 +135,7 @@ def _with_values(found: re.Match[str], points: dict[str, list[tuple[float, float
 
 def _short(content: str) -> str:
     """The same picture in fewer letters, with the page's colours."""
-    content = re.sub(r"-?\d+\.\d+", _rounded, content)
+    content = re.sub(r"<[^>]*>", lambda tag: re.sub(r"-?\d+\.\d+", _rounded, tag[0]), content)  # and no text
     content = re.sub(r"\s*\n\s*", " ", content)
     content = re.sub(r'<g id="[^"]*"', "<g", content)  # only definitions are referred to
     content = re.sub(r"<!--.*?-->", "", content)
