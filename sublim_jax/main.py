@@ -27,6 +27,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_enum("resume", "auto", ["auto", "never", "overwrite"], resume, flag_values=values)
     flags.DEFINE_string("shard", "0/1", shard, flag_values=values)
     flags.DEFINE_string("distributed", "", distributed, flag_values=values)
+    tracker = "where curves are logged besides: tensorboard, wandb, trackio; e.g. --tracker=tensorboard"
+    flags.DEFINE_string("tracker", "", tracker, flag_values=values)
     flags.DEFINE_bool("dry_run", False, "print what would be trained, and train nothing", flag_values=values)
     flags.DEFINE_bool("list", False, "print every config with its purpose and measured time", flag_values=values)
     flags.DEFINE_bool("fields", False, "print every config field with its allowed values", flag_values=values)
@@ -58,16 +60,16 @@ def _run(config: Any, values: flags.FlagValues, metadata: Mapping[str, Any]) -> 
     from sublim_jax import results
     from sublim_jax.config.build import options_of
     from sublim_jax.config.study import study_of
-    from sublim_jax.engine import compilation_cache, distributed
+    from sublim_jax.engine import compilation_cache, distributed, trackers
     from sublim_jax.engine.progress import Progress
     from sublim_jax.engine.session import Session
     from sublim_jax.results import figures, report, tables
     from sublim_jax.results.provenance import provenance
 
     shard = distributed.parse_shard(values.shard)
+    trackers.names_of(values.tracker, workdir := Path(values.workdir or default_workdir(config)))
     distributed.initialize(values.distributed)
     compilation_cache.enable()
-    workdir = Path(values.workdir or default_workdir(config))
     progress, stop, seeds = Progress(), cli.Stop(), seeds_of(config)
     with progress.over((), "reading data"):
         study = study_of(config)
@@ -81,6 +83,7 @@ def _run(config: Any, values: flags.FlagValues, metadata: Mapping[str, Any]) -> 
         stopped=stop,
         metadata={**metadata, "resolved": config.to_dict(), "provenance": provenance(), **study.metadata},
         shard=shard,
+        tracker=values.tracker,
     )
     _announce(config, study, session)
     study.run(session)

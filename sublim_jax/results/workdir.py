@@ -41,6 +41,7 @@ class Workdir:
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], resume: str = "auto") -> None:
         self.path = Path(path)
+        self.on_write: Callable[[pa.Table], object] = lambda table: None  # called with the rows of every part
         if "://" in str(path):
             raise ConfigError(f"workdir={path}: must be a folder that this machine sees, not an address")
         if resume not in ("auto", "never", "overwrite"):
@@ -69,6 +70,7 @@ class Workdir:
         sink = io.BytesIO()
         pq.write_table(table, sink)
         replace_file(self._file(part), sink.getvalue())
+        self.on_write(table)
 
     def begin(self, **facts: Any) -> None:
         """Record the start of a run, with facts about it (command, device, data, versions), in a file of its own.
