@@ -51,7 +51,7 @@ def one_column() -> Iterator[None]:
 def legible(figure: Figure) -> None:
     """Enlarge texts that are smaller than `SMALLEST`, and break titles that are wider than the figure."""
     for text in figure.findobj(Text):
-        if isinstance(text, Text) and text.get_fontsize() < SMALLEST:
+        if isinstance(text, Text) and float(text.get_fontsize()) < SMALLEST:
             text.set_fontsize(SMALLEST)
     if _narrow.get():
         for ax in figure.axes:

@@ -14,7 +14,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -103,7 +102,7 @@ def _points(figure: Figure, line: Line2D) -> Iterator[tuple[float, float, str]]:
         yield float(x), float(height - y), first + text
 
 
-def _text(ax: Axes, which: str, value: float) -> str:
+def _text(ax: Any, which: str, value: float) -> str:
     """A value of an axis, or the category that stands there, with the name of the axis."""
     axis = ax.xaxis if which == "x" else ax.yaxis
     ticks = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=False)

@@ -165,8 +165,8 @@ def test_headline_names_the_extremes_and_counts_the_claims():
     text = headline(rows, figures.pick("transfer"))
     assert f"highest mean student test accuracy is {final.max():.3f} (" in text
     assert f"lowest {final.min():.3f} (" in text and "of 4 conditions" in text
-    high = final.idxmax()
-    assert f"({high[0].replace('_', ' ')}, m = {high[1]})" in text
+    condition, m = map(str, final.idxmax())
+    assert f"({condition.replace('_', ' ')}, m = {m})" in text
     one = headline(rows[(rows["condition"] == "same") & (rows["m"] == 3)], figures.pick("transfer"))
     assert one.startswith("Mean student test accuracy: 0.")
     missing = rows.assign(**{"at/student_accuracy": np.nan})
