@@ -34,15 +34,17 @@ def record(words: list[str]) -> list[tuple[float, float, str]]:
     samples: list[tuple[float, float, str]] = []
     ended, over = threading.Event(), Progress.over
 
-    def sampled(self: Progress, calls: Any, *text: str) -> Any:
+    def sampled(self: Progress, calls: Any, text: str = "preparing") -> Any:
         def look() -> None:
             while not ended.wait(0.5):
                 phase, elapsed, left = self.state()
+                if self._done:
+                    break
                 samples.append((elapsed, left, phase))
 
         if calls := list(calls):
             threading.Thread(target=look, daemon=True).start()
-        return over(self, calls, *text)
+        return over(self, calls, text)
 
     Progress.over = sampled
     start = time.perf_counter()

@@ -12,6 +12,7 @@ and tables), and a figure module of its own, compare.py.
 import argparse
 import importlib.util
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -26,11 +27,16 @@ import pandas as pd
 from sublim_jax import results
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
-from sublim_jax.results import figures, plots, report, summary
+from sublim_jax.results import figures, headline, plots, report, summary, svg
 
 HERE = Path(__file__).parent
 DONE, BAD = 0, 2
-_SMALL = 110  # dots per inch of a figure in the page
+PAPERS = (
+    "Brockers et al. 2026: figures 2 to 6",
+    "Cloud et al. 2026: image classifiers and Theorem 1",
+    "Language models: the claims of Cloud et al. 2026 and of later work",
+    "Own experiments on image classifiers",
+)
 
 
 def keep(workdir: str | Path, name: str = "", folder: Path = HERE) -> Path:
@@ -77,34 +83,39 @@ def write(out: Path, folder: Path = HERE) -> Path:
     kept = sorted(path.parent for path in folder.glob("*/rows.parquet"))
     if not kept:
         raise ConfigError(f"{folder}: holds no experiment (no */rows.parquet); keep one with --keep=WORKDIR")
-    entries = sorted(map(entry, kept), key=_rank)
-    page = report.template("gallery.html.j2").render(entries=entries)
+    entries = [entry(each, out.parent) for each in kept]
+    papers = [(paper, [one for one in entries if one["paper"] == paper]) for paper in PAPERS]
+    page = report.template("gallery.html.j2").render(papers=[pair for pair in papers if pair[1]])
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, page.encode())
     return out
 
 
-def _rank(entry: dict[str, Any]) -> tuple[bool, str]:
-    """The published figures come first."""
-    return not entry["title"].startswith("Figure"), entry["title"]
+def _paper(name: str) -> str:
+    """The heading of the contents under which an experiment stands."""
+    starts = {"figure": 0, "cloud": 1, "theorem1": 1, "lm_": 2}
+    return PAPERS[next((place for start, place in starts.items() if name.startswith(start)), 3)]
 
 
-def entry(folder: Path) -> dict[str, Any]:
-    """Redraw one experiment, and return the values of its section of the page."""
+def entry(folder: Path, page: Path | None = None) -> dict[str, Any]:
+    """Redraw one experiment, and return the values of its section of a page in the folder `page`."""
     facts = results.metadata(folder) if (folder / "config.json").exists() else {"config": {}, "runs": []}
     module = _module(folder, facts)
     rows = _rows(folder / "rows.parquet")
     for kind, content in plots.images(lambda: module.draw(rows)).items():
         replace_file(folder / f"figure.{kind}", content)
-    small = plots.images(lambda: module.draw(rows), dpi=_SMALL)
-    kind = min(small, key=lambda kind: len(small[kind]))
     frame = figures.table(module, rows)
     last = facts["runs"][-1] if facts["runs"] else {}
     story = folder / "story.md"
     return {
         "name": folder.name,
         "title": figures.title(module),
-        "figure": report.embedded(kind, small[kind]),
+        "paper": _paper(folder.name),
+        "headline": headline.headline(rows, module),
+        "drawing": svg.drawing(
+            lambda: module.draw(rows), report.safe_id(folder.name), headline.alternative_text(rows, module)
+        ),
+        "links": _links(folder, page or folder),
         "caption": module.caption(rows),
         "story": markupsafe.Markup(rendered(story.read_text())) if story.exists() else "",
         "columns": [str(name) for name in frame.columns],
@@ -112,6 +123,13 @@ def entry(folder: Path) -> dict[str, Any]:
         "command": last.get("command", ""),
         "facts": provenance(facts, rows),
     }
+
+
+def _links(folder: Path, page: Path) -> list[tuple[str, str]]:
+    """Texts and addresses of an experiment's files, from the folder of the page."""
+    here = os.path.relpath(folder.resolve(), page.resolve())
+    files = report.links(folder, "", "rows.parquet", "config.json", "story.md", "figure.svg", "figure.png")
+    return [(text, Path(os.path.normpath(Path(here) / address)).as_posix()) for text, address in files]
 
 
 def _module(folder: Path, facts: dict[str, Any]) -> Any:
@@ -139,7 +157,9 @@ def _rows(file: Path) -> pd.DataFrame:
 def rendered(text: str) -> str:
     """Markdown as HTML: paragraphs, lists, tables; neither HTML, images nor links, since the page is to stand alone."""
     parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
-    return parser.disable(["link", "image", "autolink", "reference"]).render(text)
+    page = parser.disable(["link", "image", "autolink", "reference"]).render(text)
+    box = '<div class="scroll" tabindex="0" role="region" aria-label="Table of the story"><table>'
+    return page.replace("<table>", box).replace("</table>", "</table></div>")
 
 
 def provenance(facts: dict[str, Any], rows: pd.DataFrame) -> list[tuple[str, str]]:

@@ -232,8 +232,8 @@ def run(
         seeds: A number (seeds 0, 1, ...) or the seeds; default: those of the config, or 4.
         workdir: Folder for rows, checkpoints and teachers; a run that was interrupted continues there.
         keep_params: Also keep the trained parameters in `workdir`, for `params`.
-        **options: Fields of `sublim_jax.engine.session.Session`, for instance `options`, `progress`, `resume`, and
-            arguments of `sublim_jax.engine.run.run`: `metrics`, `root_seed`, `num_eval_noise`.
+        **options: Fields of `sublim_jax.engine.session.Session`, for instance `options`, `progress`, `resume`,
+            `tracker`, and arguments of `sublim_jax.engine.run.run`: `metrics`, `root_seed`, `num_eval_noise`.
 
     Returns:
         Labels, `seed`, `step`, measured columns `at/...` and predicted columns `theory/...`.

@@ -37,6 +37,8 @@ def _flags() -> flags.FlagValues:
     )
     flags.DEFINE_enum("verbosity", "normal", ["quiet", "normal", "debug"], _VERBOSITY, flag_values=values)
     flags.DEFINE_bool("quiet", False, "the same as --verbosity=quiet", flag_values=values)
+    tracker = "where curves are logged besides: tensorboard, wandb, trackio; e.g. --tracker=tensorboard"
+    flags.DEFINE_string("tracker", "", tracker, flag_values=values)
     flags.DEFINE_bool("dry_run", False, "print what would be trained, and train nothing", flag_values=values)
     flags.DEFINE_bool("list", False, "print every config with its purpose and measured time", flag_values=values)
     flags.DEFINE_bool("fields", False, "print every config field with its allowed values", flag_values=values)
@@ -90,12 +92,13 @@ def _run(config: Any, values: flags.FlagValues, workdir: Path, metadata: Mapping
     """Train what a config asks for and return whether all rows are there; `metadata` is stored with the rows."""
     from sublim_jax.config.build import options_of
     from sublim_jax.config.study import study_of
-    from sublim_jax.engine import compilation_cache, distributed
+    from sublim_jax.engine import compilation_cache, distributed, trackers
     from sublim_jax.engine.progress import Progress
     from sublim_jax.engine.session import Session
     from sublim_jax.results.provenance import provenance
 
     shard, quiet = distributed.parse_shard(values.shard), values.verbosity == "quiet"
+    trackers.names_of(values.tracker, workdir)
     distributed.initialize(values.distributed)
     compilation_cache.enable()
     progress, stop, seeds = Progress(show=not quiet), cli.Stop(), seeds_of(config)
@@ -111,6 +114,7 @@ def _run(config: Any, values: flags.FlagValues, workdir: Path, metadata: Mapping
         stopped=stop,
         metadata={**metadata, "resolved": config.to_dict(), "provenance": provenance(), **study.metadata},
         shard=shard,
+        tracker=values.tracker,
     )
     if not quiet:
         _announce(config, study, session)

@@ -97,8 +97,10 @@ def test_main_leaves_rows_config_figure_and_report(tmp_path):
     assert {"versions", "commit", "machine"} <= set(last["provenance"]) and len(last["data"]["sha256"]) == 64
     assert last["devices"] and last["seconds"]["compile"] > 0
     page = (folder / "report.html").read_text()
-    assert page.count("<img") == 1 and 'src="data:image/svg+xml;base64,' in page
-    assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
+    assert page.count("<svg") == 2 and "highest mean student test accuracy" in page
+    linked = re.findall(r'href="([^#][^"]*)"', page)
+    assert {"rows", "config.json"} <= set(linked) and all((folder / link).exists() for link in linked)
+    assert "src=" not in page  # self-contained
     assert "random_aux_head" in page and "--config.m=(3,)" in page and facts["config"]["data_sha256"] in page
     assert (folder / "figure.svg").stat().st_size > 1000 and (folder / "figure.png").stat().st_size > 1000
 

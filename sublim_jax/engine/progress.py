@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 import sys
 import threading
 import time
@@ -62,13 +63,19 @@ class Forecast:
         totals = {**self.left, COMPILING: compiling, "": sum(self.left.values(), 0.0)}
         self._weights = {kind: min(1.0, 0.03 * total + 0.01) for kind, total in totals.items()}
         self.planned = bool(self.left)
+        self._busy = _busy() if self.planned else 1.0
         self._predicted: dict[str, float] = {}
         self._measured: dict[str, float] = {}
+        self.warm = False  # whether programs are read from a cache rather than compiled
         self.programs = sum(call.programs for call in self.to_compile.values())
 
     def is_new(self, call: Call) -> bool:
         """Whether the call compiles its program."""
         return call.program in self.to_compile
+
+    def compile_seconds(self, call: Call) -> float:
+        """Predicted seconds until the programs of a call are there; reading them from a cache takes a tracing."""
+        return min(call.compiling, 0.25 * call.programs + 0.15 * call.compiling) if self.warm else call.compiling
 
     def drop(self, call: Call) -> None:
         """Take a call off what is left."""
@@ -83,11 +90,11 @@ class Forecast:
     def ratio(self, kind: str, predicted: float = 0.0, measured: float = 0.0) -> float:
         """Measured over predicted seconds of a kind, with those of a call that has not ended."""
         if kind == COMPILING:
-            prior = 1.0
+            prior = self._busy
         elif kind:
             prior = self.ratio("")
         else:  # a slow machine is slow at everything, but a fast compilation may only have been read from a cache
-            prior = max(1.0, self.ratio(COMPILING))
+            prior = max(self._busy, self.ratio(COMPILING))
         kinds = [kind] if kind else [name for name in self._predicted if name != COMPILING]
         weight = self._weights.get(kind, 0.02)
         measured += weight * prior + sum(self._measured.get(name, 0.0) for name in kinds)
@@ -108,10 +115,16 @@ class Forecast:
         late = (predicted, elapsed) if elapsed > own else (0.0, 0.0)
         ratios = {name: self.ratio(name, *(late if name == kind else (0.0, 0.0))) for name in (*self.left, COMPILING)}
         left = sum((ratios[name] * seconds for name, seconds in self.left.items()), 0.0)
-        left += ratios[COMPILING] * sum(call.compiling for call in self.to_compile.values())
+        left += ratios[COMPILING] * sum(map(self.compile_seconds, list(self.to_compile.values())))
         if later is not None:
             left += self.ratio(later.phase) * later.seconds
         return left + (max(own - elapsed, 0.15 * elapsed) if kind else 0.0)
+
+
+def _busy() -> float:
+    """How many processes want each processor, at least one; with as many a run takes that much longer."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1.0, load / (os.cpu_count() or 1))
 
 
 class Progress:
@@ -143,6 +156,7 @@ class Progress:
         self._forecast, self._call, self._text, self._number, self._done = Forecast(calls), None, text, 0, False
         self._start = self._call_start = time.perf_counter()
         self._wait_for = self._events = 0  # programs that the running call compiles, and those that are there
+        self._spent = self._saved = 0.0  # seconds of compiling, and those that a cache saved
         self._spans: list[tuple[float, float]] = []  # when the running call traced and compiled
 
     @contextmanager
@@ -174,7 +188,7 @@ class Progress:
             with self._lock:
                 spent, compiling = time.perf_counter() - self._call_start, self._compiling_seconds()
                 if self._wait_for:
-                    self._forecast.learn(COMPILING, call.compiling, compiling)
+                    self._forecast.learn(COMPILING, self._forecast.compile_seconds(call), compiling)
                     _compiled.add(call.program)
                 self._forecast.learn(call.phase, call.seconds, spent - compiling)
                 self._number, self._wait_for, self._call = self._number + self._wait_for, 0, None
@@ -208,7 +222,8 @@ class Progress:
             if self._events < self._wait_for:
                 number = self._number + self._events + 1
                 text = f"compiling {number}/{self._forecast.programs} ({self._text})"
-                left = self._forecast.remaining(COMPILING, self._call.compiling, elapsed, self._call)
+                compiling = self._forecast.compile_seconds(self._call)
+                left = self._forecast.remaining(COMPILING, compiling, elapsed, self._call)
             else:
                 text, elapsed = self._text, elapsed - self._compiling_seconds()
                 left = self._forecast.remaining(self._call.phase, self._call.seconds, elapsed)
@@ -220,6 +235,9 @@ class Progress:
     def hear(self, event: str, duration: float) -> None:
         """Count an event of JAX that has just ended; an event may contain earlier ones."""
         with self._lock:
+            if event.endswith(_SAVED):
+                self._saved += duration
+                return
             end = time.perf_counter()
             while self._spans and self._spans[-1][0] >= end - duration:
                 self._spans.pop()
@@ -227,6 +245,8 @@ class Progress:
             if event.endswith("backend_compile_duration"):
                 self.programs += 1
                 self._events += 1
+                self._spent += duration
+                self._forecast.warm = self._saved > self._spent
             # Not the time to trace: that event is nested in itself on JAX 0.7, and would count twice.
             if not event.endswith("jaxpr_trace_duration"):
                 self.seconds[COMPILING] += duration
@@ -298,7 +318,8 @@ def _print(line: str) -> None:
     print(line.encode(encoding, "replace").decode(encoding), flush=True)
 
 
-_EVENTS = "jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration"
+_SAVED = "compile_time_saved_sec"
+_EVENTS = "jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration", _SAVED
 
 
 def _listen(event: str, duration: float, /, **_: Any) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pandas as pd
 
 from sublim_jax import results
 from sublim_jax.core import compiler
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.engine import distributed
+from sublim_jax.engine import distributed, trackers
 from sublim_jax.engine.options import Interrupted, RunOptions
 from sublim_jax.engine.progress import Call, Progress
 from sublim_jax.results.workdir import refuse_address
@@ -43,6 +44,7 @@ class Session:
         metadata: Plain values to store with the rows.
         shard: (i, n): do part i of n; other jobs with the same work directory do the others. Processes that JAX knows
             of divide this part further; afterwards the share of this process.
+        tracker: Names of experiment trackers, for instance 'tensorboard,wandb'; see `engine.trackers`.
         devices: Number of local devices in use; computed.
 
     Raises:
@@ -58,6 +60,7 @@ class Session:
     stopped: Callable[[], bool] = lambda: False
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shard: tuple[int, int] = (0, 1)
+    tracker: str | Sequence[str] = ()
     devices: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class Session:
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds={self.seeds}: must be at least one, distinct and not negative")
         self.devices = count_devices(self.options.devices)
+        self.tracker = trackers.names_of(self.tracker, self.workdir)
         self.shard = distributed.process_shard(self.shard, self.resume, self.workdir)
 
     def refuse_keep_params(self) -> None:
@@ -99,9 +103,11 @@ class Session:
         """Show progress over planned calls, and store when the run began, how it ended and what it took."""
         workdir.begin(devices=[str(device) for device in jax.local_devices()[:devices]], **self.metadata)
         start, status, progress = time.perf_counter(), "failed", self.progress
+        tracked = self._trackers(workdir)
         try:
             with progress.over(calls):
                 yield
+            tracked.finish(results.load(workdir.path, empty=True) if self.tracker else pd.DataFrame())
             status = "done"
         except (Interrupted, KeyboardInterrupt):
             status = "interrupted"
@@ -109,6 +115,16 @@ class Session:
         finally:
             seconds = {"total": time.perf_counter() - start, **progress.seconds}
             workdir.finish(status=status, seconds=seconds, steps=progress.steps, programs=progress.programs)
+
+    def _trackers(self, workdir: results.Workdir) -> trackers.Trackers:
+        """The trackers, which get all rows that are written from now on."""
+        index, number = self.shard
+        name = workdir.path.resolve().name + (f"-part{index}of{number}" if number > 1 else "")
+        config = self.metadata.get("resolved") or self.config or {}
+        seeds = self.seeds if number == 1 else ()  # a part may have some of the seeds
+        tracked = trackers.Trackers(self.tracker, name, workdir.path, config, seeds)
+        workdir.on_write = tracked.add
+        return tracked
 
     def stop_if_asked(self) -> None:
         """Raises `Interrupted` where the run was asked to stop."""

@@ -12,7 +12,7 @@ from sublim_jax.nets.costs import multiply_adds, step_macs
 
 Image = tuple[int, ...]
 _MACS_PER_SECOND = 1.4e11
-_PER_CALL, _PER_STUDENT = 0.01, 0.03  # seconds besides the products: of a call, and to measure a student
+_PER_CALL, _PER_STUDENT = 0.01, 0.01  # seconds besides the products: of a call, and to measure a student
 _ADVANCE, _EVALUATE, _PREPARE = 0.5, 5.0, 1.4  # seconds to compile
 
 
@@ -33,7 +33,7 @@ def measure(group: Group, seed_batch: SeedBatch, image: Image, rows: int, last: 
     """A call that measures the students of a group on `rows` inputs."""
     recipe, seeds = group.recipe, len(seed_batch.seeds)
     passes = 2 * sum(multiply_adds(net, image) for net in (recipe.net, recipe.teacher) if net is not None)
-    each = _PER_STUDENT + 2 * rows * passes / _MACS_PER_SECOND
+    each = _PER_STUDENT + 3.5 * rows * passes / _MACS_PER_SECOND
     ends = last and any(sigma.any() for sigma in group.knobs.tree.final_noise.values())
     program = ("measuring", recipe, group.knobs.size, group.untrained_layers, seeds, ends)
     return Call("measuring", _PER_CALL + each * group.knobs.size * seeds, program, _EVALUATE)

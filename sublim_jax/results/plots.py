@@ -1,7 +1,10 @@
 """Parts of figures: lines with bands, seeds as dots, reference levels, heat maps and published values. No JAX."""
 
+import contextlib
+import contextvars
 import io
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,11 +13,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sublim_jax.results import summary
 
-# Okabe and Ito's palette, distinguishable with any colour vision; the markers are distinguishable in print.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+# Okabe and Ito's palette, distinguishable with any colour vision; the markers are distinguishable in print. Its yellow
+# has too little contrast on white; the violet here is as far from the other colours and legible on white and on black.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#6644FF")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*")
 STYLE: Any = {
     "figure.dpi": 120,
@@ -26,6 +31,33 @@ STYLE: Any = {
     "svg.hashsalt": "sublim_jax",  # the same rows give the same file
 }
 ACCURACY = "at/student_accuracy"
+SMALLEST = 8.0  # points of text
+_WIDEST, _NARROW = 11.1, 3.7  # inches of a figure for a screen of 1280 pixels and for a telephone
+_narrow = contextvars.ContextVar("_narrow", default=False)
+# What is shown when the pointer is on a marker, by line: the text of each point.
+notes: "weakref.WeakKeyDictionary[Any, list[str]]" = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def one_column() -> Iterator[None]:
+    """Draw the panels of figures below each other, for narrow screens."""
+    token = _narrow.set(True)
+    try:
+        yield
+    finally:
+        _narrow.reset(token)
+
+
+def legible(figure: Figure) -> None:
+    """Enlarge texts that are smaller than `SMALLEST`, and break titles that are wider than the figure."""
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and float(text.get_fontsize()) < SMALLEST:
+            text.set_fontsize(SMALLEST)
+    if _narrow.get():
+        for ax in figure.axes:
+            for title in (ax.title, ax.get_title("left") and ax._left_title):  # pyright: ignore
+                if isinstance(title, Text):
+                    title.set_wrap(True)
 
 
 def images(draw: Callable[[], Figure], dpi: int = 160) -> dict[str, bytes]:
@@ -33,6 +65,7 @@ def images(draw: Callable[[], Figure], dpi: int = 160) -> dict[str, bytes]:
     contents = {}
     with matplotlib.rc_context(STYLE):
         figure = draw()
+        legible(figure)
         for kind, file_metadata in {"svg": {"Date": None}, "png": None}.items():  # without the date: the same file
             sink = io.BytesIO()
             figure.savefig(sink, format=kind, metadata=file_metadata, dpi=dpi)
@@ -47,9 +80,10 @@ def look(index: int) -> tuple[str, str]:
 
 def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.1, 2.9), **shared: Any) -> tuple[Figure, Any]:
     """A figure with `count` axes in rows of `columns`, each of `size` inches; a single one is wider."""
-    across = min(count, columns)
+    across = 1 if _narrow.get() else min(count, columns)
     down = math.ceil(count / across)
-    figure = Figure(figsize=(max(5.5, size[0] * across), size[1] * down + 0.5), layout="constrained")
+    wide = _NARROW if _narrow.get() else min(_WIDEST, max(5.5, size[0] * across))
+    figure = Figure(figsize=(wide, size[1] * down + 0.5), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, **shared).ravel()
     for ax in axes[count:]:
         ax.remove()
@@ -58,6 +92,7 @@ def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.1, 2.9),
 
 def outer(axes: Sequence[Axes] | np.ndarray, columns: int = 3, x: bool = True, y: bool = True) -> None:
     """Keep labels and tick labels of x only on the lowest axes of each column, and of y only on the left axes."""
+    columns = 1 if _narrow.get() else columns
     for index, ax in enumerate(axes):
         if y and index % columns:
             ax.set_ylabel("")
@@ -124,10 +159,12 @@ def line(
     style = {"color": colour, "marker": marker, "markersize": 3.5, "lw": 1.3, "label": label} | style
     at, (means, low, high, _) = intervals.index.to_numpy(float), np.array(list(intervals), float).reshape(-1, 4).T
     if len(intervals) > 1:
-        ax.plot(at, means, **style)
+        (drawn,) = ax.plot(at, means, **style)
         ax.fill_between(at, low, high, color=style["color"], alpha=0.18, lw=0)
     else:
-        ax.errorbar(at, means, ends(list(intervals)), capsize=2, **style)
+        drawn = ax.errorbar(at, means, ends(list(intervals)), capsize=2, **style).lines[0]
+    name = x.replace("_", " ")
+    notes[drawn] = [f"{label}, {name} {value:g}: {each}" for value, each in intervals.items()]
     return intervals
 
 
@@ -165,7 +202,9 @@ def strip(
         x = [centre + width / 6 for centre in centres.values()]
         label = label_text(group, value) if group else None
         style = {"fmt": marker, "color": colour, "ms": 4.5, "capsize": 3, "label": label}
-        ax.errorbar(x, [interval.mean for interval in intervals], ends(list(intervals)), **style)
+        bars = ax.errorbar(x, [interval.mean for interval in intervals], ends(list(intervals)), **style)
+        texts = [f"{name}{f', {label}' if label else ''}: {interval}" for name, interval in intervals.items()]
+        notes[bars.lines[0]] = [text.replace("\n", " ").replace("_", " ") for text in texts]
         places |= {(name, value): position for name, position in zip(centres, x, strict=True)}
     crowded = len(categories) > 8
     texts = [names.get(name, str(name).replace("_", " ") if crowded else wrapped(name)) for name in categories]

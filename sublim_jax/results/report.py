@@ -1,7 +1,9 @@
 """One self-contained HTML file for a work directory: command, results, config and provenance. No JAX."""
 
-import base64
 import json
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import jinja2
 import pandas as pd
 
 from sublim_jax.core.files import replace_file
-from sublim_jax.results import figures, plots, summary, theory_table
+from sublim_jax.results import figures, plots, summary, svg, theory_table
+from sublim_jax.results.headline import alternative_text, headline
 from sublim_jax.results.workdir import load, metadata
 
 
@@ -28,7 +31,7 @@ def write(workdir: str | Path, figure: str = "transfer") -> Path:
     files = plots.images(lambda: drawn.draw(rows))
     for kind, content in files.items():
         replace_file(workdir / f"figure.{kind}", content)
-    page = _page(workdir.name, facts, rows, embedded("svg", files["svg"]), drawn)
+    page = _page(workdir, facts, rows, drawn)
     replace_file(workdir / "report.html", page.encode())
     return workdir / "report.html"
 
@@ -39,9 +42,32 @@ def template(name: str) -> jinja2.Template:
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
 
 
-def embedded(kind: str, content: bytes) -> str:
-    """The data URI of an image, for pages that need no other file."""
-    return f"data:image/{'svg+xml' if kind == 'svg' else kind};base64,{base64.b64encode(content).decode()}"
+_ROOT = Path(__file__).parents[2]  # of a checkout
+_DOCUMENTS = {"Theory": "docs/theory.md", "Story of the kept experiment": "experiments/{name}/story.md"}
+_FILES = {
+    **{"rows": "Rows (Parquet)", "rows.parquet": "Rows (Parquet)", "config.json": "Config (JSON)"},
+    **{"story.md": "Story", "figure.svg": "Figure (SVG)", "figure.png": "Figure (PNG)"},
+}
+
+
+def links(folder: Path, name: str, *files: str) -> list[tuple[str, str]]:
+    """Texts and relative addresses of files that are there.
+
+    Args:
+        folder: Where the page is.
+        name: Name of the experiment, whose story is linked.
+        *files: Paths from `folder`.
+    """
+    own = [(_FILES.get(file, file), file) for file in files if (folder / file).exists()]
+    documents = [(text, _ROOT / file.format(name=name)) for text, file in _DOCUMENTS.items()]
+    return own + [
+        (text, Path(os.path.relpath(path, folder.resolve())).as_posix()) for text, path in documents if path.exists()
+    ]
+
+
+def safe_id(name: str) -> str:
+    """A name as an identifier of HTML and CSS."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", f"x{name}" if not name[:1].isalpha() else name)
 
 
 def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -57,13 +83,22 @@ def times(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [*lines, ("programs compiled", str(sum(run["programs"] for run in runs))), ("runs", str(len(facts["runs"])))]
 
 
-def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, image: str, drawn: Any) -> str:
+def _lines(provenance: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in provenance.items():
+        parts = [f"{key} {each}" for key, each in value.items()] if isinstance(value, dict) else [str(value)]
+        yield name, ", ".join(parts)
+
+
+def _page(workdir: Path, facts: dict[str, Any], rows: pd.DataFrame, drawn: Any) -> str:
     run = facts["runs"][-1] if facts["runs"] else {}
+    name = str(run.get("resolved", facts["config"]).get("name") or workdir.name)
     laws = summary.texts(theory_table.table(rows))
     return template("report.html.j2").render(
-        title=title,
+        title=workdir.resolve().name,
+        headline=headline(rows, drawn),
+        links=links(workdir, name, "rows", "config.json", "figure.svg", "figure.png"),
         run=run,
-        image=image,
+        drawing=svg.drawing(lambda: drawn.draw(rows), "figure", alternative_text(rows, drawn)),
         caption=drawn.caption(rows),
         about=figures.about(drawn),
         table=figures.table(drawn, rows),
@@ -73,5 +108,5 @@ def _page(title: str, facts: dict[str, Any], rows: pd.DataFrame, image: str, dra
         config=json.dumps(run.get("resolved", facts["config"]), indent=1),
         times=times(facts),
         started=facts["started"],
-        provenance={"devices": ", ".join(run.get("devices", [])), **run.get("provenance", {})},
+        provenance=list(_lines({"devices": ", ".join(run.get("devices", [])), **run.get("provenance", {})})),
     )

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Workdir:
         self, path: str | Path, config: Mapping[str, Any], resume: str = "auto", shard: tuple[int, int] = (0, 1)
     ) -> None:
         self.path, self._shard = Path(path), shard
+        self.on_write: Callable[[pa.Table], object] = lambda table: None  # called with the rows of every part
         refuse_address(path)
         if resume not in ("auto", "never", "overwrite"):
             raise ConfigError(f"resume={resume!r}: must be one of auto, never, overwrite")
@@ -98,6 +99,7 @@ class Workdir:
         self._rows[part] = _labels(table)
         while self._aside:
             shutil.rmtree(self._aside.pop(), ignore_errors=True)
+        self.on_write(table)
 
     def begin(self, **facts: Any) -> None:
         """Record the start of a run, with facts about it (command, device, data, versions), in a file of its own.

@@ -39,6 +39,11 @@ class Broken(io.StringIO):
         raise BrokenPipeError
 
 
+@pytest.fixture(autouse=True)
+def idle(monkeypatch):
+    monkeypatch.setattr(progress_module, "_busy", lambda: 1.0)
+
+
 @pytest.fixture
 def at_once(monkeypatch):
     monkeypatch.setattr(progress_module, "_REFRESH", 0.02)

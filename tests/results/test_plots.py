@@ -11,10 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.rows import rows_of, workdir_of
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.results import figures, plots, report, summary
+from sublim_jax.results import figures, plots, report, summary, svg
+from sublim_jax.results.headline import alternative_text, headline
+
+ROOT = Path(__file__).parents[2]
 
 transfer = figures.pick("transfer")
 
@@ -104,8 +108,10 @@ def test_images_of_the_same_rows_are_the_same_files():
 def test_report_is_one_file_with_the_figures_own_caption(tmp_path):
     report.write(workdir_of(tmp_path, rows_of()), "figure2")
     page = (tmp_path / "report.html").read_text()
-    assert html.unescape(page).count(figures.pick("figure2").caption(rows_of())) == 2, "as caption and as alt text"
-    assert all(address.startswith("data:") for address in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert html.unescape(page).count(figures.pick("figure2").caption(rows_of())) == 1
+    text = alternative_text(rows_of(), figures.pick("figure2"))
+    assert html.unescape(page).count(text) == 2, "for the wide and for the narrow figure"
+    assert all((tmp_path / address).exists() for address in re.findall(r' href="([^"]*)"', page)) and "src=" not in page
     assert (tmp_path / "figure.svg").stat().st_size and (tmp_path / "figure.png").stat().st_size
 
 
@@ -133,3 +139,55 @@ def test_figure2_kept_is_the_figure2_of_its_rows():
     assert re.sub(number, "#", made) == re.sub(number, "#", kept)
     made, kept = (np.array(re.findall(number, text), float) for text in (made, kept))
     np.testing.assert_allclose(made, kept, atol=0.011)  # bootstrap ends may move with another SciPy
+
+
+def test_colours_are_legible_on_white_and_far_apart_for_any_colour_vision():
+    # Machado et al. 2009: normal vision, protanopia, deuteranopia, on linear RGB.
+    visions = [
+        np.eye(3),
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    ]
+    rgb = np.array([to_rgb(colour) for colour in plots.COLOURS])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    assert (1.05 / (linear @ (0.2126, 0.7152, 0.0722) + 0.05) > 2.2).all(), "Okabe and Ito's yellow has 1.3"
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    for vision in visions:
+        x, y, z = (np.cbrt(each) for each in to_xyz @ np.clip(vision @ linear.T, 0, 1) / [[0.95], [1], [1.09]])
+        lab = np.stack([116 * y, 500 * (x - y), 200 * (y - z)], 1)
+        distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[np.triu_indices(8, 1)]
+        assert distances.min() > 15
+
+
+def test_headline_names_the_extremes_and_counts_the_claims():
+    rows = rows_of()
+    final = rows[rows["step"] == 20].groupby(["condition", "m"])["at/student_accuracy"].mean()
+    text = headline(rows, figures.pick("transfer"))
+    assert f"highest mean student test accuracy is {final.max():.3f} (" in text
+    assert f"lowest {final.min():.3f} (" in text and "of 4 conditions" in text
+    condition, m = map(str, final.idxmax())
+    assert f"({condition.replace('_', ' ')}, m = {m})" in text
+    one = headline(rows[(rows["condition"] == "same") & (rows["m"] == 3)], figures.pick("transfer"))
+    assert one.startswith("Mean student test accuracy: 0.")
+    missing = rows.assign(**{"at/student_accuracy": np.nan})
+    assert "nan" not in headline(missing, figures.pick("transfer"))
+
+
+def test_headline_of_theorem1_and_of_language_counts_verdicts():
+    for name, expected in (("theorem1", r"Of \d+ claims: \d+ agree"), ("lm_dose", r"nats \(.*Of \d+ claims: \d+ hold")):
+        rows = pd.read_parquet(ROOT / "experiments" / name / "rows.parquet")
+        assert re.search(expected, headline(rows, figures.pick(name)))
+
+
+def test_drawing_has_the_value_of_every_mean_on_hover():
+    rows = rows_of()
+    drawn = svg.drawing(lambda: figures.pick("figure2").draw(rows), "figure", "A text, 3 & more")
+    final = rows[rows["step"] == 20]
+    for content in (drawn.wide, drawn.narrow):
+        titles = re.findall(r"<title>(.*?)</title>", content)
+        for _, part in final.groupby(["condition", "m"]):
+            assert any(f": {part['at/student_accuracy'].mean():.3f} [" in title for title in titles)
+        assert 'aria-label="A text, 3 &amp; more"' in content
+    ids = [set(re.findall(r'id="([^"]+)"', content)) for content in (drawn.wide, drawn.narrow)]
+    assert not ids[0] & ids[1], "identifiers of a page are unique"
+    assert drawn.switch < 1280 and "var(--ink" in drawn.wide
