@@ -10,8 +10,10 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from sublim_jax.core import trees
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Knobs, Params
 from sublim_jax.metrics import similarity
+from sublim_jax.training import plugins
 from sublim_jax.training.losses import accuracy, mse
 
 
@@ -187,12 +189,14 @@ def hide_diverged(context: EvalContext) -> EvalContext:
 
 
 def measure(metrics: tuple[Metric, ...], context: EvalContext) -> dict[str, Float[Array, ""]]:
-    """Evaluate all metrics of one student; raises ValueError if two return a column of the same name."""
+    """Evaluate all metrics of one student; raises `ConfigError` if two return a column of the same name."""
     rows: dict[str, Float[Array, ""]] = {}
     for metric in metrics:
-        new = metric(context)
+        new = plugins.columns_of(metric, context)
         if twice := rows.keys() & new.keys():
-            raise ValueError(f"metric {metric.__name__} returns columns of another metric: {sorted(twice)}")
+            raise ConfigError(
+                f"metrics {plugins.name_of(metric)}: returns columns of another metric, {sorted(twice)}; must differ"
+            )
         rows |= new
     return rows
 
