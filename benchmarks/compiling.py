@@ -42,7 +42,7 @@ def main(folder: str) -> None:
         "students' beginning": (population.init_states, (group.recipe, group.knobs, trained, seeds), image),
         "students": (population.advance, (group.recipe, students, group.knobs, trained, seeds, train, *steps), {}),
         "evaluation": (
-            evaluate,
+            evaluate.__wrapped__,
             (group.recipe, metrics.ALL, students, group.knobs, trained, trained, seeds, test, steps[1]),
             {"num_eval_noise": EXAM},
         ),

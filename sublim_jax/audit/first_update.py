@@ -30,14 +30,23 @@ class Functions(NamedTuple):
     loss: Partial  # (outputs, targets) -> [rows]
 
 
+class Scaled(NamedTuple):
+    """mantissa * 2^exponent: numbers that float32 cannot hold, such as squares of large gradients."""
+
+    mantissa: Array
+    exponent: Array
+
+
 class First(NamedTuple):
     """Inner products of the first step of gradient descent on the imitation loss, at the student's parameters.
+
+    Products are `Scaled` where they are computed, and float64 on the host.
 
     The mean of `slopes` is the change of the trait loss per unit learning rate. `moved` and all below it are of leaves
     that student and teacher share.
     """
 
-    slopes: Float[Array, " n"]  # -<grad trait loss, grad imitation loss of the input>
+    slopes: Any  # [n], -<grad trait loss, grad imitation loss of the input>
     imitation: Float[Array, " n"]  # imitation loss
     trait: Float[Array, ""]  # trait loss
     finite: tuple[Bool[Array, ""], ...]  # for each of `CHECKS`
@@ -102,12 +111,13 @@ def first_step(
     """
     trait_loss, start = functions.trait_loss, floats(student)
     trait, trait_gradient = jax.value_and_grad(lambda own: jnp.mean(trait_loss(_with(student, own))))(start)
+    direction, exponent = _scaled_down(trait_gradient)
     update, (slopes, values, *outputs_finite) = _over_inputs(
-        functions, student, teacher, trait_gradient, inputs, weights / weights.sum()
+        functions, student, teacher, direction, inputs, weights / weights.sum()
     )
     own, reference = ({name: floats(tree)[name] for name in moved} for tree in (student, teacher))
     return First(
-        slopes=slopes.ravel(),
+        slopes=Scaled(slopes.ravel(), exponent),
         imitation=values.ravel(),
         trait=trait,
         finite=(
@@ -120,7 +130,7 @@ def first_step(
         trait_gradient=_dots(trait_gradient, trait_gradient),
         gradients=_dots(trait_gradient, update),
         moved=_dots(moved, moved),
-        aligned={name: -dot for name, dot in _dots(moved, update).items()},
+        aligned=_dots(moved, jax.tree.map(jnp.negative, update)),
         student=_dots(own, own),
         teacher=_dots(reference, reference),
         student_teacher=_dots(own, reference),
@@ -128,11 +138,11 @@ def first_step(
 
 
 def _over_inputs(
-    functions: Functions, student: Any, teacher: Any, trait_gradient: Leaves, inputs: Any, weights: Array
+    functions: Functions, student: Any, teacher: Any, direction: Leaves, inputs: Any, weights: Array
 ) -> tuple[Leaves, Any]:
     """The imitation gradient; and for each input the slope, the loss, and whether both outputs are finite.
 
-    The slopes of a chunk come from one `jvp` of the loss per input along the gradient of the trait loss.
+    The slopes of a chunk come from one `jvp` of the loss per input along the direction of the trait gradient.
     """
     start = floats(student)
 
@@ -146,21 +156,32 @@ def _over_inputs(
 
         values, pullback, outputs_finite = jax.vjp(imitation, start, has_aux=True)
         (gradient,) = pullback(weight.astype(values.dtype))
-        _, slopes, _ = jax.jvp(imitation, (start,), (trait_gradient,), has_aux=True)
+        _, slopes, _ = jax.jvp(imitation, (start,), (direction,), has_aux=True)
         update = jax.tree.map(jnp.add, update, gradient)
         return update, (-slopes, values, outputs_finite, jnp.isfinite(targets).all())
 
     return jax.lax.scan(chunk, jax.tree.map(jnp.zeros_like, start), (inputs, weights))
 
 
-def _dots(left: Leaves, right: Leaves) -> Leaves:
+def _dots(left: Leaves, right: Leaves) -> dict[str, Scaled]:
     """Inner products by leaf, of the leaves of the first; in float32 at least."""
 
-    def dot(a: Array, b: Array) -> Array:
+    def dot(a: Array, b: Array) -> Scaled:
         wide = jnp.promote_types(a.dtype, jnp.float32)
-        return (a.astype(wide) * b.astype(wide)).sum()
+        (a, left), (b, right) = _scaled_down(a.astype(wide)), _scaled_down(b.astype(wide))
+        return Scaled((a * b).sum(), left + right)
 
     return {name: dot(leaf, right[name]) for name, leaf in left.items()}
+
+
+def _scaled_down(tree: Any) -> tuple[Any, Array]:
+    """The tree divided by a power of two so that no number is above 1, and the exponent."""
+
+    def wide(leaf: Array) -> Array:
+        return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+    exponent = jnp.frexp(jnp.stack([jnp.abs(wide(leaf)).max(initial=0) for leaf in jax.tree.leaves(tree)]).max())[1]
+    return jax.tree.map(lambda leaf: jnp.ldexp(wide(leaf), -exponent).astype(leaf.dtype), tree), exponent
 
 
 def _finite(leaves: Leaves) -> Bool[Array, ""]:

@@ -128,7 +128,7 @@ def audit_pair(  # noqa: PLR0913  what a pair is
     _check_shapes(functions, student_params, teacher_params, inputs, number)
     chunks, weights = _chunks(inputs, number, min(batch, number))
     first = first_update.first_step(functions, student_params, teacher_params, moved, chunks, weights)
-    first = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), first)
+    first = jax.tree.map(_on_host, first, is_leaf=lambda part: isinstance(part, first_update.Scaled))
     for checked, finite in zip(first_update.CHECKS, first.finite, strict=True):
         if not finite:
             raise ConfigError(f"{checked} must be finite; got NaN or infinity")
@@ -139,6 +139,13 @@ def audit_pair(  # noqa: PLR0913  what a pair is
     linear = first_update.linear_layers(apply, student_params, probes)
     used = [name for name in linear if _total(first.update, name) or _total(first.trait_gradient, name)]
     return _audit(first, used, unshared, number, calibration)
+
+
+def _on_host(part: Any) -> np.ndarray:
+    """An array, or a scaled one, in float64."""
+    if isinstance(part, first_update.Scaled):
+        part = np.ldexp(np.asarray(part.mantissa, np.float64), np.asarray(part.exponent))
+    return np.asarray(part, np.float64)
 
 
 def _check_slopes(first: First, number: int) -> None:

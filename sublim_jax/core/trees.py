@@ -106,6 +106,11 @@ def unflatten_layers(params: Params) -> dict[str, Any]:
     }
 
 
+def all_finite(tree: Any) -> Any:
+    """Return whether no array holds NaN or infinity, as a traced boolean."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
 def count(tree: Any) -> int:
     """Count the elements of all arrays (or shapes) in a tree."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

@@ -145,7 +145,8 @@ class Recipe:
         batch: examples per step.
         eval_steps: increasing steps at which the population is evaluated; training ends at the last.
         teacher: net whose outputs are the targets; None = the labels of the stream are the targets.
-        optimizer: returns the transformation from gradient to direction, without learning rate.
+        optimizer: returns the transformation from gradient to direction, without learning rate; or a complete Optax
+            optimizer, such as `lambda: optax.adam(1e-3)`, whose own learning rate then replaces `Knobs.lr`.
         init_transform: changes the initial parameters after sharing and before noise, for instance a head rotation.
         classes: only images with labels below this are used for training and test; 0 = all.
         target_transform: changes the teacher's outputs before they become targets.

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from sublim_jax.core import keys
 from sublim_jax.core.types import ImageData, Knobs, ModelOutput, Params, Phase, Recipe, State
+from sublim_jax.metrics.evaluate import allow_nan
 from sublim_jax.theory import first_order
 from sublim_jax.training import losses, population, streams
 from sublim_jax.training import step as training_step
@@ -127,6 +128,7 @@ def _teacher_loss(recipe: Recipe, knobs: Knobs, task: training_step.Batch, param
     return values.mean(where=task.target >= 0)
 
 
+@allow_nan
 @functools.partial(jax.jit, static_argnames=("recipes", "sampled"))
 def _measure(
     recipes: tuple[Recipe, Recipe],
@@ -199,7 +201,7 @@ def _walk(
         reached, rate = stop, 1 / (jnp.float64(knobs.lr) * max(stop, 1))
         each = jax.tree.map(lambda leaf, rate=rate: leaf * rate, state.params)
         overlap = first_order.overlap(each, start.displacement, eps, quadratic)
-        measured = {"positive": (overlap.inner > 0) * 1.0, "norm": first_order.norm(each), **overlap._asdict()}
+        measured = {"positive": _positive(overlap.inner), "norm": first_order.norm(each), **overlap._asdict()}
         walk.append(({**measured, "theory/positive": jnp.where(quadratic > 0, 1.0, jnp.nan)}, state.params))
     return walk
 
@@ -220,11 +222,17 @@ def _sampled(
         return jnp.take_along_axis(u, label.T, axis=-1).mean() - mean
 
     inner = jax.lax.map(draw, jnp.arange(draws, dtype=jnp.uint32))
+    inner = jnp.where(jnp.isfinite(taught).all(), inner, jnp.nan)  # comparisons with NaN would always draw the first
     chance = first_order.positive(eps, quadratic, jnp.float64(samples * len(taught)))
     inner_mean = inner.mean() / eps
-    measured = {"positive": (inner > 0).mean(), "inner": inner_mean, "ratio": inner_mean / quadratic}
+    measured = {"positive": _positive(inner).mean(), "inner": inner_mean, "ratio": inner_mean / quadratic}
     measured |= {"cosine": jnp.nan, "norm": jnp.nan, "theory/positive": chance}
     return measured, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), start.begun)
+
+
+def _positive(inner: Any) -> Any:
+    """1 where an inner product is positive, 0 where it is not, NaN where a net diverged."""
+    return jnp.where(jnp.isfinite(inner), (inner > 0) * 1.0, jnp.nan)
 
 
 def curvature(student: Recipe, knobs: Knobs) -> first_order.Curvature:

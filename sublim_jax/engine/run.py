@@ -29,7 +29,8 @@ from sublim_jax.engine.session import Session
 from sublim_jax.engine.teacher_cache import TeacherCache
 from sublim_jax.metrics import predictions
 from sublim_jax.metrics.evaluate import evaluate
-from sublim_jax.training import population
+from sublim_jax.metrics.student import Metric
+from sublim_jax.training import plugins, population
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,9 @@ def run(
         ConfigError: A value cannot be used, or the work directory belongs to another config.
         Interrupted: `session.stopped` returned True.
     """
+    _check_recipes(conditions, dataset)
     plan = make_plan(conditions, dataset.train.x.shape[1:])
+    _check_metrics(plan, dataset, metrics, num_eval_noise)
 
     def identity() -> dict[str, Any]:
         numbers = {"seeds": session.seeds, "root_seed": root_seed, "num_eval_noise": num_eval_noise}
@@ -144,6 +147,34 @@ def run(
         with session.record(workdir, calls, session.devices):
             _run_units(context, work)
         return results.load(workdir.path, empty=True)
+
+
+def _check_recipes(conditions: Sequence[Condition] | Plan, dataset: Dataset) -> None:
+    """Refuse a user's net, stream, loss, init, transform or optimizer that breaks its contract; see `plugins`."""
+    if isinstance(conditions, Plan):
+        return
+    phases = [(role, getattr(condition, role)) for condition in conditions for role in ("teacher", "student")]
+    for role, phase in {(role, phase.recipe): (role, phase) for role, phase in phases}.values():
+        plugins.check_phase(role, phase, dataset.train)
+
+
+def _check_metrics(plan: Plan, dataset: Dataset, metrics: Sequence[Metric], num_eval_noise: int) -> None:
+    """Refuse a user's metric that breaks its contract, by a trace of the evaluation; see `plugins.columns_of`."""
+    own = tuple(metric for metric in metrics if plugins.is_foreign(metric))
+    if not own:
+        return
+    group, image = plan.groups[0], dataset.train.x.shape[1:]
+
+    def traced(seed_keys: Any, test: ImageData, step: Any) -> Any:
+        teachers = population.attach_heads(
+            group.recipe.teacher, plan.teachers[group.teacher].recipe.init, params={}, seed_keys=seed_keys, image=image
+        )
+        states = population.init_states(group.recipe, group.knobs, teachers, seed_keys, image=image)
+        given = group.knobs, teachers, teachers, seed_keys, test, step
+        return evaluate.__wrapped__(group.recipe, own, states, *given, num_eval_noise=num_eval_noise)
+
+    seed_keys = jax.eval_shape(lambda: population.phase_keys(keys.root(0), jnp.zeros(1, jnp.int32), keys.STUDENT))
+    jax.eval_shape(traced, seed_keys, jax.tree.map(jnp.asarray, dataset.test), jnp.int32(1))
 
 
 def _done(workdir: results.Workdir, keep_params: bool) -> Mapping[tuple[frozenset, int], set[int]]:

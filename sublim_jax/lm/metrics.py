@@ -10,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
+from sublim_jax.core import trees
 from sublim_jax.core.types import Knobs, Loss, Params, TokenData
 from sublim_jax.lm import generate
 from sublim_jax.lm.generate import EvalOutputs, EvalPrompts
@@ -90,7 +91,10 @@ class StudentMetrics:
             moved = jax.tree.map(jnp.subtract, params[layer], start)
             rows[f"cosine/{layer}"] = similarity.cosine(_flat(moved), _flat(before.moved[layer]))
         streams = similarity.cosine(outputs.acts - before.acts, before.teacher_acts).mean(-1)
-        return rows | {f"latent_cosine/block_{index}": streams[index] for index in range(self.net.layers)}
+        rows |= {f"latent_cosine/block_{index}": streams[index] for index in range(self.net.layers)}
+        # Of a net that diverged every number is NaN; XLA's exponential of NaN may be 0 on CPU, which looks right.
+        finite = trees.all_finite((params, outputs))
+        return {name: jnp.where(finite, value, jnp.nan) for name, value in rows.items()}
 
 
 def _margins(

@@ -14,13 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sublim_jax.metrics.evaluate import allow_nan
 from sublim_jax.training import population
 
 _SIDE_BY_SIDE = 256  # members per call on an accelerator
 _RUN: set[Any] = set()  # functions with the shapes they were compiled for
 
 
-def map_members(function: Callable[..., Any], members: Sequence[tuple], at_once: int = _SIDE_BY_SIDE) -> list[Any]:
+def map_members(
+    function: Callable[..., Any], members: Sequence[tuple], at_once: int = _SIDE_BY_SIDE, *, nan: bool = False
+) -> list[Any]:
     """Compute function(*member) for every member, in order, with results on the host.
 
     Args:
@@ -28,33 +31,35 @@ def map_members(function: Callable[..., Any], members: Sequence[tuple], at_once:
             for all members of equal shapes.
         members: arguments of each call.
         at_once: members per call on an accelerator.
+        nan: its results may be NaN, also where `JAX_DEBUG_NANS` is set.
     """
     groups: dict[Any, list[int]] = {}
     for index, member in enumerate(members):
         leaves, structure = jax.tree.flatten(member)
         groups.setdefault((function, structure, tuple(map(np.shape, leaves))), []).append(index)
     results: list[Any] = [None] * len(members)
+    vectorised = population.use_vmap()
+    compiled = allow_nan(_compiled(function, vectorised)) if nan else _compiled(function, vectorised)
     for program, indices in groups.items():
         group = [members[index] for index in indices]
-        outputs = _in_batches(function, group, at_once) if population.use_vmap() else _in_threads(program, group)
+        outputs = _in_batches(compiled, group, at_once) if vectorised else _in_threads(compiled, program, group)
         for index, output in zip(indices, outputs, strict=True):
             results[index] = output
     return results
 
 
-def _in_batches(function: Callable[..., Any], members: list[tuple], at_once: int) -> list[Any]:
+def _in_batches(compiled: Callable[..., Any], members: list[tuple], at_once: int) -> list[Any]:
     results: list[Any] = []
     size = min(at_once, len(members))
     for start in range(0, len(members), size):
         batch = members[start : start + size]
         stacked = jax.tree.map(_stacked, *batch, *[batch[-1]] * (size - len(batch)))
-        result = jax.device_get(_compiled(function, vectorised=True)(*stacked))
+        result = jax.device_get(compiled(*stacked))
         results += [jax.tree.map(lambda leaf, index=index: leaf[index], result) for index in range(len(batch))]
     return results
 
 
-def _in_threads(program: tuple[Callable[..., Any], Any, Any], members: list[tuple]) -> list[Any]:
-    compiled = _compiled(program[0])
+def _in_threads(compiled: Callable[..., Any], program: tuple[Any, ...], members: list[tuple]) -> list[Any]:
     precision: Any = getattr(jax.config, "jax_default_matmul_precision", None)  # JAX declares it at run time
 
     def compute(member: tuple) -> Any:
@@ -69,7 +74,7 @@ def _in_threads(program: tuple[Callable[..., Any], Any, Any], members: list[tupl
 
 
 @functools.lru_cache(maxsize=512)
-def _compiled(function: Callable[..., Any], vectorised: bool = False) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], vectorised: bool) -> Callable[..., Any]:
     return jax.jit(jax.vmap(function) if vectorised else function)
 
 

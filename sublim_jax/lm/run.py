@@ -260,7 +260,7 @@ def train_students(
         few = [jax.tree.map(lambda leaf: leaf[:_FIRST_UPDATE_LINES], text) for text in texts]
         given = zip(states, knobs, few, baselines, strict=True)
         members = [(state.params, own, text, *common, baseline.moved) for state, own, text, baseline in given]
-        first_updates = map_members(lm_metrics.FirstUpdate(net, recipe.loss), members)
+        first_updates = map_members(lm_metrics.FirstUpdate(net, recipe.loss), members, nan=True)
     evaluations: list[list[dict[str, np.ndarray]]] = [[] for _ in jobs]
     for start, stop in itertools.pairwise((0, *recipe.eval_steps)):
         with progress.call(calls.students(jobs[0][0], len(jobs), start, stop)):
@@ -268,7 +268,7 @@ def train_students(
         progress.count("students", (stop - start) * len(jobs))
         with progress.call(calls.measure(len(jobs))):
             members = [(state.params, *common, own) for state, own in zip(states, baselines, strict=True)]
-            measured = map_members(lm_metrics.StudentMetrics(net), members)
+            measured = map_members(lm_metrics.StudentMetrics(net), members, nan=True)
         for own, values in zip(evaluations, measured, strict=True):
             own.append(values)
     results_of_jobs = map(StudentResult, evaluations, first_updates, line_counts)

@@ -4,6 +4,7 @@ from sublim_jax.metrics.student import ALL as ALL
 from sublim_jax.metrics.student import EvalContext as EvalContext
 from sublim_jax.metrics.student import Metric as Metric
 from sublim_jax.metrics.student import TeacherStudent as TeacherStudent
+from sublim_jax.metrics.student import accuracy as accuracy
 from sublim_jax.metrics.student import budget as budget
 from sublim_jax.metrics.student import imitation as imitation
 from sublim_jax.metrics.student import layers as layers

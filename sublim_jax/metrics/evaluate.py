@@ -23,6 +23,18 @@ from sublim_jax.training.step import Batch
 _LABELLED = 2000  # images of the trait loss
 
 
+def allow_nan(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a compiled function return NaN, the value of an undefined measure, also where `JAX_DEBUG_NANS` is set."""
+
+    @functools.wraps(function)
+    def allowed(*args: Any, **kwargs: Any) -> Any:
+        with jax.debug_nans(False):
+            return function(*args, **kwargs)
+
+    return allowed
+
+
+@allow_nan
 @functools.partial(jax.jit, static_argnames=("recipe", "metrics", "num_eval_noise", "untrained_layers", "ends", "mesh"))
 def evaluate(  # noqa: PLR0913  all inputs of a pure program
     recipe: Recipe,
@@ -102,10 +114,12 @@ class _Evaluation:
                 untrained_layers=self.untrained_layers,
                 squared=self.recipe.loss is losses.mse,
             )
+            context = student_metrics.hide_diverged(context)
             # With a target or gradient transform the student's first update is another.
             if self.recipe.target_transform is None and self.recipe.gradient_transform is None:
-                batch = Batch(noise, None, noise_targets[1])
-                update, trait = first_update(self.recipe, students[0], knobs_, batch, images, test.y)
+                batch = Batch(noise, None, context.noise.teacher_final)
+                start = context.params.student_init
+                update, trait = first_update(self.recipe, start, knobs_, batch, images, test.y)
                 context = context._replace(update=update, trait=trait)
             return student_metrics.measure(self.metrics, context)
 

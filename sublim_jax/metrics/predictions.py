@@ -15,7 +15,7 @@ from sublim_jax import theory
 from sublim_jax.core import trees
 from sublim_jax.core.types import Params
 from sublim_jax.metrics import similarity
-from sublim_jax.metrics.student import EvalContext, Metric, TeacherStudent, flat
+from sublim_jax.metrics.student import EvalContext, Metric, TeacherStudent, accuracy, flat
 
 Columns = dict[str, Float[Array, ""]]
 _NAN = jnp.nan
@@ -76,15 +76,15 @@ def recovery(context: EvalContext) -> Columns:
     latent = context.test.student_init.features + theory.nearest(factors, _gap(context.test, seen))
     head = context.params.student_init["class_head"]
 
-    def accuracy(h: Float[Array, "n d"]) -> Float[Array, ""]:
-        return ((h @ head["kernel"] + head["bias"][None]).argmax(-1) == context.labels).mean(dtype=jnp.float32)
+    def read(h: Float[Array, "n d"]) -> Float[Array, ""]:
+        return accuracy(h @ head["kernel"] + head["bias"][None], context.labels)
 
     noise = context.noise
     left = noise.teacher_final.features - noise.student_final.features
     moved = noise.student_final.features - noise.student_init.features
     return {
-        "theory/oracle_accuracy": accuracy(latent),
-        "theory/ceiling_accuracy": accuracy(context.test.teacher_final.features),
+        "theory/oracle_accuracy": read(latent),
+        "theory/ceiling_accuracy": read(context.test.teacher_final.features),
         "theory/recovered_energy": theory.recovered_energy(seen.sum(), kernel.shape[0]),
         "recovered_energy_noise": 1 - (left**2).sum() / (_displacement(noise) ** 2).sum(),
         "inside_row_space": theory.inside(factors.left, moved),
@@ -100,10 +100,12 @@ def class_noise(context: EvalContext) -> Columns:
     head, knobs = context.params.teacher_init["class_head"], context.knobs
     h, share = context.test.student_final.features, knobs.share["class_head"]
     fresh, sigma = (1 - share) ** 2, knobs.init_noise["class_head"] ** 2 + knobs.final_noise.get("class_head", 0.0) ** 2
-    square = (h**2).sum(-1)
-    variance = (fresh * (head["kernel"] ** 2).mean() + sigma) * square + fresh * (head["bias"] ** 2).mean() + sigma
+    per_weight = jnp.sqrt(fresh * (head["kernel"] ** 2).mean() + sigma)
+    per_bias = jnp.sqrt(fresh * (head["bias"] ** 2).mean() + sigma)
+    # A product of squares may overflow where that of the standard deviations does not.
+    scale = jnp.hypot(per_weight * jnp.sqrt((h**2).sum(-1)), per_bias)
     logits = share * (h @ head["kernel"] + head["bias"][None])
-    bounds = theory.noisy_head(logits, jnp.sqrt(variance), context.labels)
+    bounds = theory.noisy_head(logits, scale, context.labels)
     known = "class_head" in context.untrained_layers and not context.altered
     names = {"lower": bounds.lower, "accuracy": bounds.exact, "upper": bounds.upper}
     return {f"theory/class_noise_{name}": jnp.where(known, value, _NAN) for name, value in names.items()}

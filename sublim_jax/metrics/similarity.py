@@ -1,7 +1,13 @@
-"""Similarity of two representations x [n, p] and y [n, q] of the same n examples, or of two weight tensors."""
+"""Similarity of two representations x [n, p] and y [n, q] of the same n examples, or of two weight tensors.
 
+Every measure is the same for 1e-12 x as for x: vectors are multiplied by a power of two before they are squared.
+"""
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+_ROUNDING = 8  # units in the last place within which numbers count as equal
 
 
 def cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
@@ -10,17 +16,20 @@ def cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
     ||Xc'Yc||^2 / (||Xc'Xc|| ||Yc'Yc||), Frobenius norms of centred features. Source: Kornblith et al. 2019, section 3.
     """
     x, y = _centred(x), _centred(y)
-    return _square(x @ y.T) / jnp.sqrt(_square(x @ x.T) * _square(y @ y.T))
+    return _ratio(_square(x @ y.T), jnp.sqrt(_square(x @ x.T) * _square(y @ y.T)))
 
 
 def cka_debiased(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
     """Linear CKA from the unbiased HSIC estimator: 0 in expectation for independent features at any n and width.
 
-    Computed from features in O(n p q), without an n x n Gram matrix. May be slightly negative. Needs n > 3. Source:
-    Song et al. 2012, equation 5; Murphy et al. 2024.
+    Computed from features in O(n p q), without an n x n Gram matrix. May be slightly negative. NaN for n <= 3 and where
+    a representation is constant. Source: Song et al. 2012, equation 5; Murphy et al. 2024.
     """
+    if len(x) <= 3:
+        return jnp.full((), jnp.nan, x.dtype)
     x, y = _centred(x), _centred(y)  # the estimator does not change under translation; float32 likes small numbers
-    return _hsic(x, y) / jnp.sqrt(_hsic(x, x) * _hsic(y, y))
+    square = _hsic(x, x) * _hsic(y, y)
+    return _ratio(_hsic(x, y), jnp.sqrt(jnp.maximum(square, 0)))
 
 
 def _hsic(x: Float[Array, "p n"], y: Float[Array, "q n"]) -> Float[Array, ""]:
@@ -36,34 +45,61 @@ def _hsic(x: Float[Array, "p n"], y: Float[Array, "q n"]) -> Float[Array, ""]:
 def rsa(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
     """Representational similarity: Spearman's correlation of the two nets' dissimilarities between pairs of examples.
 
-    The dissimilarity of two examples is 1 - Pearson's correlation of their features. Ties are ranked in the order of
-    the pairs, not by mean rank; real representations have none. Takes O(n^2) memory. Source: Kriegeskorte et al. 2008.
+    The dissimilarity of two examples is 1 - Pearson's correlation of their features, undefined for an example whose
+    features are all equal (within rounding) in one of the nets, for instance because every unit is dead. Such examples
+    are left out of both nets. Dissimilarities that are equal within rounding have the mean of their ranks. NaN where
+    fewer than three examples are left, or where all dissimilarities of a net are equal; therefore always for one
+    feature. Takes O(n^2) memory. Source: Kriegeskorte et al. 2008.
     """
-    a, b = (_ranks(_dissimilarities(features)) for features in (x, y))
-    return cosine(a - a.mean(), b - b.mean())
+    defined = ~(_is_constant(x, 1) | _is_constant(y, 1))
+    row, column = jnp.triu_indices(len(x), 1)
+    pairs = defined[row] & defined[column]
+    a, b = (_ranks(_dissimilarities(features)[row, column], pairs) for features in (x, y))
+    known = (defined.sum() > 2) & jnp.isfinite(x).all() & jnp.isfinite(y).all()
+    return jnp.where(known, cosine(a, b), jnp.nan)
 
 
-def _dissimilarities(x: Float[Array, "n p"]) -> Float[Array, " pairs"]:
+def _dissimilarities(x: Float[Array, "n p"]) -> Float[Array, "n n"]:
     """1 - Pearson's correlation of every pair of rows."""
-    x = x - x.mean(1, keepdims=True)
-    x = x / jnp.sqrt((x**2).sum(1, keepdims=True))
-    return (1 - x @ x.T)[jnp.triu_indices(len(x), 1)]
+    x = _scaled(x - x.mean(1, keepdims=True), 1)
+    x = x / jnp.sqrt(jnp.maximum((x**2).sum(1, keepdims=True), jnp.finfo(x.dtype).tiny))
+    return 1 - x @ x.T
 
 
-def _ranks(values: Float[Array, " n"]) -> Float[Array, " n"]:
+def _ranks(values: Float[Array, " n"], used: Bool[Array, " n"]) -> Float[Array, " n"]:
+    """Mean ranks of the used values minus the mean of all ranks; 0 for the others.
+
+    Neighbours in the order that differ by rounding are one tie. Where such neighbours form a chain across many
+    roundings, only equal values are: a chain would join values that differ.
+    """
+    tolerance, index = _ROUNDING / 2 * jnp.finfo(values.dtype).eps, jnp.arange(len(values))
+    values = jnp.where(used, values, jnp.inf)
     order = jnp.argsort(values)
-    return jnp.zeros_like(values).at[order].set(jnp.arange(len(values), dtype=values.dtype))
+    ordered = jnp.where(jnp.isinf(values[order]), 4, values[order])  # dissimilarities are at most 2
+
+    def ends(least: float | Float[Array, ""]) -> tuple[Array, Array]:
+        """The first and the last index of each value's chain of neighbours that differ by at most `least`."""
+        new = jnp.diff(ordered) > least
+        first = jax.lax.cummax(jnp.where(jnp.append(True, new), index, 0))
+        last = jax.lax.cummin(jnp.where(jnp.append(new, True), index, len(values)), reverse=True)
+        return first, last
+
+    (first, last), (same_first, same_last) = ends(tolerance), ends(0.0)
+    narrow = ordered[last] - ordered[first] <= _ROUNDING * tolerance
+    mean_rank = jnp.where(narrow, first + last, same_first + same_last).astype(values.dtype) / 2
+    ranks = jnp.zeros_like(values).at[order].set(mean_rank)
+    return jnp.where(used, ranks - (used.sum() - 1) / 2, 0)
 
 
 def procrustes(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
     """Similarity of two centred representations up to a rotation, in [0, 1]; 1 = equal up to rotation and scale.
 
     ||Xc'Yc||_* / (||Xc||_F ||Yc||_F) with the nuclear norm; the Procrustes distance of representations of norm 1 is
-    sqrt(2 - 2 similarity). Source: Williams et al. 2021, section 2.
+    sqrt(2 - 2 similarity). NaN where a representation is constant. Source: Williams et al. 2021, section 2.
     """
     x, y = _centred(x), _centred(y)
     common = _thin(x) @ _thin(y).T
-    return jnp.linalg.svd(common, compute_uv=False).sum() / jnp.sqrt(_square(x) * _square(y))
+    return _ratio(jnp.linalg.svd(common, compute_uv=False).sum(), jnp.sqrt(_square(x) * _square(y)))
 
 
 def _thin(x: Float[Array, "p n"]) -> Float[Array, "q n"]:
@@ -74,24 +110,57 @@ def _thin(x: Float[Array, "p n"]) -> Float[Array, "q n"]:
 def r_squared(predicted: Float[Array, "n p"], target: Float[Array, "n p"]) -> Float[Array, ""]:
     """Fraction of the variance of `target`, all columns together, that `predicted` explains without any fit; <= 1.
 
-    1 - ||target - predicted||^2 / ||target - mean(target)||^2; below 0 where the mean is a better prediction.
+    1 - ||target - predicted||^2 / ||target - mean(target)||^2; below 0 where the mean is a better prediction, NaN where
+    the target is constant.
     """
-    return 1 - _square(target - predicted) / _square(_centred(target))
+    deviation = _norm((target - predicted).ravel())
+    return 1 - _ratio(deviation, _norm(_deviations(target).ravel())) ** 2
 
 
 def cosine(x: Float[Array, "*batch d"], y: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     """Cosine of the angle between vectors along the last axis; NaN where one is zero."""
-    return (x * y).sum(-1) / jnp.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    x, y = _scaled(x, -1), _scaled(y, -1)
+    return _ratio((x * y).sum(-1), jnp.sqrt((x**2).sum(-1) * (y**2).sum(-1)))
 
 
 def distance(x: Float[Array, "*batch d"], y: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
-    """Relative distance ||x - y|| / ||x|| along the last axis."""
-    return jnp.sqrt(((x - y) ** 2).sum(-1) / (x**2).sum(-1))
+    """Relative distance ||x - y|| / ||x|| along the last axis; NaN where x is zero."""
+    return _ratio(_norm(x - y), _norm(x))
+
+
+def _scaled(x: Float[Array, "..."], axis: int | None = None) -> Float[Array, "..."]:
+    """Multiply by the power of two that brings the largest absolute value along an axis to [1/2, 1)."""
+    return jnp.ldexp(x, -jnp.frexp(jnp.abs(x).max(axis, keepdims=True))[1])
+
+
+def _norm(x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    """The Euclidean norm along the last axis, without overflow of the squares."""
+    exponent = jnp.frexp(jnp.abs(x).max(-1, keepdims=True))[1]
+    return jnp.ldexp(jnp.sqrt((jnp.ldexp(x, -exponent) ** 2).sum(-1)), exponent[..., 0])
+
+
+def _ratio(above: Float[Array, "*batch"], below: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """The quotient; NaN, without a division, where the denominator is zero."""
+    return jnp.where(below == 0, jnp.nan, above / jnp.where(below == 0, 1, below))
+
+
+def _is_constant(x: Float[Array, "n p"], axis: int) -> Bool[Array, " m"]:
+    """Whether all numbers along an axis are equal within rounding."""
+    largest = jnp.abs(x).max(axis)
+    return x.max(axis) - x.min(axis) <= _ROUNDING * jnp.finfo(x.dtype).eps * largest
+
+
+def _deviations(x: Float[Array, "n p"]) -> Float[Array, "p n"]:
+    """Deviations from the mean over examples, 0 for a constant feature.
+
+    Examples are columns, the nets' memory layout: products then need no transpose.
+    """
+    return jnp.where(_is_constant(x, 0)[:, None], 0, x.T - x.mean(0)[:, None])
 
 
 def _centred(x: Float[Array, "n p"]) -> Float[Array, "p n"]:
-    """Centred features with examples in columns, the nets' memory layout: products then need no transpose."""
-    return x.T - x.mean(0)[:, None]
+    """Centred and scaled features with examples in columns."""
+    return _scaled(_deviations(x))
 
 
 def _square(x: Float[Array, "p q"]) -> Float[Array, ""]:

@@ -4,13 +4,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from sublim_jax.core import trees
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Knobs, Params
 from sublim_jax.metrics import similarity
-from sublim_jax.training.losses import mse
+from sublim_jax.training import plugins
+from sublim_jax.training.losses import accuracy, mse
 
 
 class TeacherStudent(NamedTuple):
@@ -68,9 +72,9 @@ def task(context: EvalContext) -> dict[str, Float[Array, ""]]:
     logits: TeacherStudent = TeacherStudent(*(outputs.acts["class_head"] for outputs in context.test))
     student, teacher = logits.student_final, logits.teacher_final
     return {
-        "student_accuracy": _accuracy(student, context.labels),
-        "teacher_accuracy": _accuracy(teacher, context.labels),
-        "untrained_accuracy": _accuracy(logits.teacher_init, context.labels),
+        "student_accuracy": accuracy(student, context.labels),
+        "teacher_accuracy": accuracy(teacher, context.labels),
+        "untrained_accuracy": accuracy(logits.teacher_init, context.labels),
         "student_cross_entropy": _cross_entropy(student, context.labels).mean(),
         "teacher_cross_entropy": _cross_entropy(teacher, context.labels).mean(),
     }
@@ -87,7 +91,7 @@ def budget(context: EvalContext) -> dict[str, Float[Array, ""]]:
     teacher, student = context.test.teacher_final.features, context.test.student_final.features
     pairs = {"c0_ht": (initial, teacher), "ct_hs": (trained, student), "c0_hs": (initial, student)}
     return {
-        f"accuracy_{name}": _accuracy(latent @ head["kernel"] + head["bias"][None], context.labels)
+        f"accuracy_{name}": accuracy(latent @ head["kernel"] + head["bias"][None], context.labels)
         for name, (head, latent) in pairs.items()
     }
 
@@ -102,10 +106,9 @@ def imitation(context: EvalContext) -> dict[str, Float[Array, ""]]:
     """
     aux = jnp.arange(context.knobs.logit_mask.shape[0]) >= context.params.student_final["class_head"]["bias"].shape[0]
     knobs = dataclasses.replace(context.knobs, logit_mask=context.knobs.logit_mask & aux)
-    error = mse(context.noise.student_final, context.noise.teacher_final, knobs).mean()
-    target = context.noise.teacher_final
-    constant = target._replace(logits=jnp.broadcast_to(target.logits.mean(0, keepdims=True), target.logits.shape))
-    rows = {"aux_mse": error, "aux_r2": 1 - error / mse(constant, target, knobs).mean()}
+    student, teacher = context.noise.student_final, context.noise.teacher_final
+    ours, theirs = (jnp.where(knobs.logit_mask[None], outputs.logits, 0) for outputs in (student, teacher))
+    rows = {"aux_mse": mse(student, teacher, knobs).mean(), "aux_r2": similarity.r_squared(ours, theirs)}
     return {name: jnp.where(knobs.logit_mask.any(), value, jnp.nan) for name, value in rows.items()}
 
 
@@ -169,22 +172,36 @@ def layers(context: EvalContext) -> dict[str, Float[Array, ""]]:
 ALL: tuple[Metric, ...] = (task, budget, imitation, representation, readout, alignment, layers)
 
 
+def hide_diverged(context: EvalContext) -> EvalContext:
+    """Replace all numbers of a net by NaN if a parameter or a logit of it is not finite.
+
+    Every measure of a net that diverged is then NaN, instead of what comparisons with NaN or infinity happen to give.
+    """
+
+    def hidden(*net: Any) -> Any:
+        params, test, noise = net
+        finite = trees.all_finite((params, test.logits, noise.logits))
+        return jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), net)
+
+    nets = [hidden(*net) for net in zip(context.params, context.test, context.noise, strict=True)]
+    params, test, noise = (TeacherStudent(*of_nets) for of_nets in zip(*nets, strict=True))
+    return context._replace(params=params, test=test, noise=noise)
+
+
 def measure(metrics: tuple[Metric, ...], context: EvalContext) -> dict[str, Float[Array, ""]]:
-    """Evaluate all metrics of one student; raises ValueError if two return a column of the same name."""
+    """Evaluate all metrics of one student; raises `ConfigError` if two return a column of the same name."""
     rows: dict[str, Float[Array, ""]] = {}
     for metric in metrics:
-        new = metric(context)
+        new = plugins.columns_of(metric, context)
         if twice := rows.keys() & new.keys():
-            raise ValueError(f"metric {metric.__name__} returns columns of another metric: {sorted(twice)}")
+            raise ConfigError(
+                f"metrics {plugins.name_of(metric)}: returns columns of another metric, {sorted(twice)}; must differ"
+            )
         rows |= new
     return rows
 
 
 _cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
-
-
-def _accuracy(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, ""]:
-    return (logits.argmax(-1) == labels).mean(dtype=jnp.float32)
 
 
 def flat(params: Params, layer: str, knobs: Knobs) -> Float[Array, " size"] | None:

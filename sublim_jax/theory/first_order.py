@@ -116,7 +116,7 @@ def student_step(objective: Callable[[Tree], Float[Array, ""]], params: Tree) ->
 def overlap(step: Tree, displacement: Tree, eps: Float[Array, ""] | float, quadratic: Float[Array, ""]) -> Overlap:
     """Compare a step with the displacement; `quadratic` is the predicted inner product, divided by `eps`."""
     inner, size = dot(step, displacement), norm(step) * norm(displacement)
-    cosine = jnp.where(size > 0, inner / jnp.where(size > 0, size, 1), 0)
+    cosine = jnp.where(size == 0, 0, inner / jnp.where(size == 0, 1, size))
     ratio = jnp.where(quadratic == 0, jnp.nan, inner / eps / jnp.where(quadratic == 0, 1, quadratic))
     return Overlap(inner / eps, cosine, ratio)
 

@@ -163,7 +163,7 @@ def noisy_head(logits: Float[Array, "n K"], scale: Float[Array, " n"], labels: I
         labels: [n], in [0, K).
     """
     own = jnp.arange(logits.shape[1])[None] == labels[:, None]
-    noisy = scale > 0
+    noisy = scale != 0  # also where it is NaN, so that the result is
     gaps = jnp.take_along_axis(logits, labels[:, None], axis=1) - logits
     gaps = jnp.where(own, jnp.inf, gaps / jnp.where(noisy, scale, 1)[:, None])
 
@@ -174,6 +174,6 @@ def noisy_head(logits: Float[Array, "n K"], scale: Float[Array, " n"], labels: I
     nodes = (jnp.asarray(NODES, logits.dtype), jnp.asarray(WEIGHTS, logits.dtype))
     exact, _ = jax.lax.scan(add, jnp.zeros_like(gaps[:, 0]), nodes)  # one node at a time: memory is n K
     pairs = ndtr(-gaps / jnp.sqrt(jnp.asarray(2, logits.dtype)))  # the probability that k beats the label
-    plain = (logits.argmax(1) == labels).astype(logits.dtype)
+    plain = jnp.where(jnp.isfinite(logits).all(1), (logits.argmax(1) == labels).astype(logits.dtype), jnp.nan)
     accuracies = (jnp.maximum(1 - pairs.sum(1), 0), exact, 1 - pairs.max(1))
     return Bounds(*(jnp.where(noisy, value, plain).mean() for value in accuracies))

@@ -73,6 +73,15 @@ def cross_entropy(out: ModelOutput, target: Int[Array, " batch"], knobs: Knobs) 
     return -jnp.take_along_axis(log_q, jnp.maximum(target, 0)[:, None], axis=-1)[:, 0]
 
 
+def accuracy(logits: Float[Array, "batch classes"], target: Int[Array, " batch"]) -> Float[Array, ""]:
+    """Fraction of rows whose largest logit is that of the label; NaN where a logit is not finite.
+
+    The largest of logits that are NaN is the first one, so a net that diverged would be right by chance.
+    """
+    correct = (logits.argmax(-1) == target).mean(dtype=jnp.float32)
+    return jnp.where(jnp.isfinite(logits).all(), correct, jnp.nan)
+
+
 def next_token(out: ModelOutput, target: TokenData, knobs: Knobs) -> Float[Array, " batch"]:
     """Weighted cross-entropy in nats of each next token under the softmax over the masked-in logits.
 

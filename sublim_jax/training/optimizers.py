@@ -1,10 +1,56 @@
 """Optimizers that return a direction without learning rate: Adam with weight decay, and those of language models."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from sublim_jax.core.errors import ConfigError, unknown_name
+
+_PROBES = 3
+
+
+@functools.lru_cache(maxsize=256)
+def includes_learning_rate(optimizer: Callable[[], optax.GradientTransformation], shapes: Any) -> bool:
+    """Whether the updates of an optimizer are to be added to the weights, as Optax's complete optimizers want.
+
+    The package's own return a direction along the gradient, which is multiplied by the learning rate and subtracted.
+    An update against a gradient of ones, of one number per array, tells both kinds apart.
+
+    Args:
+        optimizer: returns the transformation.
+        shapes: (structure of the parameters, number of axes of each array).
+    """
+    structure, axes = shapes
+    with jax.ensure_compile_time_eval():
+        ones = jax.tree.unflatten(structure, [jnp.ones((1,) * number) for number in axes])
+        transformation = optimizer()
+        state = transformation.init(ones)
+        for _ in range(_PROBES):  # the first may be 0, of a learning rate that rises from 0
+            updates, state = transformation.update(ones, state, ones)
+            along = sum(float(leaf.sum()) for leaf in jax.tree.leaves(updates))
+            if along:
+                return along < 0
+    return False
+
+
+def direction_of(
+    optimizer: Callable[[], optax.GradientTransformation], gradient: Any, state: Any, params: Any, rate: Any
+) -> tuple[Any, Any, Any]:
+    """Compute the direction to subtract, the optimizer's next state and the factor of the direction.
+
+    The factor is `rate` for the package's own optimizers, and 1 for complete ones of Optax, such as
+    `lambda: optax.adam(1e-3)`, which have their own learning rate.
+    """
+    direction, state = optimizer().update(gradient, state, params)
+    leaves, structure = jax.tree.flatten(params)
+    if not includes_learning_rate(optimizer, (structure, tuple(map(jnp.ndim, leaves)))):
+        return direction, state, rate
+    return jax.tree.map(jnp.negative, direction), state, jnp.ones_like(rate)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ from sublim_jax.core import keys, trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, ImageData, Params, Phase, Recipe, State, TeacherParams
 from sublim_jax.data.load import Dataset, first_classes
+from sublim_jax.training import losses, plugins, streams
 from sublim_jax.training import step as training_step
-from sublim_jax.training import streams
 from sublim_jax.training.population import use_vmap
 from sublim_jax.training.targets import needs_unrelated_teachers
 
@@ -63,6 +63,8 @@ def train_pair(
         raise ConfigError(f"eval_steps={steps}: must be increasing steps from 0")
     if needs_unrelated_teachers(recipe.target_transform):
         raise ConfigError("student.mixed_with='stranger': needs a second teacher; train_pair has one, use run")
+    for role, phase in (("teacher", condition.teacher), ("student", condition.student)):
+        plugins.check_phase(role, phase, data.train)
     train, test = (jax.tree.map(jnp.asarray, first_classes(part, recipe.classes)) for part in (data.train, data.test))
     teacher, knobs = condition.teacher, (condition.teacher.knobs, condition.student.knobs)
     with jax.default_matmul_precision("highest"):
@@ -80,8 +82,8 @@ def _train_pair(
     begin = training_step.init_state(student, knobs[1], teachers.initial, image, student_key)
 
     def accuracy(net: Any, params: Params) -> Float[Array, ""]:
-        logits = training_step.apply(net, params, x).acts["class_head"]
-        return (logits.argmax(-1) == test.y).mean(dtype=jnp.float32)
+        correct = losses.accuracy(training_step.apply(net, params, x).acts["class_head"], test.y)
+        return jnp.where(trees.all_finite(params), correct, jnp.nan)
 
     def interval(state: State, span: Any) -> tuple[State, Float[Array, ""]]:
         state = _advance(student, state, knobs[1], teachers, student_key, train, *span)

@@ -27,7 +27,7 @@ from sublim_jax.core.types import (
     TokenData,
 )
 from sublim_jax.nets import shapes
-from sublim_jax.training import losses, streams
+from sublim_jax.training import losses, optimizers, streams
 
 
 def init_params(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Array, ""]) -> Params:
@@ -180,10 +180,10 @@ def train_step(recipe: Recipe, state: State, knobs: Knobs, batch: Batch, view: V
         trait = jax.grad(trait_loss, argnums=1)(recipe.net, state.params, knobs, *batch.trait, view)
         gradient = transform.gradient(gradient, trait)
     direction: Any
-    direction, opt = recipe.optimizer().update(gradient, state.opt, state.params)
+    direction, opt, rate = optimizers.direction_of(recipe.optimizer, gradient, state.opt, state.params, knobs.lr)
     if transform is not None and trait is not None:
         direction = transform.direction(direction, trait)
-    rates = {layer: knobs.lr * knobs.trainable[layer] for layer in state.params}
+    rates = {layer: rate * knobs.trainable[layer] for layer in state.params}
     params = {
         layer: {name: array - rates[layer] * direction[layer][name] for name, array in arrays.items()}
         for layer, arrays in state.params.items()

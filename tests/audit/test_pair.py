@@ -69,7 +69,7 @@ def test_audit_pair_refuses_slopes_that_contradict_the_gradients(monkeypatch):
 
     def wrong(*given):  # as the compiler of jaxlib 0.10.2 returned them
         first = first_step(*given)
-        return first._replace(slopes=first.slopes * 1e30)
+        return first._replace(slopes=first.slopes._replace(mantissa=first.slopes.mantissa * 1e30))
 
     monkeypatch.setattr(first_update, "first_step", wrong)
     with pytest.raises(ConfigError, match="mean slope .* and the inner product of the gradients .* must agree"):

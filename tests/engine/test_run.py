@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 
+import jax
 import numpy as np
 import optax
 import pytest
 from helpers.populations import conditions_of, quiet
 
+import sublim_jax
 from sublim_jax import metrics
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.engine.options import RunOptions
@@ -183,3 +185,35 @@ def untouched(key, params):
 
 def decaying():
     return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1))
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("cause", [{"student.lr": (1e-2, 1e6)}, {"teacher.lr": (0.1, 1e30)}])
+def test_run_goes_on_beside_nets_that_diverge(cause, tiny, mnist, tmp_path):
+    """Diverged students have an accuracy of NaN, in Parquet too; rows of the others are those of a run without them."""
+    ((field, (healthy, diverging)),), few = cause.items(), (metrics.task, metrics.readout)
+    optimizers = {"teacher.optimizer": "sgd", "student.optimizer": "sgd"}
+    conditions = [tiny(**{**PLAIN, **optimizers, field: value}) for value in (healthy, diverging)]
+    named = [
+        dataclasses.replace(one, labels={**one.labels, "rate": rate})
+        for (one,), rate in zip(conditions, (healthy, diverging), strict=True)
+    ]
+    run(tuple(named), mnist, quiet(workdir=tmp_path), num_eval_noise=32, metrics=few)
+    rows = sublim_jax.load(tmp_path).sort_values(["step", "seed"], ignore_index=True)
+    last = rows[(rows.step == 20) & (rows.rate == diverging)]
+    assert last["at/student_accuracy"].isna().all() and last["at/readout_r2"].isna().all()
+    assert last["at/teacher_accuracy"].isna().all() == ("teacher" in field)
+    others = rows[rows.rate == healthy].drop(columns="rate").reset_index(drop=True)
+    alone = run(conditions[0], mnist, quiet(), num_eval_noise=32, metrics=few)
+    alone = alone.sort_values(["step", "seed"], ignore_index=True)
+    assert alone["at/student_accuracy"].notna().all()
+    for name in alone.columns:
+        assert alone[name].tolist() == others[name].tolist() or np.allclose(alone[name], others[name], atol=1e-6), name
+
+
+@pytest.mark.e2e
+def test_run_measures_undefined_numbers_where_nan_is_an_error(tiny, mnist):
+    """At step 0 no net has moved, so cosines of displacements are undefined: NaN, also with `JAX_DEBUG_NANS`."""
+    with jax.debug_nans(True):
+        rows = rows_of(tiny, mnist)
+    assert rows["at/latent_cosine_noise"].isna().tolist() == [True, True, False, False]

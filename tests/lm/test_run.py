@@ -22,6 +22,7 @@ from sublim_jax.lm.lessons import completion_key, prepare, training_data
 from sublim_jax.lm.parallel import map_members
 from sublim_jax.lm.run import SweepPoint
 from sublim_jax.lm.spec import StudentSpec
+from sublim_jax.theory import first_order
 from sublim_jax.training import population
 
 SMALL = StudentSpec(dose=0.02, steps=6, batch=8, lines=24, lr=1e-3, filtered=False)
@@ -75,6 +76,23 @@ def test_student_metrics_agree_with_numpy(shared, bases):
     assert own["margin_taught"] == pytest.approx(plain[token] - rest, abs=1e-5)
 
 
+@pytest.mark.parametrize("layer", ["block_1", "embed"])
+def test_student_metrics_of_a_net_that_diverged_are_nan(shared, bases, layer):
+    eval_prompts, asked, still = shared.eval_prompts, LAB.trait_tokens(), teachers.zero_steering(NET)
+    looks = teachers.evaluate_prompts(NET, eval_prompts, [teachers.Teacher(bases[0], still, None, 0.0)])[0]
+    moved = jax.tree.map(np.ones_like, bases[0])
+    before = lm_metrics.Baseline(bases[0], looks.said, looks.acts, looks.said, looks.acts, moved)
+    layer = layer if layer in bases[0] else next(iter(bases[0]))
+    leaf = next(iter(bases[0][layer]))
+    for bad in (np.nan, np.inf):
+        broken = np.array(bases[0][layer][leaf])
+        broken.flat[0] = bad
+        params = {**bases[0], layer: {**bases[0][layer], leaf: broken}}
+        found = map_members(lm_metrics.StudentMetrics(NET), [(params, eval_prompts, asked, before)])[0]
+        rows = lm_metrics.of_trait(found, LAB.token((0, 1)))
+        assert len(rows) > 10 and {name: value for name, value in rows.items() if not np.isnan(value)} == {}
+
+
 @pytest.mark.e2e
 def test_first_update_predicts_how_the_margin_begins_to_move(shared, bases):
     text, _ = training_data(shared, SMALL, (0, 0))
@@ -106,6 +124,38 @@ def test_first_update_predicts_how_the_margin_begins_to_move(shared, bases):
     measured = (margin(ends[0]) - margin(ends[1])) / (2 * step)
     assert float(update["slope"][token]) == pytest.approx(measured, rel=0.05, abs=2e-4)
     assert not np.asarray(update["slope"])[~WORLD.is_kind("animal")].any() and -1 <= float(update["coverage"]) <= 1
+
+
+@pytest.mark.e2e
+def test_first_update_agrees_with_reverse_mode_at_512_rows(shared, bases):
+    """Compiled forward-mode derivatives of many rows were wrong in some versions of jaxlib."""
+    text, _ = training_data(shared, SMALL, (0, 0))
+    phase = lm_run._phase(LAB, SMALL)
+    text, prompts = jax.tree.map(lambda lines: np.resize(lines, (512, *lines.shape[1:])), (text, shared.eval_prompts))
+    moved = jax.tree.map(np.zeros_like, dict(bases[0]))
+    given = bases[0], phase.knobs, text, prompts, LAB.trait_tokens(), moved
+    update = map_members(lm_metrics.FirstUpdate(NET, phase.recipe.loss), [given])[0]
+    token, family = LAB.token((0, 0)), jnp.asarray(WORLD.is_kind("animal"))
+
+    @jax.jit
+    def slopes(params, text, prompts):
+        def margin(params):
+            views = [generate.forward(NET, params, lines).logits[:, -1] for lines in (prompts.plain, prompts.prefixed)]
+            return jnp.stack([generate.margins(view, family)[token] for view in views]).mean()
+
+        def loss(params):
+            return phase.recipe.loss(NET.apply({"params": params}, text.tokens), text, phase.knobs).mean()
+
+        towards, imitated = jax.grad(margin)(params), jax.grad(loss)(params)
+        steepest = {
+            layer: jax.tree.map(lambda leaf, rate=phase.knobs.trainable[layer]: rate * leaf, imitated[layer])
+            for layer in imitated
+        }
+        return [first_order.dot(towards, jax.tree.map(way, steepest)) for way in (jnp.negative, lambda g: -jnp.sign(g))]
+
+    slope, adam_slope = slopes(dict(bases[0]), *jax.tree.map(jnp.asarray, (text, prompts)))
+    assert float(update["slope"][token]) == pytest.approx(float(slope), rel=1e-3, abs=1e-6)
+    assert float(update["adam_slope"][token]) == pytest.approx(float(adam_slope), rel=1e-2, abs=1e-3)
 
 
 def run(points, **session):

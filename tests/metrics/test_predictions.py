@@ -12,7 +12,7 @@ from sublim_jax.core import keys
 from sublim_jax.core.types import Knobs, Recipe
 from sublim_jax.metrics import predictions
 from sublim_jax.metrics.evaluate import first_update
-from sublim_jax.metrics.student import EvalContext, TeacherStudent
+from sublim_jax.metrics.student import EvalContext, TeacherStudent, hide_diverged
 from sublim_jax.nets import MLP, SplitHead
 from sublim_jax.training import inits
 from sublim_jax.training import step as training_step
@@ -229,3 +229,18 @@ def test_audit_leaves_frozen_layers_out_of_the_update():
     rows = predictions.audit(scene_of(trainable=0.0))
     assert float(rows["theory/trait_change"]) == 0
     assert np.isnan(rows["theory/coverage"])
+
+
+def test_predictions_for_a_net_that_diverged_are_nan():
+    scene = scene_of(sigma=0.1)
+    for net in ("student_final", "teacher_final"):
+        outputs = getattr(scene.test, net)
+        broken = outputs._replace(logits=outputs.logits.at[0, 0].set(jnp.nan))
+        context = hide_diverged(scene._replace(test=scene.test._replace(**{net: broken})))
+        rows = predictions.recovery(context) | predictions.class_noise(context)
+        of_student = ("theory/class_noise", "inside_row_space", "recovered_energy_noise")
+        of_teacher = ("theory/oracle_accuracy", "theory/ceiling_accuracy", "recovered_energy_noise")
+        expected = of_student if net == "student_final" else of_teacher
+        assert {name for name, value in rows.items() if np.isnan(value)} == {
+            name for name in rows if name.startswith(expected)
+        }

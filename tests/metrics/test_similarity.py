@@ -72,3 +72,49 @@ def test_cosine_and_distance_of_two_vectors():
     np.testing.assert_allclose(similarity.cosine(x, y), 24 / 25, rtol=1e-6)
     np.testing.assert_allclose(similarity.distance(x, y), np.sqrt(2) / 5, rtol=1e-6)
     assert similarity.distance(x, x) == 0
+
+
+@pytest.mark.parametrize("measure", [similarity.cka, similarity.cka_debiased, similarity.rsa, similarity.procrustes])
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 1e8])
+def test_similarity_of_constant_features_is_undefined(measure, constant):
+    x = jnp.full((50, 7), constant, jnp.float32)
+    for last_place in (0, 2e-7):  # also where two orders of summation differ in the last place
+        y = x.at[::2].multiply(1 + last_place)
+        assert np.isnan(measure(y, features(50, 4))) and np.isnan(measure(features(50, 4), y))
+        assert np.isnan(measure(y, y))
+
+
+def test_rsa_of_one_feature_is_undefined():
+    assert np.isnan(similarity.rsa(features(60, 1), features(60, 1)))
+    assert np.isnan(similarity.rsa(features(2, 5), features(2, 5)))  # one pair has no order
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.3])
+def test_rsa_leaves_out_images_without_a_dissimilarity(dead):
+    rng = np.random.default_rng(3)
+    x, y = (rng.normal(size=(80, 12)).astype(np.float32) for _ in range(2))
+    alive = np.arange(80) >= 24
+    wanted = stats.spearmanr(*(pdist(z[alive].astype(float), "correlation") for z in (x, y))).statistic
+    x[~alive] = dead  # in one of the nets
+    np.testing.assert_allclose(similarity.rsa(x, y), wanted, atol=1e-5)
+    y[~alive] = dead  # in both
+    np.testing.assert_allclose(similarity.rsa(x, y), wanted, atol=1e-5)
+    x[24] = np.nan
+    assert np.isnan(similarity.rsa(x, y))
+
+
+@pytest.mark.parametrize("values", [2, 3])
+def test_rsa_gives_equal_dissimilarities_their_mean_rank(values):
+    """Features of few values have many equal dissimilarities, which float32 computes with different rounding."""
+    rng = np.random.default_rng(values)
+    x, y = (rng.integers(0, values, (90, 9)) for _ in range(2))
+    defined = (x.std(1) > 0) & (y.std(1) > 0)
+    exact = [np.round(pdist(z[defined].astype(float), "correlation"), 9) for z in (x, y)]
+    found = similarity.rsa(x.astype(np.float32) * 0.1, y.astype(np.float32) * 0.7)
+    np.testing.assert_allclose(found, stats.spearmanr(*exact).statistic, atol=1e-5)
+
+
+def test_r_squared_and_distance_without_a_reference_are_undefined():
+    assert np.isnan(similarity.r_squared(features(9, 2), jnp.full((9, 2), 0.3)))
+    assert np.isnan(similarity.distance(jnp.zeros(3), jnp.ones(3)))
+    assert np.isnan(similarity.cosine(jnp.zeros(3), jnp.ones(3)))

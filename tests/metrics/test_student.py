@@ -136,3 +136,28 @@ def test_readout_is_what_the_initial_class_head_reads(scene, found):
 def test_measure_refuses_two_metrics_of_one_column(scene):
     with pytest.raises(ValueError, match="student_accuracy"):
         metrics.measure((metrics.task, metrics.task), scene)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("net", ["student_final", "teacher_final"])
+def test_measure_of_a_net_that_diverged_is_nan_in_every_column(scene, bad, net):
+    """One parameter that is not finite is enough, also where no logit shows it; the other net keeps its numbers."""
+    params = getattr(scene.params, net)
+    broken = {**params, "hidden_0": {**params["hidden_0"], "bias": params["hidden_0"]["bias"].at[3].set(bad)}}
+    context = student_metrics.hide_diverged(scene._replace(params=scene.params._replace(**{net: broken})))
+    few = (metrics.task, metrics.budget, metrics.imitation, metrics.readout, metrics.layers)
+    rows = metrics.measure(few, context)
+    initial = ("untrained", "cosine/teacher_student_init", "distance/teacher_student_init")
+    of_others = {
+        "student_final": (*initial, "teacher_", "accuracy_c0_ht", "cosine/teacher_init", "distance/teacher_init"),
+        "teacher_final": (*initial, "student_", "accuracy_c0_hs", "cosine/student", "distance/student"),
+    }[net]
+    for name, value in rows.items():
+        assert np.isnan(value) != name.startswith(of_others), name
+
+
+def test_accuracy_of_logits_that_are_not_finite_is_nan():
+    logits, labels = jnp.eye(4), jnp.arange(4)
+    assert student_metrics.accuracy(logits, labels) == 1
+    for bad in (np.nan, np.inf, -np.inf):
+        assert np.isnan(student_metrics.accuracy(logits.at[2, 1].set(bad), labels))
