@@ -85,7 +85,7 @@ def _run(config: Any, values: flags.FlagValues, metadata: Mapping[str, Any]) -> 
         print(f"this part is done; {missing} rows of other parts are missing. The last part writes the report")
         return DONE
     figure = figures.pick(config.figure)
-    accuracy = "student accuracy: mean and 95 % bootstrap interval over seeds"
+    accuracy = "student accuracy: mean and 95 % interval over seeds"
     title = figures.title(figure) if hasattr(figure, "table") else accuracy
     tables.print_table(figures.table(figure, results.load(workdir)), title)
     print(f"rows, figure and report: {report.write(workdir, config.figure)}")
