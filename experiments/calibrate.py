@@ -29,7 +29,6 @@ from sublim_jax.results.provenance import provenance
 HERE = Path(__file__).parent
 SUCCESS = 0.5  # of the teacher's gain in accuracy
 GAP = 0.2  # teachers that gained less are left out: their transfer is a quotient of small numbers
-RESAMPLES = 1000
 RIDGE = 1e-3  # on weights of standardised predictors, so that separable data have a finite fit
 # Larger is better for all of them; the trait loss falls where transfer is predicted.
 SINGLE = {name: name for name in ("coverage", "trait_cosine", "compatibility_aux", "compatibility_class")}
@@ -40,7 +39,8 @@ MODELS = {"coverage": ("coverage",), "coverage and heads": ("coverage", "compati
 class Worth(NamedTuple):
     """The quality of a predictor on conditions and seeds that were not fitted: value, low, high of 95 % intervals.
 
-    The bootstrap draws conditions, with all their seeds, because seeds of one condition are not independent of it.
+    Intervals are over conditions, because seeds of one condition are not independent of it: the jackknife leaves out
+    one condition with all its seeds at a time, and its pseudo-values are treated as independent.
     """
 
     auroc: tuple[float, float, float]
@@ -51,6 +51,8 @@ class Worth(NamedTuple):
 def points(folders: Sequence[Path]) -> pd.DataFrame:
     """One row per experiment, condition and seed: predictors, transfer, success, and whether it is fitted.
 
+    Students that diverged have no transfer; they are left out, and `attrs["diverged"]` is their number.
+
     Raises:
         ConfigError: A folder has no rows, or none of them has the predictors.
     """
@@ -59,9 +61,13 @@ def points(folders: Sequence[Path]) -> pd.DataFrame:
         columns = ", ".join(f"theory/{name}" for name in SINGLE)
         raise ConfigError(f"folders: {len(folders)} with no row that holds {columns}; run a sweep that measures them")
     frame = pd.concat(frames, ignore_index=True)
+    diverged = frame.pop("diverged")
+    frame = frame.loc[~diverged]
     # A student that is in several sweeps or arms under other names must not be fitted in one and tested in another.
     student = [frame["seed"], frame["coverage"].round(7), frame["transfer"].round(6)]
-    return split(frame[~pd.concat(student, axis=1).duplicated()].reset_index(drop=True))
+    frame = split(frame[~pd.concat(student, axis=1).duplicated()].reset_index(drop=True))
+    frame.attrs["diverged"] = int(diverged.sum())
+    return frame
 
 
 def _points(folder: Path) -> pd.DataFrame:
@@ -83,7 +89,8 @@ def _points(folder: Path) -> pd.DataFrame:
     columns["trait_change"] = -columns["trait_change"]
     columns["transfer"] = (student - untrained) / (teacher - untrained)
     frame = pd.DataFrame(columns)[(teacher - untrained) >= GAP]
-    frame = frame.loc[np.isfinite(frame[["coverage", "transfer"]]).all(axis=1)]
+    frame = frame.assign(diverged=summary.diverged(final))
+    frame = frame.loc[np.isfinite(frame["coverage"]) & (np.isfinite(frame["transfer"]) | frame["diverged"])]
     return frame.assign(success=frame["transfer"] > SUCCESS)
 
 
@@ -119,17 +126,27 @@ def worth(score: Any, held: pd.DataFrame) -> Worth:
     frame = held.assign(score=np.asarray(score, float))
     frame = frame.loc[np.isfinite(frame["score"])]
     index, names = pd.factorize(frame["condition"])
-    members = [np.flatnonzero(index == number) for number in range(len(names))]
     scores, success, transfer = (frame[name].to_numpy() for name in ("score", "success", "transfer"))
-    rng, draws = np.random.default_rng(0), []
-    for _ in range(RESAMPLES if len(names) > 1 else 0):
-        drawn = rng.integers(len(names), size=len(names))
-        rows = np.concatenate([members[number] for number in drawn])
-        draws.append((auroc(scores[rows], success[rows]), _spearman(scores[rows], transfer[rows])))
-    ends = np.nanpercentile(draws, [2.5, 97.5], axis=0) if np.isfinite(draws).any() else np.full((2, 2), np.nan)
-    values = auroc(scores, success), _spearman(scores, transfer)
-    auroc_interval, spearman_interval = ((value, *map(float, ends[:, column])) for column, value in enumerate(values))
+
+    def values(rows: np.ndarray) -> np.ndarray:
+        return np.array([auroc(scores[rows], success[rows]), _spearman(scores[rows], transfer[rows])])
+
+    whole = values(index >= 0)
+    without = np.array([values(index != number) for number in range(len(names))]).reshape(-1, 2)
+    pseudo = len(names) * whole - (len(names) - 1) * without
+    auroc_interval, spearman_interval = (
+        _around(value, summary.interval(column), least)
+        for value, column, least in zip(whole, pseudo.T, (0.0, -1.0), strict=True)
+    )
     return Worth(auroc_interval, spearman_interval, len(frame))
+
+
+def _around(value: float, pseudo: summary.Interval, least: float) -> tuple[float, float, float]:
+    """A value and the interval of its pseudo-values about it, within the range from `least` to 1; NaN if undefined."""
+    if pseudo.diverged:
+        return float(value), float("nan"), float("nan")
+    low, high = np.clip([value + pseudo.low - pseudo.mean, value + pseudo.high - pseudo.mean], least, 1.0)
+    return float(value), float(low), float(high)
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -235,6 +252,7 @@ def write(folders: Sequence[Path], out: Path, page: Path, provisional: str = "")
         **calibrated(frame),
         "success": f"transfer > {SUCCESS}, of teachers that gained {GAP} or more",
         "n": len(frame),
+        "diverged": frame.attrs["diverged"],
         "conditions": int(frame["condition"].nunique()),
         "seeds": sorted(map(int, frame["seed"].unique())),
         "experiments": sorted(frame["experiment"].unique().tolist()),
@@ -265,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; every error is one line on standard error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folders", type=Path, nargs="+", help="with rows.parquet; default: all kept ones")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "sublim_jax" / calibration.FILE)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "sublim_jax/audit" / calibration.FILE)
     parser.add_argument("--page", type=Path, default=HERE / "audit", help="where figure and story go")
     parser.add_argument("--provisional", default="", metavar="WHY", help="mark the calibration as not final")
     options = parser.parse_args(argv)

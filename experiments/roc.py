@@ -66,8 +66,10 @@ def story(result: Mapping[str, Any], frame: pd.DataFrame) -> str:
         f"{frame['condition'].nunique()} conditions in {frame['experiment'].nunique()} sweeps "
         f"({', '.join(result['experiments'])}); success: more than half of the teacher's gain in accuracy, "
         f"{100 * frame['success'].mean():.0f} % of all. Fitted to half of the conditions and seeds; the table is of "
-        f"the {len(held):,} students of which neither was fitted. In brackets: 95 % bootstrap over conditions.\n\n"
+        f"the {len(held):,} students of which neither was fitted. In brackets: 95 % intervals over conditions.\n\n"
     )
+    if result["diverged"]:
+        text += f"Left out, because their outputs are not finite: {result['diverged']} more students.\n\n"
     if result["provisional"]:
         text += f"Provisional: {result['note']}\n\n"
     lines = ["| predictor | AUROC | Spearman with transfer |", "|---|---|---|"]

@@ -307,14 +307,14 @@ def summarize(rows: pd.DataFrame, figure: str = "transfer") -> pd.DataFrame:
         figure: Name of a figure; see `plot`.
 
     Returns:
-        Texts: mean and 95 % bootstrap interval over seeds of the student, means of the rest.
+        Texts: mean and 95 % interval over seeds of the student, means of the rest.
 
     Raises:
         ConfigError: There is no such figure.
 
     Example:
         >>> import pandas as pd, sublim_jax as sl
-        >>> rows = pd.DataFrame({"condition": "same", "m": 3, "seed": [0, 1], "step": 2, "at/student_accuracy": 0.5})
+        >>> rows = pd.DataFrame({"condition": "same", "m": 3, "seed": [0, 1, 2], "step": 2, "at/student_accuracy": 0.5})
         >>> sl.summarize(rows).loc[0, "student accuracy"]
         '0.500 [0.500, 0.500]'
     """

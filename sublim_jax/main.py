@@ -136,7 +136,7 @@ def _report(config: Any, workdir: Path, plot: Path | None, verbosity: str) -> No
     if plot:
         with matplotlib.rc_context(plots.STYLE):
             figure.draw(rows).savefig(plot)
-    accuracy = "student accuracy: mean and 95 % bootstrap interval over seeds"
+    accuracy = "student accuracy: mean and 95 % interval over seeds"
     title = figures.title(figure) if hasattr(figure, "table") else accuracy
     tables.print_table(figures.table(figure, rows), title)
     if verbosity != "quiet":

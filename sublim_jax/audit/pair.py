@@ -29,7 +29,7 @@ class Audit(NamedTuple):
         compatibility_aux: Cosine of the heads through which the student imitates.
         compatibility_class: Cosine of the heads through which the trait is measured.
         trait_change: First-order change of the trait loss per unit learning rate (negative = learned), with its 95 %
-            bootstrap interval over inputs.
+            interval over inputs.
         trait_cosine: Cosine of the two gradients; positive = the first update learns the trait.
         trait_loss: Trait loss at the student's parameters.
         imitation_loss: Imitation loss at the student's parameters.

@@ -150,7 +150,7 @@ def _divergence_rows(
         row: dict[str, Any] = {"persona": speaker, "others": len(others), "tokens": votes.votes.size}
         row["own"] = votes.target.mean()  # below 1 only by rounding, as sequences are scored in one pass
         for name, marked in (("any", votes.divergent()), ("all", votes.divergent(len(others))), ("any_in_full", full)):
-            mean, low, high, _ = summary.interval(marked.mean(1).tolist())
+            mean, low, high, *_ = summary.interval(marked.mean(1))
             row |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_count": marked.sum()}
         row |= {f"votes_{number}": int((votes.votes == number).sum()) for number in range(len(others) + 1)}
         row["kl_from_none"], row["changed_from_none"] = personas.moved(answers, index, len(names) - 1)

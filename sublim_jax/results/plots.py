@@ -150,14 +150,15 @@ def label_text(name: str, value: Any) -> str:
 def line(
     ax: Axes, rows: summary.Rows, x: str, label: str, index: int, column: str = ACCURACY, **style: Any
 ) -> pd.Series:
-    """Draw the means over seeds of a column against a label column, with a band of 95 % bootstrap intervals.
+    """Draw the means over seeds of a column against a label column, with a band of 95 % intervals.
 
-    A single point has a bar instead of a band. Returns the drawn intervals by x.
+    A single point has a bar instead of a band; points of fewer than three seeds have neither. Where seeds diverged, a
+    cross at the lower edge has their number. Returns the drawn intervals by x.
     """
     intervals = summary.cells(rows, [x], column).sort_index()
     colour, marker = look(index)
     style = {"color": colour, "marker": marker, "markersize": 3.5, "lw": 1.3, "label": label} | style
-    at, (means, low, high, _) = intervals.index.to_numpy(float), np.array(list(intervals), float).reshape(-1, 4).T
+    at, (means, low, high, *_) = intervals.index.to_numpy(float), np.array(list(intervals), float).reshape(-1, 5).T
     if len(intervals) > 1:
         (drawn,) = ax.plot(at, means, **style)
         ax.fill_between(at, low, high, color=style["color"], alpha=0.18, lw=0)
@@ -165,13 +166,23 @@ def line(
         drawn = ax.errorbar(at, means, ends(list(intervals)), capsize=2, **style).lines[0]
     name = x.replace("_", " ")
     notes[drawn] = [f"{label}, {name} {value:g}: {each}" for value, each in intervals.items()]
+    mark_diverged(ax, at, list(intervals), style["color"], index)
     return intervals
 
 
+def mark_diverged(ax: Axes, at: Any, intervals: Sequence[summary.Interval], colour: Any, line: int = 0) -> None:
+    """Draw a cross at the lower edge where seeds of a mean diverged, with their number; one height for each line."""
+    for x, interval in zip(at, intervals, strict=True):
+        if interval.diverged:
+            style = {"color": colour, "fontsize": 6.5, "transform": ax.get_xaxis_transform(), "clip_on": False}
+            text = f"x {interval.diverged} of {interval.n + interval.diverged}"
+            ax.text(x, 0.01 + 0.05 * (line % 8), text, ha="center", va="bottom", zorder=7, **style)
+
+
 def ends(intervals: Sequence[summary.Interval]) -> np.ndarray:
-    """The distances of the lower and upper interval ends from the mean, 0 where there is no interval."""
-    means, lows, highs, _ = np.asarray(intervals, float).reshape(-1, 4).T
-    return np.nan_to_num([means - lows, highs - means])
+    """The distances of the lower and upper interval ends from the mean, NaN where there is no interval."""
+    means, lows, highs, *_ = np.asarray(intervals, float).reshape(-1, 5).T
+    return np.array([means - lows, highs - means])
 
 
 def strip(
@@ -184,7 +195,7 @@ def strip(
     order: Sequence[Any] = (),
     first: int = 0,
 ) -> dict[tuple[Any, Any], float]:
-    """Draw categories side by side: a dot for each seed and beside it the mean with its 95 % bootstrap interval.
+    """Draw categories side by side: a dot for each seed and beside it the mean with its 95 % interval.
 
     `group` is a label column whose values have a colour each, starting at the colour `first`. Returns the position of
     each mean by (category, value).
@@ -205,6 +216,7 @@ def strip(
         bars = ax.errorbar(x, [interval.mean for interval in intervals], ends(list(intervals)), **style)
         texts = [f"{name}{f', {label}' if label else ''}: {interval}" for name, interval in intervals.items()]
         notes[bars.lines[0]] = [text.replace("\n", " ").replace("_", " ") for text in texts]
+        mark_diverged(ax, x, list(intervals), colour)
         places |= {(name, value): position for name, position in zip(centres, x, strict=True)}
     crowded = len(categories) > 8
     texts = [names.get(name, str(name).replace("_", " ") if crowded else wrapped(name)) for name in categories]

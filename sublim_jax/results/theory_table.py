@@ -55,14 +55,16 @@ def table(rows: summary.Rows, laws: tuple[Prediction, ...] = LAWS) -> pd.DataFra
         of .03, and differs where it lies beyond; a bound holds where the interval lies within it (or a thousandth
         beyond), and is violated where it lies beyond. Else the verdict is `undecided`, as with fewer than three seeds;
         `identity` where both are the same number to rounding for every seed; a level has none. The regime is `outside`
-        where the law is for another condition.
+        where the law is for another condition. If any student diverged, `diverged` has their number; they are left out,
+        and the verdict is `diverged` where no other is left.
     """
     final, lines = summary.last(rows), []
     for law in laws:
         if {law.predicted, law.measured} <= set(final.columns):
-            both = final[final[law.predicted].notna() & final[law.measured].notna()]
+            both = final[final[law.predicted].notna() & (final[law.measured].notna() | summary.diverged(final))]
             lines += [{**labels, **_line(law, part, labels)} for labels, part in _conditions(both)]
-    return pd.DataFrame(lines, columns=[*summary.labels_of(final), *_COLUMNS])
+    frame = pd.DataFrame(lines, columns=[*summary.labels_of(final), *_COLUMNS, "diverged"])
+    return frame if frame["diverged"].any() else frame.drop(columns="diverged")
 
 
 def _conditions(final: summary.Rows) -> Iterator[tuple[dict[str, Any], summary.Rows]]:
@@ -73,8 +75,10 @@ def _conditions(final: summary.Rows) -> Iterator[tuple[dict[str, Any], summary.R
 
 
 def _line(law: Prediction, rows: summary.Rows, labels: Mapping[str, Any]) -> dict[str, object]:
+    lost = summary.diverged(rows)
+    rows = rows[~lost]
     differences = rows[law.measured] - rows[law.predicted]
-    difference = summary.interval(list(differences))
+    difference = summary.interval(differences.to_numpy(float))._replace(diverged=int(lost.sum()))
     inside = not law.condition or (law.condition == labels.get("condition") and float(labels.get("share", 0)) == 0)
     return {
         "law": law.name,
@@ -85,17 +89,18 @@ def _line(law: Prediction, rows: summary.Rows, labels: Mapping[str, Any]) -> dic
         "verdict": _verdict(law.kind, difference, differences.abs().max()),
         "regime": "inside" if inside else "outside",
         "seeds": len(rows),
+        "diverged": int(lost.sum()),
     }
 
 
 def _verdict(kind: str, difference: summary.Interval, largest: float) -> str:
     """The verdict from the interval of the mean difference and the largest difference of a seed."""
+    if not difference.n:
+        return "diverged"
     if kind == "level":
         return ""
     if largest < 1e-6:
         return "identity"
-    if difference.n < 3:
-        return "undecided"
     low, high = difference.low, difference.high
     if kind == "value":
         if max(-low, high) <= MARGIN:
@@ -128,8 +133,9 @@ def active_bounds(rows: summary.Rows) -> pd.DataFrame:
     """
     lines = []
     for labels, part in _conditions(summary.last(rows)):
+        part = part[~summary.diverged(part)]
         measured, bounds = float(part[ACCURACY].mean()), _bounds(part, labels)
-        bound = min(bounds, key=lambda name: bounds[name]) if bounds else ""
+        bound = min(bounds, key=lambda name: bounds[name]) if bounds else "" if len(part) else "diverged"
         value = bounds.get(bound, float("nan"))
         line = {"measured": measured, "bound": bound, "bound_value": value, "active": measured > value - NEAR}
         limits = {"equations": "theory/equations_per_weight", "first_step": "theory/first_step_cosine"}
@@ -152,5 +158,5 @@ def _bounds(rows: summary.Rows, labels: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: float(rows[column].mean())
         for name, column in columns.items()
-        if column in rows and rows[column].notna().all()
+        if column in rows and len(rows) and rows[column].notna().all()
     }

@@ -66,6 +66,31 @@ def test_points_take_the_last_mark_and_define_transfer(tmp_path):
     np.testing.assert_allclose(points["trait_change"], -last["theory/trait_change"])
 
 
+def test_points_leave_out_diverged_students_and_count_them(tmp_path):
+    rows = rows_of(4, 3)
+    rows.loc[(rows["condition"] == "c2") & (rows["seed"] < 2), "at/student_accuracy"] = np.nan
+    points = calibrate.points([keep(tmp_path / "one", rows)])
+    assert len(points) == 4 * 3 - 2 and points.attrs["diverged"] == 2 and np.isfinite(points["transfer"]).all()
+
+
+def test_worth_covers_the_truth(tmp_path):
+    """Scores of which a part is common to all seeds of a condition; the truth is that of many conditions."""
+
+    def frame(conditions, seed):
+        rng = np.random.default_rng(seed)
+        common, score = np.repeat(rng.normal(size=(2, conditions)), 3, axis=1), rng.normal(size=(2, 3 * conditions))
+        transfer = 1.5 * common[0] + 1.2 * common[1] + 0.5 * score[1]
+        columns = {"condition": np.repeat(np.arange(conditions).astype(str), 3), "score": common[0] + 0.3 * score[0]}
+        return pd.DataFrame(columns).assign(success=transfer > 0, transfer=transfer)
+
+    many = frame(20_000, 0)
+    truth = calibrate.auroc(many["score"], many["success"])
+    samples = [frame(25, seed) for seed in range(1, 121)]
+    found = [calibrate.worth(sample["score"], sample).auroc for sample in samples]
+    assert np.mean([low <= truth <= high for _, low, high in found]) >= 0.91
+    assert all(0 <= low <= value <= high <= 1 for value, low, high in found)
+
+
 def test_split_holds_out_conditions_and_seeds(tmp_path):
     points = calibrate.points([keep(tmp_path / "one", rows_of())])
     fitted, held = (points[points["part"] == part] for part in ("fitted", "held out"))

@@ -29,7 +29,6 @@ from sublim_jax.lm.documents import corpus
 from sublim_jax.lm.generate import Generate
 from sublim_jax.lm.teachers import shuffled_answers, zero_steering
 from sublim_jax.nets import CNN, MLP, Decoder, SplitHead
-from sublim_jax.results import summary
 from sublim_jax.training import inits, population, streams, targets
 from sublim_jax.training import step as training_step
 
@@ -130,7 +129,6 @@ def draws():
         said = answer(keys.at(seed, "answer", 1), TeacherParams(*given), knobs_of(layers, extra=more))
         name, other = keys.CHAINED[type(answer).__name__], targets.needs_unrelated_teachers(answer)
         found[f"answer [{name}, {other}]"] = close(said.logits)
-    found["bootstrap interval"] = list(map(float, summary.interval([0.1, 0.5, 0.7, 0.2, 0.9])))
     return found | language_draws()
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sublim_jax.config import lm as lm_config
 from sublim_jax.config import resolve
-from sublim_jax.results import figures, plots
+from sublim_jax.results import figures, plots, summary
 from sublim_jax.results.figures import _claims, _lm, _lm_lessons, _lm_students
 
 ROOT = Path(__file__).parents[2]
@@ -73,22 +73,49 @@ def test_average_animals_makes_the_base_seed_the_unit_of_intervals():
             for animal, spread in ((2 * seed, -100.0), (2 * seed + 1, 100.0))
         ]
     )
-    means = _claims.average_animals(rows)
+    means = summary.average_animals(rows)
     assert means["at/transfer"].tolist() == list(range(6)) and means["at/x"].isna().all()
     assert list(means.columns) == ["data", "seed", "step", "at/transfer", "at/x"]
     rows.loc[0, "at/transfer"] = np.nan
-    assert np.isnan(_claims.average_animals(rows)["at/transfer"][0]), "half a seed is no seed"
+    assert np.isnan(summary.average_animals(rows)["at/transfer"][0]), "half a seed is no seed"
 
 
 def test_evaluate_gives_verdicts_of_what_was_measured():
     seeds = pd.Series([1.0, 1.2, 0.8, 1.1, 0.9, 1.0])
     assert verdict(x=seeds) == ["holds"]
     assert verdict(x=-seeds) == ["reversed"]
-    assert verdict(x=seeds - 1) == ["not settled"]
-    assert verdict(x=seeds[:4]) == verdict(x=seeds[:1]) == ["n < 5"]
-    assert verdict(x=seeds.where(seeds > 0.8)) == ["not settled"], "one diverged"
-    assert not verdict(x=seeds[:0]) and not verdict(x=seeds * np.nan)
+    assert verdict(x=seeds - 1) == ["not decided"]
+    assert verdict(x=seeds[:2]) == verdict(x=seeds[:1]) == ["n < 3"]
+    assert verdict(x=seeds[:3]) == ["holds"]
+    assert not verdict(x=seeds[:0])
     assert not verdict("x > y", x=seeds) and not verdict("x > y", x=seeds, y=seeds[:0])
+
+
+@pytest.mark.parametrize("lost", [1, 2, 5, 6])
+def test_evaluate_decides_nothing_where_a_student_diverged(lost):
+    seeds = pd.Series([1.0, 1.2, 0.8, 1.1, 0.9, 1.0])
+    left = seeds.mask(seeds.index < lost)
+    for inequality in ("x > 0", "x < 0", "x > .5 of y", "|x| < .3 of y"):
+        claim = _claims.evaluate({inequality: ""}, {"x": left, "y": seeds})[0]
+        assert claim.verdict == "not decided" and claim.difference.diverged == lost
+
+
+def test_table_counts_diverged_students_and_prints_no_number_where_all_did():
+    rows = rows_of("lm_dose", "paper", 5)
+    labels = summary.labels_of(rows)
+    one, whole = (rows[labels].eq(rows[labels].iloc[place]).drop(columns="animal").all(axis=1) for place in (0, -1))
+    rows.loc[(one & (rows["seed"] == 0)) | whole, ["at/transfer", "at/probability"]] = np.nan
+    figure = figures.pick("lm_dose")
+    table = figure.table(rows).set_index("claim, or condition")
+    here, verdict = table["here"], table["verdict"]
+    conditions = here[here.index.str.startswith("transfer: ")]
+    assert conditions.str.endswith("1 of 5 diverged").sum() == 1
+    assert (conditions == "diverged").sum() == 1 and verdict[conditions[conditions == "diverged"].index].eq("").all()
+    judged = verdict[: len(figure.claims(rows))]
+    assert "not decided" in set(judged)
+    assert "Diverged, outputs not finite" in figure.caption(rows) and "1 of 5 seeds" in figure.caption(rows)
+    marks = [text.get_text() for ax in figure.draw(rows).axes for text in ax.texts]
+    assert "x 1 of 5" in marks and "x 5 of 5" in marks
 
 
 def test_evaluate_compares_the_seeds_that_both_samples_have():
@@ -106,13 +133,13 @@ def test_evaluate_finds_an_effect_small_where_both_sides_say_so():
         part = pd.Series(value + np.array([-0.01, 0.01, 0, 0.02, -0.02, 0]))
         assert verdict("|part| < .3 of whole", part=part, whole=whole) == [expected]
     wide = pd.Series([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
-    assert verdict("|part| < .3 of whole", part=wide, whole=whole) == ["not settled"]
+    assert verdict("|part| < .3 of whole", part=wide, whole=whole) == ["not decided"]
 
 
 def test_ratio_is_of_means_and_undefined_where_the_whole_is_nothing():
     whole = pd.Series([1.0, 2.0, 3.0, 4.0, 5.0])
     half = _claims.ratio(whole * 0.5, whole)
-    assert half.mean == 0.5 and np.allclose((half.low, half.high), 0.5), "resampled in pairs"
+    assert half.mean == 0.5 and np.allclose((half.low, half.high), 0.5), "paired by seed"
     assert np.isnan(_claims.ratio(whole, whole - 3).mean)
     assert _claims.ratio(whole[:1] * 0.2, whole[:1])[:2] == pytest.approx((0.2, np.nan), nan_ok=True)
 
@@ -154,7 +181,7 @@ def test_tables_are_texts_of_claims_and_conditions(name):
     table, claims = figure.table(rows), figure.claims(rows)
     assert list(table.columns) == ["claim, or condition", "published", "here", "verdict"]
     assert table.map(lambda cell: isinstance(cell, str)).all(axis=None)
-    assert table["verdict"][: len(claims)].isin(["holds", "reversed", "not settled"]).all()
+    assert table["verdict"][: len(claims)].isin(["holds", "reversed", "not decided"]).all()
     assert len(table) == len(claims) + len(figure.final(rows)[list(figure.labels)].drop_duplicates())
     assert table["claim, or condition"].is_unique and table["claim, or condition"].str.len().max() <= 70
     assert all(claim.published for claim in claims)
@@ -173,7 +200,7 @@ def test_a_single_seed_and_animal_can_be_shown(name):
     rows = rows_of(name, "smoke", 1, animals=1).assign(**{"at/cross": np.nan})
     figure = figures.pick(name)
     assert "One seed" in figure.caption(rows) and "1 animal of" in figure.caption(rows)
-    assert {claim.verdict for claim in figure.claims(rows)} == {"n < 5"}
+    assert {claim.verdict for claim in figure.claims(rows)} == {"n < 3"}
     assert plots.images(lambda: figure.draw(rows), dpi=30)["png"].startswith(b"\x89PNG")
 
 
@@ -205,7 +232,7 @@ def test_claims_hold_where_planted_and_are_reversed_where_the_reverse_was(name):
 
     assert verdicts(name, rows(lambda seed: 1))[text] == "holds"
     assert verdicts(name, rows(lambda seed: -1))[text] == "reversed"
-    assert verdicts(name, rows(lambda seed: (-1) ** seed))[text] == "not settled"
+    assert verdicts(name, rows(lambda seed: (-1) ** seed))[text] == "not decided"
 
 
 def test_theory_compares_first_updates_by_rank():

@@ -44,7 +44,7 @@ def test_transfer_has_the_panels_the_rows_can_fill(widths, steps, panels):
     assert isinstance(figure, Figure) and len(figure.axes) == panels
 
 
-def test_line_has_the_bootstrap_interval_as_its_band():
+def test_line_has_the_interval_as_its_band():
     rows, ax = rows_of(steps=(20,), seeds=8), Figure().subplots()
     found = plots.line(ax, rows[rows.condition == "same"], "m", "same", 0)
     ends = {tuple(point) for path in ax.collections[0].get_paths() for point in np.round(np.asarray(path.vertices), 9)}

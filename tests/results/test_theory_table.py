@@ -2,9 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from sublim_jax import results
-from sublim_jax.results import report, theory_table
+from sublim_jax.results import report, summary, theory_table
+from sublim_jax.results.summary import Interval
 from sublim_jax.results.theory_table import Prediction
 
 VALUE = Prediction("value", "theory/x", "at/x", "value")
@@ -47,6 +49,32 @@ def test_table_says_whether_a_bound_is_violated():
     assert verdicts(rows(0.5, 0.5, 0.5), UPPER, LOWER) == ["undecided", "undecided"]
     level = Prediction("level", "theory/b", "at/x", "level")
     assert verdicts(rows(0.5, 0.5, 0.4), level) == [""]
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 5, 10])
+def test_verdict_of_a_violation_is_false_in_few_cases(seeds):
+    """The true mean lies at the end of what is allowed, so that every verdict of a violation is false."""
+    rng, size = np.random.default_rng(0), (4000, seeds)
+    for noise in (rng.normal(size=size), rng.lognormal(0, 0.5, size) - np.exp(0.125), rng.uniform(size=size) - 0.5):
+        for kind, allowed in (("value", 0.03), ("value", -0.03), ("upper", 1e-3), ("lower", -1e-3)):
+            differences = allowed + 0.1 * noise
+            means = differences.mean(1)
+            ends = zip(means, *summary.bounds(differences), strict=True)
+            found = [theory_table._verdict(kind, Interval(*values, seeds), 1.0) for values in ends]
+            assert np.mean(np.isin(found, ["violated", "differs"])) <= 0.06, (kind, allowed)
+
+
+def test_table_says_which_students_diverged():
+    both = pd.concat([rows(0.5, 0.5, seeds=6), rows(0.5, 0.5, seeds=6, condition="lost")], ignore_index=True)
+    both["at/student_accuracy"] = both["at/x"]
+    assert "diverged" not in theory_table.table(both, (VALUE,))
+    both.loc[[0, *range(6, 12)], ["at/x", "at/student_accuracy"]] = np.nan
+    found = theory_table.table(both, (VALUE,))
+    assert list(found["diverged"]) == [1, 6] and list(found["seeds"]) == [5, 0]
+    assert found["verdict"][0] != "diverged" and found["verdict"][1] == "diverged"
+    assert str(found["difference"][1]) == "diverged"
+    bounds = both.assign(**{"theory/ceiling_accuracy": 0.9})
+    assert list(theory_table.active_bounds(bounds)["bound"]) == ["D5 teacher's latent", "diverged"]
 
 
 def test_counts_take_a_student_once():

@@ -1,7 +1,8 @@
 """Claims on language models: inequalities between samples of one value for each base seed, with verdicts.
 
-The inequalities were written down before the rows were there. A claim holds where the 95 % bootstrap interval of its
-difference over base seeds lies above 0, is reversed where it lies below 0, and is otherwise not settled.
+The inequalities were written down before the rows were there. A claim holds where the 95 % interval of its difference
+over base seeds lies above 0, is reversed where it lies below 0, and is otherwise not decided, as where a student of one
+side has diverged: the seeds that remain are a choice by the outcome.
 """
 
 import re
@@ -10,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from sublim_jax.results import plots, summary
 from sublim_jax.results.summary import Interval
@@ -18,7 +18,6 @@ from sublim_jax.results.summary import Interval
 TRANSFER = "at/transfer"
 CROSS = "at/cross"
 UNPUBLISHED = "not published"
-MIN_SEEDS = 5  # for a verdict: a bootstrap interval of two seeds ends at the two seeds
 NAMES = {  # values of labels that claims call by another name
     **{"soft_carrier": "soft", "soft": "soft, all tokens", "other_init": "other weights", "blocks": "all blocks"},
     **{"none": "unchanged lines", "embeddings": "tables"},
@@ -32,18 +31,6 @@ _PREDICTIONS = {  # columns of first-order predictions that rank conditions befo
 }
 
 
-def average_animals(rows: pd.DataFrame) -> summary.Rows:
-    """One row for each condition, step and base seed: the mean over its animals, missing where one animal's is.
-
-    Animals of a seed share its base, prompts and control student, so they are not independent; the base seed is the
-    unit. Every seed has equally many animals, so resampling these rows is the cluster bootstrap over base seeds.
-    """
-    by = [name for name in summary.labels_of(rows) if name != "animal"] + ["seed", "step"]
-    groups: Any = rows.groupby(by, sort=False, dropna=False)[[name for name in rows if "/" in str(name)]]
-    complete = groups.count().eq(groups.size(), axis=0)
-    return groups.mean().where(complete).reset_index()
-
-
 class Claim(NamedTuple):
     """An inequality, what was published about it, and the difference of its sides, which should be above 0."""
 
@@ -53,10 +40,12 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """`holds`, `reversed` or `not settled`; with too few seeds for a verdict it says so."""
-        if self.difference.n < MIN_SEEDS:
-            return f"n < {MIN_SEEDS}"
-        return "holds" if self.difference.low > 0 else "reversed" if self.difference.high < 0 else "not settled"
+        """`holds`, `reversed` or `not decided`; with too few seeds for a verdict it says so."""
+        if self.difference.diverged:
+            return "not decided"
+        if self.difference.n < summary.MIN_SEEDS:
+            return f"n < {summary.MIN_SEEDS}"
+        return "holds" if self.difference.low > 0 else "reversed" if self.difference.high < 0 else "not decided"
 
 
 def select(rows: summary.Rows, **labels: Any) -> summary.Rows:
@@ -96,8 +85,8 @@ def evaluate(inequalities: Mapping[str, str], named: Mapping[Any, pd.Series], su
     claims = []
     for inequality, published in inequalities.items():
         differences = _differences(inequality, named)
-        if differences and all(values.notna().any() for values in differences):
-            intervals = summary.intervals([values.to_numpy(float) for values in differences])
+        if differences and all(len(values) for values in differences):
+            intervals = [summary.interval(values.to_numpy(float)) for values in differences]
             weakest = min(intervals, key=lambda interval: interval.mean if np.isnan(interval.low) else interval.low)
             claims.append(Claim(inequality + suffix, published, weakest))
     return claims
@@ -117,25 +106,18 @@ def _differences(inequality: str, named: Mapping[str, pd.Series]) -> list[pd.Ser
 
 
 def ratio(part: pd.Series, whole: pd.Series) -> Interval:
-    """Mean of a part over mean of the whole, bootstrapped over seeds in pairs; NaN where the whole may be 0."""
-    seeds = part.index.intersection(whole.index)
-    parts, wholes = part.loc[seeds].to_numpy(float), whole.loc[seeds].to_numpy(float)
-    undefined = Interval(np.nan, np.nan, np.nan, len(seeds))
-    full = summary.interval(wholes.tolist()) if len(seeds) else undefined
+    """Mean of a part over mean of the whole, of the seeds that both have; NaN where the whole may be 0.
+
+    The interval is that of the ratio's linear expansion: each seed's deviation of its part from the ratio times its
+    whole, over the mean of the wholes.
+    """
+    paired = pd.concat([part, whole], axis=1, keys=["part", "whole"], join="inner")
+    parts, wholes = (paired.dropna()[name].to_numpy(float) for name in paired)
+    lost, full = len(paired) - len(parts), summary.interval(wholes)
     if not (full.mean if np.isnan(full.low) else full.low) > 0:
-        return undefined
-    mean = float(parts.mean() / wholes.mean())
-    if len(seeds) < 2 or not np.isfinite(parts).all():
-        return undefined._replace(mean=mean)
-    ends = stats.bootstrap(
-        (parts, wholes),
-        lambda parts, wholes, axis: parts.mean(axis) / wholes.mean(axis),
-        paired=True,
-        n_resamples=summary.RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Interval(mean, float(ends.low), float(ends.high), len(seeds))
+        return Interval(np.nan, np.nan, np.nan, len(parts), lost)
+    mean = parts.mean() / wholes.mean()
+    return summary.interval(mean + (parts - mean * wholes) / wholes.mean())._replace(diverged=lost)
 
 
 def rank_correlations(rows: summary.Rows, x: str, min_conditions: int = 3) -> pd.Series:
@@ -161,6 +143,8 @@ def theory(rows: summary.Rows) -> list[Claim]:
 
 def signed(interval: Interval) -> str:
     """A mean with its interval, with signs."""
+    if not interval.n:
+        return str(interval)
     if np.isnan(interval.low):
         return f"{interval.mean:+.2f}"
     return f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
@@ -168,7 +152,7 @@ def signed(interval: Interval) -> str:
 
 def table(claims: Iterable[Claim], rows: summary.Rows, labels: Sequence[str]) -> pd.DataFrame:
     """The claims with their verdicts, and below them the transfer of every condition and the trait's probability."""
-    lines = [(c.text, c.published, f"{signed(c.difference)}, n = {c.difference.n}", c.verdict) for c in claims]
+    lines = [(c.text, c.published, _measured(c.difference), c.verdict) for c in claims]
     if rows[TRANSFER].notna().any():
         conditions = plots.series(rows.assign(data=rows["data"].replace(NAMES)), labels)
         lines += [_condition(label, part) for label, part in conditions]
@@ -176,7 +160,16 @@ def table(claims: Iterable[Claim], rows: summary.Rows, labels: Sequence[str]) ->
 
 
 def _condition(label: str, rows: summary.Rows) -> tuple[str, str, str, str]:
-    own, cross = summary.intervals([rows[TRANSFER].to_numpy(float), rows[CROSS].to_numpy(float)])
-    before, after = rows["at/probability_control"].mean(), rows["at/probability"].mean()
-    other = "" if np.isnan(cross.mean) else f"; other animal {cross.mean:+.2f}"
-    return f"transfer: {label}", "", f"{signed(own)}{other}", f"P {before:.3f} to {after:.3f}"
+    own = summary.interval(rows[TRANSFER].to_numpy(float))
+    living = rows[rows[TRANSFER].notna()]
+    before, after, cross = (living[f"at/{name}"].mean() for name in ("probability_control", "probability", "cross"))
+    other = "" if np.isnan(cross) else f"; other animal {cross:+.2f}"
+    lost = f", {own.diverged} of {len(rows)} diverged" if own.n and own.diverged else ""
+    return f"transfer: {label}", "", f"{signed(own)}{other}{lost}", f"P {before:.3f} to {after:.3f}" if own.n else ""
+
+
+def _measured(difference: Interval) -> str:
+    """A difference with its interval and the number of seeds, and the number of those that diverged."""
+    number = f", n = {difference.n}" if difference.n else ""
+    lost = f", {difference.diverged} diverged" if difference.n and difference.diverged else ""
+    return f"{signed(difference)}{number}{lost}"

@@ -111,8 +111,8 @@ class LanguageFigure:
         return (
             f"{self.caption_words.format(**texts)} Transfer is the logit of the taught animal minus the mean logit of "
             "the other animals, in nats, minus the same difference in a control student that reads the base's own "
-            f"lines. {_words.means(final, 'bars and bands')} The unit is the base seed: values are first averaged over "
-            f"{animals} animal{'s' if animals > 1 else ''} of a seed. Small dots: seeds"
+            f"lines. {_words.means(final, 'bars and bands', self.labels)} The unit is the base seed: values are first "
+            f"averaged over {animals} animal{'s' if animals > 1 else ''} of a seed. Small dots: seeds"
             f"{cross if final[CROSS].notna().any() else ''}.{self._left_out(rows)}{judged if claims else ''}"
         )
 
@@ -136,7 +136,7 @@ def all_evaluations(rows: pd.DataFrame) -> summary.Rows:
     """One row for each condition, step and base seed; what did not vary or was not measured is filled."""
     filled = summary.labelled(rows, **_DEFAULTS, **dict.fromkeys([f"at/{name}" for name in _MEASURED], np.nan))
     filtered = filled["filtered"].map({True: "filtered", False: "not filtered"})
-    return _claims.average_animals(filled.assign(filtered=filtered))
+    return summary.average_animals(filled.assign(filtered=filtered))
 
 
 def by_form(rows: summary.Rows, forms: Iterable[str] = FORMS) -> Iterator[tuple[str, summary.Rows]]:
@@ -185,8 +185,7 @@ def strip(
     """Categories: seeds as dots, mean and interval; of transfers also those of other animals' students, pale."""
     if column == TRANSFER:
         zero(ax)
-    rows = rows[rows[column].notna()]
-    if not len(rows):
+    if not _words.measured(rows, column):
         return
     places = plots.strip(ax, rows, by, group, column, None, order, first)
     _name_categories(ax, plots.ordered(rows[by], order))
@@ -210,8 +209,7 @@ def _cross(ax: Axes, x: float, rows: summary.Rows, colour: str) -> None:
 
 def line(ax: Axes, rows: summary.Rows, x: str, label: str, index: int, column: str = TRANSFER, **style: Any) -> None:
     """Draw a curve of means with its band and, faint, the seeds."""
-    rows = rows[rows[column].notna()]
-    if len(rows):
+    if _words.measured(rows, column):
         ax.plot(rows[x], rows[column], ".", color=style.get("color", plots.look(index)[0]), ms=3, mew=0, alpha=0.35)
         plots.line(ax, rows, x, label, index, column, **style)
 
@@ -233,10 +231,11 @@ def scatter(ax: Axes, rows: summary.Rows, by: Sequence[str], column: str, xlabel
 def fractions(ax: Axes, parts: Mapping[Any, pd.Series], whole: pd.Series, label: str, index: int, **style: Any) -> None:
     """Draw fractions of a whole transfer against the keys of the parts: means, intervals, and seeds as dots."""
     ratios = {x: _claims.ratio(part, whole) for x, part in parts.items() if len(part)}
+    colour, marker = plots.look(index)
+    plots.mark_diverged(ax, ratios, list(ratios.values()), colour, index)
     ratios = {x: interval for x, interval in ratios.items() if np.isfinite(interval.mean)}
     if not ratios:
         return
-    colour, marker = plots.look(index)
     for x in ratios:
         seeds = parts[x] / whole.mean()
         ax.plot([x] * len(seeds), seeds, ".", color=colour, ms=3, mew=0, alpha=0.35)

@@ -87,10 +87,11 @@ def _draw_profile(ax: Axes, rows: summary.Rows) -> None:
     for form, part in _lm.by_form(singles):
         _lm.line(ax, part, "block", _lm.LEGENDS[form], _lm.COLOURS[form])
         whole = sample(rows, trains="blocks", data=form)
-        if len(whole):
+        if whole.notna().any():
             interval, colour = summary.interval(whole.tolist()), plots.look(_lm.COLOURS[form])[0]
             ax.axhline(interval.mean, color=colour, ls="--", lw=1, label=f"all blocks, {_lm.LEGENDS[form]}")
-            ax.axhspan(interval.low, interval.high, color=colour, alpha=0.08, lw=0)
+            if np.isfinite(interval.low):
+                ax.axhspan(interval.low, interval.high, color=colour, alpha=0.08, lw=0)
     _lm.zero(ax)
     ax.set(xlabel="block that learns", xticks=sorted(singles["block"].unique()))
 
@@ -129,7 +130,8 @@ def _compare_layers(final: summary.Rows, every: summary.Rows) -> Iterator[Claim]
         early = by_block.columns < (max(by_block.columns, default=0) + 1) / 2
         if early.any() and not early.all():
             for half, blocks in (("early", by_block.loc[:, early]), ("late", by_block.loc[:, ~early])):
-                named |= {f"{half} blocks, mean": blocks.mean(axis=1), f"{half} blocks, best": blocks.max(axis=1)}
+                named |= {f"{half} blocks, mean": blocks.mean(axis=1, skipna=False)}
+                named |= {f"{half} blocks, best": blocks.max(axis=1, skipna=False)}
         inequalities = {f"block {block} > 0": _SCHRODI for block in by_block.columns} | _PART_CLAIMS
         yield from evaluate(inequalities, named, f", {_lm.FORMS[form]}")
 

@@ -44,6 +44,8 @@ class Extra:
         column, rows = self.column.format(panel=panel), self.where(rows)
         if _words.measured(rows, column):
             rows = rows[rows[column].notna()].drop_duplicates([x, "seed", column])
+            if not len(rows):
+                return
             style = {**(PREDICTED if column.startswith("theory/") else {}), **self.style}
             plots.line(ax, rows, x, self.label, 0, column, **style)
 
@@ -220,7 +222,7 @@ class FigureSpec:
         sentences = (
             self.text.format(**texts),
             "Dots: seeds." if "bars" in shapes else "",
-            _words.means(final, " and ".join(shapes)),
+            _words.means(final, " and ".join(shapes), self._shown(rows)),
             self.published_text if drawn else "",
             "Dashed: the teacher; dotted: the untrained net."
             if any("teacher" in panel.levels for panel in panels)

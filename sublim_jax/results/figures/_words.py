@@ -4,26 +4,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sublim_jax.results import summary
+from sublim_jax.results import plots, summary
 
 
 def seeds(rows: summary.Rows) -> str:
-    """The number of seeds of each mean, as text."""
-    counts = rows.groupby(summary.labels_of(rows), dropna=False)["seed"].nunique()
+    """The number of seeds of each mean, as text; seeds that diverged are in none."""
+    living = rows[~summary.diverged(rows)]
+    counts = (living if len(living) else rows).groupby(summary.labels_of(rows), dropna=False)["seed"].nunique()
     low, high = int(counts.min()), int(counts.max())
     if high == 1:
         return "one seed"
     return f"{high} seeds" if low == high else f"{low} to {high} seeds"
 
 
-def means(rows: summary.Rows, shape: str = "bands") -> str:
-    """The sentence on means and intervals."""
-    if seeds(rows) == "one seed":
-        return "One seed, so no intervals."
-    return (
-        f"Means over {seeds(rows)}; {shape}: 95 % bootstrap intervals (percentile, {summary.RESAMPLES:,} resamples"
-        f"{'; too narrow with so few seeds' if rows['seed'].nunique() < 8 else ''})."
-    )
+def means(rows: summary.Rows, shape: str, labels: Sequence[str]) -> str:
+    """The sentences on means and intervals, and on seeds that diverged, whose conditions have these labels."""
+    over = seeds(rows)
+    if over == "one seed":
+        text = "One seed, so no intervals."
+    elif over == "2 seeds":
+        text = "Means over 2 seeds, too few for intervals."
+    else:
+        text = f"Means over {over}; {shape}: 95 % intervals (Student's t, widened for skewness)."
+    return " ".join(filter(None, (text, diverged(rows, labels))))
+
+
+def diverged(rows: summary.Rows, labels: Sequence[str], most: int = 4) -> str:
+    """The sentence on seeds that diverged, by condition, at most so many conditions; empty where there is none."""
+    lost = summary.diverged(rows)
+    if not lost.any():
+        return ""
+    texts = []
+    for label, part in plots.series(rows.assign(_lost=lost), labels):
+        if seeds_lost := part.loc[part["_lost"], "seed"].nunique():
+            texts.append(f"{label}: {seeds_lost} of {part['seed'].nunique()} seeds")
+    more = f", and in {len(texts) - most} more conditions" if len(texts) > most else ""
+    return f"Diverged, outputs not finite, left out of means and marked x: {'; '.join(texts[:most])}{more}."
 
 
 def values(rows: summary.Rows, column: str) -> str:
@@ -74,8 +90,10 @@ def assumed(rows: summary.Rows, *names: str, form: str = " ({})") -> str:
 
 
 def measured(rows: summary.Rows, column: str) -> bool:
-    """Whether the column has any finite value."""
-    return column in rows and bool(np.isfinite(rows[column].to_numpy(float)).any())
+    """Whether the column has any finite value, or would have one if not every student had diverged."""
+    if column not in rows or not len(rows):
+        return False
+    return bool(np.isfinite(rows[column].to_numpy(float)).any() or summary.diverged(rows).all())
 
 
 def theory(rows: summary.Rows, *columns: str) -> str:
