@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sublim_jax
@@ -50,6 +51,11 @@ REFUSED = {
     "unknown data": ((QUICKSTART, "--config.data.name=mnits"), r"error: config.data.name.*mnist"),
     "bad resume": ((QUICKSTART, "--resume=maybe"), r"error: .*resume.*maybe.*auto"),
     "too many devices": ((*SMOKE, "--config.run.devices=64"), r"error: config.run.devices=64: must be at most 1"),
+    "address": ((*SMOKE, "--workdir=gs://b/x"), r"error: workdir=gs://b/x: must be a folder that this machine sees"),
+    "a free folder for several": (
+        (*SMOKE, "--workdir=auto", "--shard=0/2"),
+        r"error: workdir='auto': must be a name",
+    ),
     "exam of too few images": (
         (*SMOKE, "--config.student.stream=epochs", "--config.num_eval_noise=500"),
         r"error: config.num_eval_noise=500: must be at most 300",
@@ -185,6 +191,19 @@ def test_main_without_space_ends_in_one_line_and_keeps_what_was_saved(tmp_path):
     assert re.match(told, done.stderr)
     again = run(tmp_path, *words)
     assert again.returncode == 0, again.stderr
+
+
+def test_main_refused_with_overwrite_leaves_results_as_they_are(tmp_path, monkeypatch, capsys, in_process):
+    monkeypatch.chdir(tmp_path)
+    workdir = results.Workdir(tmp_path / "w", {"a": 1})
+    workdir.begin()
+    workdir.write("one", results.tidy([{"m": 3}], [4], 0, {"x": np.zeros((1, 1))}))
+    workdir.close()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for word in ("--config.run.memory_gb=0.001", "--config.classes=11", "--shard=0/2"):
+        assert main.main(["main", *SMOKE, "--workdir=w", "--resume=overwrite", word]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_main_refuses_a_workdir_that_is_a_file(tmp_path, monkeypatch, capsys, in_process):

@@ -115,6 +115,7 @@ class Workdir:
             self._claim()
             (self.path / "rows").mkdir(exist_ok=True)
             (self.path / "runs").mkdir(exist_ok=True)
+            files.sync_folder(self.path)
         except OSError as error:
             raise self._error(f"cannot be used ({error.strerror or error})") from error
         self._run = {"begun": _now(), "status": "running", **facts}

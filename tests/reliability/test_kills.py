@@ -28,12 +28,12 @@ COMMANDS = {
     "theorem1": ("--config=theorem1", *SMOKE, "--config.data.source=embedded"),
     "lm_dose": (
         *("--config=lm_dose", *SMOKE, ONE.format("soft.lm.dose", 0.02), ONE.format("greedy.lm.dose", 0.02)),
-        ONE.format("lines.lm.lines", 16),
+        *(ONE.format("lines.lm.lines", 16), "--config.seeds=1"),
     ),
     "shards": ("--config=quickstart", *IMAGES, *STEPS, "--config.seeds=4"),
 }
 SHARDS = {"shards": ("--shard=0/2", "--shard=1/2")}
-KILLS = {"figure2": 36, "theorem1": 24, "lm_dose": 16, "shards": 30}
+KILLS = {"figure2": 36, "theorem1": 24, "lm_dose": 8, "shards": 30}
 
 
 @pytest.fixture(scope="module")
