@@ -7,8 +7,9 @@ import gzip
 import hashlib
 import math
 import struct
+import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -16,6 +17,7 @@ from typing import IO, NamedTuple, cast
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+NPZ = {"x": "images-idx3-ubyte", "y": "labels-idx1-ubyte"}
 GZIP_LAYERS = 3  # a file, gzip, or gzip in gzip
 
 
@@ -189,13 +191,59 @@ def read_splits(name: str, files: Traversable, verify: bool) -> Splits:
         BadFileError: a file is missing, damaged or does not match its partner.
         StrangeFileError: `verify` is set and the contents differ from the published ones, where these are known.
     """
+    rows = KINDS[name].rows
+    return checked_splits(name, lambda stem, rank: read(files, stem, rank, rows), verify)
+
+
+def read_npz(name: str, path: Path, verify: bool) -> Splits:
+    """Read both splits from the file mnist.npz of Keras: bytes x_train, y_train, x_test, y_test, without pickle."""
+    members = {"train": "train", "test": "t10k"}
+    names = {f"{stem}-{kind}": f"{part}_{split}.npy" for split, stem in members.items() for part, kind in NPZ.items()}
+    with zipfile.ZipFile(path) as archive:
+
+        def member(stem: str, rank: int) -> tuple[UInt8[np.ndarray, "..."], str]:
+            label = names.get(stem, stem)
+            if label not in archive.namelist():
+                raise BadFileError(f"{path.name} has no {label}")
+            with archive.open(label) as file:
+                content = idx_of_npy(file, rank, KINDS[name].rows, label)
+            return parse(content, rank, label), hashlib.sha256(content).hexdigest()
+
+        return checked_splits(name, member, verify)
+
+
+def idx_of_npy(file: IO[bytes], rank: int, rows: int, label: str) -> bytes:
+    """Convert a .npy file of bytes to IDX, up to the size that its header states and `rows` allows."""
+    try:
+        major, _ = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(file)
+    except (ValueError, TypeError, SyntaxError, EOFError, zlib.error) as error:
+        raise BadFileError(f"{label} is no NumPy file ({' '.join(str(error).split())})") from error
+    if len(shape) != rank or fortran or dtype != np.uint8 or not all(0 < size < 2**32 for size in shape):
+        raise BadFileError(f"{label} has dtype {dtype} and shape {shape}; must be uint8 with {rank} axes")
+    if math.prod(shape) > rows * 28 ** (2 * (rank > 1)):
+        raise BadFileError(f"{label} states the shape {shape}; this data set has at most {rows} images")
+    try:
+        return struct.pack(f">HBB{rank}I", 0, 8, rank, *shape) + file.read(math.prod(shape) + 1)
+    except (EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise BadFileError(f"{label} is corrupt ({error})") from error
+
+
+def stems_of(name: str) -> tuple[str, str]:
+    """Return how file names of the training and the test split begin."""
     config = name.partition("/")[2]
-    stems = (f"emnist-{config}-train", f"emnist-{config}-test") if config else ("train", "t10k")
+    return (f"emnist-{config}-train", f"emnist-{config}-test") if config else ("train", "t10k")
+
+
+def checked_splits(
+    name: str, reader: Callable[[str, int], tuple[UInt8[np.ndarray, "..."], str]], verify: bool
+) -> Splits:
+    """Read both splits by a function from canonical file name and rank to array and sha256; see `read_splits`."""
     splits, checksums = [], {}
-    for stem in stems:
+    for stem in stems_of(name):
         images, labels = f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"
-        rows = KINDS[name].rows
-        (x, checksums[images]), (y, checksums[labels]) = read(files, images, 3, rows), read(files, labels, 1, rows)
+        (x, checksums[images]), (y, checksums[labels]) = reader(images, 3), reader(labels, 1)
         splits.append(Raw(x, y))
         check_split(splits[-1], KINDS[name], images, labels)
     check_published(name, checksums, splits, verify)

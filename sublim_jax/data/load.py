@@ -36,6 +36,7 @@ FEATURES = {  # of a prepared data set: TFDS's class, and the field of its conte
     "class_label_feature.ClassLabel": "classLabel",
 }
 FEATURES_BYTES = 100_000
+TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist": "EMNIST"}
 TIMEOUT = 10.0  # seconds without data from a server
 
 
@@ -174,10 +175,32 @@ def read_source(name: str, source: str, folder: str, tfds_dir: str, verify: bool
 def read_folder(setting: str, name: str, folder: str, verify: bool, waiver: str) -> idx.Splits:
     """Read both splits from the four IDX files of a folder; a `ConfigError` begins with `setting`, see `blame`."""
     path = Path(folder).expanduser()
-    if not folder or not path.is_dir():
+    if not folder or not (path.is_dir() or path.is_file()):
         raise ConfigError(f"{setting}: is not a folder; it must hold the four IDX files of {name}")
     with blame(setting, waiver):
-        return idx.read_splits(name, path, verify)
+        if path.is_file() and path.suffix == ".npz":
+            return idx.read_npz(name, path, verify)
+        return idx.read_splits(name, find_files(path, name), verify)
+
+
+def find_files(path: Path, name: str) -> Traversable:
+    """Return the place of the IDX files: a folder, torchvision's folder in it, or a folder in a zip archive.
+
+    Raises:
+        BadFileError: The path is a file of another kind.
+    """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        unpack = "; unpack it: tar -xf" if ".tar" in path.name or path.suffix == ".tgz" else ""
+        raise idx.BadFileError(f"is a file; it must be a folder, a zip archive or Keras's .npz{unpack}")
+    root = cast(Traversable, path if path.is_dir() else zipfile.Path(path))
+    places = [root, root / TORCHVISION[name.partition("/")[0]] / "raw", root / "raw", *sorted_folders(root)]
+    labels = idx.file_names(f"{idx.stems_of(name)[0]}-images-idx3-ubyte")
+    return next((place for place in places if any((place / label).is_file() for label in labels)), root)
+
+
+def sorted_folders(root: Traversable) -> list[Traversable]:
+    """Return the folders in a folder, by name."""
+    return sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
 
 
 def read_embedded() -> idx.Splits:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from sublim_jax.pretrained import gguf_file
 
 INDEX = "model.safetensors.index.json"
 SNAPSHOTS = "snapshots"
+POINTER = b"version https://git-lfs"
 JSON_BYTES = 2**24
 
 
@@ -44,10 +46,14 @@ def read_gguf(path: Path) -> Tensors:
     """Open a GGUF file; quantised tensors are dequantised. Raises `ConfigError` for a damaged file."""
     gguf = package("gguf", "a GGUF file")
     where = f"model={path}"
+    refuse_pointer(path, where)
     try:
         about, tensors = gguf_file.read(path, {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()})
     except (ValueError, OSError, MemoryError) as error:  # UnicodeDecodeError is a ValueError
         raise ConfigError(f"{where}: not a whole GGUF file ({_line(error)})") from error
+
+    if about.get("split.count", 1) != 1 or re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
+        raise ConfigError(f"{where}: is one of several parts; join them: llama-gguf-split --merge FIRST OUT")
 
     def read(name: str) -> np.ndarray:
         kind = gguf.GGMLQuantizationType(tensors[name].kind)
@@ -66,6 +72,7 @@ def read_folder(path: Path) -> Tensors:
     where = f"model={path}"
     opened: dict[str, Any] = {}
     for file in weight_files(path, where):
+        refuse_pointer(file, where)
         try:
             handle = safetensors.safe_open(file, framework="flax")  # NumPy has no bfloat16
         except (safetensors.SafetensorError, OSError) as error:
@@ -91,7 +98,7 @@ def weight_files(path: Path, where: str) -> list[Path]:
     if not index.is_file():
         files = sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
         if not files:
-            raise ConfigError(f"{where}: has no *.safetensors file")
+            raise ConfigError(f"{where}: has no *.safetensors file{_what_else(path)}")
         return files
     weights = read_json(index, where).get("weight_map")
     if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights.values()):
@@ -109,6 +116,63 @@ def weight_files(path: Path, where: str) -> list[Path]:
         if files[-1].resolve().parent not in allowed:
             raise ConfigError(f"{where}: {INDEX} names the file {name!r} outside its folder, by a link")
     return files
+
+
+def hub_version(path: Path) -> Path:
+    """Return the folder of the version in a model's folder of the Hugging Face hub cache; other folders unchanged.
+
+    Raises:
+        ConfigError: The folder has no version, or several of which none is `main`.
+    """
+    if not (path / SNAPSHOTS).is_dir():
+        models = sorted(entry.name for entry in path.glob("models--*") if entry.is_dir())
+        if models and not (path / "config.json").exists():
+            raise ConfigError(
+                f"model={path}: is the cache of the hub; give one of its folders: {', '.join(models[:5])}"
+            )
+        return path
+    versions = sorted(entry for entry in (path / SNAPSHOTS).iterdir() if entry.is_dir())
+    main = path / "refs" / "main"
+    name = read_text(main, f"model={path}", 1000).strip() if main.is_file() else ""
+    chosen = [version for version in versions if version.name == name] or versions
+    if len(chosen) != 1:
+        names = ", ".join(version.name for version in versions) or "none"
+        raise ConfigError(f"model={path}: give one folder of {SNAPSHOTS}, which has {names}")
+    return chosen[0]
+
+
+def refuse_pointer(file: Path, where: str) -> None:
+    """Raise `ConfigError` for what Git LFS leaves where data were not fetched."""
+    with file.open("rb") as opened:
+        if opened.read(len(POINTER)) == POINTER:
+            raise ConfigError(f"{where}: {file.name} is a Git LFS pointer; fetch the data with `git lfs pull`")
+
+
+def _what_else(path: Path) -> str:
+    """Say which other kind of weights a folder holds, and what to do."""
+    save = "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)"
+    convert = f"convert them where you trust them: transformers.{save} writes safetensors"
+    pickled = f"weights in a format that can run code (pickle); {convert}"
+    kinds = {
+        "pytorch_model*.bin": pickled,
+        "consolidated*": f"weights in the layout of the maker; {convert}, from the hub's version of the model",
+        "*.pth": pickled,
+        "*.onnx": f"a program in ONNX; {convert}, from the original weights",
+        "tf_model.h5": f"weights of TensorFlow; {convert}",
+        "*.ckpt*": f"weights of TensorFlow; {convert}",
+        "flax_model.msgpack": f"weights of Flax; {convert}",
+        "*.gguf": "a GGUF file; give the file itself",
+    }
+    return next((f"; it has {what}" for pattern, what in kinds.items() if any(path.glob(pattern))), "")
+
+
+def refuse_adapter(path: Path) -> None:
+    """Raise `ConfigError` for the folder of a LoRA adapter, which has no model."""
+    file = path / "adapter_config.json"
+    if file.is_file() and not (path / "config.json").exists():
+        base = str(read_json(file, f"model={path}").get("base_model_name_or_path"))[:80]
+        merge = "merge it: peft.AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)"
+        raise ConfigError(f"model={path}: is an adapter of {base}, not a model; {merge}")
 
 
 def read_json(path: Path, where: str) -> dict[str, Any]:

@@ -57,6 +57,10 @@ def load_model(path: str | Path) -> Pretrained:
             misshapen tensor, a damaged file, or a missing package.
     """
     path = bundled() if str(path) == BUNDLED else Path(path).expanduser()
+    source = path.name
+    if path.is_dir():
+        path = checkpoint_io.hub_version(path)
+        checkpoint_io.refuse_adapter(path)
     where = f"model={path}"
     if path.is_dir():
         tensors = checkpoint_io.read_folder(path)
@@ -71,7 +75,7 @@ def load_model(path: str | Path) -> Pretrained:
     if own_tokenizer is not None and own_tokenizer.size > plan.net.vocabulary:  # such a token has no embedding
         tokens, own_tokenizer = own_tokenizer.size, None
         reason = f"the one there has {tokens} tokens, but the model {plan.net.vocabulary}"
-    return Pretrained(plan.net, assembled(plan, tensors, where), own_tokenizer, path.name, reason)
+    return Pretrained(plan.net, assembled(plan, tensors, where), own_tokenizer, source, reason)
 
 
 def bundled() -> Path:

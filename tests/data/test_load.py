@@ -391,6 +391,63 @@ def test_load_dataset_unpacks_no_more_than_the_header_states(tmp_path: Path) -> 
         )
 
 
+def test_load_dataset_reads_the_folders_and_archives_that_people_have(tmp_path: Path) -> None:
+    """A dot in names, torchvision's folder, one folder too high, gzip in gzip, a zip archive, Keras's file."""
+    tiny = make_tiny("kmnist")
+    right = write(tmp_path / "right", tiny, zipped=False)
+
+    def copy(folder: str, name=lambda file: file.name, change=lambda blob: blob) -> Path:
+        for file in right.iterdir():
+            path = tmp_path / folder / name(file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(change(file.read_bytes()))
+        return tmp_path / folder
+
+    places = [
+        copy("dots", lambda file: file.name.replace("-idx", ".idx")),
+        copy("zipped dots", lambda file: f"{file.name.replace('-idx', '.idx')}.gz", gzip.compress),
+        copy("twice", lambda file: f"{file.name}.gz", lambda blob: gzip.compress(gzip.compress(blob))),
+        copy("torchvision", lambda file: f"KMNIST/raw/{file.name}"),
+        copy("torchvision/KMNIST"),
+        copy("above", lambda file: f"archive/{file.name}"),
+    ]
+    for name, prefix in (("flat.zip", ""), ("folder.zip", "files/")):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in right.iterdir():
+                archive.write(file, prefix + file.name)
+        places.append(tmp_path / name)
+    arrays = dict(zip(("x_train", "y_train", "x_test", "y_test"), tiny.values(), strict=True))
+    np.savez(tmp_path / "plain.npz", **arrays)
+    np.savez_compressed(tmp_path / "small.npz", **arrays)
+    wanted = data.load_dataset("kmnist", "idx", folder=str(right), verify=False).checksum
+    for place in [*places, tmp_path / "plain.npz", tmp_path / "small.npz"]:
+        assert data.load_dataset("kmnist", "idx", folder=str(place), verify=False).checksum == wanted, place
+
+
+def test_load_dataset_says_what_a_file_is(tmp_path: Path) -> None:
+    for name, content, words in (
+        (
+            "files.tar.gz",
+            b"\x1f\x8b",
+            "is a file; it must be a folder, a zip archive or Keras's .npz; unpack it: tar -xf",
+        ),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03", "is a file; it must be a folder"),
+        ("broken.zip", b"PK\3\4", "is a file"),
+        ("broken.npz", b"PK\3\4", "File is not a zip file"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert words in refusal(name="kmnist", source="idx", folder=str(tmp_path / name), verify=False)
+    good = {"x_train": np.zeros((9, 28, 28), np.uint8), "y_train": np.zeros(9, np.uint8)}
+    for change, words in (
+        ({"x_train": good["x_train"] / 255}, "x_train.npy has dtype float64"),
+        ({"x_train": good["x_train"][..., None]}, "x_train.npy has dtype uint8 and shape (9, 28, 28, 1)"),
+        ({"y_train": np.array([{}] * 9, object)}, "y_train.npy has dtype object"),
+        ({}, "has no x_test.npy"),
+    ):
+        np.savez(tmp_path / "mnist.npz", **{**good, **change})
+        assert words in refusal(name="kmnist", source="idx", folder=str(tmp_path / "mnist.npz"), verify=False)
+
+
 # Downloads
 
 

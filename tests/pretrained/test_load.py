@@ -334,6 +334,61 @@ def test_load_model_follows_the_links_of_the_hub_cache(tmp_path):
     assert bool((ours == theirs).all())
 
 
+OTHERS = {
+    "pytorch_model.bin": "weights in a format that can run code .pickle.; convert them where you trust them: transf",
+    "consolidated.00.pth": "weights in the layout of the maker; convert",
+    "model.pth": "weights in a format that can run code",
+    "model.onnx": "a program in ONNX",
+    "tf_model.h5": "weights of TensorFlow",
+    "model.ckpt.index": "weights of TensorFlow",
+    "flax_model.msgpack": "weights of Flax",
+    "model.gguf": "a GGUF file; give the file itself",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_load_model_says_which_other_weights_a_folder_has(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ConfigError, match=rf"has no \*.safetensors file; it has {OTHERS[name]}") as refusal:
+        pretrained.load_model(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_load_model_says_what_pointers_adapters_and_parts_are(tmp_path, small):
+    path = folder(tmp_path / "m", LLAMA, llama_tensors(LLAMA))
+    (path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ConfigError, match="model.safetensors is a Git LFS pointer; fetch the data with `git lfs pull`"):
+        pretrained.load_model(path)
+    (tmp_path / "a.gguf").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ConfigError, match="a.gguf is a Git LFS pointer"):
+        pretrained.load_model(tmp_path / "a.gguf")
+    shutil.copy(small, tmp_path / "a-00001-of-00003.gguf")
+    with pytest.raises(ConfigError, match="is one of several parts; join them: llama-gguf-split --merge"):
+        pretrained.load_model(tmp_path / "a-00001-of-00003.gguf")
+    (path / "config.json").unlink()
+    (path / "adapter_config.json").write_text('{"base_model_name_or_path": "maker/base"}')
+    with pytest.raises(ConfigError, match="is an adapter of maker/base, not a model; merge it: peft.Auto"):
+        pretrained.load_model(path)
+
+
+def test_load_model_finds_the_version_in_the_hub_cache(tmp_path):
+    root = tmp_path / "models--a--b"
+    for version, seed in (("0a", 0), ("1b", 1)):
+        (root / "snapshots" / version).mkdir(parents=True)
+        folder(root / "snapshots" / version, LLAMA, llama_tensors(LLAMA, seed))
+    with pytest.raises(ConfigError, match="give one folder of snapshots, which has 0a, 1b"):
+        pretrained.load_model(root)
+    with pytest.raises(ConfigError, match="is the cache of the hub; give one of its folders: models--a--b"):
+        pretrained.load_model(tmp_path)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("1b")
+    ours, theirs = (pretrained.load_model(path) for path in (root, root / "snapshots" / "1b"))
+    assert ours.source == "models--a--b" and bool(
+        (ours.params["embed"]["tokens"] == theirs.params["embed"]["tokens"]).all()
+    )
+
+
 def gguf_file(fields=b"", count=1, tensors=b"", number=0, data=b"", version=3):
     return struct.pack("<4sIQQ", b"GGUF", version, number, count) + fields + tensors + data
 
