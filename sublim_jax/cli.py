@@ -96,6 +96,7 @@ def one_line(error: BaseException) -> str:
 def flag_error(error: flags.Error) -> str:
     """What absl says of a flag, with what is allowed."""
     text = re.sub(r": \('Non-boolean.*", ": must be true or false", one_line(error))
+    text = re.sub(r": invalid literal for int.*", ": must be a whole number", text)
     return f"{text}; --help lists the flags" if isinstance(error, flags.UnrecognizedFlagError) else text
 
 
