@@ -13,7 +13,7 @@ from sublim_jax.nets.costs import multiply_adds, step_macs
 Image = tuple[int, ...]
 _MACS_PER_SECOND = 1.4e11
 _PER_CALL, _PER_STUDENT = 0.01, 0.01  # seconds besides the products: of a call, and to measure a student
-_ADVANCE, _EVALUATE, _ATTACH, _INIT = 0.5, 5.0, 0.75, 0.65  # seconds to compile
+_ADVANCE, _EVALUATE, _ATTACH, _INIT = 0.5, 4.0, 0.75, 0.65  # seconds to compile
 
 
 def train(phase: str, recipe: Recipe, nets: int, seeds: int, image: Image, steps: int) -> Call:
