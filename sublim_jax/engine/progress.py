@@ -23,6 +23,7 @@ _REFRESH = 0.5  # seconds between two looks at a terminal
 _LINES_EVERY = 12.0  # seconds between two lines elsewhere
 _WORDS = {"bases": "base models", "lessons": "teachers"}  # phases in words, where the name of their seconds differs
 _NEW_PHASE = 1.0  # the same where the phase is new
+_SHORT = 0.02  # seconds to trace an operation outside of planned programs
 _CLOSED = (OSError, ValueError, AttributeError)  # what a stream raises that is closed, full or not there
 
 
@@ -62,6 +63,7 @@ class Forecast:
         # A prediction weighs as much as a thirtieth of its phase, at most as one second of measurement.
         totals = {**self.left, COMPILING: compiling, "": sum(self.left.values(), 0.0)}
         self._weights = {kind: min(1.0, 0.03 * total + 0.01) for kind, total in totals.items()}
+        self._weights[""] = min(5.0, 0.3 * totals[""] + 0.01)  # other phases say less about a phase than its own calls
         self.planned = bool(self.left)
         self._busy = _busy() if self.planned else 1.0
         self._predicted: dict[str, float] = {}
@@ -156,6 +158,7 @@ class Progress:
         self._forecast, self._call, self._text, self._number, self._done = Forecast(calls), None, text, 0, False
         self._start = self._call_start = time.perf_counter()
         self._wait_for = self._events = 0  # programs that the running call compiles, and those that are there
+        self._traced = 0.0  # seconds to trace the next program
         self._spent = self._saved = 0.0  # seconds of compiling, and those that a cache saved
         self._spans: list[tuple[float, float]] = []  # when the running call traced and compiled
 
@@ -244,11 +247,14 @@ class Progress:
             self._spans.append((end - duration, end))
             if event.endswith("backend_compile_duration"):
                 self.programs += 1
-                self._events += 1
+                self._events += self._traced > _SHORT
+                self._traced = 0.0
                 self._spent += duration
                 self._forecast.warm = self._saved > self._spent
             # Not the time to trace: that event is nested in itself on JAX 0.7, and would count twice.
-            if not event.endswith("jaxpr_trace_duration"):
+            if event.endswith("jaxpr_trace_duration"):
+                self._traced = max(self._traced, duration)
+            else:
                 self.seconds[COMPILING] += duration
 
     @contextmanager

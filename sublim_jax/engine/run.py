@@ -216,6 +216,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
     (recipe, knobs), cache, session = context.plan.teachers[teacher], context.caches[teacher], context.session
     if (cached := cache.load(seed_batch.seeds)) is not None:
         shape = 1, len(seed_batch.seeds), context.image
+        session.progress.skip(workload.initialize("teachers", recipe, *shape[:2]))
         for _, call in workload.training("teachers", recipe, *shape, session.options.save_every):
             session.progress.skip(call)
         return jax.tree.map(jnp.asarray, cached)
@@ -305,7 +306,8 @@ def _train_to_eval_steps(
     """
     session, progress, nets = context.session, context.session.progress, f"{phase}s"
     seed_keys, mesh = context.seed_keys(seed_batch, phase), context.mesh
-    states = population.init_states(recipe, knobs, initial_teachers, seed_keys, image=context.image, mesh=mesh)
+    with progress.call(workload.initialize(nets, recipe, knobs.size, len(seed_batch.seeds))):
+        states = population.init_states(recipe, knobs, initial_teachers, seed_keys, image=context.image, mesh=mesh)
     train, _ = context.images(recipe.classes)
     shape = knobs.size, len(seed_batch.seeds), context.image
     step, last = 0, recipe.eval_steps[-1]

@@ -13,7 +13,7 @@ from sublim_jax.nets.costs import multiply_adds, step_macs
 Image = tuple[int, ...]
 _MACS_PER_SECOND = 1.4e11
 _PER_CALL, _PER_STUDENT = 0.01, 0.01  # seconds besides the products: of a call, and to measure a student
-_ADVANCE, _EVALUATE, _PREPARE = 0.5, 5.0, 1.4  # seconds to compile
+_ADVANCE, _EVALUATE, _ATTACH, _INIT = 0.5, 4.0, 0.75, 0.65  # seconds to compile
 
 
 def train(phase: str, recipe: Recipe, nets: int, seeds: int, image: Image, steps: int) -> Call:
@@ -23,10 +23,14 @@ def train(phase: str, recipe: Recipe, nets: int, seeds: int, image: Image, steps
 
 
 def prepare(group: Group, seed_batch: SeedBatch) -> Call:
-    """The calls that attach heads to teachers and initialise students."""
-    seeds, nets = len(seed_batch.seeds), group.unique_knobs.size
-    program = ("preparing", group.teacher, group.recipe.teacher, group.recipe.init, nets, seeds)
-    return Call("preparing", 0.05, program, _PREPARE, programs=2)
+    """The calls that attach heads to teachers."""
+    program = ("preparing", group.teacher, group.recipe.teacher, group.recipe.init, len(seed_batch.seeds))
+    return Call("preparing", 0.05, program, _ATTACH, programs=2)
+
+
+def initialize(phase: str, recipe: Recipe, nets: int, seeds: int) -> Call:
+    """A call that draws the nets of a phase."""
+    return Call("preparing", 0.02, ("initial", phase, recipe, nets, seeds), _INIT)
 
 
 def measure(group: Group, seed_batch: SeedBatch, image: Image, rows: int, last: bool) -> Call:
@@ -62,9 +66,11 @@ def calls(plan: Plan, units: Sequence[WorkUnit], image: Image, rows: int, save_e
         for name in [(group.teacher, batch.name) for batch in batches]:
             if name not in trained:
                 recipe = plan.teachers[group.teacher].recipe
+                yield initialize("teachers", recipe, 1, seeds)
                 yield from (call for _, call in training("teachers", recipe, 1, seeds, image, save_every))
             trained.add(name)
         yield prepare(group, seed_batch)
+        yield initialize("students", group.recipe, group.unique_knobs.size, seeds)
         students = training("students", group.recipe, group.unique_knobs.size, seeds, image, save_every)
         yield from (call for _, call in students)
         for step in group.recipe.eval_steps:

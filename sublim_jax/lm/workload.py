@@ -1,6 +1,7 @@
 """The calls of a language run with predicted times, for the progress display. Rates were measured on 2 CPU cores."""
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sublim_jax.core import trees
@@ -41,17 +42,18 @@ class LanguageCalls:
                 programs.add(("completions", spec.soft, spec.lines))
             made |= {teacher, completions}
         key = ("lessons", self._setup.net, tuple(sorted(map(str, programs))))
-        return Call("lessons", seconds, key if programs else None, 2 * len(programs) * _COMPILE, 2 * len(programs))
+        number = math.ceil(1.5 * len(programs))
+        return Call("lessons", seconds, key if programs else None, number * _COMPILE, number)
 
     def first_updates(self, spec: StudentSpec, jobs: int) -> Call:
         """The predictions from the first updates of some students."""
         program = ("first update", self._setup.net, spec.soft, spec.rank, spec.trains)
-        return Call("measuring", jobs * _PER_EVALUATION, program, 2 * _COMPILE)
+        return Call("measuring", jobs * _PER_EVALUATION, program, 1.5 * _COMPILE)
 
     def students(self, spec: StudentSpec, jobs: int, start: int, stop: int) -> Call:
         """Training of some students from one step to another."""
         program = ("students", self._setup.net, spec.soft, spec.optimizer, spec.batch, spec.lines, spec.rank)
-        return Call("students", jobs * (stop - start) * self._step(spec.batch), program, 2 * _COMPILE)
+        return Call("students", jobs * (stop - start) * self._step(spec.batch), program, _COMPILE)
 
     def measure(self, jobs: int) -> Call:
         """Measurement of some students."""

@@ -127,14 +127,19 @@ def test_progress_prints_few_lines_in_a_log(at_once, capsys):
 
 
 def test_progress_names_compiling_until_the_program_is_there(at_once):
+    def traced(x):
+        time.sleep(0.05)
+        return jnp.tanh(x)
+
     program, seen = object(), []
     call = Call("students", 0.1, program, 0.1)
     progress = Progress(show=False)
     with progress.over([call, call]):
         for number in (3.0, 4.0):
             with progress.call(call):
+                jax.block_until_ready(jnp.ones(3) * number)  # an operation of its own
                 seen.append(progress.state()[0])
-                jax.jit(lambda x: jnp.tanh(x) * number)(jnp.float32(2)).block_until_ready()  # noqa: B023
+                jax.jit(lambda x: traced(x) * number)(jnp.float32(2)).block_until_ready()  # noqa: B023
                 seen.append(progress.state()[0])
     assert seen == ["compiling 1/1 (students)", "students", "students", "students"]
     assert progress.programs >= 1 and progress.seconds["compile"] > 0
