@@ -12,6 +12,7 @@ from absl import flags
 from sublim_jax import cli
 from sublim_jax.cli import DONE
 from sublim_jax.config import command_line, default_workdir, identity, seeds_of
+from sublim_jax.core.errors import ConfigError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,6 +28,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_enum("resume", "auto", ["auto", "never", "overwrite"], resume, flag_values=values)
     flags.DEFINE_string("shard", "0/1", shard, flag_values=values)
     flags.DEFINE_string("distributed", "", distributed, flag_values=values)
+    csv = "a file for the table of means and intervals with full precision, e.g. --csv=table.csv"
+    flags.DEFINE_string("csv", "", csv, flag_values=values)
     flags.DEFINE_bool("dry_run", False, "print what would be trained, and train nothing", flag_values=values)
     flags.DEFINE_bool("list", False, "print every config with its purpose and measured time", flag_values=values)
     flags.DEFINE_bool("fields", False, "print every config field with its allowed values", flag_values=values)
@@ -46,6 +49,8 @@ def _command(argv: Sequence[str]) -> int:
     from sublim_jax.results import figures
 
     figures.pick(config.figure)
+    if values.csv and Path(values.csv).expanduser().is_dir():
+        raise ConfigError(f"--csv={values.csv}: is a folder; must be a file")
     if values.dry_run:
         print(estimate(config, study_of(config)))
         return DONE
@@ -87,7 +92,10 @@ def _run(config: Any, values: flags.FlagValues, metadata: Mapping[str, Any]) -> 
     figure = figures.pick(config.figure)
     accuracy = "student accuracy: mean and 95 % interval over seeds"
     title = figures.title(figure) if hasattr(figure, "table") else accuracy
-    tables.print_table(figures.table(figure, results.load(workdir)), title)
+    rows = results.load(workdir)
+    tables.print_table(figures.table(figure, rows), title)
+    if values.csv:
+        print(f"table: {tables.write_csv(rows, Path(values.csv).expanduser())}")
     print(f"rows, figure and report: {report.write(workdir, config.figure)}")
     return DONE
 

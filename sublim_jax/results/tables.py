@@ -3,11 +3,13 @@
 import io
 import sys
 import textwrap
+from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from sublim_jax.core.files import replace_file
 from sublim_jax.results import summary
 
 _BORDERS = 3  # characters of a column besides its text; the table has one more
@@ -40,6 +42,13 @@ def print_table(frame: pd.DataFrame, title: str = "", caption: str = "", width: 
             console.print(_table(texts, title, caption, widths))
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(captured.get().encode(encoding, "replace").decode(encoding))
+
+
+def write_csv(rows: pd.DataFrame, file: Path) -> Path:
+    """Write the table of a sweep with full precision, as `summary.csv` gives it, and return the file's path."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(file, summary.csv(rows).encode())
+    return file
 
 
 def _table(texts: pd.DataFrame, title: str, caption: str, widths: list[int]) -> Table:
