@@ -177,4 +177,4 @@ def test_figure2_kept_is_the_figure2_of_its_rows():
     number = r"[-+]?\d*\.\d+"
     assert re.sub(number, "#", made) == re.sub(number, "#", kept)
     made, kept = (np.array(re.findall(number, text), float) for text in (made, kept))
-    np.testing.assert_allclose(made, kept, atol=0.011)  # bootstrap ends may move with another SciPy
+    np.testing.assert_allclose(made, kept, atol=0.011)  # tests of differences may move with another SciPy
