@@ -290,13 +290,7 @@ def load(workdir: str | Path) -> pd.DataFrame:
         Traceback (most recent call last):
         sublim_jax.core.errors.ConfigError: workdir=/nowhere: holds no rows (no rows/*.parquet)
     """
-    kept = Path(workdir) / "rows.parquet"
-    if (Path(workdir) / "rows").is_dir() or not kept.is_file():
-        return workdirs.load(workdir)
-    try:
-        return pd.read_parquet(kept)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{kept}: cannot be read ({str(error).splitlines()[0]})") from error
+    return workdirs.read(workdir)
 
 
 def summarize(rows: pd.DataFrame, figure: str = "transfer") -> pd.DataFrame:

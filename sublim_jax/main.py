@@ -39,6 +39,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_bool("quiet", False, "the same as --verbosity=quiet", flag_values=values)
     tracker = "where curves are logged besides: tensorboard, wandb, trackio; e.g. --tracker=tensorboard"
     flags.DEFINE_string("tracker", "", tracker, flag_values=values)
+    csv = "a file for the table of means and intervals with full precision, e.g. --csv=table.csv"
+    flags.DEFINE_string("csv", "", csv, flag_values=values)
     flags.DEFINE_bool("dry_run", False, "print what would be trained, and train nothing", flag_values=values)
     flags.DEFINE_bool("list", False, "print every config with its purpose and measured time", flag_values=values)
     flags.DEFINE_bool("fields", False, "print every config field with its allowed values", flag_values=values)
@@ -63,6 +65,8 @@ def _command(argv: list[str]) -> int:
     figures.pick(config.figure)
     distributed.parse_shard(values.shard)
     distributed.parse_cluster(values.distributed)
+    if values.csv and Path(values.csv).expanduser().is_dir():
+        raise ConfigError(f"--csv={values.csv}: is a folder; must be a file")
     if values.dry_run:
         print(estimate(config, study_of(config)))
         return DONE
@@ -74,7 +78,7 @@ def _command(argv: list[str]) -> int:
         argv.append(f"--workdir={workdir}")  # the line that says how to go on names it
     metadata = {"command": cli.resume_command(argv, "main"), "overrides": overrides}
     if _run(config, values, workdir, metadata):
-        _report(config, workdir, plot, values.verbosity)
+        _report(config, values, workdir, plot)
     return DONE
 
 
@@ -125,7 +129,7 @@ def _run(config: Any, values: flags.FlagValues, workdir: Path, metadata: Mapping
     return not missing
 
 
-def _report(config: Any, workdir: Path, plot: Path | None, verbosity: str) -> None:
+def _report(config: Any, values: flags.FlagValues, workdir: Path, plot: Path | None) -> None:
     """Write the report, which needs no terminal, then print the table."""
     import matplotlib
 
@@ -139,7 +143,9 @@ def _report(config: Any, workdir: Path, plot: Path | None, verbosity: str) -> No
     accuracy = "student accuracy: mean and 95 % interval over seeds"
     title = figures.title(figure) if hasattr(figure, "table") else accuracy
     tables.print_table(figures.table(figure, rows), title)
-    if verbosity != "quiet":
+    if values.csv:
+        print(f"table: {tables.write_csv(rows, Path(values.csv).expanduser())}")
+    if values.verbosity != "quiet":
         print(f"rows, figure and report: {path}")
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import sublim_jax
 from sublim_jax import main, results
+from sublim_jax.results import summary
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
@@ -56,6 +57,7 @@ REFUSED = {
         (*SMOKE, "--workdir=auto", "--shard=0/2"),
         r"error: workdir='auto': must be a name",
     ),
+    "table into a folder": ((*SMOKE, "--csv=."), r"error: --csv=.: is a folder; must be a file"),
     "exam of too few images": (
         (*SMOKE, "--config.student.stream=epochs", "--config.num_eval_noise=500"),
         r"error: config.num_eval_noise=500: must be at most 300",
@@ -110,8 +112,9 @@ def test_main_leaves_rows_config_figure_and_report(tmp_path):
     assert "random_aux_head" in page and "--config.m=(3,)" in page and facts["config"]["data_sha256"] in page
     assert (folder / "figure.svg").stat().st_size > 1000 and (folder / "figure.png").stat().st_size > 1000
 
-    again = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)")  # nothing left to do
+    again = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)", "--csv=new/table.csv")  # nothing left to do
     assert again.returncode == 0, again.stderr
+    assert (tmp_path / "new" / "table.csv").read_text() == summary.csv(rows)
     assert sublim_jax.load(folder).equals(rows)
     assert results.metadata(folder)["runs"][-1]["steps"] == {}
     other = run(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(5,)")

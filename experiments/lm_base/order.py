@@ -56,7 +56,8 @@ def measured(rate: float, dose: float, workdir: Path, seeds: int) -> dict[str, A
     final = summary.last(rows)
     each = final.groupby(["base", "seed"])["at/transfer"].mean().unstack("seed")
     found: dict[str, Any] = {"rate": rate, "seeds": seeds}
-    for kind, one in zip(KINDS, summary.intervals(list(each.loc[list(KINDS)].to_numpy())), strict=True):
+    for kind in KINDS:
+        one = summary.interval(each.loc[kind].to_numpy(float))
         found |= {kind: one.mean, f"{kind}_low": one.low, f"{kind}_high": one.high}
     kept = _claims.ratio(each.loc["other_order"], each.loc["same"])
     found |= {"kept": kept.mean, "kept_low": kept.low, "kept_high": kept.high}

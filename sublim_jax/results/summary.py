@@ -51,6 +51,32 @@ def interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Inter
     return Interval(mean, float(low), float(high), len(finite), len(values) - len(finite))
 
 
+def difference(left: pd.Series, right: pd.Series, level: float = 0.95) -> tuple[Interval, str]:
+    """The difference of two means with its interval, and how it was made.
+
+    Args:
+        left: Values by seed.
+        right: Values by seed.
+        level: Confidence level.
+
+    Returns:
+        The interval of the differences of the seeds that both have, and `N pairs`; without such a seed Welch's interval
+        of independent samples, in which n is the size of the smaller one, and `Welch`.
+    """
+    seeds = left.index.intersection(right.index)
+    if len(seeds):
+        return interval((left.loc[seeds] - right.loc[seeds]).to_numpy(float), level), f"{len(seeds)} pairs"
+    one, other = interval(left.to_numpy(float), level), interval(right.to_numpy(float), level)
+    found = Interval(one.mean - other.mean, np.nan, np.nan, min(one.n, other.n), one.diverged + other.diverged)
+    if found.n < MIN_SEEDS:
+        return found, "Welch"
+    samples = [values[np.isfinite(values)] for values in (left.to_numpy(float), right.to_numpy(float))]
+    if not any(np.ptp(values) for values in samples):  # SciPy's interval is not defined
+        return found._replace(low=found.mean, high=found.mean), "Welch"
+    ends = stats.ttest_ind(*samples, equal_var=False).confidence_interval(level)
+    return found._replace(low=float(ends.low), high=float(ends.high)), "Welch"
+
+
 def bounds(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends of the intervals of the means of independent values.
 

@@ -302,6 +302,21 @@ def load(workdir: str | Path, empty: bool = False) -> pd.DataFrame:
     return rows.drop_duplicates([name for name in rows if "/" not in name], keep="last", ignore_index=True)
 
 
+def read(folder: str | Path) -> pd.DataFrame:
+    """The rows of a work directory, or of a kept experiment, which is a folder with `rows.parquet`.
+
+    Raises:
+        ConfigError: There are no rows, or a file is damaged.
+    """
+    kept = Path(folder) / "rows.parquet"
+    if (Path(folder) / "rows").is_dir() or not kept.is_file():
+        return load(folder)
+    try:
+        return pd.read_parquet(kept)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{kept}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
 def completed(workdir: str | Path) -> dict[tuple[frozenset, int], set[int]]:
     """The seeds whose rows are in a work directory, for each condition (its labels) and evaluation step."""
     options = _expected(workdir)

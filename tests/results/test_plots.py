@@ -55,6 +55,51 @@ def test_line_has_the_interval_as_its_band():
         assert {(m, round(one.low, 9)), (m, round(one.high, 9))} <= ends
 
 
+def lost(rows, **labels):
+    """The rows with the students of these labels diverged."""
+    chosen = np.all([rows[name] == value for name, value in labels.items()], axis=0)
+    return rows.assign(**{plots.ACCURACY: rows[plots.ACCURACY].mask(chosen)})
+
+
+def test_line_and_strip_mark_how_many_seeds_diverged():
+    rows = lost(lost(rows_of(steps=(20,), seeds=5), condition="same", m=3, seed=1), condition="same", m=10)
+    ax = Figure().subplots()
+    found = plots.line(ax, rows[rows.condition == "same"], "m", "same", 2)
+    assert [cell[3:] for cell in found] == [(4, 1), (0, 5)]
+    marks = {text.get_text(): text.get_position()[0] for text in ax.texts}
+    assert marks == {"x 1 of 5": 3, "x 5 of 5": 10}
+    ax = Figure().subplots()
+    places = plots.strip(ax, rows, "condition", "m")
+    assert {text.get_text(): text.get_position()[0] for text in ax.texts} == {
+        "x 1 of 5": places["same", 3],
+        "x 5 of 5": places["same", 10],
+    }
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_line_and_strip_draw_points_without_bars_for_fewer_than_three_seeds(seeds):
+    rows = rows_of(steps=(20,), seeds=seeds)
+    for draw in (
+        lambda ax: plots.line(ax, rows[rows.condition == "same"], "m", "", 0),
+        lambda ax: plots.line(ax, rows[(rows.condition == "same") & (rows.m == 3)], "m", "", 0),
+        lambda ax: plots.strip(ax, rows, "condition", "m"),
+    ):
+        draw(ax := Figure().subplots())
+        bars = [bar.lines[1:] for bar in ax.containers]
+        caps = [y for lines, _ in bars for line in lines for y in line.get_ydata()]
+        stems = [y for _, parts in bars for part in parts for stem in part.get_segments() for _, y in stem]
+        band = [y for part in ax.collections for path in part.get_paths() for _, y in path.vertices]
+        assert not np.isfinite([*caps, *stems, *band]).any()
+        assert np.isfinite([y for line in ax.lines for y in line.get_ydata()]).any()
+
+
+def test_transfers_caption_names_conditions_with_diverged_seeds():
+    rows = lost(rows_of(seeds=4), condition="same", m=3, seed=2)
+    caption = transfer.caption(rows)
+    assert "same, m = 3: 1 of 4 seeds" in caption and "Means over 3 to 4 seeds" in caption
+    assert "iverged" not in transfer.caption(rows_of(seeds=4)) and "too few" in transfer.caption(rows_of(seeds=2))
+
+
 def test_strip_has_a_dot_for_every_seed_beside_the_mean():
     rows, ax = rows_of(steps=(20,)), Figure().subplots()
     places = plots.strip(ax, rows, "condition", "m", order=("random_hidden",))
@@ -138,7 +183,7 @@ def test_figure2_kept_is_the_figure2_of_its_rows():
     number = r"[-+]?\d*\.\d+"
     assert re.sub(number, "#", made) == re.sub(number, "#", kept)
     made, kept = (np.array(re.findall(number, text), float) for text in (made, kept))
-    np.testing.assert_allclose(made, kept, atol=0.011)  # bootstrap ends may move with another SciPy
+    np.testing.assert_allclose(made, kept, atol=0.011)  # tests of differences may move with another SciPy
 
 
 def test_colours_are_legible_on_white_and_far_apart_for_any_colour_vision():
