@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -97,11 +98,27 @@ def initialize(cluster: str) -> None:
         raise ConfigError(f"distributed='auto': {partly}")
     place = address.get("coordinator_address", "that the cluster names")
     print(f"waiting at most {_JOIN} s for process 0 at {place} and the others", file=sys.stderr, flush=True)
+    if address.get("process_id"):
+        _wait_for_answer(address["coordinator_address"])
     jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(**address, initialization_timeout=_JOIN)  # type: ignore[arg-type]
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"distributed={cluster!r}: {' '.join(str(error).split())[:200]}") from error
+
+
+def _wait_for_answer(place: str) -> None:
+    """Wait until process 0 listens, because JAX ends a process in which it does not find it with a stack of C++."""
+    host, _, port = place.rpartition(":")
+    end = time.monotonic() + _JOIN
+    while True:
+        try:
+            return socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                reason = f"process 0 does not answer at {place} within {_JOIN} s ({error})"
+                raise ConfigError(f"distributed={place!r}: {reason}; start it first") from error
+        time.sleep(min(1.0, _JOIN / 10))
 
 
 def rows_left(
