@@ -209,6 +209,19 @@ def test_main_refused_with_overwrite_leaves_results_as_they_are(tmp_path, monkey
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_main_with_a_free_folder_names_it_in_the_command_that_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results" / "quickstart-smoke").mkdir(parents=True)
+
+    def interrupted(config, values, metadata):
+        assert values.workdir == "results/quickstart-smoke-2" and metadata["command"].endswith(f"={values.workdir}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "_run", interrupted)
+    assert main.main(["main", *SMOKE, "--workdir=auto"]) == 75
+    assert capsys.readouterr().err.rstrip().endswith("--workdir=results/quickstart-smoke-2")
+
+
 def test_main_refuses_a_workdir_that_is_a_file(tmp_path, monkeypatch, capsys, in_process):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")

@@ -47,7 +47,7 @@ def _die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _child(main, folder, words, rename, when, errors):
+def _child(main, compilation_cache, folder, words, rename, when, kill, errors):
     os.chdir(folder)
     for number, name in ((1, os.devnull), (2, errors)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -63,6 +63,8 @@ def _child(main, folder, words, rename, when, errors):
             _die()
 
     os.replace = counted
+    if kill:  # JAX writes compiled programs in place: a partial one would disturb other tests
+        compilation_cache.put_executable_and_time = lambda *_, **__: None
     code = 1
     with contextlib.suppress(SystemExit):
         code = main(["main", *words])
@@ -74,7 +76,7 @@ def _serve():
     warnings.simplefilter("ignore")  # JAX warns of forks
 
     import jax  # noqa: F401
-    from jax._src import xla_bridge
+    from jax._src import compilation_cache, xla_bridge
 
     import sublim_jax.lm.run  # noqa: F401
     from sublim_jax import main
@@ -88,7 +90,9 @@ def _serve():
         errors, start = Path(request["folder"]) / "stderr.txt", time.perf_counter()
         pid = os.fork()
         if not pid:
-            _child(main.main, request["folder"], request["words"], request["rename"], request["when"], errors)
+            fields = {name: request[name] for name in ("folder", "words", "rename", "when")}
+            kill = bool(request["rename"] or request["seconds"])
+            _child(main.main, compilation_cache, **fields, kill=kill, errors=errors)
         status = 0
         while request["seconds"] and not status and time.perf_counter() - start < request["seconds"]:
             ended, status = os.waitpid(pid, os.WNOHANG)
