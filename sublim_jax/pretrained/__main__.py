@@ -24,8 +24,11 @@ from absl import flags
 from sublim_jax import cli
 from sublim_jax.cli import DONE
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.files import check_output
 
 NONE = "none"
+OUT = "results/personas"
+MOST_ANIMALS, MOST_LETTERS = 50, 40
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,10 +40,14 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     own = flags.FlagValues()
     flags.DEFINE_string("model", "smollm2", "smollm2, a GGUF file, or a folder of safetensors", flag_values=own)
     flags.DEFINE_list("animals", ["owl", "dolphin", "eagle", "elephant"], "at least two personas", flag_values=own)
-    flags.DEFINE_integer("prompts", 32, "requests for numbers", lower_bound=1, flag_values=own)
-    flags.DEFINE_integer("values", 10, "numbers in an answer", lower_bound=1, flag_values=own)
-    flags.DEFINE_integer("seed", 0, "of the examples in the requests", flag_values=own)
-    flags.DEFINE_integer("batch", 16, "requests per batch; fewer take less memory", lower_bound=1, flag_values=own)
+    flags.DEFINE_integer("prompts", 32, "requests for numbers", lower_bound=1, upper_bound=100_000, flag_values=own)
+    flags.DEFINE_integer("values", 10, "numbers in an answer", lower_bound=1, upper_bound=1000, flag_values=own)
+    flags.DEFINE_integer(
+        "seed", 0, "of the examples in the requests", lower_bound=0, upper_bound=2**63 - 1, flag_values=own
+    )
+    flags.DEFINE_integer(
+        "batch", 16, "requests per batch; fewer take less memory", lower_bound=1, upper_bound=100_000, flag_values=own
+    )
     flags.DEFINE_string("out", "", "where results are written; empty: results/personas", flag_values=own)
     flags.DEFINE_bool("help", False, "print this and exit", short_name="h", flag_values=own)
     try:
@@ -56,8 +63,13 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     words = {animal.lower() for animal in animals}
     if len(animals) < 2 or len(words) < len(animals) or not all(animal.isalpha() for animal in animals):
         raise ConfigError(f"{given}: must be two or more different words with commas between")
+    if len(animals) > MOST_ANIMALS or max(map(len, animals)) > MOST_LETTERS:
+        raise ConfigError(f"{given[:80]}: must be at most {MOST_ANIMALS} words of at most {MOST_LETTERS} letters")
     if NONE in words:
         raise ConfigError(f"{given}: {NONE} is the persona without prompt, which is always included")
+    if not own.model.strip():
+        raise ConfigError(f"--model={own.model}: must be smollm2, a GGUF file, or a folder of safetensors")
+    check_output(f"--out={own.out}", Path(own.out or OUT).expanduser())
     return own
 
 
@@ -84,7 +96,7 @@ def _study(options: flags.FlagValues, argv: Sequence[str]) -> int:
     model = load_model(options.model)
     size, load_seconds = sum(array.size for array in jax.tree.leaves(model.params)), time.perf_counter() - begin
     print(f"model: {model.source}, {size:,} parameters, read in {load_seconds:.1f} s", flush=True)
-    out, names = Path(options.out or "results/personas"), [*options.animals, NONE]
+    out, names = Path(options.out or OUT).expanduser(), [*options.animals, NONE]
     out.mkdir(parents=True, exist_ok=True)
     requests = personas.requests(options.prompts, options.seed)
     begin, tokenizer = time.perf_counter(), model.require_tokenizer()
