@@ -4,9 +4,11 @@ This file is also the worker: `python test_fuzz.py FOLDER KIND` reads the damage
 JSON for each, so that what ends or stops the process is known by its file.
 """
 
+import gzip
 import json
 import os
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -233,7 +235,7 @@ def files(tmp_path_factory):
     (model / "tokenizer_config.json").write_text(json.dumps(about))
     tiny = idx_files.make_tiny("kmnist")
     idx_files.write(folder, tiny, zipped=False)
-    (names := ("x_train", "y_train", "x_test", "y_test"))
+    names = ("x_train", "y_train", "x_test", "y_test")
     np.savez_compressed(folder / "mnist.npz", **dict(zip(names, tiny.values(), strict=True)))
     image = {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image"}
     image["image"] = {"dtype": "uint8", "shape": {"dimensions": ["28", "28", "1"]}}
@@ -257,9 +259,6 @@ def files(tmp_path_factory):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux, to limit memory above the start")
 @pytest.mark.parametrize("kind", KINDS)
 def test_readers_give_the_right_content_or_one_line(kind, files, tmp_path, tally):
-    import gzip
-    import shutil
-
     folder = shutil.copytree(files, tmp_path / "files")
     if kind == "idx.gz":
         plain = folder / "train-images-idx3-ubyte"
