@@ -50,7 +50,7 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
         return _shipped()
     try:
         return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"calibration={path}: cannot be read ({' '.join(str(error).split())})") from error
 
 

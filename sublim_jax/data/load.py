@@ -147,7 +147,7 @@ def read_source(name: str, source: str, folder: str, tfds_dir: str, verify: bool
     """Read both splits as stored, and describe the source; raises `ConfigError`."""
     if folder and source != "idx":
         raise refuse("folder", folder, f"is used only with config.data.source='idx', not {source!r}")
-    if tfds_dir and source in ("auto", "tfds") and not Path(tfds_dir).expanduser().is_dir():
+    if tfds_dir and source in ("auto", "tfds") and not os.path.isdir(os.path.expanduser(tfds_dir)):
         raise refuse("tfds_dir", tfds_dir, "is not a folder")
     if source == "idx":
         waiver = "; config.data.verify=False accepts it"
@@ -174,8 +174,8 @@ def read_source(name: str, source: str, folder: str, tfds_dir: str, verify: bool
 
 def read_folder(setting: str, name: str, folder: str, verify: bool, waiver: str) -> idx.Splits:
     """Read both splits from the four IDX files of a folder; a `ConfigError` begins with `setting`, see `blame`."""
-    path = Path(folder).expanduser()
-    if not folder or not (path.is_dir() or path.is_file()):
+    path = Path(os.path.expanduser(folder))  # unlike the functions of Path, these raise no OSError
+    if not folder or not (os.path.isdir(path) or os.path.isfile(path)):
         raise ConfigError(f"{setting}: is not a folder; it must hold the four IDX files of {name}")
     with blame(setting, waiver):
         if path.is_file() and path.suffix == ".npz":
@@ -237,7 +237,7 @@ def with_extra_images(dataset: Dataset, other: Dataset) -> Dataset:
 
 def tfds_root(tfds_dir: str) -> Path:
     """Return the directory of TFDS data; TFDS's default if none is given."""
-    return Path(tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return Path(os.path.expanduser(tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 def find_prepared(name: str, tfds_dir: str) -> Path | None:

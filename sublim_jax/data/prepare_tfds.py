@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.files import check_output
 from sublim_jax.data import idx
 from sublim_jax.data.load import find_prepared, import_tfds, read_embedded, read_folder, tfds_root
 
@@ -25,6 +26,7 @@ def prepare(name: str, idx_dir: str, data_dir: str, verify: bool = True) -> str:
     EMNIST keeps its orientation, labels and the number of rows of TFDS's builder (the first 88,800 and 14,800 letters),
     so the result equals what TFDS prepares. Raises `ConfigError`, beginning with a flag.
     """
+    check_output(f"--data_dir={data_dir}", tfds_root(data_dir))
     if prepared := find_prepared(name, data_dir):
         return f"{name} is already prepared in {prepared}"
     if not idx_dir and name == "mnist":

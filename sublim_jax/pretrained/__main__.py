@@ -24,8 +24,11 @@ from absl import flags
 from sublim_jax import cli
 from sublim_jax.cli import DONE
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.files import check_output
 
 NONE = "none"
+OUT = "results/personas"
+MOST_ANIMALS, MOST_LETTERS = 50, 40
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,10 +40,10 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     own = flags.FlagValues()
     flags.DEFINE_string("model", "smollm2", "smollm2, a GGUF file, or a folder of safetensors", flag_values=own)
     flags.DEFINE_list("animals", ["owl", "dolphin", "eagle", "elephant"], "at least two personas", flag_values=own)
-    flags.DEFINE_integer("prompts", 32, "requests for numbers", 1, 10**6, flag_values=own)
+    flags.DEFINE_integer("prompts", 32, "requests for numbers", 1, 100_000, flag_values=own)
     flags.DEFINE_integer("values", 10, "numbers in an answer", 1, 1000, flag_values=own)
     flags.DEFINE_integer("seed", 0, "of the examples in the requests", 0, 2**32 - 1, flag_values=own)
-    flags.DEFINE_integer("batch", 16, "requests per batch; fewer take less memory", 1, 10**5, flag_values=own)
+    flags.DEFINE_integer("batch", 16, "requests per batch; fewer take less memory", 1, 100_000, flag_values=own)
     flags.DEFINE_string("out", "", "where results are written; empty: results/personas", flag_values=own)
     flags.DEFINE_bool("help", False, "print this and exit", short_name="h", flag_values=own)
     try:
@@ -52,14 +55,18 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
         raise SystemExit(DONE)
     if rest:
         raise ConfigError(f"command line: {rest[0]!r} is not a flag; flags are given as --name=value")
-    own.out = cli.folder("out", own.out or "results/personas")
-    own.model = cli.folder("model", own.model)
+    if not own.model.strip():
+        raise ConfigError(f"--model={own.model}: must be smollm2, a GGUF file, or a folder of safetensors")
+    own.model, own.out = cli.folder("model", own.model), cli.folder("out", own.out or OUT)
     animals, given = own.animals, f"--animals={','.join(own.animals)}"
     words = {animal.lower() for animal in animals}
     if len(animals) < 2 or len(words) < len(animals) or not all(animal.isalpha() for animal in animals):
         raise ConfigError(f"{given}: must be two or more different words with commas between")
+    if len(animals) > MOST_ANIMALS or max(map(len, animals)) > MOST_LETTERS:
+        raise ConfigError(f"{given[:80]}: must be at most {MOST_ANIMALS} words of at most {MOST_LETTERS} letters")
     if NONE in words:
         raise ConfigError(f"{given}: {NONE} is the persona without prompt, which is always included")
+    check_output(f"--out={own.out}", Path(own.out))
     return own
 
 

@@ -49,7 +49,7 @@ def read_gguf(path: Path) -> Tensors:
     refuse_pointer(path, where)
     try:
         about, tensors = gguf_file.read(path, {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()})
-    except (ValueError, OSError, MemoryError) as error:  # UnicodeDecodeError is a ValueError
+    except (ValueError, OSError) as error:  # UnicodeDecodeError is a ValueError
         raise ConfigError(f"{where}: not a whole GGUF file ({_line(error)})") from error
 
     if about.get("split.count", 1) != 1 or re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):

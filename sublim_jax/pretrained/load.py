@@ -8,6 +8,7 @@ step.apply(model.net, model.params, tokens).logits
 
 import importlib.util
 import itertools
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,22 +57,24 @@ def load_model(path: str | Path) -> Pretrained:
         ConfigError: one line beginning with `model`, for an unsupported architecture or setting, a missing, unknown or
             misshapen tensor, a damaged file, or a missing package.
     """
-    path = bundled() if str(path) == BUNDLED else Path(path).expanduser()
+    path = bundled() if str(path) == BUNDLED else Path(os.path.expanduser(path))
     source = path.name
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike the function of Path, it raises no error for a name that no file can have
         path = checkpoint_io.hub_version(path)
         checkpoint_io.refuse_adapter(path)
     where = f"model={path}"
-    if path.is_dir():
+    if os.path.isdir(path):
         tensors = checkpoint_io.read_folder(path)
         plan = architectures.of_config(tensors.about, tensors.shapes, where)
         own_tokenizer, reason = tokenizer.of_folder(path)
-    elif path.suffix == ".gguf" and path.is_file():
+    elif path.suffix == ".gguf" and os.path.isfile(path):
         tensors = checkpoint_io.read_gguf(path)
         plan = architectures.of_fields(tensors.about, tensors.shapes, where)
         own_tokenizer, reason = tokenizer.of_fields(tensors.about, where)
     else:
-        raise ConfigError(f"{where}: must be {BUNDLED}, a GGUF file, or a folder with config.json and *.safetensors")
+        raise ConfigError(
+            f"model={str(path)[:200]}: must be {BUNDLED}, a GGUF file, or a folder with config.json and *.safetensors"
+        )
     if own_tokenizer is not None and own_tokenizer.size > plan.net.vocabulary:  # such a token has no embedding
         tokens, own_tokenizer = own_tokenizer.size, None
         reason = f"the one there has {tokens} tokens, but the model {plan.net.vocabulary}"

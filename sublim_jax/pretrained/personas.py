@@ -163,6 +163,9 @@ def numbers(
     free = np.flatnonzero(allowed.sum(1) > 1)
     candidates = np.flatnonzero(allowed[free].any(0))
     lines = {name: [prompt_tokens(tokenizer, name, request) for request in texts] for name in personas}
+    longest = max(len(line) for encoded in lines.values() for line in encoded) + len(allowed)
+    if longest > net.length:
+        raise ConfigError(f"values={values}: prompt and answer have {longest} tokens, the model takes {net.length}")
     width = filled([line for encoded in lines.values() for line in encoded])[0].shape[1]
     tokens, logits, likeliest = [], [], []
     for start in range(0, len(texts), batch):
