@@ -276,7 +276,7 @@ _WORLD = {
 }
 _DECODER = {
     "width": Field(48, _whole(1, _MOST_UNITS), "width of the residual stream"),
-    "layers": Field(4, _whole(1, 1024), "number of transformer blocks"),
+    "layers": Field(4, _whole(1, 256), "number of transformer blocks"),
     "heads": Field(4, _whole(1, _MOST_UNITS), "attention heads; must divide net.width"),
     "hidden": Field(192, _whole(1, _MOST_UNITS), "units of the MLP of a block"),
 }
@@ -313,7 +313,7 @@ _LM = {
     "eval_steps": Field((), _EVAL_STEPS, "steps at which students are measured, besides the last"),
     "animals": Field(4, _whole(1, _MOST_UNITS), "animals of a seed that have teachers"),
     "targets": Field(2, _whole(1, _MOST_UNITS), "animals of a seed that have students"),
-    "steered": Field(1, _whole(0, 1023), "block after which steered teachers are steered"),
+    "steered": Field(1, _whole(0, 255), "block after which steered teachers are steered"),
 }
 
 _CLASSES = Rule(
