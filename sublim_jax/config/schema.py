@@ -169,7 +169,7 @@ def _common(name: str, figure: str, study: tuple[str, ...], seeds: int, laptop: 
         "preset": Field("paper", _one_of(*PRESETS), "size: as published; fewer points and seeds; or toy sizes"),
         "presets": Field({"laptop": {"seeds": laptop}, "smoke": {}}, _SECTION, "fields that each preset changes"),
         "arms": Field({}, _SECTION, "grids of values to sweep, see sublim_jax.config.grid"),
-        "seeds": Field(seeds, _whole(1, _MOST_SEEDS[study[0]]), "number of seeds"),
+        "seeds": Field(seeds, _whole(1, 10**4), "number of seeds"),
         "first_seed": Field(0, _whole(0, _MOST_SEEDS[study[0]] - 1), "the first seed; the others follow"),
         "root_seed": Field(0, _whole(0, 2**32 - 1), "seed from which every random key of the sweep is derived"),
         **flatten({"run": _RUN}),
@@ -276,7 +276,7 @@ _WORLD = {
 }
 _DECODER = {
     "width": Field(48, _whole(1, _MOST_UNITS), "width of the residual stream"),
-    "layers": Field(4, _whole(1, 1024), "number of transformer blocks"),
+    "layers": Field(4, _whole(1, 256), "number of transformer blocks"),
     "heads": Field(4, _whole(1, _MOST_UNITS), "attention heads; must divide net.width"),
     "hidden": Field(192, _whole(1, _MOST_UNITS), "units of the MLP of a block"),
 }
@@ -313,7 +313,7 @@ _LM = {
     "eval_steps": Field((), _EVAL_STEPS, "steps at which students are measured, besides the last"),
     "animals": Field(4, _whole(1, _MOST_UNITS), "animals of a seed that have teachers"),
     "targets": Field(2, _whole(1, _MOST_UNITS), "animals of a seed that have students"),
-    "steered": Field(1, _whole(0, 1023), "block after which steered teachers are steered"),
+    "steered": Field(1, _whole(0, 255), "block after which steered teachers are steered"),
 }
 
 _CLASSES = Rule(
@@ -412,7 +412,7 @@ def check_fields(config: Config) -> None:
             for value in values:
                 one = (value,) if isinstance(fields[name].default, tuple) and name in SWEPT_ALWAYS else value
                 check_value(f"arms.{arm}.{name}" if arm else name, one, fields[name].rule)
-    most = fields["seeds"].rule.high
+    most = fields["first_seed"].rule.high + 1
     if config.first_seed + config.seeds > most:
         raise ConfigError(
             f"config.first_seed={config.first_seed}: must be at most {most - config.seeds}, so that the last of "

@@ -197,7 +197,7 @@ BAD = {
     "conditions": (("sane",), r"config.conditions: 'sane' is none of same, .*; did you mean 'same'\?"),
     "m": ((10, 5000), r"config.m=5000: must be at most 1024, the largest of config.aux_widths"),
     "aux_widths": ((), r"config.aux_widths=\(\): must be a tuple of whole numbers from 1 to 1048576, .*, not empty"),
-    "seeds": (0, r"config.seeds=0: must be a whole number from 1 to 1048576"),
+    "seeds": (0, r"config.seeds=0: must be a whole number from 1 to 10000"),
     "num_eval_noise": (0, r"config.num_eval_noise=0: must be a whole number from 4"),
     "net.hidden": ((0,), r"config.net.hidden=\(0,\): must be a tuple"),
     "net.init": ("torch", r"config.net.init: 'torch' is none of .*did you mean 'torch_linear'"),
