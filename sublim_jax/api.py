@@ -109,9 +109,14 @@ def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
     """
     from sublim_jax.config import grid
 
+    known = flatten(config.to_dict())
     for field, values in axes.items():
+        if field not in known:
+            raise ConfigError(f"grid {name!r}: {_no_field(field, known)}")
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise ConfigError(f"grid {name!r}: {field}={values!r}: must be a sequence of values")
+        if not len(tuple(values)):
+            raise ConfigError(f"grid {name!r}: {field}={values!r}: must have at least one value")
     swept = {field: tuple(_config_value(value, None) for value in values) for field, values in axes.items()}
     grid.add_grid(config, name, swept)
 
@@ -260,7 +265,7 @@ def run(
     study, given = _study(config, data)
     given |= {field.name: options.pop(field.name) for field in dataclasses.fields(Session) if field.name in options}
     if seeds is not None:
-        given["seeds"] = range(seeds) if isinstance(seeds, int) else seeds
+        given["seeds"] = seeds if isinstance(seeds, Iterable) else range(seeds)
     session = Session(workdir=workdir, **given)
     session.options = dataclasses.replace(session.options, keep_params=keep_params or session.options.keep_params)
     return study(session, **options)
