@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sublim_jax.core import arguments
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import figures, flatten, plots
 from sublim_jax.results import workdir as workdirs
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sublim_jax.data.load import Dataset
 
 
+@arguments.checked(preset=arguments.TEXT)
 def base_config(preset: str = "paper", **fields: Any) -> Config:
     """Return the published protocol of Brockers et al. 2026, Figure 2, with some fields changed.
 
@@ -85,6 +87,7 @@ def _config_value(value: Any, default: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+@arguments.checked(config=arguments.CONFIG, name=arguments.TEXT, axes=arguments.MAPPING)
 def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
     """Add a sweep to a config: all combinations of the values of some fields.
 
@@ -106,13 +109,19 @@ def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
     """
     from sublim_jax.config import grid
 
+    known = flatten(config.to_dict())
     for field, values in axes.items():
+        if field not in known:
+            raise ConfigError(f"grid {name!r}: {_no_field(field, known)}")
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise ConfigError(f"grid {name!r}: {field}={values!r}: must be a sequence of values")
+        if not len(tuple(values)):
+            raise ConfigError(f"grid {name!r}: {field}={values!r}: must have at least one value")
     swept = {field: tuple(_config_value(value, None) for value in values) for field, values in axes.items()}
     grid.add_grid(config, name, swept)
 
 
+@arguments.checked(config=arguments.NAMED_DATA)
 def load_data(config: Config | str = "mnist", **arrays: Any) -> Dataset:
     """Load images and labels: those that a config names, a data set by name, or NumPy arrays.
 
@@ -170,6 +179,7 @@ def _image_config(config: Config) -> Config:
     return configs.resolve(config)
 
 
+@arguments.checked(config=arguments.CONFIG, data=arguments.OPTIONAL_DATASET)
 def build(config: Config, data: Dataset | None = None, *, trunk: nn.Module | None = None) -> tuple[Condition, ...]:
     """Turn a config into conditions: one teacher and one student for every point of its sweep.
 
@@ -215,6 +225,9 @@ def _check_trunk(trunk: nn.Module, image: tuple[int, ...]) -> None:
         raise ConfigError(f"trunk {name}: returns {jax.tree.map(lambda leaf: leaf.shape, out)}; {wanted}")
 
 
+@arguments.checked(
+    config=arguments.STUDY, data=arguments.OPTIONAL_DATASET, seeds=arguments.SEEDS, workdir=arguments.OPTIONAL_PATH
+)
 def run(
     config: Config | Sequence[Condition],
     data: Dataset | None = None,
@@ -248,13 +261,27 @@ def run(
 
     if keep_params and workdir is None:
         raise ConfigError("keep_params: needs a workdir, where parameters are kept")
+    _check_options(options)
     study, given = _study(config, data)
     given |= {field.name: options.pop(field.name) for field in dataclasses.fields(Session) if field.name in options}
     if seeds is not None:
-        given["seeds"] = range(seeds) if isinstance(seeds, int) else seeds
+        given["seeds"] = seeds if isinstance(seeds, Iterable) else range(seeds)
     session = Session(workdir=workdir, **given)
     session.options = dataclasses.replace(session.options, keep_params=keep_params or session.options.keep_params)
     return study(session, **options)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that `run` does not have, and metrics that are no functions."""
+    from sublim_jax.engine.session import Session
+
+    known = [field.name for field in dataclasses.fields(Session) if field.init]
+    for name in options:
+        if name not in (*known, "metrics", "root_seed", "num_eval_noise"):
+            raise ConfigError(unknown_name("run", name, ["metrics", "root_seed", "num_eval_noise", *known]))
+    metrics = options.get("metrics", ())
+    if not isinstance(metrics, tuple) or not all(map(callable, metrics)):
+        raise ConfigError(f"metrics={metrics!r}: must be a tuple of functions, like (*sl.metrics.ALL, my_metric)")
 
 
 def _study(config: Any, data: Dataset | None) -> tuple[Callable[..., pd.DataFrame], dict[str, Any]]:
@@ -272,6 +299,7 @@ def _study(config: Any, data: Dataset | None) -> tuple[Callable[..., pd.DataFram
     return functools.partial(run, tuple(config), data), {}
 
 
+@arguments.checked(workdir=arguments.PATH)
 def load(workdir: str | Path) -> pd.DataFrame:
     """Read the rows of a work folder, or of a kept experiment (a folder with `rows.parquet`).
 
@@ -293,6 +321,7 @@ def load(workdir: str | Path) -> pd.DataFrame:
     return workdirs.read(workdir)
 
 
+@arguments.checked(rows=arguments.ROWS, figure=arguments.TEXT)
 def summarize(rows: pd.DataFrame, figure: str = "transfer") -> pd.DataFrame:
     """Return the table beside a figure: by default accuracies at the last step by condition.
 
@@ -315,6 +344,7 @@ def summarize(rows: pd.DataFrame, figure: str = "transfer") -> pd.DataFrame:
     return figures.table(figures.pick(figure), rows)
 
 
+@arguments.checked(rows=arguments.ROWS, figure=arguments.TEXT)
 def plot(rows: pd.DataFrame, figure: str = "transfer") -> Figure:
     """Draw rows.
 

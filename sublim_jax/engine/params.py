@@ -14,6 +14,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from sublim_jax.core import files, trees
+from sublim_jax.core.arguments import PATH, checked
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import DamagedFile
 from sublim_jax.core.types import Knobs, Params, Recipe
@@ -23,6 +24,7 @@ from sublim_jax.training import step as training_step
 FOLDER = "params"  # in a work directory
 
 
+@checked(path=PATH)
 def save_params(params: Any, path: str | Path) -> None:
     """Save nested parameters as a safetensors file, which is written whole or not at all.
 
@@ -46,6 +48,7 @@ def save_params(params: Any, path: str | Path) -> None:
         raise ConfigError(f"path={path}: cannot be written ({error.strerror or error})") from error
 
 
+@checked(path=PATH)
 def load_params(path: str | Path) -> dict[str, Any]:
     """Read parameters that `save_params` saved.
 

@@ -72,7 +72,7 @@ def _ranks(values: Float[Array, " n"], used: Bool[Array, " n"]) -> Float[Array, 
     Neighbours in the order that differ by rounding are one tie. Where such neighbours form a chain across many
     roundings, only equal values are: a chain would join values that differ.
     """
-    tolerance, index = _ROUNDING / 2 * jnp.finfo(values.dtype).eps, jnp.arange(len(values))
+    tolerance, index = _ROUNDING / 2 * float(jnp.finfo(values.dtype).eps), jnp.arange(len(values))
     values = jnp.where(used, values, jnp.inf)
     order = jnp.argsort(values)
     ordered = jnp.where(jnp.isinf(values[order]), 4, values[order])  # dissimilarities are at most 2

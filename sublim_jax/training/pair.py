@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from sublim_jax.core import keys, trees
+from sublim_jax.core import arguments, keys, trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, ImageData, Params, Phase, Recipe, State, TeacherParams
 from sublim_jax.data.load import Dataset, first_classes
@@ -40,6 +40,7 @@ class Pair(NamedTuple):
     teacher_accuracy: Float[Array, ""]
 
 
+@arguments.checked(condition=arguments.CONDITION, data=arguments.DATASET, key=arguments.KEY, eval_steps=arguments.STEPS)
 def train_pair(
     condition: Condition, data: Dataset, key: Key[Array, ""], eval_steps: Sequence[int] | None = None
 ) -> Pair:
