@@ -198,7 +198,7 @@ def csv(rows: pd.DataFrame) -> str:
     return lines.assign(seeds=frame["seeds"], diverged=frame["diverged"]).to_csv(index=False)
 
 
-def _means(rows: Rows) -> tuple[list[str], pd.DataFrame]:
+def _means(rows: Rows) -> tuple[list[str], Rows]:
     """Labels, and a line for each condition: an `Interval` of each of `COLUMNS`, and numbers of seeds."""
     final = last(average_animals(rows) if "animal" in rows else rows)
     labels = labels_of(final)
