@@ -40,8 +40,8 @@ def conditions(left: summary.Rows, right: summary.Rows, column: str) -> pd.DataF
     left, right = _final(left), _final(right)
     own = [_varying(rows, other) for rows, other in ((left, right), (right, left))]
     if all(own):
-        one, other = (", ".join(names) for names in own)
-        raise ConfigError(f"A, B: conditions cannot be matched, A alone varies {one} and B alone {other}")
+        only_left, only_right = (", ".join(names) for names in own)
+        raise ConfigError(f"A, B: conditions cannot be matched, A alone varies {only_left} and B alone {only_right}")
     shared = [name for name in summary.labels_of(left) if name in summary.labels_of(right)]
     labels, lines = [*shared, *own[0], *own[1]], []
     groups = dict(_groups(right, [*shared, *own[1]]))
@@ -154,10 +154,10 @@ def _column(left: summary.Rows, right: summary.Rows, name: str) -> str:
     if name and name not in measured:
         near = ", ".join(difflib.get_close_matches(name, measured, 3) or measured[:3])
         raise ConfigError(f"--column={name!r}: must be a measurement that both have, such as {near}")
-    found = [name] if name else [column for column in summary.COLUMNS.values() if column in measured]
-    if not found:
+    candidates = [name] if name else [column for column in summary.COLUMNS.values() if column in measured]
+    if not candidates:
         raise ConfigError("A, B: have no measurement in common; they are of different studies")
-    return found[0]
+    return candidates[0]
 
 
 def _print_facts(*folders: Path) -> None:

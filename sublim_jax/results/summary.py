@@ -66,15 +66,15 @@ def difference(left: pd.Series, right: pd.Series, level: float = 0.95) -> tuple[
     seeds = left.index.intersection(right.index)
     if len(seeds):
         return interval((left.loc[seeds] - right.loc[seeds]).to_numpy(float), level), f"{len(seeds)} pairs"
-    one, other = interval(left.to_numpy(float), level), interval(right.to_numpy(float), level)
-    found = Interval(one.mean - other.mean, np.nan, np.nan, min(one.n, other.n), one.diverged + other.diverged)
-    if found.n < MIN_SEEDS:
-        return found, "Welch"
+    first, second = interval(left.to_numpy(float), level), interval(right.to_numpy(float), level)
+    welch = Interval(first.mean - second.mean, np.nan, np.nan, min(first.n, second.n), first.diverged + second.diverged)
+    if welch.n < MIN_SEEDS:
+        return welch, "Welch"
     samples = [values[np.isfinite(values)] for values in (left.to_numpy(float), right.to_numpy(float))]
     if not any(np.ptp(values) for values in samples):  # SciPy's interval is not defined
-        return found._replace(low=found.mean, high=found.mean), "Welch"
+        return welch._replace(low=welch.mean, high=welch.mean), "Welch"
     ends = stats.ttest_ind(*samples, equal_var=False).confidence_interval(level)
-    return found._replace(low=float(ends.low), high=float(ends.high)), "Welch"
+    return welch._replace(low=float(ends.low), high=float(ends.high)), "Welch"
 
 
 def bounds(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -171,13 +171,15 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         means, and, if any seed diverged, `diverged`, such as `2 of 5`.
     """
     labels, frame = _means(rows)
-    found = [title for title, column in COLUMNS.items() if column in frame]
+    measured = [title for title, column in COLUMNS.items() if column in frame]
     titled = frame.rename(columns={column: title for title, column in COLUMNS.items()})
-    lines = titled[labels].assign(**{title: titled[title] for title in found[:1]})
-    lines = lines.assign(**{title: [cell.mean for cell in titled[title]] for title in found[1:]}, seeds=frame["seeds"])
+    lines = titled[labels].assign(**{title: titled[title] for title in measured[:1]})
+    lines = lines.assign(
+        **{title: [cell.mean for cell in titled[title]] for title in measured[1:]}, seeds=frame["seeds"]
+    )
     if (lost := frame["diverged"]).any():
         total = frame["seeds"] + lost
-        lines["diverged"] = [f"{one} of {of}" if one else "" for one, of in zip(lost, total, strict=True)]
+        lines["diverged"] = [f"{number} of {of}" if number else "" for number, of in zip(lost, total, strict=True)]
     return lines
 
 
@@ -196,7 +198,7 @@ def csv(rows: pd.DataFrame) -> str:
     return lines.assign(seeds=frame["seeds"], diverged=frame["diverged"]).to_csv(index=False)
 
 
-def _means(rows: Rows) -> tuple[list[str], pd.DataFrame]:
+def _means(rows: Rows) -> tuple[list[str], Rows]:
     """Labels, and a line for each condition: an `Interval` of each of `COLUMNS`, and numbers of seeds."""
     final = last(average_animals(rows) if "animal" in rows else rows)
     labels = labels_of(final)

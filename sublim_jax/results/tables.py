@@ -77,7 +77,7 @@ def _widths(texts: pd.DataFrame, width: int) -> list[int] | None:
     return widths
 
 
-def _without_constants(texts: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def _without_constants(texts: summary.Rows) -> tuple[summary.Rows, str]:
     """The columns that differ between lines, and the values of the others in words."""
     same = [name for name in texts.columns if len(texts) > 1 and texts[name].nunique() == 1]
     if len(same) == len(texts.columns):

@@ -63,7 +63,7 @@ def table(rows: summary.Rows, laws: tuple[Prediction, ...] = LAWS) -> pd.DataFra
         if {law.predicted, law.measured} <= set(final.columns):
             both = final[final[law.predicted].notna() & (final[law.measured].notna() | summary.diverged(final))]
             lines += [{**labels, **_line(law, part, labels)} for labels, part in _conditions(both)]
-    frame = pd.DataFrame(lines, columns=[*summary.labels_of(final), *_COLUMNS, "diverged"])
+    frame: summary.Rows = pd.DataFrame(lines, columns=[*summary.labels_of(final), *_COLUMNS, "diverged"])
     return frame if frame["diverged"].any() else frame.drop(columns="diverged")
 
 
