@@ -284,7 +284,7 @@ def test_main_writes_rows_and_prints_tables(path, tmp_path, capsys):
         (["--animals=owl,Owl"], "must be two or more different words"),
         (["--animals=owl,None"], "none is the persona"),
         (["--animals=owl,none"], "none is the persona without prompt"),
-        (["--prompts=0"], "not a positive integer"),
+        (["--prompts=0"], "0 is not an integer in the range [1, 100000]"),
         (["--nothing=1"], "Unknown command line flag 'nothing'"),
         (["word"], "'word' is not a flag"),
         (["--model=/no/such"], "model=/no/such: must be smollm2"),
