@@ -138,7 +138,7 @@ def test_load_dataset_refuses_another_data_set_by_this_name(name: str, verify: b
     assert f"train-images-idx3-ubyte is the published file of mnist, not of {name}" in refusal(**given)
     images = bytearray(gzip.decompress((tmp_path / X).read_bytes()))
     images[5000] ^= 1
-    (tmp_path / X).write_bytes(gzip.compress(images, 1))
+    (tmp_path / X[:-3]).write_bytes(images)
     assert f"train-labels-idx1-ubyte is the published file of mnist, not of {name}" in refusal(**given)
 
 
