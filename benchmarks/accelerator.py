@@ -99,11 +99,8 @@ def _compare(numbers: dict[str, Any], folder: Path, name: str) -> None:
     labels = ["condition", "m", "seed", "step"]
     one, other = (results.load(path).set_index(labels)["at/student_accuracy"] for path in (reference, folder / name))
     last = one.index.get_level_values("step").max()
-    difference = (other - one).dropna().xs(last, level="step").groupby("condition")
-    numbers[name]["accuracy_minus_float32"] = {
-        condition: {"mean": float(of.mean()), "largest": float(of.abs().max()), "nets": int(of.size)}
-        for condition, of in difference
-    }
+    difference = (other - one).dropna().xs(last, level="step").groupby("condition").agg(["mean", "min", "max", "size"])
+    numbers[name]["accuracy_minus_float32"] = json.loads(difference.to_json(orient="index") or "{}")
 
 
 def _child(function: str, words: Sequence[str], environment: dict[str, str], limit: float) -> str:

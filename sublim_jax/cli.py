@@ -53,7 +53,8 @@ def _plain_output() -> Iterator[None]:
     replaced = {name: getattr(sys, name) for name in ("stdout", "stderr") if getattr(sys, name) is None}
     for name in replaced:  # closed by the shell
         setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  used until the command ends
-    before = {stream: stream.errors for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")}
+    streams: list[Any] = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
+    before = {stream: stream.errors for stream in streams}
     for stream in before:
         stream.reconfigure(errors="replace")
     try:

@@ -52,7 +52,7 @@ REFUSED = {
     "unknown data": ((QUICKSTART, "--config.data.name=mnits"), r"error: config.data.name.*mnist"),
     "bad resume": ((QUICKSTART, "--resume=maybe"), r"error: .*resume.*maybe.*auto"),
     "too many devices": ((*SMOKE, "--config.run.devices=64"), r"error: config.run.devices=64: must be at most 1"),
-    "address": ((*SMOKE, "--workdir=gs://b/x"), r"error: workdir=gs://b/x: must be a folder that this machine sees"),
+    "address": ((*SMOKE, "--workdir=gs://b/x"), r"error: workdir='gs://b/x': must be a folder that this machine sees"),
     "a free folder for several": (
         (*SMOKE, "--workdir=auto", "--shard=0/2"),
         r"error: workdir='auto': must be a name",

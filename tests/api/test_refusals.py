@@ -93,7 +93,7 @@ CASES = {
     "run data": (lambda data, condition, _: sl.run([condition], IMAGES), "data"),
     "run no data": (lambda data, condition, _: sl.run([condition]), "run"),
     "run data name": (lambda *_: sl.run(small(), "mnist"), "data"),
-    "run conditions": (lambda data, *_: sl.run(conditions=("same",)), "run"),
+    "run conditions": (lambda data, *_: sl.run(conditions=("same",)), "run"),  # pyright: ignore[reportCallIssue]
     "run seeds 0": (lambda data, *_: sl.run(small(), data, seeds=0), "seeds"),
     "run seeds negative": (lambda data, *_: sl.run(small(), data, seeds=(-1,)), "seeds"),
     "run seeds twice": (lambda data, *_: sl.run(small(), data, seeds=(1, 1)), "seeds"),

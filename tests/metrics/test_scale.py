@@ -66,7 +66,8 @@ def inside(kernel, moved):
 def cosine_loss(x, y):
     one, seen = jnp.float32(1), jnp.ones(x.shape[1], bool)
     knobs = Knobs(seen, jnp.int32(1), one, one, {}, {}, {})
-    return losses.cosine(*(ModelOutput(z[:, :0], z, {}) for z in (x, y)), knobs)
+    student, teacher = (ModelOutput(z[:, :0], z, {}) for z in (x, y))
+    return losses.cosine(student, teacher, knobs)
 
 
 def overlap(x, y):
@@ -189,8 +190,8 @@ def test_audit_pair_is_free_of_the_scale_of_weights(weights, seed):
     rng = np.random.default_rng(seed)
     x, w, delta, own = (rng.normal(size=size).astype(np.float32) for size in ((20, 5), (5, 3), (5, 3), (5, 3)))
     size = np.float32(10.0**weights)
-    nets = [{"w": size * each} for each in (own, w + delta, w)]
-    found = audit_pair(linear, *nets, x, square)
+    student, teacher, initial = ({"w": size * each} for each in (own, w + delta, w))
+    found = audit_pair(linear, student, teacher, initial, x, square)
     x, w, delta, own = (each.astype(float) for each in (x, w, delta, own))
     update = x.T @ (x @ (w + delta - own))
     assert found.coverage == pytest.approx(cosine(update.ravel(), delta.ravel()), abs=1e-4)

@@ -24,7 +24,7 @@ SECONDS = 10  # for one file
 MEMORY = 2**30  # above what the process has after it read the undamaged file
 # Kinds whose damage is always found, by a checksum or because every byte is checked. The others hold values, or texts
 # of other makers, that nothing protects: a changed byte there is another value.
-CHECKED = {"idx.gz", "npz", "features"}
+CHECKED = {"idx.gz", "npz", "features", "params"}
 KINDS = {  # the damaged file; the folder that is read is the kind's
     "safetensors": "model/model.safetensors",
     "config": "model/config.json",
