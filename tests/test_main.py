@@ -213,8 +213,8 @@ def test_main_with_a_free_folder_names_it_in_the_command_that_goes_on(tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results" / "quickstart-smoke").mkdir(parents=True)
 
-    def interrupted(config, values, metadata):
-        assert values.workdir == "results/quickstart-smoke-2" and metadata["command"].endswith(f"={values.workdir}")
+    def interrupted(config, values, workdir, metadata):
+        assert str(workdir) == "results/quickstart-smoke-2" and metadata["command"].endswith(f"={workdir}")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(main, "_run", interrupted)

@@ -8,7 +8,7 @@ import pytest
 import sublim_jax as sl
 from sublim_jax.core.errors import ConfigError
 
-IMAGES, LABELS = np.zeros((6, 4, 4), np.uint8), np.arange(6) % 3
+IMAGES, LABELS = np.full((6, 4, 4), 255, np.uint8), np.arange(6) % 3
 ROWS = pd.DataFrame({"condition": "same", "m": 3, "seed": [0, 1], "step": 2, "at/student_accuracy": 0.5})
 PARAMS = {"a": {"kernel": np.ones((2, 2), np.float32)}}
 KEY = jax.random.key(0)
@@ -72,7 +72,7 @@ CASES = {
     "load_data argument": (lambda *_: sl.load_data("mnist", limit=3), "load_data"),
     "load_data limit": (lambda *_: sl.load_data("mnist", train_limit=-1), "config.data.train_limit"),
     "arrays x shape": (lambda *_: arrays(x=IMAGES[0]), "x"),
-    "arrays x range": (lambda *_: arrays(x=IMAGES + 2.0), "x"),
+    "arrays x range": (lambda *_: arrays(x=IMAGES / 100.0), "x"),
     "arrays x NaN": (lambda *_: arrays(x=IMAGES + np.nan), "x"),
     "arrays x dtype": (lambda *_: arrays(x=IMAGES.astype(int)), "x"),
     "arrays x text": (lambda *_: arrays(x="images"), "x"),
