@@ -83,7 +83,7 @@ def write(out: Path, folder: Path = HERE) -> Path:
     kept = sorted(path.parent for path in folder.glob("*/rows.parquet"))
     if not kept:
         raise ConfigError(f"{folder}: holds no experiment (no */rows.parquet); keep one with --keep=WORKDIR")
-    entries = [entry(each, out.parent) for each in kept]
+    entries = sorted((entry(each, out.parent) for each in kept), key=lambda each: each["title"])
     papers = [(paper, [one for one in entries if one["paper"] == paper]) for paper in PAPERS]
     page = report.template("gallery.html.j2").render(papers=[pair for pair in papers if pair[1]])
     out.parent.mkdir(parents=True, exist_ok=True)
