@@ -32,7 +32,7 @@ FIELDS = [
     (base, name, field)
     for base, table in TABLES.items()
     for name, field in table.items()
-    if name not in ("arms", "presets") and name.startswith("theorem1.") == (base == "theorem1")
+    if not isinstance(field.default, dict) and name.startswith("theorem1.") == (base == "theorem1")
 ]
 SWEPT = *grid.SWEPT_SECTIONS, "conditions", "m", "classes"
 ENDLESS = 10**400
