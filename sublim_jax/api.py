@@ -38,6 +38,7 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
         **fields: Any field of the config. `student__steps=100` and `student={"steps": 100}` both set `student.steps`;
             where a field holds a tuple, a single value means a tuple of one. `study="language"` gives the protocol of
             the language models, which has other fields: those of `world`, `net`, `pretraining` and `lm`.
+            `student={"extra": {"scale": 0.5}}` adds a number that a loss of your own reads as `knobs.extra["scale"]`.
 
     Returns:
         A config whose fields can be read and set: `config.student.steps = 100`.
@@ -55,16 +56,17 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
         sublim_jax.core.errors.ConfigError: config: there is no field 'student.stepz'; did you mean 'student.steps'?
     """
     from sublim_jax import config as configs
-    from sublim_jax.config import lm, schema
+    from sublim_jax.config import grid, lm, schema
 
     schema.check_value("preset", preset, schema.IMAGE_FIELDS["preset"].rule)
     images = fields.get("study") != "language"
     config = configs.base_config("smoke" if preset == "smoke" else "paper") if images else lm.base()
     if preset != "paper":
         schema.set_fields(config, flatten(config.presets[preset].to_dict()))
-    known = flatten(config.to_dict())
     for name, value in flatten(fields).items():
         field = name.replace("__", ".")
+        grid.declare_number(config, field)
+        known = flatten(config.to_dict())
         if field not in known:
             raise _no_field(field, known)
         schema.set_fields(config, {field: _config_value(value, known[field])})
@@ -95,7 +97,8 @@ def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
         config: Config to change.
         name: Name of the sweep; a label of the rows where a config has several.
         axes: Dotted field name -> values. `conditions` and `m` are swept too, over their values in the config, unless
-            they are given here.
+            they are given here. `student.extra.NAME` sweeps a number that a loss or stream of your own reads as
+            `knobs.extra[NAME]`; its column is NAME, and it is 0.0 in grids without it unless the config sets it.
 
     Raises:
         ConfigError: There is no such field, or its values are no sequence.
@@ -109,6 +112,8 @@ def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
     """
     from sublim_jax.config import grid
 
+    for field in axes:
+        grid.declare_number(config, field)
     known = flatten(config.to_dict())
     for field, values in axes.items():
         if field not in known:

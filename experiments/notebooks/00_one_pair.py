@@ -22,11 +22,20 @@
 
 # %%
 import importlib.util
+import re
 import subprocess
 import sys
+from importlib import metadata
 
-if importlib.util.find_spec("sublim_jax") is None:  # from the checkout; pip keeps the JAX that Colab has
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "../.."], check=True)
+if importlib.util.find_spec("sublim_jax") is None:  # from the checkout
+    install = [sys.executable, "-m", "pip", "install", "-q"]
+    if "google.colab" in sys.modules:  # its JAX, Flax, Optax and NumPy fit its accelerator and stay as they are
+        subprocess.run([*install, "--no-deps", "../.."], check=True)
+        needs = [need for need in metadata.requires("sublim_jax") or [] if "extra ==" not in need]
+        install += [need for need in needs if not re.match(r"(jax|jaxlib|flax|optax|numpy)\b", need)]
+    else:
+        install += ["../.."]
+    subprocess.run(install, check=True)
 
 # %%
 import tempfile

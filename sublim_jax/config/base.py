@@ -121,6 +121,8 @@ def identity(config: Config) -> dict[str, Any]:
     fields = {name: value for name, value in config.to_dict().items() if name not in ignored}
     if config.study != "language":  # which has no images
         fields["data"] = {name: value for name, value in fields["data"].items() if name not in _SOURCES}
+        if not fields["student"].get("extra"):  # as in folders of versions that lack it
+            fields["student"] = {name: value for name, value in fields["student"].items() if name != "extra"}
     return fields | {"run": {"precision": config.run.precision}}
 
 

@@ -172,7 +172,7 @@ def _student_phase(config: Config, dataset: Dataset, widths: Sequence[int], trun
         noise_batches=jnp.int32(section.pool or _ALWAYS_FRESH),
         temperature=jnp.float32(section.temperature),
         share=trees.per_layer(layers, 1.0, share, "config.conditions"),
-        extra=strengths,
+        extra={**strengths, **{name: jnp.float32(number) for name, number in section.get("extra", {}).items()}},
         **_common_knobs(config, "student", layers, layers),
     )
     return Phase(recipe, knobs)

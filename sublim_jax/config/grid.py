@@ -7,6 +7,7 @@ without grids sweeps its `conditions` and its `m`; a grid may replace these. Sev
 import fnmatch
 import functools
 import itertools
+import keyword
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ _SINGLE = (*SWEPT_ALWAYS, "classes")
 # Rows have columns of their own for these: step, eps, alpha.
 _UNLABELLED = ("student.steps", "student.eval_steps", "theorem1.eps", "theorem1.alpha", "theorem1.draws")
 _UNLABELLED += ("lm.steps", "lm.eval_steps")
+OWN_NUMBERS = "student.extra."  # before the names of numbers that a user's own loss or stream reads
 # Fields that had another name in earlier versions.
 RENAMED = {
     "student.marks": "student.eval_steps",
@@ -52,6 +54,30 @@ def unknown_field(where: str, name: str, names: Iterable[str]) -> ConfigError:
     return ConfigError(f"{where}: {shown(name)} is none of the fields that --fields lists{near}")
 
 
+def declare_number(config: Config, field: str) -> None:
+    """Add a number of the user's own, `student.extra.NAME`, as 0.0 to a config that lacks it; leave other fields alone.
+
+    Raises:
+        ConfigError: The name is no identifier, or a column of the rows has it already.
+    """
+    if field.startswith(OWN_NUMBERS) and "extra" in config.get("student", {}):
+        check_number_name(field, flatten(config.to_dict()))
+        name = field.removeprefix(OWN_NUMBERS)
+        if name not in config.student.extra:
+            with config.unlocked():
+                config.student.extra[name] = 0.0
+
+
+def check_number_name(field: str, known: Iterable[str]) -> None:
+    """Refuse a number `student.extra.NAME` whose name is no identifier, or a column of rows with the fields `known`."""
+    name = field.removeprefix(OWN_NUMBERS)
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ConfigError(f"config.{OWN_NUMBERS}{shown(name)[1:-1]}: its name must be a Python identifier")
+    columns = {_label(other) for other in known if not other.startswith(OWN_NUMBERS)}
+    if name in {"arm", "seed", "step", *columns}:
+        raise ConfigError(f"config.{field}: its name must be another one; {name!r} is a field or column already")
+
+
 class SweepPoint(NamedTuple):
     """One point of a sweep: the config with its values, the labels of its rows, and all m of its grid."""
 
@@ -66,14 +92,17 @@ def add_grid(config: Config, name: str, axes: Mapping[str, Any]) -> None:
     Args:
         config: The config, which is changed.
         name: Name of the grid, a label of its rows.
-        axes: Tuples of values by dotted field: {"student.hidden": ((8, 256), (16, 256)), "m": (10, 50)}.
+        axes: Tuples of values by dotted field: {"student.hidden": ((8, 256), (16, 256)), "m": (10, 50)}. A new number
+            `student.extra.NAME` becomes a field of the config, which is 0.0 in grids that do not sweep it.
 
     Raises:
         ConfigError: The config has no such field, or the values are no tuple.
     """
-    flat = flatten(config.to_dict())
     if not isinstance(name, str) or "." in name:
         raise ConfigError(f"arm {name!r}: the name of a grid must be text without dots")
+    for field in axes:
+        declare_number(config, field)
+    flat = flatten(config.to_dict())
     for field, values in axes.items():
         if field not in flat:
             raise unknown_field(f"arm {name!r}", field, flat)
@@ -183,7 +212,7 @@ def _label(field: str) -> str:
     """The name of a column: the last word of a field of the student, the noise, theorem1 and language."""
     section, _, name = field.partition(".")
     if section in ("student", "perturb", "theorem1", "lm"):
-        return name
+        return name.removeprefix("extra.")
     return "condition" if field == "conditions" else field.replace(".", "_")
 
 

@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sublim_jax.config.grid import SWEPT_ALWAYS, Config, grids, plain_name, unknown_field
+from sublim_jax.config.grid import (
+    OWN_NUMBERS,
+    SWEPT_ALWAYS,
+    Config,
+    check_number_name,
+    grids,
+    plain_name,
+    unknown_field,
+)
 from sublim_jax.core.errors import ConfigError, shown, unknown_name
 from sublim_jax.core.nested import flatten
 
@@ -156,7 +164,8 @@ _NAME = Rule(
 )
 _BOOL = Rule("true or false", lambda value: isinstance(value, bool))
 _SHARE, _SIGMA = _number(0.0, 1.0), _number(0.0)
-_SECTION = Rule("fields, set by sublim_jax.config.grid", lambda value: isinstance(value, ConfigDict))
+_SECTION = Rule("fields by name", lambda value: isinstance(value, ConfigDict))
+_OWN_NUMBER = Field(0.0, _number(-_HUGE), "a number that a loss or stream of the user's own reads from knobs.extra")
 _EVAL_STEPS = _wholes(0, _MOST_STEPS, "the last step only", distinct=True)
 
 
@@ -244,6 +253,7 @@ _STUDENT = {
     "target_noise": Field(0.0, _SIGMA, "standard deviation of noise on the teacher's logits"),
     "levels": Field(0, _whole(0, 2**20), "number of values of a quantized target logit; 0: not quantized"),
     "guard": Field("", _one_of("", *GUARDS), "projection of the student's gradient; empty: none"),
+    "extra": Field({}, _SECTION, "numbers by name that a loss or stream of your own reads; a grid can sweep them"),
 }
 _PERTURB = {
     "layers": Field(("*",), _layers(), "layers that get Gaussian noise"),
@@ -349,6 +359,11 @@ def fields_of(config: Config) -> dict[str, Field]:
     return LANGUAGE_FIELDS if is_language(config) else IMAGE_FIELDS
 
 
+def field_of(config: Config, name: str) -> Field | None:
+    """The field of this name, also of a number of the user's own; None if there is none."""
+    return _OWN_NUMBER if name.startswith(OWN_NUMBERS) else fields_of(config).get(name)
+
+
 def is_language(config: Config) -> bool:
     """Whether the fields of a config are those of language models, whatever study it names."""
     return "lm" in config and "student" not in config
@@ -356,7 +371,7 @@ def is_language(config: Config) -> bool:
 
 def holds_names(config: Config, name: str) -> bool:
     """Whether a field holds a tuple of names or patterns, which need no quotes on the command line."""
-    field = fields_of(config).get(name)
+    field = field_of(config, name)
     return (
         field is not None
         and isinstance(field.default, tuple)
@@ -366,8 +381,8 @@ def holds_names(config: Config, name: str) -> bool:
 
 def bad_value(config: Config, name: str, value: object, where: str = "config") -> ConfigError:
     """The error for a value of a wrong type, with the values that are allowed; those of a grid are tuples."""
-    plain, fields = plain_name(name), fields_of(config)
-    allowed = fields[plain].rule.allowed if plain in fields else "a value of the same type"
+    field = field_of(config, plain_name(name))
+    allowed = field.rule.allowed if field else "a value of the same type"
     several = "a tuple of values, each of them " if name.startswith("arms.") else ""
     return ConfigError(f"{where}.{name}={value}: must be {several}{allowed}")
 
@@ -397,7 +412,7 @@ def check_fields(config: Config) -> None:
     """Check every field of a config, and of its grids every value; raise `ConfigError` at the first bad one."""
     fields, flat = fields_of(config), flatten(config.to_dict())
     for name, field in fields.items():
-        if field.rule is _SECTION:
+        if field.rule is _SECTION and name not in flat:
             continue
         if name not in flat:
             raise ConfigError(f"config.{name}: missing; begin a config with sublim_jax.config.base_config()")
@@ -407,17 +422,27 @@ def check_fields(config: Config) -> None:
                 f"is attached after training; must be one of {', '.join(OPTIMIZERS)}"
             )
         check_value(name, flat[name], field.rule)
-    for arm, axes in grids(config).items() if "arms" in config else ():  # one point of a sweep has none
-        for name, values in axes.items():
-            for value in values:
-                one = (value,) if isinstance(fields[name].default, tuple) and name in SWEPT_ALWAYS else value
-                check_value(f"arms.{arm}.{name}" if arm else name, one, fields[name].rule)
+    for name in (name for name in flat if name.startswith(OWN_NUMBERS)):
+        check_number_name(name, flat)
+        check_value(name, flat[name], _OWN_NUMBER.rule)
+    _check_grids(config)
     most = fields["first_seed"].rule.high + 1
     if config.first_seed + config.seeds > most:
         raise ConfigError(
             f"config.first_seed={config.first_seed}: must be at most {most - config.seeds}, so that the last of "
             f"config.seeds={config.seeds} is below {most}; seeds beyond belong to other nets"
         )
+
+
+def _check_grids(config: Config) -> None:
+    """Check every value of every grid."""
+    for arm, axes in grids(config).items() if "arms" in config else ():  # one point of a sweep has none
+        for name, values in axes.items():
+            field = field_of(config, name)
+            assert field is not None  # which `grids` refuses
+            for value in values:
+                one = (value,) if isinstance(field.default, tuple) and name in SWEPT_ALWAYS else value
+                check_value(f"arms.{arm}.{name}" if arm else name, one, field.rule)
 
 
 def check(config: Config) -> None:

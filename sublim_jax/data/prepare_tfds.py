@@ -7,6 +7,7 @@ Writes the name, version and features of TFDS's own builder as array_record, so 
 Exit codes: 0 prepared now or before, 2 bad flags or files.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +92,8 @@ def main(argv: list[str]) -> int:
         own = read_flags(argv)
         print(f"{__doc__}\n{own.get_help()}" if own.help else prepare(own.name, own.idx_dir, own.data_dir, own.verify))
     except (flags.Error, ConfigError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        line = " ".join(str(error).split())
+        print(re.sub(r"\('Non-boolean.*", "must be true or false", line), file=sys.stderr)
         return 2
     return 0
 

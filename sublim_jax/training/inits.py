@@ -69,15 +69,17 @@ def transformer(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
     """Layers of a `Decoder`: embeddings N(0, 0.02^2), matrices N(0, 1/fan_in), scales 1; shifts, biases, `..._up` 0.
 
     `..._up` is the second factor of a low-rank adapter, so an adapter has no effect before training. Source: GPT-2
-    (Radford et al. 2019) for embeddings, LoRA (Hu et al. 2021) for adapters.
+    (Radford et al. 2019) for embeddings, LoRA (Hu et al. 2021) for adapters. Other modules' vectors but scales are 0.
     """
 
     def draw(name: str, shape: jax.ShapeDtypeStruct) -> Array:
         if name.endswith("scale"):
             return jnp.ones(shape.shape)
-        if name.endswith(("shift", "bias", "_up")):
+        if name.endswith(("shift", "bias", "_up")) or len(shape.shape) < 2:
             return jnp.zeros(shape.shape)
-        std = 0.02 if name in ("tokens", "positions") else 1 / math.sqrt(shape.shape[0])
+        fan_in = _fan_in(name, shapes) or shape.shape[0]
+        is_embedding = name in ("tokens", "positions") or name.endswith("embedding")
+        std = 0.02 if is_embedding else 1 / math.sqrt(fan_in)
         return std * keys.as_normal(keys.bits(keys.at(key, name), shape.shape))
 
     return {name: draw(name, shape) for name, shape in shapes.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sublim_jax import results
-from sublim_jax.config import base_config
+from sublim_jax.config import base_config, grid
 from sublim_jax.config import lm as lm_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def test_pages_name_config_fields_that_exist(name):
     sections = {field.split(".")[0] for field in known}
     found = re.findall(r"(?:^|[`\s(-])config\.(\w+(?:\.\w+)*)", (ROOT / name).read_text("utf-8"))
     wrong = [one for one in found if one.split(".")[0] in sections and one not in known | sections]
-    assert [one for one in wrong if not one.startswith(("arms.", "presets."))] == []
+    assert [one for one in wrong if not one.startswith(("arms.", "presets.", grid.OWN_NUMBERS))] == []
 
 
 def test_pages_of_experiments_list_every_config():
