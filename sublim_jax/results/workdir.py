@@ -414,7 +414,10 @@ def metadata(workdir: str | Path) -> dict[str, Any]:
     try:
         content = _read_config(file)
         sealed = bool(content.pop("checksums", False))
-        runs = [*content.get("runs", []), *(_read_run(path, sealed) for path in Path(workdir).glob("runs/*.json"))]
+        runs = [
+            *content.get("runs", []),
+            *(_read_run(path, sealed) for path in sorted(Path(workdir).glob("runs/*.json"))),
+        ]
     except FileNotFoundError as error:
         raise ConfigError(f"workdir={workdir}: config.json cannot be read ({error.strerror})") from error
     except DamagedFile as error:
