@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     for head in ("aux", "class"):
         grid.add_grid(config, f"{head}_noise", {"perturb.layers": ((f"{head}_head",),), **noisy})
     grid.add_grid(config, "targets", {"student.pool": (1, 3, 10, 30, 100, 0), "m": (1, 3, 10, 50, 250)})
+    config.run.memory_gb = 7.0  # CKA and RSA of a latent of 8,192 units on 12,000 inputs need 6.1
     widths = tuple((256, d) for d in (64, 256, 1024, 2048, 4096, 8192))
     rates = {"student.lr": (1e-3, 3e-4, 1e-4), "student.frozen": ((), ("aux_head",)), "m": (10,)}
     grid.add_grid(config, "width", {"net.hidden": widths, **rates})

@@ -188,7 +188,7 @@ def decaying():
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("cause", [{"student.lr": (1e-2, 1e6)}, {"teacher.lr": (0.1, 1e30)}])
+@pytest.mark.parametrize("cause", [{"student.lr": (1e-2, 1e6)}, {"teacher.lr": (0.1, 1e6)}])
 def test_run_goes_on_beside_nets_that_diverge(cause, tiny, mnist, tmp_path):
     """Diverged students have an accuracy of NaN, in Parquet too; rows of the others are those of a run without them."""
     ((field, (healthy, diverging)),), few = cause.items(), (metrics.task, metrics.readout)
