@@ -45,7 +45,7 @@ def test_load_or_pretrain_finds_bases_by_what_made_them(tmp_path, monkeypatch):
     def steps(**changes):
         watch = Progress(show=False)
         how = dataclasses.replace(HOW, **{"documents": 32, "steps": 2, **changes})
-        with watch.over(2.0, "bases"):
+        with watch.over(()):
             load_or_pretrain(LAB, how, ["same"], (0,), tmp_path, watch)
         return watch.steps["bases"]
 
