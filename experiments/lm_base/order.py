@@ -61,7 +61,7 @@ def measured(rate: float, dose: float, workdir: Path, seeds: int) -> dict[str, A
         found |= {kind: one.mean, f"{kind}_low": one.low, f"{kind}_high": one.high}
     kept = _claims.ratio(each.loc["other_order"], each.loc["same"])
     found |= {"kept": kept.mean, "kept_low": kept.low, "kept_high": kept.high}
-    with jax.default_matmul_precision(place.precision), Progress(show=False).over(1.0, "bases") as watch:
+    with jax.default_matmul_precision(place.precision), Progress(show=False).over(()) as watch:
         bases = load_or_pretrain(lab, how, KINDS, range(seeds), place.teachers, watch)
     apart = {kind: [_distance(bases["same", seed], bases[kind, seed]) for seed in range(seeds)] for kind in KINDS[1:]}
     found["orders_apart"] = float(np.mean(np.divide(apart["other_order"], apart["other_init"])))
