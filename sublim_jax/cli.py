@@ -159,6 +159,8 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
     for name, number in (("stdout", 1), ("stderr", 2)):
         before = getattr(sys, name)
+        if os.name == "nt" and before is not None and before.isatty():  # its console takes text, not bytes
+            continue
         encoding, errors = (before.encoding, before.errors) if before else ("utf-8", "replace")
         raw = io.BufferedWriter(_Output(number, "w", closefd=False))
         setattr(sys, name, io.TextIOWrapper(raw, encoding, errors, line_buffering=True))

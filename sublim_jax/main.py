@@ -105,9 +105,10 @@ def _run(config: Any, values: flags.FlagValues, workdir: Path, metadata: Mapping
     trackers.names_of(values.tracker, workdir)
     distributed.initialize(values.distributed)
     compilation_cache.enable()
-    progress, stop, seeds = Progress(show=not quiet), cli.Stop(), seeds_of(config)
+    progress, seeds = Progress(show=not quiet), seeds_of(config)
     with progress.over((), "reading data"):
         study = study_of(config)
+    stop = cli.Stop()
     session = Session(
         seeds=seeds,
         workdir=workdir,

@@ -57,13 +57,20 @@ def _partly_set(environment: Mapping[str, str]) -> str:
 
     Where JAX misses one it believes that there is no cluster, or fails with the name of its own argument.
     """
+    wrong = ""
     for cluster, (start, names) in _CLUSTERS.items():
         missing = [name for name in names if not environment.get(name)]
-        if missing and len(missing) < len(names):
-            return f"of the variables of {cluster} {', '.join(missing)} are not set; start every process with {start}"
-        if bad := [name for name in names[2:] if not missing and not environment[name].isdecimal()]:
-            return f"{bad[0]}={environment[bad[0]]!r}: must be a whole number, as {start} sets it"
-    return ""
+        if environment.get("TPU_PROCESS_ADDRESSES"):  # JAX takes these instead
+            missing = [name for name in missing if name != "TPU_WORKER_HOSTNAMES"]
+        bad = [name for name in names[2:] if not missing and not environment[name].isdecimal()]
+        if not missing and not bad:
+            return ""  # mpirun within a job of SLURM, for instance, sets all of its own
+        if bad:
+            wrong = wrong or f"{bad[0]}={environment[bad[0]]!r}: must be a whole number, as {start} sets it"
+        elif len(missing) < len(names):
+            absent = ", ".join(missing)
+            wrong = wrong or f"of the variables of {cluster} {absent} are not set; start every process with {start}"
+    return wrong
 
 
 def parse_cluster(cluster: str) -> dict[str, Any]:

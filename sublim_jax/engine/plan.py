@@ -14,6 +14,7 @@ from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, Knobs, Phase, Recipe
 from sublim_jax.nets import shapes
+from sublim_jax.training import plugins
 
 PACKAGE = __name__.partition(".")[0]  # its functions need no digest of their source
 
@@ -118,6 +119,8 @@ def _untrained_layers(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, 
         return ()
     head = shapes(recipe.net, image).get("class_head")
     foreign = any(part is not None and not _ours(part) for part in (recipe.loss, recipe.net, recipe.init_transform))
+    # A schedule of a user's optimizer may begin with 0 and move weights without a gradient later.
+    foreign |= plugins.is_foreign(recipe.optimizer)
     if head is None or foreign or any(np.any(own.logit_mask[: head["bias"].shape[0]]) for own in knobs):
         return ()
     optimizer, weights = recipe.optimizer(), {"kernel": jnp.ones((1, 1))}

@@ -192,7 +192,7 @@ def data_identity(dataset: Dataset, metrics: Sequence[metrics.Metric]) -> dict[s
     return {
         "data_sha256": dataset.checksum,
         "normalised_by": [float(images.mean), float(images.std)],
-        "metrics": [metric.__qualname__ for metric in metrics],
+        "metrics": [getattr(metric, "__qualname__", None) or plugins.name_of(metric) for metric in metrics],
     }
 
 
@@ -200,6 +200,7 @@ def _run_units(context: RunContext, work: Sequence[WorkUnit]) -> None:
     """Run the units in order; trained teachers of a seed batch serve consecutive groups, then they are dropped."""
     trained: dict[tuple[int, str], Params] = {}
     for group, seed_batch in work:
+        context.session.stop_if_asked()  # here, where no checkpoint of finished work is left
         batches = schedule.teacher_batches(group, seed_batch)
         earlier, trained = trained, {}
         for batch in batches:
@@ -208,6 +209,7 @@ def _run_units(context: RunContext, work: Sequence[WorkUnit]) -> None:
         with context.session.progress.call(workload.prepare(group, seed_batch)):
             given = [(batch, trained[group.teacher, batch.name]) for batch in batches]
             own, *others = (attach_heads(context, group, *each) for each in given)
+        context.session.stop_if_asked()
         train_students(context, group, seed_batch, own._replace(unrelated=others[0].trained) if others else own)
 
 
@@ -327,4 +329,4 @@ def _train_to_eval_steps(
         if step < last:
             with progress.timed("saving"):
                 store.save(step, states)
-        session.stop_if_asked()
+            session.stop_if_asked()

@@ -121,8 +121,8 @@ class Session:
         index, number = self.shard
         name = workdir.path.resolve().name + (f"-part{index}of{number}" if number > 1 else "")
         config = self.metadata.get("resolved") or self.config or {}
-        seeds = self.seeds if number == 1 else ()  # a part may have some of the seeds
-        tracked = trackers.Trackers(self.tracker, name, workdir.path, config, seeds)
+        # Conditions that lack seeds of other parts are logged at the end.
+        tracked = trackers.Trackers(self.tracker, name, workdir.path, config, self.seeds)
         workdir.on_write = tracked.add
         return tracked
 

@@ -107,7 +107,9 @@ def labels_of(rows: pd.DataFrame) -> list[str]:
 
 def last(rows: Rows) -> Rows:
     """The rows of the last evaluation of each condition."""
-    return rows.loc[rows["step"] == rows.groupby(labels_of(rows), sort=False)["step"].transform("max")]
+    labels = labels_of(rows)
+    newest = rows.groupby(labels, sort=False)["step"].transform("max") if labels else rows["step"].max()
+    return rows.loc[rows["step"] == newest]
 
 
 def diverged(rows: Rows) -> pd.Series:

@@ -35,7 +35,7 @@ def includes_learning_rate(optimizer: Callable[[], optax.GradientTransformation]
             along = sum(float(leaf.sum()) for leaf in jax.tree.leaves(updates))
             if along:
                 return along < 0
-    return False
+    return True  # only a schedule or an accumulation begins with zeros; the package's own directions never do
 
 
 def direction_of(

@@ -167,6 +167,8 @@ COMPLETE = {
     "adamw": lambda: optax.adamw(1e-3, weight_decay=0.1),
     "lion": lambda: optax.lion(1e-4),
     "warm-up": lambda: optax.sgd(optax.linear_schedule(0.0, 0.1, 100)),
+    "late": lambda: optax.sgd(optax.linear_schedule(0.0, 0.1, 100, transition_begin=10)),
+    "accumulated": lambda: optax.MultiSteps(optax.adam(1e-3), 8).gradient_transformation(),
     "clipped": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3)),
 }
 DIRECTIONS = {
