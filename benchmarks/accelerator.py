@@ -1,7 +1,7 @@
 """Whole commands on an accelerator: python -m benchmarks.accelerator --out=DIR [--limit=540] [--toy].
 
-Each case is one command in a process of its own, with teachers trained anew: once with an empty cache of programs
-(cold), then with the cache that it left (warm). DIR/accelerator.json is written after each case, so that a time limit
+Each case runs one command in its own process and trains its teachers: first with an empty program cache (cold), then
+with the cache of the first run (warm). DIR/accelerator.json is written after each case, so that a time limit
 loses at most the case that it cuts short. `--toy` runs the smoke sizes, to test the benchmark itself on a CPU.
 """
 

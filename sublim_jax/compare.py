@@ -78,7 +78,7 @@ def _groups(rows: summary.Rows, labels: Sequence[str]) -> Iterator[tuple[tuple[s
 
 
 def unmatched(left: summary.Rows, right: summary.Rows) -> dict[str, list[str]]:
-    """The conditions that only A has and those that only B has, by the labels that both have."""
+    """Names of the conditions that only one side has, by side; a name consists of the labels that both sides have."""
     sides = {"A": _final(left), "B": _final(right)}
     shared = [name for name in summary.labels_of(sides["A"]) if name in summary.labels_of(sides["B"])]
     named = {side: [", ".join(key) for key, _ in _groups(rows, shared)] for side, rows in sides.items()}

@@ -98,7 +98,7 @@ def _whole(low: int, high: int = _MOST) -> Rule:
 
 
 def _number(low: float, high: float = _HUGE) -> Rule:
-    """Numbers of a range that includes 0; but for 0 none is too close to 0 to be told from it."""
+    """Numbers of a range that includes 0; every other number is at least `_TINY` in size."""
     return Rule(
         f"a finite number from {low:g} to {high:g}, 0 or at least {_TINY:g} in size",
         lambda value: _is_number(value) and low <= value <= high and (value == 0 or abs(value) >= _TINY),

@@ -94,17 +94,17 @@ def read_sealed(path: Path, of: str | None = None, *, required: bool = True) -> 
         raise
     except OSError as error:
         raise DamagedFile(path, f"cannot be read ({error.strerror or error})") from error
-    if (found := _SEAL.search(content)) is None:
+    if (match := _SEAL.search(content)) is None:
         if required:
             raise DamagedFile(path, "is not whole (no checksum)")
         return content
-    start, stop = found.span(1)
+    start, stop = match.span(1)
     view, digest = memoryview(content), hashlib.sha256()
     for part in (view[:start], b"0" * _DIGITS, view[stop:]):
         digest.update(part)
-    if digest.hexdigest().encode() != found[1]:
+    if digest.hexdigest().encode() != match[1]:
         raise DamagedFile(path, "is damaged (its checksum differs)")
-    if of is not None and found[2].decode() != _name(of):
+    if of is not None and match[2].decode() != _name(of):
         raise DamagedFile(path, "belongs to another run")
     return content
 

@@ -157,9 +157,9 @@ class Progress:
     def _plan(self, calls: Iterable[Call], text: str = "") -> None:
         self._forecast, self._call, self._text, self._number, self._done = Forecast(calls), None, text, 0, False
         self._start = self._call_start = time.perf_counter()
-        self._wait_for = self._events = 0  # programs that the running call compiles, and those that are there
+        self._wait_for = self._events = 0  # number of programs that the running call compiles, and number compiled
         self._traced = 0.0  # seconds to trace the next program
-        self._spent = self._saved = 0.0  # seconds of compiling, and those that a cache saved
+        self._spent = self._saved = 0.0  # seconds of compilation, and seconds that a cache saved
         self._spans: list[tuple[float, float]] = []  # when the running call traced and compiled
 
     @contextmanager

@@ -1,7 +1,7 @@
 """Experiment trackers: TensorBoard, Weights & Biases and trackio. One run for a sweep, with a curve for each condition.
 
-The packages are optional and imported only where a tracker is asked for. A tracker that fails is left out from then on,
-with one line; it never ends a run.
+The packages are optional and imported only if a tracker is chosen. A tracker that fails prints one line and gets no
+more data; it never ends a run.
 """
 
 import importlib

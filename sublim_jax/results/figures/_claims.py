@@ -169,7 +169,7 @@ def _condition(label: str, rows: summary.Rows) -> tuple[str, str, str, str]:
 
 
 def _measured(difference: Interval) -> str:
-    """A difference with its interval and the number of seeds, and the number of those that diverged."""
+    """A difference with its interval, the number of seeds and the number of diverged seeds."""
     number = f", n = {difference.n}" if difference.n else ""
     lost = f", {difference.diverged} diverged" if difference.n and difference.diverged else ""
     return f"{signed(difference)}{number}{lost}"
