@@ -124,7 +124,8 @@ plan = make_plan(conditions, image)
 recipe, knobs = plan.groups[0].recipe, plan.groups[0].knobs
 seed_keys = population.phase_keys(sl.keys.root(0), jnp.asarray(slice_.seeds), "student")
 given = {"image": image, "mesh": mesh}
-teachers = population.attach_heads(recipe.teacher, recipe.init, {}, seed_keys, **given)  # not trained; shapes will do
+teacher_knobs = plan.groups[0].teacher_final_knobs
+teachers = population.attach_heads(recipe.teacher, recipe.init, {}, seed_keys, teacher_knobs, **given).initial
 states = population.init_states(recipe, knobs, teachers, seed_keys, **given)
 kernel = states.params["hidden_0"]["kernel"]
 print("first layer, [seed, condition, in, out]:", kernel.shape, kernel.sharding.spec)

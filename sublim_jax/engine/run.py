@@ -166,11 +166,11 @@ def _check_metrics(plan: Plan, dataset: Dataset, metrics: Sequence[Metric], num_
     group, image = plan.groups[0], dataset.train.x.shape[1:]
 
     def traced(seed_keys: Any, test: ImageData, step: Any) -> Any:
-        teachers = population.attach_heads(
-            group.recipe.teacher, plan.teachers[group.teacher].recipe.init, params={}, seed_keys=seed_keys, image=image
-        )
-        states = population.init_states(group.recipe, group.knobs, teachers, seed_keys, image=image)
-        given = group.knobs, teachers, teachers, seed_keys, test, step
+        teacher = plan.teachers[group.teacher]
+        knobs = group.teacher_final_knobs
+        teachers = population.attach_heads(group.recipe.teacher, teacher.recipe.init, {}, seed_keys, knobs, image=image)
+        states = population.init_states(group.recipe, group.knobs, teachers.initial, seed_keys, image=image)
+        given = group.knobs, teachers.initial, teachers.trained, seed_keys, test, step
         return evaluate.__wrapped__(group.recipe, own, states, *given, num_eval_noise=num_eval_noise)
 
     seed_keys = jax.eval_shape(lambda: population.phase_keys(keys.root(0), jnp.zeros(1, jnp.int32), keys.STUDENT))
@@ -242,14 +242,10 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
 
 
 def attach_heads(context: RunContext, group: Group, seed_batch: SeedBatch, trained: Params) -> TeacherParams:
-    """Teachers with the heads that this group's students need: initial, and trained with post-training noise.
-
-    Initial parameters are without the noise that a sweep adds to the teacher, because students share them so.
-    """
+    """Teachers with the heads that this group's students need: initial, and trained with post-training noise."""
     net, init = group.recipe.teacher, context.plan.teachers[group.teacher].recipe.init
     common = {"seed_keys": context.seed_keys(seed_batch, keys.TEACHER), "image": context.image, "mesh": context.mesh}
-    attach = functools.partial(population.attach_heads, net, init, **common)
-    return TeacherParams(attach(params={}), attach(params=trained, knobs=group.teacher_final_knobs))
+    return population.attach_heads(net, init, trained, knobs=group.teacher_final_knobs, **common)
 
 
 def train_students(context: RunContext, group: Group, seed_batch: SeedBatch, teachers: TeacherParams) -> None:

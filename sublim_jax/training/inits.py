@@ -6,7 +6,7 @@ Layers are drawn column by column, so that a narrow head is a prefix of a wide o
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,10 @@ def torch_linear(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
     weights that one output of the kernel sums over.
     """
 
-    def draw(name: str, shape: jax.ShapeDtypeStruct) -> Array:
-        if (fan_in := _fan_in(name, shapes)) is None:
-            return by_name(keys.at(key, name), name, shape)
-        bound = 1 / math.sqrt(fan_in)
-        return keys.as_uniform(keys.bits_by_column(keys.at(key, name), shape.shape), -bound, bound)
+    def scaled(words: Array, fan_in: int) -> Array:
+        return keys.as_uniform(words, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
-    return {name: draw(name, shape) for name, shape in shapes.items()}
+    return _draw(key, shapes, scaled, shapes)
 
 
 def normal_fan_in(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
@@ -41,13 +38,23 @@ def normal_fan_in(key: Key[Array, ""], shapes: Shapes) -> dict[str, Array]:
     Source: Cloud et al. 2026, MNIST script.
     """
 
-    def draw(name: str, shape: jax.ShapeDtypeStruct) -> Array:
-        fan_in = _fan_in(name, shapes)
-        if fan_in is None or not name.endswith("kernel"):
-            return by_name(keys.at(key, name), name, shape)
-        return keys.as_normal(keys.bits_by_column(keys.at(key, name), shape.shape)) / math.sqrt(fan_in)
+    def scaled(words: Array, fan_in: int) -> Array:
+        return keys.as_normal(words) / math.sqrt(fan_in)
 
-    return {name: draw(name, shape) for name, shape in shapes.items()}
+    return _draw(key, shapes, scaled, [name for name in shapes if name.endswith("kernel")])
+
+
+def _draw(
+    key: Key[Array, ""], shapes: Shapes, scaled: Callable[[Array, int], Array], names: Iterable[str]
+) -> dict[str, Array]:
+    """Draw a layer's arrays: those of `names` that have a fan-in as `scaled` says, the others as `by_name` does."""
+    fans = {name: fan_in for name in names if (fan_in := _fan_in(name, shapes)) is not None}
+    drawn = {}
+    if fans:
+        words = keys.words_by_column(keys.at_each(key, [*fans]), [shapes[name].shape for name in fans])
+        drawn = {name: scaled(part, fans[name]) for name, part in zip(fans, words, strict=True)}
+    rest = {name: by_name(keys.at(key, name), name, shape) for name, shape in shapes.items() if name not in fans}
+    return {name: {**drawn, **rest}[name] for name in shapes}
 
 
 def by_name(key: Key[Array, ""], name: str, shape: jax.ShapeDtypeStruct) -> Array:

@@ -6,6 +6,7 @@ are unrolled with separate arrays, because each product already uses every core 
 (measured; see BUILD.md). Seeds are independent: with several devices (`mesh`) each device trains a part of them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +57,6 @@ def each_seed(function: Callable[..., Any], mesh: Mesh | None, seeded: Args, com
     return sharded(seeded, common)
 
 
-@functools.partial(jax.jit, static_argnames=("recipe", "image", "mesh"))
 def init_states(
     recipe: Recipe,
     knobs: trees.Stack,
@@ -67,7 +67,37 @@ def init_states(
     mesh: Mesh | None = None,
 ) -> State:
     """Initialise the states [seed, condition] with `step.init_state`; `teacher_init` has an axis [seed], if given."""
+    return _init_states(recipe, without_zero_noise(knobs), teacher_init, seed_keys, image=image, mesh=mesh)
 
+
+def without_zero_noise(knobs: trees.Stack) -> trees.Stack:
+    """Drop layers that have no noise in any condition from `init_noise` and `final_noise`, which then draw nothing.
+
+    A draw that is multiplied by zero takes as long to compile as another. Traced knobs are returned as they are.
+    """
+    noise = {name: getattr(knobs.tree, name) for name in ("init_noise", "final_noise")}
+    if any(isinstance(sigma, jax.core.Tracer) for sigma in jax.tree.leaves(noise)):
+        return knobs
+    noisy = {name: [layer for layer, sigma in layers.items() if np.any(sigma)] for name, layers in noise.items()}
+
+    def reduced(tree: Knobs) -> Knobs:
+        kept = {name: {layer: getattr(tree, name)[layer] for layer in layers} for name, layers in noisy.items()}
+        return dataclasses.replace(tree, **kept)
+
+    axes = jax.tree.leaves(reduced(knobs.in_axes()), is_leaf=lambda axis: axis is None)
+    return trees.Stack(reduced(knobs.tree), tuple(axes), knobs.size)
+
+
+@functools.partial(jax.jit, static_argnames=("recipe", "image", "mesh"))
+def _init_states(
+    recipe: Recipe,
+    knobs: trees.Stack,
+    teacher_init: Params | None,
+    seed_keys: Key[Array, " seed"],
+    *,
+    image: tuple[int, ...],
+    mesh: Mesh | None = None,
+) -> State:
     def one_seed(key: Any, initial_teacher: Any, knobs: trees.Stack) -> State:
         def member(_: Any, knobs_: Any) -> State:
             return training_step.init_state(recipe, knobs_, initial_teacher, image, key)
@@ -158,20 +188,30 @@ def hoist_shared(function: Callable[[Any], Any], knobs: trees.Stack) -> trees.St
     return trees.Stack(all_conditions(jax.tree.unflatten(structure, axes)), tuple(axes), knobs.size)
 
 
-@functools.partial(jax.jit, static_argnames=("net", "init", "image", "mesh"))
 def attach_heads(
     net: nn.Module,
     init: Init,
-    params: Params,
+    trained: Params,
     seed_keys: Key[Array, " seed"],
-    knobs: Knobs | None = None,
+    knobs: Knobs,
     *,
     image: tuple[int, ...],
     mesh: Mesh | None = None,
-) -> Params:
-    """Apply `step.attach_layers` to the teachers' `params` [seed]."""
+) -> TeacherParams:
+    """Teachers [seed] with the layers of `net` that they were trained without; see `step.attach_layers`.
 
-    def one_seed(key: Any, params: Any, knobs: Any) -> Params:
-        return training_step.attach_layers(net, init, params, image, key, knobs)
+    Initial parameters are without the noise of `knobs`, because students share them so.
+    """
+    stripped = without_zero_noise(trees.stack([knobs])).tree
+    return _attach_heads(net, init, trained, seed_keys, stripped, image=image, mesh=mesh)
 
-    return each_seed(one_seed, mesh, (seed_keys, params), (knobs,))
+
+@functools.partial(jax.jit, static_argnames=("net", "init", "image", "mesh"))
+def _attach_heads(
+    net: nn.Module, init: Init, trained: Params, seed_keys: Any, knobs: Knobs, *, image: Any, mesh: Any
+) -> TeacherParams:
+    def one_seed(key: Any, trained: Params, knobs: Knobs) -> TeacherParams:
+        attach = functools.partial(training_step.attach_layers, net, init, image=image, key=key)
+        return TeacherParams(attach({}), attach(trained, knobs=knobs))
+
+    return each_seed(one_seed, mesh, (seed_keys, trained), (knobs,))

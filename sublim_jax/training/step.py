@@ -32,7 +32,9 @@ from sublim_jax.training import losses, optimizers, streams
 
 def init_params(net: nn.Module, init: Init, image: tuple[int, ...], key: Key[Array, ""]) -> Params:
     """Draw the parameters of a net; a layer's draw depends on the key, its name and its shape only."""
-    return {layer: init(keys.at(key, layer), arrays) for layer, arrays in shapes(net, image).items()}
+    layers = shapes(net, image)
+    layer_keys = keys.at_each(key, [*layers])
+    return {layer: init(layer_keys[index], layers[layer]) for index, layer in enumerate(layers)}
 
 
 def attach_layers(
@@ -93,13 +95,17 @@ def add_noise(params: Params, sigma: PerLayer, key: Key[Array, ""]) -> Params:
     Sigma 0 returns the layer bitwise, unnamed layers get no noise; a narrow head's noise is a prefix of a wide one's.
     """
 
-    def noisy(layer: str, arrays: Any) -> dict[str, Array]:
-        return {
-            name: array + sigma[layer] * keys.as_normal(keys.bits_by_column(keys.at(key, layer, name), array.shape))
-            for name, array in arrays.items()
-        }
-
-    return {layer: noisy(layer, arrays) if layer in sigma else arrays for layer, arrays in params.items()}
+    noisy = [(layer, name) for layer, arrays in params.items() if layer in sigma for name in arrays]
+    if not noisy:
+        return params
+    layers, names = zip(*noisy, strict=True)
+    shapes = [params[layer][name].shape for layer, name in noisy]
+    words = keys.words_by_column(keys.at_each(keys.at_each(key, layers), names), shapes)
+    noise = {path: sigma[path[0]] * keys.as_normal(part) for path, part in zip(noisy, words, strict=True)}
+    return {
+        layer: {name: array + noise[layer, name] if (layer, name) in noise else array for name, array in arrays.items()}
+        for layer, arrays in params.items()
+    }
 
 
 def add_final_noise(knobs: Knobs, params: Params, key: Key[Array, ""]) -> Params:
