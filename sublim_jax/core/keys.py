@@ -67,7 +67,7 @@ def at_each(key: Key[Array, "*names"], names: Sequence[str]) -> Key[Array, " nam
 
 @functools.partial(jax.jit, inline=True)
 def _fold_in(key: Key[Array, ""], number: Integer[Any, ""]) -> Key[Array, ""]:
-    """Derive the key that `jax.random.fold_in` derives, by the unrolled cipher, which compiles in a tenth of the time."""
+    """Derive the key of `jax.random.fold_in` by the unrolled cipher, which compiles in a fraction of the time."""
     words = threefry(key, jnp.uint32(0), number.astype(jnp.uint32))
     return jax.random.wrap_key_data(jnp.stack(words), impl=jax.random.key_impl(key))
 

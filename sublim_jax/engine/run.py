@@ -28,7 +28,7 @@ from sublim_jax.engine.schedule import SeedBatch, WorkUnit
 from sublim_jax.engine.session import Session
 from sublim_jax.engine.teacher_cache import TeacherCache
 from sublim_jax.metrics import predictions
-from sublim_jax.metrics.evaluate import evaluate
+from sublim_jax.metrics.evaluate import Evaluator, Measurement
 from sublim_jax.metrics.student import Metric
 from sublim_jax.training import plugins, population
 
@@ -170,8 +170,11 @@ def _check_metrics(plan: Plan, dataset: Dataset, metrics: Sequence[Metric], num_
         knobs = group.teacher_final_knobs
         teachers = population.attach_heads(group.recipe.teacher, teacher.recipe.init, {}, seed_keys, knobs, image=image)
         states = population.init_states(group.recipe, group.knobs, teachers.initial, seed_keys, image=image)
-        given = group.knobs, teachers.initial, teachers.trained, seed_keys, test, step
-        return evaluate.__wrapped__(group.recipe, own, states, *given, num_eval_noise=num_eval_noise)
+        one = jax.tree.map(lambda leaf: leaf[0], (teachers, seed_keys)), jax.tree.map(lambda leaf: leaf[0, 0], states)
+        (teacher, key), state = one
+        return Measurement(group.recipe, own, num_eval_noise).columns(
+            test, teacher, key, group.knobs.member(0), state, step
+        )
 
     seed_keys = jax.eval_shape(lambda: population.phase_keys(keys.root(0), jnp.zeros(1, jnp.int32), keys.STUDENT))
     jax.eval_shape(traced, seed_keys, jax.tree.map(jnp.asarray, dataset.test), jnp.int32(1))
@@ -259,31 +262,43 @@ def train_students(context: RunContext, group: Group, seed_batch: SeedBatch, tea
         store.clear()  # rows that should be there were deleted: measure them again
     phase = keys.STUDENT, recipe, group.unique_knobs, teachers.initial, references
     context.session.progress.subject = context.describe(group)
+    evaluator = _evaluator(context, group, seed_batch, teachers)
     for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
         call = workload.measure(group, seed_batch, context.image, context.rows, step == recipe.eval_steps[-1])
         with context.session.progress.call(call):
-            workdir.write(parts[step], _measure(context, group, seed_batch, teachers, states, step))
+            workdir.write(parts[step], _measure(context, group, seed_batch, evaluator, states, step))
     store.clear()
 
 
+def _evaluator(context: RunContext, group: Group, seed_batch: SeedBatch, teachers: TeacherParams) -> Evaluator:
+    noisy = population.noisy_layers(group.knobs.tree.init_noise)
+    parts = group.recipe, context.metrics, context.num_eval_noise, group.untrained_layers, noisy
+    _, test = context.images(group.recipe.classes)
+    return Evaluator(
+        Measurement(*parts),
+        group.knobs,
+        jnp.asarray(group.train_index),
+        teachers,
+        context.seed_keys(seed_batch, keys.STUDENT),
+        test,
+        context.mesh,
+    )
+
+
 def _measure(
-    context: RunContext, group: Group, seed_batch: SeedBatch, teachers: TeacherParams, states: State, step: int
+    context: RunContext, group: Group, seed_batch: SeedBatch, evaluator: Evaluator, states: State, step: int
 ) -> Any:
     """The rows of students [seed, distinct training] at a step; at the last step parameters are stored, if wanted."""
-    recipe, train_index, real_seeds = group.recipe, jnp.asarray(group.train_index), seed_batch.seeds[: seed_batch.real]
+    recipe, real_seeds = group.recipe, seed_batch.seeds[: seed_batch.real]
     last = step == recipe.eval_steps[-1]
     ends = last and any(np.any(sigma) for sigma in group.knobs.tree.final_noise.values())
-    seed_keys = context.seed_keys(seed_batch, keys.STUDENT)
-    common: Any = {"untrained_layers": group.untrained_layers, "ends": ends, "mesh": context.mesh}
     if last and context.session.options.keep_params:  # before the rows, which say that all is done
-        given = group.knobs, teachers.initial, seed_keys, train_index
+        given = group.knobs, evaluator.teachers.initial, evaluator.seed_keys, evaluator.train_index
+        common: Any = {"untrained_layers": group.untrained_layers, "ends": ends, "mesh": context.mesh}
         final = stored_params.final_params(recipe, states.params, *given, image=context.image, **common)
         name = f"{group.name}-{seed_batch.name}"
         stored_params.save_students(context.workdir.path, name, jax.device_get(final), group.labels, real_seeds)
-    _, test = context.images(recipe.classes)
-    given = group.knobs, teachers.initial, teachers.trained, seed_keys, test, jnp.int32(step), train_index
-    common["num_eval_noise"] = context.num_eval_noise
-    measured = evaluate(recipe, context.metrics, states, *given, **common)
+    measured = evaluator(states, step, ends=ends)
     return results.tidy(group.labels, real_seeds, step, jax.device_get(measured))
 
 

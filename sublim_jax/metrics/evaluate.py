@@ -2,25 +2,28 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from sublim_jax.core import keys, trees
-from sublim_jax.core.types import ImageData, Knobs, ModelOutput, Params, Recipe, State
+from sublim_jax.core.types import ImageData, Knobs, ModelOutput, Params, Recipe, State, TeacherParams
 from sublim_jax.metrics import student as student_metrics
+from sublim_jax.metrics.staging import CONDITION, DATA, SEED, STEP, Stages
 from sublim_jax.metrics.student import EvalContext, Metric, TeacherStudent
 from sublim_jax.training import losses, streams
 from sublim_jax.training import step as training_step
-from sublim_jax.training.population import each_seed, hoist_shared, use_vmap
+from sublim_jax.training.population import each_seed, use_vmap
 from sublim_jax.training.step import Batch
 
 _LABELLED = 2000  # images of the trait loss
+_KEPT_BYTES = 1e9  # most memory of what is kept between evaluations; beyond it more is computed again
 
 
 def allow_nan(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,103 +37,212 @@ def allow_nan(function: Callable[..., Any]) -> Callable[..., Any]:
     return allowed
 
 
-@allow_nan
-@functools.partial(jax.jit, static_argnames=("recipe", "metrics", "num_eval_noise", "untrained_layers", "ends", "mesh"))
-def evaluate(  # noqa: PLR0913  all inputs of a pure program
-    recipe: Recipe,
-    metrics: tuple[Metric, ...],
-    states: State,
-    knobs: trees.Stack,
-    teacher_init: Params,
-    teacher_final: Params,
-    seed_keys: Key[Array, " seed"],
-    test: ImageData,
-    step: Int[Array, ""],
-    train_index: Int[Array, " condition"] | None = None,
-    *,
-    num_eval_noise: int,
-    untrained_layers: tuple[str, ...] = (),
-    ends: bool = False,
-    mesh: Mesh | None = None,
-) -> dict[str, Array]:
-    """Evaluate the metrics [seed, condition] of students; their initial parameters are recomputed from their keys.
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What is measured of every student of a work unit.
 
-    Args:
+    Attributes:
         recipe: recipe of the student phase.
         metrics: functions of an `EvalContext`.
-        states: student states [seed, ...].
-        knobs: knobs of the conditions.
-        teacher_init: initial parameters [seed] of the teachers.
-        teacher_final: trained parameters [seed] of the teachers.
-        seed_keys: keys of the student phase [seed].
-        test: test data.
-        step: step that the states have reached.
-        train_index: for each condition the index of its state; default: each has its own.
         num_eval_noise: number of held-out inputs.
         untrained_layers: layers at their initial values, which replace those of the states.
-        ends: training ends at this step, so `final_noise` is added.
-        mesh: devices over which seeds are sharded.
+        noisy_layers: layers whose initial weights have noise in some condition; None = every layer may have.
     """
-    train_index = jnp.arange(knobs.size) if train_index is None else train_index
-    evaluation = _Evaluation(recipe, metrics, num_eval_noise, untrained_layers, ends)
-    seeded = states, (teacher_init, teacher_final), seed_keys
-    return each_seed(evaluation.one_seed, mesh, seeded, (knobs, test, step, train_index))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Evaluation:
-    """The static arguments of `evaluate`."""
 
     recipe: Recipe
     metrics: tuple[Metric, ...]
     num_eval_noise: int
-    untrained_layers: tuple[str, ...]
-    ends: bool
+    untrained_layers: tuple[str, ...] = ()
+    noisy_layers: tuple[str, ...] | None = None
 
-    def one_seed(
-        self, states: Any, teachers: Any, key: Any, knobs: trees.Stack, test: ImageData, step: Any, train_index: Any
+    def columns(
+        self,
+        test: ImageData,
+        teacher: TeacherParams,
+        key: Key[Array, ""],
+        knobs: Knobs,
+        state: State,
+        step: Int[Array, ""],
+        ends: bool = False,
     ) -> dict[str, Array]:
-        """Evaluate the students [condition] of one seed."""
-        images, teacher = streams.normalize_images(test, test.x), self.recipe.teacher
-        assert teacher is not None  # the plan refuses a student without teacher
-        test_targets = _outputs(teacher, teachers, images)
+        """Evaluate the metrics of one student; its initial parameters are drawn again from its key.
 
-        def eval_noise_of(knobs_: Knobs) -> tuple[Any, list[ModelOutput]]:
-            noise_key = keys.at(key, keys.EVAL_NOISE)
-            noise, _ = self.recipe.stream(noise_key, jnp.int32(0), self.num_eval_noise, knobs_, test)
-            return noise, _outputs(teacher, teachers, noise)
-
-        def member(state: State, condition: tuple[Any, Knobs]) -> dict[str, Array]:
-            (noise, noise_targets), knobs_ = condition
-            students = self._students(state, teachers[0], knobs_, images.shape[1:], key)
-            context = EvalContext(
-                TeacherStudent(teachers[0], teachers[1], *students),
-                TeacherStudent(*test_targets, *_outputs(self.recipe.net, students, images)),
-                TeacherStudent(*noise_targets, *_outputs(self.recipe.net, students, noise)),
-                labels=test.y,
-                knobs=dataclasses.replace(knobs_, final_noise=knobs_.final_noise if self.ends else {}),
-                num_inputs_seen=jnp.minimum(step, knobs_.noise_batches).astype(jnp.float32) * self.recipe.batch,
-                altered=self.recipe.init_transform is not None,
-                untrained_layers=self.untrained_layers,
-                squared=self.recipe.loss is losses.mse,
-            )
-            context = student_metrics.hide_diverged(context)
-            # With a target or gradient transform the student's first update is another.
-            if self.recipe.target_transform is None and self.recipe.gradient_transform is None:
-                batch = Batch(noise, None, context.noise.teacher_final)
-                start = context.params.student_init
-                update, trait = first_update(self.recipe, start, knobs_, batch, images, test.y)
-                context = context._replace(update=update, trait=trait)
-            return student_metrics.measure(self.metrics, context)
-
-        states = jax.tree.map(lambda leaf: leaf[train_index], states)
-        return _each_condition(member, states, hoist_shared(eval_noise_of, knobs).zip(knobs))
-
-    def _students(self, state: State, teacher: Params, knobs: Knobs, image: Any, key: Any) -> tuple[Params, Params]:
-        """Parameters of a student before and after training."""
-        start = training_step.init_state(self.recipe, knobs, teacher, image, key).params
+        Args:
+            test: test data.
+            teacher: parameters of its teacher before and after training.
+            key: key of the student phase.
+            knobs: knobs of the student.
+            state: state that it has reached.
+            step: step that it has reached.
+            ends: training ends at this step, so `final_noise` is added.
+        """
+        recipe, net = self.recipe, self.recipe.teacher
+        assert net is not None  # the plan refuses a student without teacher
+        images = streams.normalize_images(test, test.x)
+        noise, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jnp.int32(0), self.num_eval_noise, knobs, test)
+        noisy = knobs.init_noise if self.noisy_layers is None else self.noisy_layers
+        drawn = dataclasses.replace(knobs, init_noise={layer: knobs.init_noise[layer] for layer in noisy})
+        start = training_step.init_state(recipe, drawn, teacher.initial, images.shape[1:], key).params
         trained = trees.merge_layers(state.params, {layer: start[layer] for layer in self.untrained_layers})
-        return start, training_step.add_final_noise(knobs, trained, key) if self.ends else trained
+        students = start, training_step.add_final_noise(knobs, trained, key) if ends else trained
+        teachers = teacher.initial, teacher.trained
+        context = EvalContext(
+            TeacherStudent(*teachers, *students),
+            TeacherStudent(*_outputs(net, teachers, images), *_outputs(recipe.net, students, images)),
+            TeacherStudent(*_outputs(net, teachers, noise), *_outputs(recipe.net, students, noise)),
+            labels=test.y,
+            knobs=dataclasses.replace(knobs, final_noise=knobs.final_noise if ends else {}),
+            num_inputs_seen=jnp.minimum(step, knobs.noise_batches).astype(jnp.float32) * recipe.batch,
+            altered=recipe.init_transform is not None,
+            untrained_layers=self.untrained_layers,
+            squared=recipe.loss is losses.mse,
+        )
+        context = student_metrics.hide_diverged(context)
+        # With a target or gradient transform the student's first update is another.
+        if recipe.target_transform is None and recipe.gradient_transform is None:
+            batch = Batch(noise, None, context.noise.teacher_final)
+            update, trait = first_update(recipe, context.params.student_init, knobs, batch, images, test.y)
+            context = context._replace(update=update, trait=trait)
+        return student_metrics.measure(self.metrics, context)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Evaluates the students of a work unit at any number of steps.
+
+    What does not depend on their training, such as the teachers' activations and predictions from initial parameters,
+    is computed at the first evaluation and kept.
+
+    Attributes:
+        measurement: what is measured.
+        knobs: knobs of the conditions.
+        train_index: for each condition the index of its state.
+        teachers: parameters [seed] of the teachers.
+        seed_keys: keys of the student phase [seed].
+        test: test data.
+        mesh: devices over which seeds are sharded.
+    """
+
+    measurement: Measurement
+    knobs: trees.Stack
+    train_index: Int[Array, " condition"]
+    teachers: TeacherParams
+    seed_keys: Key[Array, " seed"]
+    test: ImageData
+    mesh: Mesh | None = None
+    _kept: dict[bool, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    @allow_nan
+    def __call__(self, states: State, step: int, *, ends: bool = False) -> dict[str, Array]:
+        """Evaluate student states [seed, training] at a step; returns columns [seed, condition].
+
+        Args:
+            states: states that the students have reached.
+            step: step that they have reached.
+            ends: training ends at this step, so `final_noise` is added.
+        """
+        settings: Any = jax.config
+        knobs, teachers = self.knobs, self.teachers._replace(unrelated=None)
+        given = self.test, teachers, self.seed_keys, knobs.tree, states, np.int32(step)
+        leaves, structure = jax.tree.flatten(given)
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        precision = settings.jax_default_matmul_precision
+        population_size = len(self.seed_keys), knobs.size
+        program = _program(self.measurement, ends, structure, shapes, knobs.axes, population_size, self.mesh, precision)
+        if ends not in self._kept:
+            self._kept[ends] = program.prepare(leaves)
+        *kept, columns = self._kept[ends]
+        changed = program.measure(leaves, kept, self.train_index)
+        return {name: columns[name] if name in columns else changed[name] for name in program.stages.names}
+
+
+class _Program:
+    """The compiled form of a measurement for units of one shape; see `Evaluator`."""
+
+    def __init__(self, stages: Stages, leaf_stages: Sequence[int], size: int, mesh: Mesh | None) -> None:
+        self.stages, self._leaf_stages, self._size, self._mesh = stages, leaf_stages, size, mesh
+        self.prepare, self.measure = jax.jit(self._prepare), jax.jit(self._measure)
+
+    def _of(self, leaves: Sequence[Any], stage: int) -> list[Any]:
+        return [leaf for leaf, own in zip(leaves, self._leaf_stages, strict=True) if own == stage]
+
+    def _prepare(self, leaves: list[Any]) -> Any:
+        """What is kept of the data, of each seed and of each condition, and the columns that never change."""
+        stages, (data, seeds, conditions, _) = self.stages, (self._of(leaves, stage) for stage in range(STEP + 1))
+        kept_data, constant = stages.run(DATA, stages.arguments(data, DATA))
+
+        def one_seed(seed: Any, data: Any, kept_data: Any, constant: Any, conditions: Any) -> Any:
+            known = stages.arguments(data, DATA) | stages.kept(kept_data, DATA) | stages.arguments(seed, SEED)
+            kept_seed, columns = stages.run(SEED, known)
+            known |= stages.kept(kept_seed, SEED)
+
+            def one_condition(parts: Any) -> Any:
+                return stages.run(CONDITION, known | stages.arguments(parts[0], CONDITION))
+
+            kept, own = _each_condition(one_condition, (conditions, jnp.arange(self._size)))
+            shared = {name: jnp.broadcast_to(value, self._size) for name, value in {**constant, **columns}.items()}
+            return kept_seed, kept, {**shared, **own}
+
+        return kept_data, *each_seed(one_seed, self._mesh, (seeds,), (data, kept_data, constant, conditions))
+
+    def _measure(self, leaves: list[Any], kept: Any, train_index: Any) -> dict[str, Array]:
+        """The columns that change with training."""
+        stages, (data, seeds, conditions, students) = (
+            self.stages,
+            (self._of(leaves, stage) for stage in range(STEP + 1)),
+        )
+        *states, step = students
+        kept_data, kept_seed, kept_condition = kept
+
+        def one_seed(seed: Any, kept_seed: Any, kept: Any, states: Any, *common: Any) -> dict[str, Array]:
+            data, kept_data, conditions, step, train_index = common
+            known = stages.arguments(data, DATA) | stages.kept(kept_data, DATA)
+            known |= stages.arguments(seed, SEED) | stages.kept(kept_seed, SEED)
+
+            def one_condition(parts: Any) -> dict[str, Array]:
+                condition, kept, state = parts
+                own = known | stages.arguments(condition, CONDITION) | stages.kept(kept, CONDITION)
+                return stages.run(STEP, own | stages.arguments([*state, step], STEP))[1]
+
+            return _each_condition(one_condition, (conditions, kept, [leaf[train_index] for leaf in states]))
+
+        common = data, kept_data, conditions, step, train_index
+        return each_seed(one_seed, self._mesh, (seeds, kept_seed, kept_condition, states), common)
+
+
+@functools.lru_cache(maxsize=64)
+def _program(
+    measurement: Measurement,
+    ends: bool,
+    structure: Any,
+    shapes: tuple[Any, ...],
+    axes: tuple[int | None, ...],
+    population_size: tuple[int, int],
+    mesh: Mesh | None,
+    precision: Any,
+) -> _Program:
+    """The program for a unit of so many seeds and conditions, with arguments of these shapes."""
+    del precision  # but the operations hold it
+    counts = [len(jax.tree.leaves(part)) for part in jax.tree.unflatten(structure, range(len(shapes)))]
+    knob_stages = [DATA if axis is None else CONDITION for axis in axes]
+    of_seed = [SEED] * (counts[1] + counts[2])
+    leaf_stages = [*[DATA] * counts[0], *of_seed, *knob_stages, *[STEP] * (counts[4] + counts[5])]
+    # Batch axes of a leaf: [seed, training] of states, none of the step, which is last.
+    batched = [{DATA: 0, SEED: 1, CONDITION: 1, STEP: 2}[stage] for stage in leaf_stages[:-1]] + [0]
+    members = [jax.ShapeDtypeStruct(shape[n:], dtype) for (shape, dtype), n in zip(shapes, batched, strict=True)]
+    seeds, conditions = population_size
+    arguments = jax.tree.unflatten(structure, members)
+    for kept in ((DATA, SEED, CONDITION), (DATA, SEED), (DATA,), ()):
+        stages = Stages(lambda arguments: measurement.columns(*arguments, ends), arguments, leaf_stages, kept)
+        numbers = {DATA: 1, SEED: seeds, CONDITION: seeds * conditions}
+        if sum(number * stages.kept_bytes(stage) for stage, number in numbers.items()) <= _KEPT_BYTES:
+            break
+    return _Program(stages, leaf_stages, conditions, mesh)
+
+
+def _each_condition(function: Callable[[Any], Any], parts: Any) -> Any:
+    """Compute function(parts[i]) for every condition i, stacked."""
+    return jax.vmap(function)(parts) if use_vmap() else jax.lax.map(function, parts)
 
 
 def _outputs(net: nn.Module, both: tuple[Params, Params], x: Array) -> list[ModelOutput]:
@@ -138,21 +250,6 @@ def _outputs(net: nn.Module, both: tuple[Params, Params], x: Array) -> list[Mode
     view = trees.transpose_kernels
     stored = (jax.lax.optimization_barrier(view(params)) for params in both)
     return [training_step.apply(net, view(params), x) for params in stored]
-
-
-def _each_condition(function: Callable[[Any, Any], Any], first: Any, second: trees.Stack) -> Any:
-    """Compute function(first[i], second.member(i)) for every condition i, stacked."""
-    if use_vmap():
-        return jax.vmap(function, (0, second.in_axes()))(first, second.tree)
-    leaves, structure = jax.tree.flatten(second.tree)
-
-    def member(parts: tuple[Any, list[Any]]) -> Any:
-        own = iter(parts[1])
-        own_leaves = [leaf if axis is None else next(own) for leaf, axis in zip(leaves, second.axes, strict=True)]
-        return function(parts[0], jax.tree.unflatten(structure, own_leaves))
-
-    stacked = [leaf for leaf, axis in zip(leaves, second.axes, strict=True) if axis is not None]
-    return jax.lax.map(member, (first, stacked))
 
 
 def first_update(

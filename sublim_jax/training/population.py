@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
 from sublim_jax.core import keys, trees
-from sublim_jax.core.types import ImageData, Init, Knobs, Params, Recipe, State, TeacherParams
+from sublim_jax.core.types import ImageData, Init, Knobs, Params, PerLayer, Recipe, State, TeacherParams
 from sublim_jax.training import step as training_step
 
 Args = tuple[Any, ...]
@@ -78,7 +78,7 @@ def without_zero_noise(knobs: trees.Stack) -> trees.Stack:
     noise = {name: getattr(knobs.tree, name) for name in ("init_noise", "final_noise")}
     if any(isinstance(sigma, jax.core.Tracer) for sigma in jax.tree.leaves(noise)):
         return knobs
-    noisy = {name: [layer for layer, sigma in layers.items() if np.any(sigma)] for name, layers in noise.items()}
+    noisy = {name: noisy_layers(layers) for name, layers in noise.items()}
 
     def reduced(tree: Knobs) -> Knobs:
         kept = {name: {layer: getattr(tree, name)[layer] for layer in layers} for name, layers in noisy.items()}
@@ -86,6 +86,11 @@ def without_zero_noise(knobs: trees.Stack) -> trees.Stack:
 
     axes = jax.tree.leaves(reduced(knobs.in_axes()), is_leaf=lambda axis: axis is None)
     return trees.Stack(reduced(knobs.tree), tuple(axes), knobs.size)
+
+
+def noisy_layers(sigma: PerLayer) -> tuple[str, ...]:
+    """The layers with noise in some condition."""
+    return tuple(layer for layer, values in sigma.items() if np.any(values))
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "image", "mesh"))

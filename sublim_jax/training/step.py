@@ -94,7 +94,6 @@ def add_noise(params: Params, sigma: PerLayer, key: Key[Array, ""]) -> Params:
 
     Sigma 0 returns the layer bitwise, unnamed layers get no noise; a narrow head's noise is a prefix of a wide one's.
     """
-
     noisy = [(layer, name) for layer, arrays in params.items() if layer in sigma for name in arrays]
     if not noisy:
         return params
