@@ -129,14 +129,24 @@ def distance(x: Float[Array, "*batch d"], y: Float[Array, "*batch d"]) -> Float[
 
 
 def _scaled(x: Float[Array, "..."], axis: int | None = None) -> Float[Array, "..."]:
-    """Multiply by the power of two that brings the largest absolute value along an axis to [1/2, 1)."""
-    return jnp.ldexp(x, -jnp.frexp(jnp.abs(x).max(axis, keepdims=True))[1])
+    """Multiply by the power of two that brings the largest absolute value along an axis to [1, 2)."""
+    return x * _powers(jnp.abs(x).max(axis, keepdims=True))[1]
 
 
 def _norm(x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     """The Euclidean norm along the last axis, without overflow of the squares."""
-    exponent = jnp.frexp(jnp.abs(x).max(-1, keepdims=True))[1]
-    return jnp.ldexp(jnp.sqrt((jnp.ldexp(x, -exponent) ** 2).sum(-1)), exponent[..., 0])
+    power, inverse = _powers(jnp.abs(x).max(-1, keepdims=True))
+    return jnp.sqrt(((x * inverse) ** 2).sum(-1)) * power[..., 0]
+
+
+def _powers(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The largest power of two up to each x >= 0, and its inverse; both stay finite and normal."""
+    limits = jnp.finfo(x.dtype)
+    bits = jnp.uint32 if limits.bits == 32 else jnp.uint64
+    lowest, top = 1 << limits.nmant, 2 ** (limits.nexp - 1) - 1  # of the exponent's field, and the exponent's offset
+    field = jax.lax.bitcast_convert_type(x, bits) & bits((2**limits.nexp - 1) * lowest)
+    field = jnp.clip(field, bits(lowest), bits((2 * top - 1) * lowest))
+    return tuple(jax.lax.bitcast_convert_type(part, x.dtype) for part in (field, bits(2 * top * lowest) - field))
 
 
 def _ratio(above: Float[Array, "*batch"], below: Float[Array, "*batch"]) -> Float[Array, "*batch"]:

@@ -12,6 +12,7 @@ import jax
 from jax.extend import core
 
 DATA, SEED, CONDITION, STEP = range(4)  # what an argument belongs to; later stages know the arguments of earlier ones
+_CONSTANT = -1  # the stage of what depends on no argument, which is never kept
 
 _CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call"}  # calls of functions, whose operations are divided too
 # Cheaper to repeat than to keep.
@@ -130,21 +131,33 @@ def _stages(jaxpr: core.Jaxpr, stages: Sequence[int]) -> dict[core.Var, int]:
     known = dict.fromkeys(jaxpr.constvars, DATA) | dict(zip(jaxpr.invars, stages, strict=True))
     for equation in jaxpr.eqns:
         inputs = [known[var] for var in equation.invars if not isinstance(var, core.Literal)]
-        known |= dict.fromkeys(equation.outvars, max(inputs, default=DATA))
+        known |= dict.fromkeys(equation.outvars, max(inputs, default=_CONSTANT))
     return known
 
 
-def _inline(jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """Compute a program with the operations of the functions that it calls in place of the calls."""
-    values: Values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
+def _inline(
+    jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[Any], done: dict[Any, Any] | None = None
+) -> list[Any]:
+    """Compute a program with the operations of the functions that it calls in place of the calls.
 
+    An operation on the same inputs is computed once; `done` holds the results of earlier ones.
+    """
+    values: Values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
+    done = {} if done is None else done
     for equation in jaxpr.eqns:
         inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+        inputs = [_read(var, values) for var in equation.invars]
         if equation.primitive.name in _CALLS and isinstance(inner, core.ClosedJaxpr):
-            inputs = [_read(var, values) for var in equation.invars]
-            values |= zip(equation.outvars, _inline(inner.jaxpr, inner.consts, inputs), strict=True)
+            outputs = _inline(inner.jaxpr, inner.consts, inputs, done)
         else:
-            values |= _bind(jaxpr, [equation], equation.outvars, values)
+            # Inputs are compared by identity and kept, so that no other object gets the same one.
+            names = (repr(var) if isinstance(var, core.Literal) else id(values[var]) for var in equation.invars)
+            operation = equation.primitive, str(equation.params), tuple(names)
+            if operation not in done:
+                results = _bind(jaxpr, [equation], equation.outvars, values)
+                done[operation] = [results[var] for var in equation.outvars], inputs
+            outputs = done[operation][0]
+        values |= zip(equation.outvars, outputs, strict=True)
     return [_read(var, values) for var in jaxpr.outvars]
 
 

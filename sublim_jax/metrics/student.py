@@ -61,8 +61,8 @@ Metric = Callable[[EvalContext], dict[str, Float[Array, ""]]]
 _FEW = 300  # images of `alignment`; RSA sorts all pairs of them
 PAIRS = (
     ("teacher_student_init", "teacher_init", "student_init"),
-    ("teacher_student_final", "teacher_final", "student_final"),
     ("teacher_init_final", "teacher_init", "teacher_final"),
+    ("teacher_student_final", "teacher_final", "student_final"),
     ("student_init_final", "student_init", "student_final"),
 )
 
@@ -159,13 +159,21 @@ def layers(context: EvalContext) -> dict[str, Float[Array, ""]]:
 
     Masked-out columns of the auxiliary head count as 0; pairs with different shapes are omitted.
     """
-    rows = {}
+    rows: dict[str, Array] = {}
     for layer in context.params.student_final:
-        for pair, left, right in PAIRS:
-            a, b = (flat(getattr(context.params, net), layer, context.knobs) for net in (left, right))
-            if a is not None and b is not None and a.shape == b.shape:
-                rows[f"cosine/{pair}/{layer}"] = similarity.cosine(a, b)
-                rows[f"distance/{pair}/{layer}"] = similarity.distance(a, b)
+        vectors = {net: flat(params, layer, context.knobs) for net, params in context.params._asdict().items()}
+        for pairs in (PAIRS[:2], PAIRS[2:]):  # without and with the trained student, which later stages know
+            known = [
+                (pair, vectors[left], vectors[right])
+                for pair, left, right in pairs
+                if vectors[left] is not None and jnp.shape(vectors[left]) == jnp.shape(vectors[right])
+            ]
+            if known:
+                names, *sides = zip(*known, strict=True)
+                one, other = map(jnp.stack, sides)
+                cosines, distances = similarity.cosine(one, other), similarity.distance(one, other)
+                rows |= {f"cosine/{name}/{layer}": cosines[index] for index, name in enumerate(names)}
+                rows |= {f"distance/{name}/{layer}": distances[index] for index, name in enumerate(names)}
     return rows
 
 
