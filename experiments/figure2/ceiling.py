@@ -45,7 +45,7 @@ def by_us(nets: list[reference_torch.SplitHeadMLP]) -> np.ndarray:
     bank, test = (jax.tree.map(jnp.asarray, one) for one in (dataset.train, dataset.test))
     seed_keys = population.phase_keys(keys.root(0), jnp.arange(len(nets)), "teacher")
     knobs, steps = trees.stack([teacher.knobs]), jnp.int32(teacher.recipe.eval_steps[-1])
-    begun = population.init_states(teacher.recipe, knobs, None, seed_keys, image=bank.x.shape[1:])
+    _, begun = population.init_states(teacher.recipe, knobs, None, seed_keys, image=bank.x.shape[1:])
     initial = {ours: _stacked(nets, theirs) for theirs, ours in LAYERS.items()}
     heads = jax.tree.map(jnp.copy, initial["class_head"])
     state = State(initial, begun.opt)

@@ -126,7 +126,7 @@ seed_keys = population.phase_keys(sl.keys.root(0), jnp.asarray(slice_.seeds), "s
 given = {"image": image, "mesh": mesh}
 teacher_knobs = plan.groups[0].teacher_final_knobs
 teachers = population.attach_heads(recipe.teacher, recipe.init, {}, seed_keys, teacher_knobs, **given).initial
-states = population.init_states(recipe, knobs, teachers, seed_keys, **given)
+_, states = population.init_states(recipe, knobs, teachers, seed_keys, **given)
 kernel = states.params["hidden_0"]["kernel"]
 print("first layer, [seed, condition, in, out]:", kernel.shape, kernel.sharding.spec)
 for shard in kernel.addressable_shards:

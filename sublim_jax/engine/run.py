@@ -169,12 +169,10 @@ def _check_metrics(plan: Plan, dataset: Dataset, metrics: Sequence[Metric], num_
         teacher = plan.teachers[group.teacher]
         knobs = group.teacher_final_knobs
         teachers = population.attach_heads(group.recipe.teacher, teacher.recipe.init, {}, seed_keys, knobs, image=image)
-        states = population.init_states(group.recipe, group.knobs, teachers.initial, seed_keys, image=image)
-        one = jax.tree.map(lambda leaf: leaf[0], (teachers, seed_keys)), jax.tree.map(lambda leaf: leaf[0, 0], states)
-        (teacher, key), state = one
-        return Measurement(group.recipe, own, num_eval_noise).columns(
-            test, teacher, key, group.knobs.member(0), state, step
-        )
+        start, _ = population.init_states(group.recipe, group.knobs, teachers.initial, seed_keys, image=image)
+        teacher, key = jax.tree.map(lambda leaf: leaf[0], (teachers, seed_keys))
+        params, knobs = jax.tree.map(lambda leaf: leaf[0, 0], start), group.knobs.member(0)
+        return Measurement(group.recipe, own, num_eval_noise).columns(test, teacher, key, knobs, params, params, step)
 
     seed_keys = jax.eval_shape(lambda: population.phase_keys(keys.root(0), jnp.zeros(1, jnp.int32), keys.STUDENT))
     jax.eval_shape(traced, seed_keys, jax.tree.map(jnp.asarray, dataset.test), jnp.int32(1))
@@ -230,8 +228,9 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
     # because two shards may train the same teachers at the same time.
     name = f"teacher{teacher:02d}-{seed_batch.name}x{len(seed_batch.seeds)}-" + "{}of{}".format(*session.shard)
     store = checkpoint.Store(context.workdir.path / "teachers" / name, context.workdir.identity)
-    phase = keys.TEACHER, recipe, trees.stack([knobs]), None, None
-    trained: Params = {}
+    stacked, trained = trees.stack([knobs]), {}
+    _, states = _initialize(context, keys.TEACHER, recipe, stacked, None, seed_batch)
+    phase = keys.TEACHER, recipe, stacked, states, None
     for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
         trained = jax.tree.map(lambda leaf: leaf[:, 0], states.params)  # [seed, 1] as [seed]
         if store.latest() != step:
@@ -260,9 +259,12 @@ def train_students(context: RunContext, group: Group, seed_batch: SeedBatch, tea
     parts = {step: results.part_name(group.name, seed_batch.name, step) for step in recipe.eval_steps}
     if any(step <= (store.latest() or -1) and not workdir.has(part) for step, part in parts.items()):
         store.clear()  # rows that should be there were deleted: measure them again
-    phase = keys.STUDENT, recipe, group.unique_knobs, teachers.initial, references
     context.session.progress.subject = context.describe(group)
-    evaluator = _evaluator(context, group, seed_batch, teachers)
+    first = tuple(map(group.train_index.index, range(group.unique_knobs.size)))  # a condition of each training
+    given = keys.STUDENT, recipe, group.knobs, teachers.initial, seed_batch
+    start, states = _initialize(context, *given, trained=first)
+    evaluator = _evaluator(context, group, seed_batch, teachers, start)
+    phase = keys.STUDENT, recipe, group.unique_knobs, states, references
     for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
         call = workload.measure(group, seed_batch, context.image, context.rows, step == recipe.eval_steps[-1])
         with context.session.progress.call(call):
@@ -270,19 +272,14 @@ def train_students(context: RunContext, group: Group, seed_batch: SeedBatch, tea
     store.clear()
 
 
-def _evaluator(context: RunContext, group: Group, seed_batch: SeedBatch, teachers: TeacherParams) -> Evaluator:
-    noisy = population.noisy_layers(group.knobs.tree.init_noise)
-    parts = group.recipe, context.metrics, context.num_eval_noise, group.untrained_layers, noisy
+def _evaluator(
+    context: RunContext, group: Group, seed_batch: SeedBatch, teachers: TeacherParams, start: Params
+) -> Evaluator:
+    """What measures the students of a unit, with initial parameters `start` [seed, condition]."""
+    measurement = Measurement(group.recipe, context.metrics, context.num_eval_noise, group.untrained_layers)
     _, test = context.images(group.recipe.classes)
-    return Evaluator(
-        Measurement(*parts),
-        group.knobs,
-        jnp.asarray(group.train_index),
-        teachers,
-        context.seed_keys(seed_batch, keys.STUDENT),
-        test,
-        context.mesh,
-    )
+    nets = jnp.asarray(group.train_index), start, teachers, context.seed_keys(seed_batch, keys.STUDENT)
+    return Evaluator(measurement, group.knobs, *nets, test, context.mesh)
 
 
 def _measure(
@@ -298,8 +295,25 @@ def _measure(
         final = stored_params.final_params(recipe, states.params, *given, image=context.image, **common)
         name = f"{group.name}-{seed_batch.name}"
         stored_params.save_students(context.workdir.path, name, jax.device_get(final), group.labels, real_seeds)
-    measured = evaluator(states, step, ends=ends)
+    measured = evaluator(states.params, step, ends=ends)
     return results.tidy(group.labels, real_seeds, step, jax.device_get(measured))
+
+
+def _initialize(
+    context: RunContext,
+    phase: str,
+    recipe: Recipe,
+    knobs: trees.Stack,
+    initial_teachers: Params | None,
+    seed_batch: SeedBatch,
+    trained: tuple[int, ...] = (0,),
+) -> tuple[Params, State]:
+    """Initial parameters [seed, condition], and states [seed, training] of the conditions that are trained."""
+    common: Any = {"image": context.image, "trained": trained, "mesh": context.mesh}
+    call = workload.initialize(f"{phase}s", recipe, knobs.size, len(seed_batch.seeds))
+    with context.session.progress.call(call):
+        seed_keys = context.seed_keys(seed_batch, phase)
+        return population.init_states(recipe, knobs, initial_teachers, seed_keys, **common)
 
 
 def _train_to_eval_steps(
@@ -307,7 +321,7 @@ def _train_to_eval_steps(
     phase: str,
     recipe: Recipe,
     knobs: trees.Stack,
-    initial_teachers: Params | None,
+    states: State,
     references: Params | TeacherParams | None,
     store: checkpoint.Store,
     seed_batch: SeedBatch,
@@ -319,8 +333,6 @@ def _train_to_eval_steps(
     """
     session, progress, nets = context.session, context.session.progress, f"{phase}s"
     seed_keys, mesh = context.seed_keys(seed_batch, phase), context.mesh
-    with progress.call(workload.initialize(nets, recipe, knobs.size, len(seed_batch.seeds))):
-        states = population.init_states(recipe, knobs, initial_teachers, seed_keys, image=context.image, mesh=mesh)
     train, _ = context.images(recipe.classes)
     shape = knobs.size, len(seed_batch.seeds), context.image
     step, last = 0, recipe.eval_steps[-1]

@@ -23,9 +23,9 @@ def train(phase: str, recipe: Recipe, nets: int, seeds: int, image: Image, steps
 
 
 def prepare(group: Group, seed_batch: SeedBatch) -> Call:
-    """The calls that attach heads to teachers."""
+    """The call that attaches heads to teachers."""
     program = ("preparing", group.teacher, group.recipe.teacher, group.recipe.init, len(seed_batch.seeds))
-    return Call("preparing", 0.05, program, _ATTACH, programs=2)
+    return Call("preparing", 0.05, program, _ATTACH)
 
 
 def initialize(phase: str, recipe: Recipe, nets: int, seeds: int) -> Call:
@@ -40,7 +40,7 @@ def measure(group: Group, seed_batch: SeedBatch, image: Image, rows: int, last: 
     each = _PER_STUDENT + 3.5 * rows * passes / _MACS_PER_SECOND
     ends = last and any(sigma.any() for sigma in group.knobs.tree.final_noise.values())
     program = ("measuring", recipe, group.knobs.size, group.untrained_layers, seeds, ends)
-    return Call("measuring", _PER_CALL + each * group.knobs.size * seeds, program, _EVALUATE)
+    return Call("measuring", _PER_CALL + each * group.knobs.size * seeds, program, _EVALUATE, programs=2)
 
 
 def stops(recipe: Recipe, save_every: int, step: int = 0) -> list[int]:
@@ -70,7 +70,7 @@ def calls(plan: Plan, units: Sequence[WorkUnit], image: Image, rows: int, save_e
                 yield from (call for _, call in training("teachers", recipe, 1, seeds, image, save_every))
             trained.add(name)
         yield prepare(group, seed_batch)
-        yield initialize("students", group.recipe, group.unique_knobs.size, seeds)
+        yield initialize("students", group.recipe, group.knobs.size, seeds)
         students = training("students", group.recipe, group.unique_knobs.size, seeds, image, save_every)
         yield from (call for _, call in students)
         for step in group.recipe.eval_steps:

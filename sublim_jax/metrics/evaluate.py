@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from sublim_jax.core import keys, trees
-from sublim_jax.core.types import ImageData, Knobs, ModelOutput, Params, Recipe, State, TeacherParams
+from sublim_jax.core.types import ImageData, Knobs, ModelOutput, Params, Recipe, TeacherParams
 from sublim_jax.metrics import student as student_metrics
 from sublim_jax.metrics.staging import CONDITION, DATA, SEED, STEP, Stages
 from sublim_jax.metrics.student import EvalContext, Metric, TeacherStudent
@@ -23,6 +23,7 @@ from sublim_jax.training.population import each_seed, use_vmap
 from sublim_jax.training.step import Batch
 
 _LABELLED = 2000  # images of the trait loss
+_ALL = (DATA, SEED, CONDITION, STEP)
 _KEPT_BYTES = 1e9  # most memory of what is kept between evaluations; beyond it more is computed again
 
 
@@ -46,14 +47,12 @@ class Measurement:
         metrics: functions of an `EvalContext`.
         num_eval_noise: number of held-out inputs.
         untrained_layers: layers at their initial values, which replace those of the states.
-        noisy_layers: layers whose initial weights have noise in some condition; None = every layer may have.
     """
 
     recipe: Recipe
     metrics: tuple[Metric, ...]
     num_eval_noise: int
     untrained_layers: tuple[str, ...] = ()
-    noisy_layers: tuple[str, ...] | None = None
 
     def columns(
         self,
@@ -61,18 +60,20 @@ class Measurement:
         teacher: TeacherParams,
         key: Key[Array, ""],
         knobs: Knobs,
-        state: State,
+        start: Params,
+        params: Params,
         step: Int[Array, ""],
         ends: bool = False,
     ) -> dict[str, Array]:
-        """Evaluate the metrics of one student; its initial parameters are drawn again from its key.
+        """Evaluate the metrics of one student.
 
         Args:
             test: test data.
             teacher: parameters of its teacher before and after training.
             key: key of the student phase.
             knobs: knobs of the student.
-            state: state that it has reached.
+            start: its initial parameters.
+            params: parameters that it has reached.
             step: step that it has reached.
             ends: training ends at this step, so `final_noise` is added.
         """
@@ -80,10 +81,7 @@ class Measurement:
         assert net is not None  # the plan refuses a student without teacher
         images = streams.normalize_images(test, test.x)
         noise, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jnp.int32(0), self.num_eval_noise, knobs, test)
-        noisy = knobs.init_noise if self.noisy_layers is None else self.noisy_layers
-        drawn = dataclasses.replace(knobs, init_noise={layer: knobs.init_noise[layer] for layer in noisy})
-        start = training_step.init_state(recipe, drawn, teacher.initial, images.shape[1:], key).params
-        trained = trees.merge_layers(state.params, {layer: start[layer] for layer in self.untrained_layers})
+        trained = trees.merge_layers(params, {layer: start[layer] for layer in self.untrained_layers})
         students = start, training_step.add_final_noise(knobs, trained, key) if ends else trained
         teachers = teacher.initial, teacher.trained
         context = EvalContext(
@@ -117,6 +115,7 @@ class Evaluator:
         measurement: what is measured.
         knobs: knobs of the conditions.
         train_index: for each condition the index of its state.
+        start: initial parameters [seed, condition] of the students.
         teachers: parameters [seed] of the teachers.
         seed_keys: keys of the student phase [seed].
         test: test data.
@@ -126,6 +125,7 @@ class Evaluator:
     measurement: Measurement
     knobs: trees.Stack
     train_index: Int[Array, " condition"]
+    start: Params
     teachers: TeacherParams
     seed_keys: Key[Array, " seed"]
     test: ImageData
@@ -133,17 +133,17 @@ class Evaluator:
     _kept: dict[bool, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @allow_nan
-    def __call__(self, states: State, step: int, *, ends: bool = False) -> dict[str, Array]:
-        """Evaluate student states [seed, training] at a step; returns columns [seed, condition].
+    def __call__(self, params: Params, step: int, *, ends: bool = False) -> dict[str, Array]:
+        """Evaluate student parameters [seed, training] at a step; returns columns [seed, condition].
 
         Args:
-            states: states that the students have reached.
+            params: parameters that the students have reached.
             step: step that they have reached.
             ends: training ends at this step, so `final_noise` is added.
         """
         settings: Any = jax.config
         knobs, teachers = self.knobs, self.teachers._replace(unrelated=None)
-        given = self.test, teachers, self.seed_keys, knobs.tree, states, np.int32(step)
+        given = self.test, teachers, self.seed_keys, knobs.tree, self.start, params, np.int32(step)
         leaves, structure = jax.tree.flatten(given)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         precision = settings.jax_default_matmul_precision
@@ -159,55 +159,57 @@ class Evaluator:
 class _Program:
     """The compiled form of a measurement for units of one shape; see `Evaluator`."""
 
-    def __init__(self, stages: Stages, leaf_stages: Sequence[int], size: int, mesh: Mesh | None) -> None:
+    def __init__(
+        self, stages: Stages, leaf_stages: Sequence[int], size: int, num_start: int, mesh: Mesh | None
+    ) -> None:
         self.stages, self._leaf_stages, self._size, self._mesh = stages, leaf_stages, size, mesh
+        self._num_start = num_start  # number of arrays of initial parameters
         self.prepare, self.measure = jax.jit(self._prepare), jax.jit(self._measure)
 
-    def _of(self, leaves: Sequence[Any], stage: int) -> list[Any]:
-        return [leaf for leaf, own in zip(leaves, self._leaf_stages, strict=True) if own == stage]
+    def _divided(self, leaves: Sequence[Any]) -> tuple[list[Any], ...]:
+        """Arguments of the data, of the seeds, knobs of the conditions, initial and reached parameters, the step."""
+        parts = [[leaf for leaf, own in zip(leaves, self._leaf_stages, strict=True) if own == stage] for stage in _ALL]
+        data, seeds, conditions, students = parts
+        return data, seeds, conditions[: -self._num_start], conditions[-self._num_start :], students[:-1], students[-1]
 
     def _prepare(self, leaves: list[Any]) -> Any:
         """What is kept of the data, of each seed and of each condition, and the columns that never change."""
-        stages, (data, seeds, conditions, _) = self.stages, (self._of(leaves, stage) for stage in range(STEP + 1))
+        stages, (data, seeds, knobs, start, *_) = self.stages, self._divided(leaves)
         kept_data, constant = stages.run(DATA, stages.arguments(data, DATA))
 
-        def one_seed(seed: Any, data: Any, kept_data: Any, constant: Any, conditions: Any) -> Any:
+        def one_seed(seed: Any, start: Any, data: Any, kept_data: Any, constant: Any, knobs: Any) -> Any:
             known = stages.arguments(data, DATA) | stages.kept(kept_data, DATA) | stages.arguments(seed, SEED)
             kept_seed, columns = stages.run(SEED, known)
             known |= stages.kept(kept_seed, SEED)
 
             def one_condition(parts: Any) -> Any:
-                return stages.run(CONDITION, known | stages.arguments(parts[0], CONDITION))
+                return stages.run(CONDITION, known | stages.arguments([*parts[0], *parts[1]], CONDITION))
 
-            kept, own = _each_condition(one_condition, (conditions, jnp.arange(self._size)))
+            kept, own = _each_condition(one_condition, (knobs, start))
             shared = {name: jnp.broadcast_to(value, self._size) for name, value in {**constant, **columns}.items()}
             return kept_seed, kept, {**shared, **own}
 
-        return kept_data, *each_seed(one_seed, self._mesh, (seeds,), (data, kept_data, constant, conditions))
+        return kept_data, *each_seed(one_seed, self._mesh, (seeds, start), (data, kept_data, constant, knobs))
 
     def _measure(self, leaves: list[Any], kept: Any, train_index: Any) -> dict[str, Array]:
         """The columns that change with training."""
-        stages, (data, seeds, conditions, students) = (
-            self.stages,
-            (self._of(leaves, stage) for stage in range(STEP + 1)),
-        )
-        *states, step = students
-        kept_data, kept_seed, kept_condition = kept
+        stages, (data, seeds, knobs, start, params, step) = self.stages, self._divided(leaves)
+        kept_data, *kept_seeds = kept
 
-        def one_seed(seed: Any, kept_seed: Any, kept: Any, states: Any, *common: Any) -> dict[str, Array]:
-            data, kept_data, conditions, step, train_index = common
+        def one_seed(seed: Any, kept_seed: Any, kept: Any, start: Any, params: Any, *common: Any) -> dict[str, Array]:
+            data, kept_data, knobs, step, train_index = common
             known = stages.arguments(data, DATA) | stages.kept(kept_data, DATA)
             known |= stages.arguments(seed, SEED) | stages.kept(kept_seed, SEED)
 
             def one_condition(parts: Any) -> dict[str, Array]:
-                condition, kept, state = parts
-                own = known | stages.arguments(condition, CONDITION) | stages.kept(kept, CONDITION)
-                return stages.run(STEP, own | stages.arguments([*state, step], STEP))[1]
+                knobs, start, kept, params = parts
+                own = known | stages.arguments([*knobs, *start], CONDITION) | stages.kept(kept, CONDITION)
+                return stages.run(STEP, own | stages.arguments([*params, step], STEP))[1]
 
-            return _each_condition(one_condition, (conditions, kept, [leaf[train_index] for leaf in states]))
+            return _each_condition(one_condition, (knobs, start, kept, [leaf[train_index] for leaf in params]))
 
-        common = data, kept_data, conditions, step, train_index
-        return each_seed(one_seed, self._mesh, (seeds, kept_seed, kept_condition, states), common)
+        seeded, common = (seeds, *kept_seeds, start, params), (data, kept_data, knobs, step, train_index)
+        return each_seed(one_seed, self._mesh, seeded, common)
 
 
 @functools.lru_cache(maxsize=64)
@@ -225,10 +227,11 @@ def _program(
     del precision  # but the operations hold it
     counts = [len(jax.tree.leaves(part)) for part in jax.tree.unflatten(structure, range(len(shapes)))]
     knob_stages = [DATA if axis is None else CONDITION for axis in axes]
-    of_seed = [SEED] * (counts[1] + counts[2])
-    leaf_stages = [*[DATA] * counts[0], *of_seed, *knob_stages, *[STEP] * (counts[4] + counts[5])]
-    # Batch axes of a leaf: [seed, training] of states, none of the step, which is last.
-    batched = [{DATA: 0, SEED: 1, CONDITION: 1, STEP: 2}[stage] for stage in leaf_stages[:-1]] + [0]
+    leaf_stages = [DATA] * counts[0] + [SEED] * (counts[1] + counts[2]) + knob_stages
+    leaf_stages += [CONDITION] * counts[4] + [STEP] * (counts[5] + counts[6])
+    # Batch axes of the leaves: [seed, condition] or [seed, training] of students, [condition] of knobs, [seed] before.
+    batched = [0] * counts[0] + [1] * (counts[1] + counts[2]) + [int(axis == 0) for axis in axes]
+    batched += [2] * (counts[4] + counts[5]) + [0] * counts[6]
     members = [jax.ShapeDtypeStruct(shape[n:], dtype) for (shape, dtype), n in zip(shapes, batched, strict=True)]
     seeds, conditions = population_size
     arguments = jax.tree.unflatten(structure, members)
@@ -237,7 +240,7 @@ def _program(
         numbers = {DATA: 1, SEED: seeds, CONDITION: seeds * conditions}
         if sum(number * stages.kept_bytes(stage) for stage, number in numbers.items()) <= _KEPT_BYTES:
             break
-    return _Program(stages, leaf_stages, conditions, mesh)
+    return _Program(stages, leaf_stages, conditions, counts[4], mesh)
 
 
 def _each_condition(function: Callable[[Any], Any], parts: Any) -> Any:

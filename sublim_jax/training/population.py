@@ -64,10 +64,25 @@ def init_states(
     seed_keys: Key[Array, " seed"],
     *,
     image: tuple[int, ...],
+    trained: tuple[int, ...] | None = None,
     mesh: Mesh | None = None,
-) -> State:
-    """Initialise the states [seed, condition] with `step.init_state`; `teacher_init` has an axis [seed], if given."""
-    return _init_states(recipe, without_zero_noise(knobs), teacher_init, seed_keys, image=image, mesh=mesh)
+) -> tuple[Params, State]:
+    """Initialise nets [seed, condition] with `step.init_state`.
+
+    Args:
+        recipe: recipe of the phase.
+        knobs: knobs of the conditions.
+        teacher_init: the teachers' initial parameters [seed]; None for teachers.
+        seed_keys: keys of the phase [seed].
+        image: [height, width] of the inputs.
+        trained: indices of the conditions that are trained; default: all.
+        mesh: devices over which seeds are sharded.
+
+    Returns:
+        Parameters [seed, condition], and the states [seed, training] of those that are trained.
+    """
+    given, common = (recipe, without_zero_noise(knobs), teacher_init, seed_keys), {"image": image, "mesh": mesh}
+    return _init_states(*given, **common, trained=tuple(range(knobs.size)) if trained is None else trained)
 
 
 def without_zero_noise(knobs: trees.Stack) -> trees.Stack:
@@ -93,7 +108,7 @@ def noisy_layers(sigma: PerLayer) -> tuple[str, ...]:
     return tuple(layer for layer, values in sigma.items() if np.any(values))
 
 
-@functools.partial(jax.jit, static_argnames=("recipe", "image", "mesh"))
+@functools.partial(jax.jit, static_argnames=("recipe", "image", "trained", "mesh"))
 def _init_states(
     recipe: Recipe,
     knobs: trees.Stack,
@@ -101,13 +116,15 @@ def _init_states(
     seed_keys: Key[Array, " seed"],
     *,
     image: tuple[int, ...],
-    mesh: Mesh | None = None,
-) -> State:
-    def one_seed(key: Any, initial_teacher: Any, knobs: trees.Stack) -> State:
+    trained: tuple[int, ...],
+    mesh: Mesh | None,
+) -> tuple[Params, State]:
+    def one_seed(key: Any, initial_teacher: Any, knobs: trees.Stack) -> tuple[Params, State]:
         def member(_: Any, knobs_: Any) -> State:
             return training_step.init_state(recipe, knobs_, initial_teacher, image, key)
 
-        return jax.vmap(member, (0, knobs.in_axes()))(jnp.arange(knobs.size), knobs.tree)
+        states = jax.vmap(member, (0, knobs.in_axes()))(jnp.arange(knobs.size), knobs.tree)
+        return states.params, jax.tree.map(lambda leaf: leaf[np.array(trained)], states)
 
     return each_seed(one_seed, mesh, (seed_keys, teacher_init), (knobs,))
 

@@ -58,7 +58,7 @@ def test_advance_computes_noise_and_teacher_once_per_seed(mnist, tiny, monkeypat
     key = population.phase_keys(keys.root(0), jnp.arange(2), "student")
     bank = jax.tree.map(jnp.asarray, mnist.train)
     reference = jax.vmap(lambda key: training_step.init_params(group.recipe.net, group.recipe.init, (28, 28), key))(key)
-    states = population.init_states(group.recipe, group.knobs, reference, key, image=(28, 28))
+    _, states = population.init_states(group.recipe, group.knobs, reference, key, image=(28, 28))
 
     def program():
         jax.clear_caches()  # what was traced for the other kind of device
@@ -102,7 +102,7 @@ SHARDED = """
     key = population.phase_keys(keys.root(0), np.arange(8), "student")
     bank = jax.tree.map(jax.numpy.asarray, mnist.train)
     reference = jax.vmap(lambda k: step.init_params(group.recipe.net, group.recipe.init, (28, 28), k))(key)
-    states = population.init_states(group.recipe, group.knobs, reference, key, image=(28, 28), mesh=mesh)
+    _, states = population.init_states(group.recipe, group.knobs, reference, key, image=(28, 28), mesh=mesh)
     text = population.advance.lower(group.recipe, states, group.knobs, reference, key, bank, np.int32(0), np.int32(5),
                                     mesh=mesh).compile().as_text()
     for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
