@@ -17,7 +17,8 @@ from sublim_jax import results
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING_IMAGES, TEST_IMAGES, PIXELS, CLASSES = 60_000, 10_000, 784, 10
 # What JAX_LOG_COMPILES makes JAX print; a program is what is compiled, under the name of its function.
-_COMPILED = re.compile(r"Finished (tracing|jaxpr to MLIR module conversion|XLA compilation of) (?:jit\()?(\w+).* in (\S+) sec")  # fmt: skip # noqa: E501
+_STEPS = "tracing|jaxpr to MLIR module conversion|XLA compilation of"
+_COMPILED = re.compile(rf"Finished ({_STEPS}) (?:jit\()?(\w+).* in (\S+) sec")
 
 
 class Ran(NamedTuple):

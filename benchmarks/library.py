@@ -65,7 +65,7 @@ def ours(config: configs.Config, seeds: int) -> Timed:
 
 def growth(many: int, rounds: int) -> dict[str, Any]:
     """Seconds per seed of a whole sweep with `many` seeds (64) against one with 4; beginning and end are in both."""
-    config = short(sl.base_config(conditions="same", m=M), steps=10)
+    config = short(sl.base_config(conditions="same", m=M), steps=5)
     config.data.test_limit = 1000
     seconds = in_turn({"4": ours(config, 4), "64": ours(config, many)}, rounds)
     return {

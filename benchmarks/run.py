@@ -58,7 +58,7 @@ class Size(NamedTuple):
     many: int = 64
 
 
-SHORT = ("--config.m=(50,)", "--config.student.steps=150", "--config.student.eval_steps=(0,)")
+SHORT = ("--config.m=(50,)", "--config.student.steps=100", "--config.student.eval_steps=(0,)")
 FULL = Size(3, 20, nets=10, models=10, epochs=5, figure2=("--config.seeds=2",), groups=GROUPS)
 QUICK = Size(2, 10, nets=4, models=4, epochs=1, figure2=("--config.seeds=2", *SHORT))
 TOY = Size(1, 1, nets=2, models=2, epochs=1, figure2=(), common=SMOKE, conditions=1, many=4)
