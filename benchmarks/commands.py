@@ -61,10 +61,10 @@ def command(config: str, overrides: Sequence[str], programs: Path) -> Ran:
 
 def timed(words: Sequence[str], programs: Path, code: int = 0) -> tuple[float, float, float, str]:
     """Seconds until a process ended and until it printed a line, GB of its largest memory, and its standard error."""
-    environment = {**os.environ, "JAX_LOG_COMPILES": "1", "JAX_COMPILATION_CACHE_DIR": str(programs)}
+    settings = {"JAX_LOG_COMPILES": "1", "JAX_COMPILATION_CACHE_DIR": str(programs), "PYTHONUNBUFFERED": "1"}
     with tempfile.TemporaryFile("w+") as log:
         start = time.perf_counter()
-        process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log)
+        process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=log)
         assert process.stdout is not None
         with process.stdout as printed:
             printed.readline()

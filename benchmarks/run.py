@@ -71,8 +71,9 @@ class Bench:
         self.args, self.programs = args, programs
         self.size = TOY if args.toy else QUICK if args.quick else FULL
         self.numbers: dict[str, Any] = {"size": "toy" if args.toy else "quick" if args.quick else "full"}
-        self.numbers |= {"speedup_vs_authors": None, "speedup_vs_authors_reason": "--authors names no checkout"}
-        self.numbers |= {"speedup_vs_cloud": None, "speedup_vs_cloud_reason": "--cloud names no script"}
+        for name, script in {"authors": args.authors, "cloud": args.cloud}.items():
+            reason = "not measured" if script else f"--{name} is not given"
+            self.numbers |= {f"speedup_vs_{name}": None, f"speedup_vs_{name}_reason": reason}
         self.numbers |= {"peaks_gflops": [], **provenance()}
 
     def command(self, config: str, *overrides: str) -> commands.Ran:
@@ -222,6 +223,8 @@ def run_parts(parts: dict[str, Callable[[Bench], dict[str, Any]]], bench: Bench,
             numbers |= part(bench)
         except Exception as error:  # of any kind: the other parts are worth measuring
             numbers["failed"][name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if f"speedup_vs_{name}_reason" in numbers:
+                numbers[f"speedup_vs_{name}_reason"] = "the script or our command failed"
             traceback.print_exc()
         numbers["seconds_of_parts"][name] = time.perf_counter() - start
         numbers["benchmark_seconds"] = time.perf_counter() - begun

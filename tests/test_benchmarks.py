@@ -65,11 +65,12 @@ def test_run_parts_writes_why_a_part_failed_and_goes_on(tmp_path, monkeypatch):
     def fails(bench):
         raise KeyError("random")
 
-    monkeypatch.setattr(run, "PARTS", {"first": fails, "second": lambda bench: {"second": 2.0}})
-    assert run.main([f"--out={tmp_path / 'bench.json'}"]) == 1
+    monkeypatch.setattr(run, "PARTS", {"cloud": fails, "second": lambda bench: {"second": 2.0}})
+    assert run.main([f"--out={tmp_path / 'bench.json'}", "--cloud=script.py"]) == 1
     numbers = json.loads((tmp_path / "bench.json").read_text())
-    assert numbers["failed"] == {"first": "KeyError: 'random'"} and numbers["second"] == 2.0
-    assert numbers["speedup_vs_cloud"] is None and numbers["speedup_vs_cloud_reason"]
+    assert numbers["failed"] == {"cloud": "KeyError: 'random'"} and numbers["second"] == 2.0
+    assert numbers["speedup_vs_cloud"] is None and numbers["speedup_vs_cloud_reason"].endswith("failed")
+    assert numbers["speedup_vs_authors"] is None and numbers["speedup_vs_authors_reason"] == "--authors is not given"
 
 
 def test_authors_says_what_the_script_says(tmp_path, scripts):
