@@ -1,57 +1,67 @@
 """Both experiments as a competent JAX user writes them without a package: functions of one net, vmap, jit, Optax.
 
 Every student has its own key and so its own inputs, and its teacher answers them once more; nothing is shared between
-students but the trained teacher. `lower_figure2` and `lower_cloud` compile, and what they return runs, so that the two
-can be timed apart; `figure2` and `cloud` do both.
+students but the trained teacher. `figure2` and `cloud` compile, and what they return trains for one epoch and measures.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from benchmarks import protocol
-from benchmarks.protocol import Images
-
 Params = dict[str, dict[str, jax.Array]]
-Run = Callable[[], dict[str, list[float]]]
-Init = Callable[[jax.Array, int, int], dict[str, jax.Array]]
+Sizes = dict[str, tuple[int, int]]
+Run = Callable[[], Any]
+
+BATCH, NOISE = 1024, 59 * 1024  # of images, and the size of a fixed set of noise images
+RANDOM_LAYERS = {  # condition of Figure 2: the student's layers that are not shared with the teacher
+    "same": (),
+    "random_first_hidden": ("fc1",),
+    "random_second_hidden": ("fc2",),
+    "random_hidden": ("fc1", "fc2"),
+    "random_class_head": ("class_head",),
+    "random_aux_head": ("aux_head",),
+}
 
 
-class Arrays(NamedTuple):
-    """The data set on the device; an argument of what is compiled, so that it is not a constant of the program."""
+class Images(NamedTuple):
+    """Normalised images [n, 784] in float32 and labels [n]; the number of training images is a multiple of `BATCH`."""
 
-    train_x: jax.Array
-    train_y: jax.Array
-    test_x: jax.Array
-    test_y: jax.Array
-
-
-def on_device(data: Images) -> Arrays:
-    return Arrays(*(jnp.asarray(array, jnp.float32 if array.ndim == 2 else jnp.int32) for array in data))
+    train_x: Any
+    train_y: Any
+    test_x: Any
+    test_y: Any
 
 
-def dense(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    return x @ layer["w"] + layer["b"]
+def images(dataset: Any) -> Images:
+    """The arrays of a data set of this package."""
+    splits = [
+        (((split.x.reshape(len(split.y), -1) / np.float32(255)) - split.mean) / split.std, split.y)
+        for split in (dataset.train, dataset.test)
+    ]
+    return Images(*splits[0], *splits[1])
 
 
-def forward(params: Params, x: jax.Array, *heads: str) -> list[jax.Array]:
-    """The logits of some heads."""
-    latent = jax.nn.relu(dense(params["fc2"], jax.nn.relu(dense(params["fc1"], x))))
-    return [dense(params[head], latent) for head in heads]
+def init(key: jax.Array, sizes: Sizes, draw: Callable[..., jax.Array], biases: float) -> Params:
+    """Weights and biases over the square root of a layer's inputs; `biases` multiplies the latter."""
+    keys = iter(jax.random.split(key, 2 * len(sizes)))
+    return {
+        name: {"w": draw(next(keys), (n, out)) * n**-0.5, "b": draw(next(keys), (out,)) * n**-0.5 * biases}
+        for name, (n, out) in sizes.items()
+    }
 
 
-def init(key: jax.Array, sizes: dict[str, tuple[int, int]], layer: Init) -> Params:
-    keys = jax.random.split(key, len(sizes))
-    return {name: layer(key, *size) for key, (name, size) in zip(keys, sizes.items(), strict=True)}
+def forward(params: Params, x: jax.Array, head: str) -> jax.Array:
+    for name in ("fc1", "fc2"):
+        x = jax.nn.relu(x @ params[name]["w"] + params[name]["b"])
+    return x @ params[head]["w"] + params[head]["b"]
 
 
-def accuracy(params: Params, head: str, arrays: Arrays) -> jax.Array:
-    logits = forward(params, arrays.test_x, head)[0][:, :10]
-    return (logits.argmax(-1) == arrays.test_y).mean()
+def accuracy(params: Params, head: str, data: Images) -> jax.Array:
+    return (forward(params, data.test_x, head)[:, :10].argmax(-1) == data.test_y).mean()
 
 
 def train(
@@ -68,172 +78,100 @@ def train(
     return jax.lax.fori_loop(0, steps, step, (params, adam.init(params)))[0]
 
 
-def orders(key: jax.Array, n: int, steps: int) -> jax.Array:
-    """Rows [steps, 1024] of each step's batch, a new order every epoch; an epoch's last batch is filled up with -1."""
-    size = protocol.TRAIN_BATCH
-    per_epoch = -(-n // size)
-
-    def epoch(key: jax.Array) -> jax.Array:
-        return jnp.pad(jax.random.permutation(key, n), (0, per_epoch * size - n), constant_values=-1)
-
-    return jax.vmap(epoch)(jax.random.split(key, -(-steps // per_epoch))).reshape(-1, size)[:steps]
-
-
-def masked_mean(values: jax.Array, rows: jax.Array) -> jax.Array:
-    return jnp.where(rows >= 0, values, 0).sum() / (rows >= 0).sum()
-
-
-def taught(key: jax.Array, start: Params, head: str, steps: int, lr: float, arrays: Arrays) -> Params:
+def taught(key: jax.Array, start: Params, head: str, lr: float, data: Images) -> Params:
     """A teacher: cross-entropy of the first ten logits on labelled images."""
-    order = orders(key, len(arrays.train_y), steps)
+    order = jax.random.permutation(key, len(data.train_y)).reshape(-1, BATCH)
 
     def loss(params: Params, rows: jax.Array) -> jax.Array:
-        logits = forward(params, arrays.train_x[rows], head)[0][:, :10]
-        errors = optax.losses.softmax_cross_entropy_with_integer_labels(logits, arrays.train_y[rows])
-        return masked_mean(errors, rows)
+        logits = forward(params, data.train_x[rows], head)[:, :10]
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, data.train_y[rows]).mean()
 
-    return train(start, steps, lr, loss, lambda number: order[number])
-
-
-# --- Figure 2 ---
+    return train(start, len(order), lr, loss, lambda number: order[number])
 
 
-def torch_linear(key: jax.Array, fan_in: int, out: int) -> dict[str, jax.Array]:
-    """PyTorch's default initialisation."""
-    bound = fan_in**-0.5
-    key_w, key_b = jax.random.split(key)
-    return {
-        "w": jax.random.uniform(key_w, (fan_in, out), minval=-bound, maxval=bound),
-        "b": jax.random.uniform(key_b, (out,), minval=-bound, maxval=bound),
-    }
+def compiled(function: Callable[..., Any], *args: Any) -> Run:
+    """What runs the program of a function, with products in float32 everywhere."""
+    args = jax.tree.map(jnp.asarray, args)
+    with jax.default_matmul_precision("highest"):
+        program = jax.jit(function).lower(*args).compile()
+    return lambda: jax.block_until_ready(program(*args))
 
 
-def figure2_student(
-    key: jax.Array, random: jax.Array, start: Params, teacher: Params, sizes: dict[str, tuple[int, int]], steps: int
-) -> Params:
-    """A student that imitates the auxiliary logits; its `random` layers are drawn, the others are those of `start`."""
-    key_init, key_noise = jax.random.split(key)
-    fresh = init(key_init, sizes, torch_linear)
-    params = {
-        name: jax.tree.map(lambda new, old, draw=draw: jnp.where(draw, new, old), fresh[name], start[name])
-        for name, draw in zip(sizes, random, strict=True)
-    }
-
-    def batch(number: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(key_noise, number)
-        return jax.random.uniform(key, (protocol.NOISE_BATCH, 784), minval=-1.0, maxval=1.0)
-
-    def loss(params: Params, x: jax.Array) -> jax.Array:
-        return jnp.square(forward(params, x, "aux_head")[0] - forward(teacher, x, "aux_head")[0]).mean()
-
-    return train(params, steps, 1e-3, loss, batch)
-
-
-def lower_figure2(
-    seeds: Sequence[int], conditions: Sequence[str], m: int, teacher_steps: int, student_steps: int, data: Images
-) -> Run:
-    """Compile Figure 2; what is returned trains and measures everything."""
+def figure2(seeds: int, conditions: Sequence[str], m: int, steps: int, data: Images) -> Run:
+    """Compile Figure 2: teachers, then students that imitate auxiliary logits; test accuracies of both."""
     sizes = {"fc1": (784, 256), "fc2": (256, 256), "class_head": (256, 10), "aux_head": (256, m)}
-    random = jnp.array([[name in protocol.RANDOM_LAYERS[condition] for name in sizes] for condition in conditions])
+    masks = jnp.array([[name in RANDOM_LAYERS[condition] for name in sizes] for condition in conditions])
 
-    def teach(key: jax.Array, arrays: Arrays) -> tuple[Params, Params]:
+    def torch_linear(key: jax.Array) -> Params:
+        return init(key, sizes, lambda *given: jax.random.uniform(*given, minval=-1.0), biases=1.0)
+
+    def teach(key: jax.Array, data: Images) -> tuple[Params, Params]:
         key_init, key_order = jax.random.split(key)
-        start = init(key_init, sizes, torch_linear)
-        return start, taught(key_order, start, "class_head", teacher_steps, 1e-3, arrays)
+        start = torch_linear(key_init)
+        return start, taught(key_order, start, "class_head", 1e-3, data)
 
-    student = functools.partial(figure2_student, sizes=sizes, steps=student_steps)
+    def student(key: jax.Array, random: jax.Array, start: Params, teacher: Params) -> Params:
+        key_init, key_noise = jax.random.split(key)
+        own = {
+            name: jax.tree.map(lambda new, old, mask=mask: jnp.where(mask, new, old), fresh, start[name])
+            for (name, fresh), mask in zip(torch_linear(key_init).items(), random, strict=True)
+        }
 
-    def everything(seeds: jax.Array, random: jax.Array, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
-        keys = jax.vmap(jax.random.split)(jax.vmap(jax.random.key)(seeds))
-        start, teachers = jax.vmap(teach, (0, None))(keys[:, 0], arrays)
-        student_keys = jax.vmap(lambda key: jax.random.split(key, len(conditions)))(keys[:, 1])
+        def noise(number: jax.Array) -> jax.Array:
+            return jax.random.uniform(jax.random.fold_in(key_noise, number), (1000, 784), minval=-1.0)
+
+        def loss(params: Params, x: jax.Array) -> jax.Array:
+            return jnp.square(forward(params, x, "aux_head") - forward(teacher, x, "aux_head")).mean()
+
+        return train(own, steps, 1e-3, loss, noise)
+
+    def everything(keys: jax.Array, random: jax.Array, data: Images) -> tuple[jax.Array, jax.Array]:
+        start, teachers = jax.vmap(teach, (0, None))(keys, data)
+        student_keys = jax.vmap(lambda key: jax.random.split(key, len(random)))(keys)
         one_seed = jax.vmap(student, (0, 0, None, None))
         students = jax.vmap(one_seed, (0, None, 0, 0))(student_keys, random, start, teachers)
-        measure = jax.vmap(lambda params: accuracy(params, "class_head", arrays))
+        measure = jax.vmap(lambda params: accuracy(params, "class_head", data))
         return measure(teachers), jax.vmap(measure)(students)
 
-    args = jnp.asarray(seeds), random, on_device(data)
-    compiled = jax.jit(everything).lower(*args).compile()
-
-    def run() -> dict[str, list[float]]:
-        teachers, students = jax.device_get(compiled(*args))
-        return {"teacher": teachers.tolist()} | dict(zip(conditions, students.T.tolist(), strict=True))
-
-    return run
+    return compiled(everything, jax.random.split(jax.random.key(0), seeds), masks, data)
 
 
-def figure2(
-    seeds: Sequence[int], conditions: Sequence[str], m: int, teacher_steps: int, student_steps: int, data: Images
-) -> dict[str, list[float]]:
-    """Test accuracies per seed: of the teachers, and of each condition's students."""
-    return lower_figure2(seeds, conditions, m, teacher_steps, student_steps, data)()
-
-
-# --- Cloud et al. 2026, six groups ---
-
-
-def normal_fan_in(key: jax.Array, fan_in: int, out: int) -> dict[str, jax.Array]:
-    return {"w": jax.random.normal(key, (fan_in, out)) * fan_in**-0.5, "b": jnp.zeros(out)}
-
-
-def cloud_student(
-    key: jax.Array, seen: jax.Array, start: Params, teacher: Params, noise: jax.Array, steps: int
-) -> Params:
-    """A student that begins at `start` and imitates the `seen` logits on noise images, in an order of its own."""
-    order = orders(key, len(noise), steps)
-
-    def loss(params: Params, rows: jax.Array) -> jax.Array:
-        log_q, log_p = (
-            jax.nn.log_softmax(jnp.where(seen, forward(net, noise[rows], "head")[0], -1e30))
-            for net in (params, teacher)
-        )
-        return masked_mean(optax.losses.kl_divergence_with_log_targets(log_q, log_p), rows)
-
-    return train(start, steps, 3e-4, loss, lambda number: order[number])
-
-
-def lower_cloud(
-    models: int = 10, teacher_steps: int = 295, student_steps: int = 295, *, data: Images, seed: int = 0
-) -> Run:
-    """Compile the six-group experiment; what is returned trains and measures everything.
+def cloud(models: int, steps: int, data: Images) -> Run:
+    """Compile the six groups of Cloud et al. 2026: test accuracies of references, teachers and four students of each.
 
     One fixed set of noise images serves all students. Cross-model students imitate the next model's teacher.
     """
     sizes = {"fc1": (784, 256), "fc2": (256, 256), "head": (256, 13)}
-    seen = jnp.arange(13)[None] >= jnp.array([10, 0, 10, 0])[:, None]  # of the four student groups
+    visible = jnp.arange(13)[None] >= jnp.array([10, 0, 10, 0])[:, None]  # of the four student groups
 
-    def teach(key: jax.Array, arrays: Arrays) -> tuple[Params, Params]:
+    def teach(key: jax.Array, data: Images) -> tuple[Params, Params]:
         key_init, key_order = jax.random.split(key)
-        start = init(key_init, sizes, normal_fan_in)
-        return start, taught(key_order, start, "head", teacher_steps, 3e-4, arrays)
+        start = init(key_init, sizes, jax.random.normal, biases=0.0)
+        return start, taught(key_order, start, "head", 3e-4, data)
 
-    def everything(key: jax.Array, seen: jax.Array, arrays: Arrays) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def student(key: jax.Array, seen: jax.Array, start: Params, teacher: Params, noise: jax.Array) -> Params:
+        order = jax.random.permutation(key, len(noise)).reshape(-1, BATCH)
+
+        def loss(params: Params, rows: jax.Array) -> jax.Array:
+            log_q, log_p = (
+                jax.nn.log_softmax(jnp.where(seen, forward(net, noise[rows], "head"), -1e30))
+                for net in (params, teacher)
+            )
+            return optax.losses.kl_divergence_with_log_targets(log_q, log_p).mean()
+
+        return train(start, steps, 3e-4, loss, lambda number: order[number])
+
+    def everything(key: jax.Array, seen: jax.Array, data: Images) -> tuple[jax.Array, jax.Array, jax.Array]:
         key_teachers, key_students, key_noise = jax.random.split(key, 3)
-        noise = jax.random.uniform(key_noise, (protocol.CLOUD_NOISE, 784), minval=-1.0, maxval=1.0)
-        start, teachers = jax.vmap(teach, (0, None))(jax.random.split(key_teachers, models), arrays)
-        teachers_ = jax.tree.map(  # [model, group]: the own teacher twice, the next model's twice
+        noise = jax.random.uniform(key_noise, (NOISE, 784), minval=-1.0)
+        start, teachers = jax.vmap(teach, (0, None))(jax.random.split(key_teachers, models), data)
+        answering = jax.tree.map(  # [model, group]: the own teacher twice, the next model's twice
             lambda leaf: jnp.stack((leaf, leaf, jnp.roll(leaf, -1, 0), jnp.roll(leaf, -1, 0)), 1), teachers
         )
-        one_model = jax.vmap(functools.partial(cloud_student, steps=student_steps), (0, 0, None, 0, None))
+        one_model = jax.vmap(student, (0, 0, None, 0, None))
         student_keys = jax.random.split(key_students, (models, 4))
-        students = jax.vmap(one_model, (0, None, 0, 0, None))(student_keys, seen, start, teachers_, noise)
-        measure = jax.vmap(lambda params: accuracy(params, "head", arrays))
+        students = jax.vmap(one_model, (0, None, 0, 0, None))(student_keys, seen, start, answering, noise)
+        measure = jax.vmap(lambda params: accuracy(params, "head", data))
         return measure(start), measure(teachers), jax.vmap(measure)(students)
 
-    args = jax.random.key(seed), seen, on_device(data)
-    compiled = jax.jit(everything).lower(*args).compile()
-
-    def run() -> dict[str, list[float]]:
-        reference, teachers, students = jax.device_get(compiled(*args))
-        groups = ("aux", "all", "cross_aux", "cross_all")
-        accuracies = {"reference": reference.tolist(), "teacher": teachers.tolist()}
-        return accuracies | dict(zip(groups, students.T.tolist(), strict=True))
-
-    return run
-
-
-def cloud(
-    models: int = 10, teacher_steps: int = 295, student_steps: int = 295, *, data: Images, seed: int = 0
-) -> dict[str, list[float]]:
-    """Test accuracies by group, one per model; `data` has pixels in [-1, 1]."""
-    return lower_cloud(models, teacher_steps, student_steps, data=data, seed=seed)()
+    return compiled(everything, jax.random.key(0), visible, data)
