@@ -62,7 +62,7 @@ class RunContext:
 
         @functools.lru_cache(maxsize=1)
         def images(classes: int) -> tuple[ImageData, ImageData]:
-            return jax.tree.map(jnp.asarray, tuple(first_classes(split, classes) for split in splits))
+            return jax.device_put(tuple(first_classes(split, classes) for split in splits))
 
         return images
 
@@ -81,7 +81,7 @@ class RunContext:
 
     def seed_keys(self, seed_batch: SeedBatch, phase: str) -> Any:
         """Keys [seed] of the phase teacher or student."""
-        return population.phase_keys(keys.root(self.root_seed), jnp.asarray(seed_batch.seeds), phase)
+        return population.keys_by_phase(keys.root(self.root_seed), np.asarray(seed_batch.seeds))[phase]
 
     def describe(self, group: Group) -> str:
         """The conditions of a group in words, and its number."""
@@ -221,7 +221,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
         session.progress.skip(workload.initialize("teachers", recipe, *shape[:2]))
         for _, call in workload.training("teachers", recipe, *shape, session.options.save_every):
             session.progress.skip(call)
-        return jax.tree.map(jnp.asarray, cached)
+        return cached
     session.progress.subject = ""
     # The name holds the width of the batch, because padding differs on another number of devices, and the shard,
     # because two shards may train the same teachers at the same time.
@@ -230,7 +230,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
     phase = keys.TEACHER, recipe, trees.stack([knobs]), None, None
     trained: Params = {}
     for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
-        trained = jax.tree.map(lambda leaf: leaf[:, 0], states.params)  # [seed, 1] as [seed]
+        trained = jax.tree.map(lambda leaf: leaf[:, 0], jax.device_get(states.params))  # [seed, 1] as [seed]
         if store.latest() != step:
             store.save(step, states)
     if not cache.save(seed_batch.seeds[: seed_batch.real], trained):
@@ -238,7 +238,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
     store.clear()
     # The cache decides: if another batch trained a seed too, all students of that seed get the same teacher.
     cached = cache.load(seed_batch.seeds)
-    return trained if cached is None else jax.tree.map(jnp.asarray, cached)
+    return trained if cached is None else cached
 
 
 def attach_heads(context: RunContext, group: Group, seed_batch: SeedBatch, trained: Params) -> TeacherParams:
@@ -274,9 +274,13 @@ def _measure(
     context: RunContext, group: Group, seed_batch: SeedBatch, teachers: TeacherParams, states: State, step: int
 ) -> Any:
     """The rows of students [seed, distinct training] at a step; at the last step parameters are stored, if wanted."""
-    recipe, train_index, real_seeds = group.recipe, jnp.asarray(group.train_index), seed_batch.seeds[: seed_batch.real]
+    recipe, train_index, real_seeds = (
+        group.recipe,
+        np.asarray(group.train_index, np.int32),
+        seed_batch.seeds[: seed_batch.real],
+    )
     last = step == recipe.eval_steps[-1]
-    ends = last and any(np.any(sigma) for sigma in group.knobs.tree.final_noise.values())
+    ends = last and any(sigma.any() for sigma in group.knobs.tree.final_noise.values())
     seed_keys = context.seed_keys(seed_batch, keys.STUDENT)
     common: Any = {"untrained_layers": group.untrained_layers, "ends": ends, "mesh": context.mesh}
     if last and context.session.options.keep_params:  # before the rows, which say that all is done
@@ -285,7 +289,7 @@ def _measure(
         name = f"{group.name}-{seed_batch.name}"
         stored_params.save_students(context.workdir.path, name, jax.device_get(final), group.labels, real_seeds)
     _, test = context.images(recipe.classes)
-    given = group.knobs, teachers.initial, teachers.trained, seed_keys, test, jnp.int32(step), train_index
+    given = group.knobs, teachers.initial, teachers.trained, seed_keys, test, np.int32(step), train_index
     common["num_eval_noise"] = context.num_eval_noise
     measured = evaluate(recipe, context.metrics, states, *given, **common)
     return results.tidy(group.labels, real_seeds, step, jax.device_get(measured))
