@@ -274,11 +274,8 @@ def _measure(
     context: RunContext, group: Group, seed_batch: SeedBatch, teachers: TeacherParams, states: State, step: int
 ) -> Any:
     """The rows of students [seed, distinct training] at a step; at the last step parameters are stored, if wanted."""
-    recipe, train_index, real_seeds = (
-        group.recipe,
-        np.asarray(group.train_index, np.int32),
-        seed_batch.seeds[: seed_batch.real],
-    )
+    recipe, real_seeds = group.recipe, seed_batch.seeds[: seed_batch.real]
+    train_index = np.asarray(group.train_index, np.int32)
     last = step == recipe.eval_steps[-1]
     ends = last and any(sigma.any() for sigma in group.knobs.tree.final_noise.values())
     seed_keys = context.seed_keys(seed_batch, keys.STUDENT)
