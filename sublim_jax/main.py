@@ -13,6 +13,8 @@ from sublim_jax import cli
 from sublim_jax.cli import DONE
 from sublim_jax.config import command_line, default_workdir, identity, seeds_of
 from sublim_jax.core.errors import ConfigError, shown
+from sublim_jax.engine import options
+from sublim_jax.engine.progress import Progress
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,29 +57,27 @@ def _command(argv: list[str]) -> int:
         return DONE
     values.verbosity = cli.set_verbosity("quiet" if values.quiet else values.verbosity)
     plot, config = _plot_file(values.plot), request.resolve()
-    # Imported after the flags are checked, because JAX takes seconds.
-    from sublim_jax.config.estimate import estimate
-    from sublim_jax.config.study import study_of
-    from sublim_jax.engine import distributed
-    from sublim_jax.results import figures
-    from sublim_jax.results.workdir import choose_folder
-
-    figures.pick(config.figure)
-    distributed.parse_shard(values.shard)
-    distributed.parse_cluster(values.distributed)
+    options.parse_shard(values.shard)
+    options.parse_cluster(values.distributed)
     if values.csv and Path(values.csv).expanduser().is_dir():
         raise ConfigError(f"--csv={values.csv}: is a folder; must be a file")
+    if values.workdir == "auto" and (values.shard != "0/1" or values.distributed):
+        raise ConfigError("workdir='auto': must be a name where several jobs share a work folder")
     if values.dry_run:
+        from sublim_jax.config.estimate import estimate
+        from sublim_jax.config.study import study_of
+
         print(estimate(config, study_of(config)))
         return DONE
-    overrides = {name: str(value) for name, value in request.overrides.items()}
-    workdir = choose_folder(values.workdir or "", default_workdir(config))
+    progress = Progress(show=values.verbosity != "quiet")
+    with progress.over((), "reading data"):  # JAX and other libraries, which take seconds, are imported meanwhile
+        workdir = _work_folder(config, values)
+        study = _read(config, values, workdir)
     if values.workdir == "auto":
-        if values.shard != "0/1" or values.distributed:
-            raise ConfigError("workdir='auto': must be a name where several jobs share a work folder")
         argv.append(f"--workdir={workdir}")  # the line that says how to go on names it
+    overrides = {name: str(value) for name, value in request.overrides.items()}
     metadata = {"command": cli.resume_command(argv, "main"), "overrides": overrides}
-    if _run(config, values, workdir, metadata):
+    if _run(config, values, workdir, metadata, study, progress):
         _report(config, values, workdir, plot)
     return DONE
 
@@ -92,23 +92,35 @@ def _plot_file(text: str) -> Path | None:
     return path
 
 
-def _run(config: Any, values: flags.FlagValues, workdir: Path, metadata: Mapping[str, Any]) -> bool:
-    """Train what a config asks for and return whether all rows are there; `metadata` is stored with the rows."""
-    from sublim_jax.config.build import options_of
-    from sublim_jax.config.study import study_of
-    from sublim_jax.engine import compilation_cache, distributed, trackers
-    from sublim_jax.engine.progress import Progress
-    from sublim_jax.engine.session import Session
-    from sublim_jax.results.provenance import provenance
+def _work_folder(config: Any, values: flags.FlagValues) -> Path:
+    """The work directory that the flags name."""
+    from sublim_jax.results.workdir import choose_folder
 
-    shard, quiet = distributed.parse_shard(values.shard), values.verbosity == "quiet"
+    return choose_folder(values.workdir or "", default_workdir(config))
+
+
+def _read(config: Any, values: flags.FlagValues, workdir: Path) -> Any:
+    """The study of a config, with its data; also begins to work with other processes, where flags name them."""
+    from sublim_jax.engine import compilation_cache, distributed, trackers
+
     trackers.names_of(values.tracker, workdir)
     distributed.initialize(values.distributed)
     compilation_cache.enable()
-    progress, seeds = Progress(show=not quiet), seeds_of(config)
-    with progress.over((), "reading data"):
-        study = study_of(config)
-    stop = cli.Stop()
+    from sublim_jax.config.study import study_of
+
+    return study_of(config)
+
+
+def _run(
+    config: Any, values: flags.FlagValues, workdir: Path, metadata: Mapping[str, Any], study: Any, progress: Progress
+) -> bool:
+    """Train what a config asks for and return whether all rows are there; `metadata` is stored with the rows."""
+    from sublim_jax.config.build import options_of
+    from sublim_jax.engine import distributed
+    from sublim_jax.engine.session import Session
+    from sublim_jax.results.provenance import provenance
+
+    shard, seeds, stop = options.parse_shard(values.shard), seeds_of(config), cli.Stop()
     session = Session(
         seeds=seeds,
         workdir=workdir,
@@ -121,7 +133,7 @@ def _run(config: Any, values: flags.FlagValues, workdir: Path, metadata: Mapping
         shard=shard,
         tracker=values.tracker,
     )
-    if not quiet:
+    if values.verbosity != "quiet":
         _announce(config, study, session)
     study.run(session)
     distributed.wait_for_others(lambda: study.left(seeds=seeds, workdir=workdir, shard=shard), stop)

@@ -25,8 +25,14 @@ def command(*words):
     return [sys.executable, "-m", "sublim_jax.main", *words]
 
 
-def run(tmp_path, *words):
-    return subprocess.run(command(*words), cwd=tmp_path, capture_output=True, text=True, timeout=600)
+def run(tmp_path, *words, **environment):
+    given = {"capture_output": True, "text": True, "timeout": 600, "env": {**os.environ, **environment}}
+    return subprocess.run(command(*words), cwd=tmp_path, **given)
+
+
+def programs(tmp_path, *words):
+    """The names of the programs that a command compiles."""
+    return re.findall(r"Compiling (\S+) with", run(tmp_path, *words, JAX_LOG_COMPILES="1").stderr)
 
 
 REFUSED = {
@@ -75,6 +81,17 @@ def test_main_refuses_bad_input_in_one_line_with_exit_code_2(case, tmp_path, mon
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("config", ["quickstart", "defence"])  # the second has transforms of targets and gradients
+def test_main_plans_without_compiling_a_program(config, tmp_path):
+    assert programs(tmp_path, f"--config={ROOT}/configs/{config}.py", "--dry_run") == []
+
+
+def test_main_imports_no_large_library_before_its_first_line():
+    early = "import sys, sublim_jax.main; assert not {'jax', 'pandas'} & sys.modules.keys()"
+    later = "import sublim_jax.results.summary; assert 'scipy' not in sys.modules"  # for the report only
+    subprocess.run([sys.executable, "-c", f"{early}; {later}"], check=True, timeout=60)
+
+
 @pytest.mark.e2e
 def test_main_ends_its_process_with_the_exit_code(tmp_path):
     words, message = REFUSED["misspelt field"]
@@ -102,6 +119,7 @@ def test_main_leaves_rows_config_figure_and_report(tmp_path):
     last = facts["runs"][-1]
     assert last["overrides"]["m"] == "(3,)" and last["status"] == "done" and last["resolved"]["student"]["steps"] == 20
     assert last["steps"] == {"teachers": 2 * 8, "students": 3 * 2 * 20}  # random_class_head ends with the trunk of same
+    assert last["programs"] <= 11, programs(tmp_path, *SMOKE, "--config.seeds=2", "--config.m=(3,)", "--workdir=auto")
     assert {"versions", "commit", "machine"} <= set(last["provenance"]) and len(last["data"]["sha256"]) == 64
     assert last["devices"] and last["seconds"]["compile"] > 0
     page = (folder / "report.html").read_text()
@@ -213,7 +231,7 @@ def test_main_with_a_free_folder_names_it_in_the_command_that_goes_on(tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results" / "quickstart-smoke").mkdir(parents=True)
 
-    def interrupted(config, values, workdir, metadata):
+    def interrupted(config, values, workdir, metadata, *_):
         assert str(workdir) == "results/quickstart-smoke-2" and metadata["command"].endswith(f"={workdir}")
         raise KeyboardInterrupt
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
+import jax
 import numpy as np
 import optax
 
@@ -132,9 +132,11 @@ def _teacher_phase(config: Config, dataset: Dataset, trunk: nn.Module | None) ->
     )
     layers = shapes(net, dataset.train.x.shape[1:])
     knobs = Knobs(
-        logit_mask=jnp.ones(classes, bool),
-        noise_batches=jnp.int32(_ALWAYS_FRESH),
-        temperature=jnp.float32(1.0),
+        **_on_device(
+            logit_mask=np.ones(classes, bool),
+            noise_batches=np.int32(_ALWAYS_FRESH),
+            temperature=np.float32(1.0),
+        ),
         share=trees.per_layer(layers, 1.0, {}, "share"),
         **_common_knobs(config, "teacher", layers, [*layers, "aux_head"]),
     )
@@ -168,14 +170,21 @@ def _student_phase(config: Config, dataset: Dataset, widths: Sequence[int], trun
     imitated = {"aux": logit >= classes, "class": logit < classes, "all": logit >= 0}[section.sees]
     share = dict.fromkeys(_layers_drawn(condition, layers), float(section.share))
     knobs = Knobs(
-        logit_mask=jnp.asarray(imitated & (logit < classes + m)),
-        noise_batches=jnp.int32(section.pool or _ALWAYS_FRESH),
-        temperature=jnp.float32(section.temperature),
+        **_on_device(
+            logit_mask=imitated & (logit < classes + m),
+            noise_batches=np.int32(section.pool or _ALWAYS_FRESH),
+            temperature=np.float32(section.temperature),
+            extra={**strengths, **{name: np.float32(number) for name, number in section.get("extra", {}).items()}},
+        ),
         share=trees.per_layer(layers, 1.0, share, "config.conditions"),
-        extra={**strengths, **{name: jnp.float32(number) for name, number in section.get("extra", {}).items()}},
         **_common_knobs(config, "student", layers, layers),
     )
     return Phase(recipe, knobs)
+
+
+def _on_device(**fields: Any) -> dict[str, Any]:
+    """NumPy values as JAX's arrays, for which nothing is compiled."""
+    return jax.device_put(fields)
 
 
 def _common_knobs(config: Config, role: str, layers: Iterable[str], noisy: Iterable[str]) -> dict[str, Any]:
@@ -184,7 +193,7 @@ def _common_knobs(config: Config, role: str, layers: Iterable[str], noisy: Itera
     frozen = grid.matching(layers, section.frozen, f"{role}.frozen")
     perturbed = grid.matching(noisy, config.perturb.layers, "perturb.layers") if before or after else []
     return {
-        "lr": jnp.float32(section.lr),
+        **_on_device(lr=np.float32(section.lr)),
         "trainable": trees.per_layer(layers, 1.0, dict.fromkeys(frozen, 0.0), "frozen"),
         "init_noise": trees.per_layer(noisy, 0.0, dict.fromkeys(perturbed, float(before)), "init_noise"),
         "final_noise": trees.per_layer(noisy, 0.0, dict.fromkeys(perturbed, float(after)), "final_noise"),
@@ -196,7 +205,7 @@ def _target_transform(config: Config) -> tuple[TargetTransform | None, dict[str,
     mixed = targets.MixTargets(unrelated=config.student.mixed_with == "stranger")
     kinds = {"mixed": mixed, "target_noise": targets.AddTargetNoise(), "levels": targets.QuantizeTargets()}
     used = {name: kind for name, kind in kinds.items() if config.student[name]}
-    strengths = {name: jnp.float32(config.student[name]) for name in used}
+    strengths = {name: np.float32(config.student[name]) for name in used}
     if len(used) > 1:
         return targets.Chain(tuple(used.values())), strengths
     return next(iter(used.values()), None), strengths

@@ -29,7 +29,7 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     "random_aux_head": ("aux_head",),
     "random": ("*",),
 }
-# The names that a config may hold. A test compares them with the functions in sublim_jax.config.build.
+# The names that a config may hold. Tests compare them with sublim_jax.config.build and sublim_jax.results.figures.
 INITS = ("torch_linear", "normal_fan_in", "transformer")
 ACTIVATIONS = ("relu", "gelu", "tanh", "sigmoid", "silu", "leaky_relu", "identity")
 LOSSES = ("mse", "kl", "cosine", "huber")
@@ -43,6 +43,10 @@ DATASETS = ("mnist", "fashion_mnist", "kmnist", "emnist/balanced", "emnist/lette
 SOURCES = ("auto", "embedded", "idx", "tfds")
 TRUNKS = ("mlp", "cnn")
 PRESETS = ("paper", "laptop", "smoke")
+FIGURES = ("activation", "cloud", "defence", "failure", "figure2", "figure3_classes", "figure3_cnn", "figure3_depth")
+FIGURES += ("figure3_width", "figure4", "figure5", "figure6", "lm_base", "lm_divergence", "lm_dose", "lm_layers")
+FIGURES += ("lm_optimizer", "lm_paraphrase", "lm_transfer", "loss", "noise", "optimizer", "perturbation", "rotation")
+FIGURES += ("share", "theorem1", "transfer")
 
 
 class Rule(NamedTuple):
@@ -173,7 +177,7 @@ def _common(name: str, figure: str, study: tuple[str, ...], seeds: int, laptop: 
     """The fields of every study."""
     return {
         "name": Field(name, _NAME, "name of the experiment; results are kept in results/NAME"),
-        "figure": Field(figure, _TEXT, "figure of the report: one of the names in sublim_jax.results.figures"),
+        "figure": Field(figure, _one_of(*FIGURES), "figure of the report, see sublim_jax.results.figures"),
         "study": Field(study[0], _one_of(*study), "experiment that is run"),
         "preset": Field("paper", _one_of(*PRESETS), "size: as published; fewer points and seeds; or toy sizes"),
         "presets": Field({"laptop": {"seeds": laptop}, "smoke": {}}, _SECTION, "fields that each preset changes"),

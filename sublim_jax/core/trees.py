@@ -44,7 +44,7 @@ class Stack:
 
 
 def stack(trees: Sequence[Any]) -> Stack:
-    """Stack trees; raises `ValueError` where structures or leaf shapes differ."""
+    """Stack trees as NumPy arrays; raises `ValueError` where structures or leaf shapes differ."""
     rows, structures = zip(*map(jax.tree.flatten, trees), strict=True)
     if len(set(structures)) > 1:
         raise ValueError(f"trees differ in structure: {set(structures)}")
@@ -53,7 +53,7 @@ def stack(trees: Sequence[Any]) -> Stack:
         arrays = [np.asarray(leaf) for leaf in column]
         equal = all(np.array_equal(arrays[0], array) for array in arrays)
         axes.append(None if equal else 0)
-        leaves.append(jnp.asarray(arrays[0] if equal else np.stack(arrays)))
+        leaves.append(arrays[0] if equal else np.stack(arrays))
     return Stack(jax.tree.unflatten(structures[0], leaves), tuple(axes), len(trees))
 
 
@@ -66,7 +66,7 @@ def per_layer(layers: Iterable[str], default: float, changes: Mapping[str, float
     for name in changes:
         if name not in names:
             raise ConfigError(unknown_name(field, name, names))
-    return {name: jnp.float32(changes.get(name, default)) for name in names}
+    return jax.device_put({name: np.float32(changes.get(name, default)) for name in names})  # compiles nothing
 
 
 def index(tree: Any, index: int) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
@@ -191,7 +191,7 @@ class Condition:
             **changes: fields of `Recipe`; another name raises `ConfigError`.
         """
         recipe, knobs = _changed("with_student", self.student, changes)
-        numbers = {name: jnp.float32(value) for name, value in (extra or {}).items()}
+        numbers = jax.device_put({name: np.float32(value) for name, value in (extra or {}).items()})
         student = Phase(recipe, dataclasses.replace(knobs, extra={**knobs.extra, **numbers}))
         return dataclasses.replace(self, labels={**self.labels, **(extra or {})}, student=student)
 

@@ -1,7 +1,6 @@
 """Several processes and jobs: which part of the work is this process's, and are the others done?"""
 
 import os
-import re
 import socket
 import sys
 import time
@@ -15,6 +14,7 @@ from sublim_jax import results
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition
 from sublim_jax.engine import schedule
+from sublim_jax.engine.options import check_shard, parse_cluster
 from sublim_jax.engine.plan import Plan, make_plan
 
 _JOIN = 300  # seconds that a process waits for the others to begin
@@ -39,19 +39,6 @@ _EACH = 2.0  # seconds between two looks into the work folder
 _GRACE = 20.0  # seconds that an interrupted process 0 leaves the others
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """'i/n' as (i, n); raises `ConfigError` unless 0 <= i < n."""
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    return _checked((int(match[1]), int(match[2])) if match else (0, 0), repr(text))
-
-
-def _checked(shard: tuple[int, int], shown: str) -> tuple[int, int]:
-    index, number = shard
-    if not 0 <= index < number:
-        raise ConfigError(f"shard={shown}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
-    return shard
-
-
 def _partly_set(environment: Mapping[str, str]) -> str:
     """What is wrong with the variables of a cluster of which only some are set, or hold no numbers; empty if nothing.
 
@@ -71,18 +58,6 @@ def _partly_set(environment: Mapping[str, str]) -> str:
             absent = ", ".join(missing)
             wrong = wrong or f"of the variables of {cluster} {absent} are not set; start every process with {start}"
     return wrong
-
-
-def parse_cluster(cluster: str) -> dict[str, Any]:
-    """The arguments of `jax.distributed.initialize`; raises `ConfigError` for what is no cluster."""
-    if cluster in ("", "auto"):
-        return {}
-    coordinator, comma, part = cluster.partition(",")
-    port = re.fullmatch(r"[^\s:/]+:(\d{1,5})", coordinator)
-    if not comma or not port or not 0 < int(port[1]) < 2**16:
-        raise ConfigError(f"distributed={cluster!r}: must be auto, or HOST:PORT,i/n, for instance 10.0.0.1:1234,0/2")
-    index, number = parse_shard(part)
-    return {"coordinator_address": coordinator, "process_id": index, "num_processes": number}
 
 
 def initialize(cluster: str) -> None:
@@ -175,7 +150,7 @@ def wait_for_others(left: Callable[[], int], stopped: Callable[[], bool]) -> Non
 
 def process_shard(shard: tuple[int, int], resume: str, workdir: Any) -> tuple[int, int]:
     """The shard of this process: its share, if JAX knows of several processes, of the shard asked for."""
-    index, number = _checked(shard, "{}/{}".format(*shard))
+    index, number = check_shard(shard, "{}/{}".format(*shard))
     index, number = index * jax.process_count() + jax.process_index(), number * jax.process_count()
     if number > 1 and workdir is None:
         raise ConfigError(f"shard={index}/{number}: needs a workdir, where all parts come together")

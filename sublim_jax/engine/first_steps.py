@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sublim_jax.core import keys
 from sublim_jax.core.types import ImageData, Knobs, ModelOutput, Params, Phase, Recipe, State
@@ -83,7 +84,7 @@ def measure(
     recipe = student.recipe
     recipe = dataclasses.replace(recipe, stream=streams.uniform) if recipe.eval_steps == (1,) else recipe
     recipes = dataclasses.replace(teacher.recipe, eval_steps=(1,)), recipe
-    axes = jnp.asarray(grid.eps), jnp.asarray(grid.alpha), jnp.asarray(shared)
+    axes = np.asarray(grid.eps), np.asarray(grid.alpha), np.asarray(shared)
     return _measure(recipes, (grid.samples, grid.draws), axes, (teacher.knobs, student.knobs), starts, bank)
 
 

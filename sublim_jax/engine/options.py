@@ -1,6 +1,10 @@
-"""How a sweep is computed, and the exception that ends it early."""
+"""How a sweep is computed, which part of it, and the exception that ends it early. Imports no JAX."""
 
 import dataclasses
+import re
+from typing import Any
+
+from sublim_jax.core.errors import ConfigError
 
 
 class Interrupted(Exception):
@@ -31,3 +35,29 @@ class RunOptions:
     precision: str = "highest"
     teachers: str = ""
     keep_params: bool = False
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """'i/n' as (i, n); raises `ConfigError` unless 0 <= i < n."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    return check_shard((int(match[1]), int(match[2])) if match else (0, 0), repr(text))
+
+
+def check_shard(shard: tuple[int, int], shown: str) -> tuple[int, int]:
+    """Return the shard (i, n); raises `ConfigError` unless 0 <= i < n."""
+    index, number = shard
+    if not 0 <= index < number:
+        raise ConfigError(f"shard={shown}: must be i/n with 0 <= i < n, for instance 0/4 to 3/4")
+    return shard
+
+
+def parse_cluster(cluster: str) -> dict[str, Any]:
+    """The arguments of `jax.distributed.initialize`; raises `ConfigError` for what is no cluster."""
+    if cluster in ("", "auto"):
+        return {}
+    coordinator, comma, part = cluster.partition(",")
+    port = re.fullmatch(r"[^\s:/]+:(\d{1,5})", coordinator)
+    if not comma or not port or not 0 < int(port[1]) < 2**16:
+        raise ConfigError(f"distributed={cluster!r}: must be auto, or HOST:PORT,i/n, for instance 10.0.0.1:1234,0/2")
+    index, number = parse_shard(part)
+    return {"coordinator_address": coordinator, "process_id": index, "num_processes": number}

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, Knobs, Phase, Recipe
 from sublim_jax.nets import shapes
-from sublim_jax.training import plugins
+from sublim_jax.training import optimizers
 
 PACKAGE = __name__.partition(".")[0]  # its functions need no digest of their source
 
@@ -119,13 +118,10 @@ def _untrained_layers(recipe: Recipe, knobs: Sequence[Knobs], image: tuple[int, 
         return ()
     head = shapes(recipe.net, image).get("class_head")
     foreign = any(part is not None and not _ours(part) for part in (recipe.loss, recipe.net, recipe.init_transform))
-    # A schedule of a user's optimizer may begin with 0 and move weights without a gradient later.
-    foreign |= plugins.is_foreign(recipe.optimizer)
-    if head is None or foreign or any(np.any(own.logit_mask[: head["bias"].shape[0]]) for own in knobs):
+    if head is None or foreign or optimizers.moves_without_gradient(recipe.optimizer):
         return ()
-    optimizer, weights = recipe.optimizer(), {"kernel": jnp.ones((1, 1))}
-    moved, _ = optimizer.update(jax.tree.map(jnp.zeros_like, weights), optimizer.init(weights), weights)
-    return () if any(np.any(leaf) for leaf in jax.tree.leaves(moved)) else ("class_head",)
+    reached = any(np.asarray(own.logit_mask)[: head["bias"].shape[0]].any() for own in knobs)
+    return () if reached else ("class_head",)
 
 
 def _ours(value: Any) -> bool:
@@ -135,7 +131,7 @@ def _ours(value: Any) -> bool:
 
 def _training(knobs: Knobs, untrained: tuple[str, ...]) -> Knobs:
     """The part of a condition's knobs that decides its training."""
-    none = jnp.float32(0)
+    none = np.float32(0)
     changed = {
         name: {layer: none if layer in untrained else value for layer, value in getattr(knobs, name).items()}
         for name in ("share", "init_noise", "trainable")
@@ -151,8 +147,8 @@ def _fingerprint(tree: Any) -> tuple[Any, str]:
 def _trained(phase: Phase, image: tuple[int, ...]) -> Phase:
     """The part of a teacher's phase that decides its training: no final noise, no noise on heads attached later."""
     layers, knobs = shapes(phase.recipe.net, image), phase.knobs
-    none = {layer: jnp.float32(0) for layer in layers}
-    sigma = {layer: knobs.init_noise.get(layer, none[layer]) for layer in layers}
+    none = {layer: np.float32(0) for layer in layers}
+    sigma = {**none, **{layer: number for layer, number in knobs.init_noise.items() if layer in layers}}
     return Phase(phase.recipe, dataclasses.replace(knobs, init_noise=sigma, final_noise=none))
 
 

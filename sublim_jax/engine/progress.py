@@ -10,7 +10,6 @@ from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-import jax
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -166,10 +165,10 @@ class Progress:
     def over(self, calls: Iterable[Call], text: str = "preparing") -> Iterator["Progress"]:
         """Show progress over planned calls; `text` names what is done where no call runs."""
         self._plan(calls, text)
-        _listen_to_jax()
         _listening.append(self)
         try:
             with self._display():
+                _listen_to_jax()
                 yield self
                 self._done = True
         finally:
@@ -336,5 +335,7 @@ def _listen(event: str, duration: float, /, **_: Any) -> None:
 
 @functools.cache
 def _listen_to_jax() -> None:
+    import jax  # takes a second, while which the first line of a run is printed
+
     listener: Any = _listen
     jax.monitoring.register_event_duration_secs_listener(listener)

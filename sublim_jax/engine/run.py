@@ -62,7 +62,7 @@ class RunContext:
 
         @functools.lru_cache(maxsize=1)
         def images(classes: int) -> tuple[ImageData, ImageData]:
-            return jax.tree.map(jnp.asarray, tuple(first_classes(split, classes) for split in splits))
+            return jax.device_put(tuple(first_classes(split, classes) for split in splits))
 
         return images
 
@@ -81,7 +81,7 @@ class RunContext:
 
     def seed_keys(self, seed_batch: SeedBatch, phase: str) -> Any:
         """Keys [seed] of the phase teacher or student."""
-        return population.phase_keys(keys.root(self.root_seed), jnp.asarray(seed_batch.seeds), phase)
+        return population.keys_by_phase(keys.root(self.root_seed), np.asarray(seed_batch.seeds))[phase]
 
     def describe(self, group: Group) -> str:
         """The conditions of a group in words, and its number."""
@@ -222,7 +222,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
         session.progress.skip(workload.initialize("teachers", recipe, *shape[:2]))
         for _, call in workload.training("teachers", recipe, *shape, session.options.save_every):
             session.progress.skip(call)
-        return jax.tree.map(jnp.asarray, cached)
+        return cached
     session.progress.subject = ""
     # The name holds the width of the batch, because padding differs on another number of devices, and the shard,
     # because two shards may train the same teachers at the same time.
@@ -232,7 +232,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
     _, states = _initialize(context, keys.TEACHER, recipe, stacked, None, seed_batch)
     phase = keys.TEACHER, recipe, stacked, states, None
     for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
-        trained = jax.tree.map(lambda leaf: leaf[:, 0], states.params)  # [seed, 1] as [seed]
+        trained = jax.tree.map(lambda leaf: leaf[:, 0], jax.device_get(states.params))  # [seed, 1] as [seed]
         if store.latest() != step:
             store.save(step, states)
     if not cache.save(seed_batch.seeds[: seed_batch.real], trained):
@@ -240,7 +240,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
     store.clear()
     # The cache decides: if another batch trained a seed too, all students of that seed get the same teacher.
     cached = cache.load(seed_batch.seeds)
-    return trained if cached is None else jax.tree.map(jnp.asarray, cached)
+    return trained if cached is None else cached
 
 
 def attach_heads(context: RunContext, group: Group, seed_batch: SeedBatch, trained: Params) -> TeacherParams:
@@ -278,7 +278,7 @@ def _evaluator(
     """What measures the students of a unit, with initial parameters `start` [seed, condition]."""
     measurement = Measurement(group.recipe, context.metrics, context.num_eval_noise, group.untrained_layers)
     _, test = context.images(group.recipe.classes)
-    nets = jnp.asarray(group.train_index), start, teachers, context.seed_keys(seed_batch, keys.STUDENT)
+    nets = np.asarray(group.train_index, np.int32), start, teachers, context.seed_keys(seed_batch, keys.STUDENT)
     return Evaluator(measurement, group.knobs, *nets, test, context.mesh)
 
 
@@ -288,7 +288,7 @@ def _measure(
     """The rows of students [seed, distinct training] at a step; at the last step parameters are stored, if wanted."""
     recipe, real_seeds = group.recipe, seed_batch.seeds[: seed_batch.real]
     last = step == recipe.eval_steps[-1]
-    ends = last and any(np.any(sigma) for sigma in group.knobs.tree.final_noise.values())
+    ends = last and any(sigma.any() for sigma in group.knobs.tree.final_noise.values())
     if last and context.session.options.keep_params:  # before the rows, which say that all is done
         given = group.knobs, evaluator.teachers.initial, evaluator.seed_keys, evaluator.train_index
         common: Any = {"untrained_layers": group.untrained_layers, "ends": ends, "mesh": context.mesh}
@@ -342,7 +342,7 @@ def _train_to_eval_steps(
     if step in (0, last) and step in recipe.eval_steps:
         yield step, states
     for stop, call in workload.training(nets, recipe, *shape, session.options.save_every, step):
-        given = recipe, states, knobs, references, seed_keys, train, jnp.int32(step), jnp.int32(stop)
+        given = recipe, states, knobs, references, seed_keys, train, np.int32(step), np.int32(stop)
         with progress.call(call):
             states = jax.block_until_ready(population.advance(*given, mesh=mesh))
         progress.count(nets, (stop - step) * knobs.size * seed_batch.real)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -58,7 +58,7 @@ def run(
     session.refuse_keep_params()
     with session.open(lambda: {**(session.config or {}), "data_sha256": dataset.checksum}) as workdir, float64():
         todo = _units(len(conditions), session.seeds, session.shard, workdir.seeds())
-        images = jax.tree.map(jnp.asarray, dataset.train)
+        images = jax.device_put(dataset.train)
         calls = [_call(conditions[number], grids[number], len(batch), images) for number, batch, _ in todo]
         with session.record(workdir, calls):
             for call, (number, batch, name) in zip(calls, todo, strict=True):
@@ -132,7 +132,8 @@ def _call(condition: Condition, grid: Grid, seeds: int, images: ImageData) -> Ca
 def _rows(condition: Condition, grid: Grid, images: ImageData, root: Any, seeds: tuple[int, ...]) -> pa.Table:
     """The rows of one condition and some seeds at every evaluation step."""
     shared = all(float(share) == 1 for share in condition.student.knobs.share.values())
-    phase_keys = [population.phase_keys(root, jnp.asarray(seeds), phase) for phase in (keys.TEACHER, keys.STUDENT)]
+    seed_keys = population.keys_by_phase(root, np.asarray(seeds))
+    phase_keys = [seed_keys[phase] for phase in (keys.TEACHER, keys.STUDENT)]
     measured = jax.device_get(measure(condition.teacher, condition.student, grid, shared, phase_keys, images))
     labels = [{**condition.labels, "eps": eps, "alpha": alpha} for eps in grid.eps for alpha in grid.alpha]
     tables = []

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
+import numpy as np
 from jaxtyping import Array, Key
 
 from sublim_jax.core import keys, trees
@@ -65,7 +66,7 @@ class MemberBatch(NamedTuple):
 
     def advance(self, states: Sequence[State], start: int, stop: int) -> list[State]:
         """Train every member from step `start` to `stop`."""
-        ends = jnp.int32(start), jnp.int32(stop)
+        ends = np.int32(start), np.int32(stop)
         members = zip(states, self.knobs, self.keys, self.texts, strict=True)
         return map_members(TrainSteps(self.recipe), [(s, k, order, text, *ends) for s, k, (_, order), text in members])
 
@@ -116,11 +117,14 @@ def _knobs(net: Decoder, lr: float, logit_mask: Any, trains: str, from_scratch: 
     layers = list(shapes(net, (w.LENGTH,)))
     fresh = [layer for layer in layers if from_scratch or layer.startswith("adapter_")]
     trained = trained_layers(layers, trains)
+    numbers = {
+        "logit_mask": np.ones(net.vocabulary, bool) if logit_mask is None else np.asarray(logit_mask),
+        "noise_batches": np.int32(_ALWAYS_NEW),
+        "lr": np.float32(lr),
+        "temperature": np.float32(1),
+    }
     return Knobs(
-        logit_mask=jnp.ones(net.vocabulary, bool) if logit_mask is None else jnp.asarray(logit_mask),
-        noise_batches=jnp.int32(_ALWAYS_NEW),
-        lr=jnp.float32(lr),
-        temperature=jnp.float32(1),
+        **jax.device_put(numbers),  # compiles nothing
         share=trees.per_layer(layers, 1.0, dict.fromkeys(fresh, 0.0), "share"),
         init_noise=trees.per_layer(layers, 0.0, {}, "init_noise"),
         trainable=trees.per_layer(layers, 0.0, dict.fromkeys(trained, 1.0), "config.lm.trains"),

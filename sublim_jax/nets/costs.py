@@ -14,7 +14,8 @@ from sublim_jax.nets.heads import shapes
 @functools.lru_cache(maxsize=4096)
 def activity(net: nn.Module, image: tuple[int, ...]) -> int:
     """Count the activations of all layers of a net for one image [height, width]."""
-    out = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, *image)))
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    out = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], x)
     return sum(math.prod(array.shape) for array in out.acts.values())
 
 

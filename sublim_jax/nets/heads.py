@@ -60,7 +60,8 @@ def shapes(net: nn.Module, image: tuple[int, ...]) -> dict[str, dict[str, jax.Sh
 
 @functools.lru_cache(maxsize=4096)
 def _shapes(net: Any, image: tuple[int, ...], x64: bool) -> Any:  # x64 decides the dtypes
-    variables = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image), jnp.float32))
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), x)
     if others := sorted(variables.keys() - {"params"}):
         raise ConfigError(f"net: {type(net).__name__} has variables {others}; only parameters are supported")
     return trees.flatten_layers(variables["params"])

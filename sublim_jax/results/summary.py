@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 MIN_SEEDS = 3  # for an interval; two values say too little about their own scatter
 Rows = Any  # a pandas DataFrame; to a type checker each of its expressions is a union of everything
@@ -63,6 +62,8 @@ def difference(left: pd.Series, right: pd.Series, level: float = 0.95) -> tuple[
         The interval of the differences of the seeds that both have, and `N pairs`; without such a seed Welch's interval
         of independent samples, in which n is the size of the smaller one, and `Welch`.
     """
+    from scipy import stats  # imported late, because it takes most of a second that a run should not begin with
+
     seeds = left.index.intersection(right.index)
     if len(seeds):
         return interval((left.loc[seeds] - right.loc[seeds]).to_numpy(float), level), f"{len(seeds)} pairs"
@@ -90,6 +91,8 @@ def bounds(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.nda
         samples: Values [..., seed] of three seeds or more.
         level: Confidence level.
     """
+    from scipy import stats
+
     number = samples.shape[-1]
     mean, spread = samples.mean(-1), samples.std(-1, ddof=1)
     deviations = (samples - mean[..., None]) / np.where(spread > 0, spread, 1)[..., None]

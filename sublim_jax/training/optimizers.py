@@ -11,7 +11,7 @@ import optax
 
 from sublim_jax.core.errors import ConfigError, unknown_name
 
-_PROBES = 3
+_OURS, _PROBES = __name__.partition(".")[0], 3
 
 
 @functools.lru_cache(maxsize=256)
@@ -25,17 +25,35 @@ def includes_learning_rate(optimizer: Callable[[], optax.GradientTransformation]
         optimizer: returns the transformation.
         shapes: (structure of the parameters, number of axes of each array).
     """
+    if _is_direction(optimizer):
+        return False
     structure, axes = shapes
-    with jax.ensure_compile_time_eval():
+
+    @jax.jit  # one program instead of one for each operation
+    def probe() -> list[Any]:
         ones = jax.tree.unflatten(structure, [jnp.ones((1,) * number) for number in axes])
         transformation = optimizer()
-        state = transformation.init(ones)
+        state, along = transformation.init(ones), []
         for _ in range(_PROBES):  # the first may be 0, of a learning rate that rises from 0
             updates, state = transformation.update(ones, state, ones)
-            along = sum(float(leaf.sum()) for leaf in jax.tree.leaves(updates))
-            if along:
-                return along < 0
-    return True  # only a schedule or an accumulation begins with zeros; the package's own directions never do
+            along.append(sum(leaf.sum() for leaf in jax.tree.leaves(updates)))
+        return along
+
+    with jax.ensure_compile_time_eval():
+        moved = [along for along in map(float, probe()) if along]
+    # Only a schedule or an accumulation begins with zeros; the package's own directions never do.
+    return moved[0] < 0 if moved else True
+
+
+def _is_direction(optimizer: Callable[[], optax.GradientTransformation]) -> bool:
+    """Whether an optimizer is known to return a direction: those of this package, and those of Optax that it names."""
+    package = (getattr(optimizer, "__module__", None) or "").partition(".")[0]
+    return package == _OURS or optimizer in (optax.scale_by_adam, optax.identity)
+
+
+def moves_without_gradient(optimizer: Callable[[], optax.GradientTransformation]) -> bool:
+    """Whether an optimizer may move a weight whose gradient is 0: weight decay does, and any unknown one might."""
+    return not _is_direction(optimizer) or bool(getattr(optimizer, "decay", 0))
 
 
 def direction_of(

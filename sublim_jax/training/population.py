@@ -36,6 +36,12 @@ def phase_keys(root: Key[Array, ""], seeds: Int[Array, " seed"], phase: str) -> 
     return jax.vmap(lambda seed: keys.at(root, keys.SEED, seed, phase))(jnp.asarray(seeds, jnp.uint32))
 
 
+@jax.jit
+def keys_by_phase(root: Key[Array, ""], seeds: Int[Array, " seed"]) -> dict[str, Key[Array, " seed"]]:
+    """Derive `phase_keys` of both phases in one program."""
+    return {phase: phase_keys(root, seeds, phase) for phase in (keys.TEACHER, keys.STUDENT)}
+
+
 def use_vmap() -> bool:
     """Return whether nets are vectorised (accelerators) or run one after another (CPU)."""
     return jax.default_backend() != "cpu"

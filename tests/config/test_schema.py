@@ -15,6 +15,7 @@ from sublim_jax.lm.spec import StudentSpec
 from sublim_jax.lm.training import Pretraining
 from sublim_jax.lm.world import World
 from sublim_jax.nets import ACTIVATIONS, Decoder
+from sublim_jax.results import figures
 
 
 @pytest.mark.parametrize("config", [base_config(), lm.base()], ids=["image", "language"])
@@ -52,6 +53,7 @@ def test_schema_names_the_functions():
         assert set(getattr(schema, names)) == set(getattr(build, names)), names
     assert set(schema.ACTIVATIONS) == set(ACTIVATIONS)
     assert set(schema.DATASETS) == set(idx.KINDS) and set(schema.SOURCES) == set(load.SOURCES)
+    assert figures.names() == schema.FIGURES
 
 
 @pytest.mark.parametrize("old", [name for name in grid.RENAMED if not name.startswith("lm.")])

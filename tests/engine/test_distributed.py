@@ -14,7 +14,7 @@ from helpers.populations import go, quiet
 
 import sublim_jax
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.engine import distributed, run
+from sublim_jax.engine import distributed, options, run
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.py"
 WORDS = (f"--config={CONFIG}", "--config.preset=smoke", "--config.seeds=6", "--config.m=(3,)")
@@ -103,7 +103,7 @@ def test_wait_for_others_can_be_stopped(monkeypatch):
 @pytest.mark.parametrize("text", ["", "2", "4/4", "-1/2", "1/0", "a/b", "1/2/3"])
 def test_parse_shard_takes_i_of_n(text):
     with pytest.raises(ConfigError, match=rf"^shard='{text}': must be i/n with 0 <= i < n"):
-        distributed.parse_shard(text)
+        options.parse_shard(text)
 
 
 def test_initialize_refuses_what_cannot_be_joined(monkeypatch):

@@ -189,6 +189,17 @@ def test_includes_learning_rate_tells_complete_optimizers_from_directions(kind):
     leaves, structure = jax.tree.flatten(params)
     shapes = structure, tuple(map(jnp.ndim, leaves))
     assert optimizers.includes_learning_rate(optimizer, shapes) == complete
+    # A function of the user's own is always tried; what is known of the package's must be what a trial says.
+    assert optimizers.includes_learning_rate(lambda: optimizer(), shapes) == complete
+
+
+@pytest.mark.parametrize("kind", [*DIRECTIONS, "no decay"])
+def test_moves_without_gradient_is_what_an_update_of_zeros_does(kind):
+    optimizer = DIRECTIONS.get(kind, optimizers.AdamL2(0.0))
+    transformation, weights = optimizer(), {"kernel": jnp.ones((2, 2))}
+    moved, _ = transformation.update(jax.tree.map(jnp.zeros_like, weights), transformation.init(weights), weights)
+    unknown = kind == "momentum"  # a function of this test
+    assert optimizers.moves_without_gradient(optimizer) == (unknown or bool(moved["kernel"].any()))
 
 
 @pytest.mark.e2e
