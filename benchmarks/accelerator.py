@@ -66,7 +66,7 @@ TOY = {  # the smallest sizes at which every part of a case runs
     "quickstart": ("--config.m=(3,)", "--config.conditions=('same',)", "--config.metrics=('task',)"),
     "cloud": ("--config.seeds=2", "--config.metrics=('task',)"),
     "figure6": ("--config.seeds=2", "--config.metrics=('task',)", "--config.arms.width.net.hidden=((32,2),)"),
-    "lm_transfer": ("--config.seeds=1", "--config.pretraining.steps=20", "--config.pretraining.documents=640"),
+    "lm_transfer": ("--config.seeds=1",),
 }
 
 
@@ -95,14 +95,18 @@ def _peak_rates(toy: bool, limit: float) -> dict[str, Any]:
     return json.loads(_child("_peak", [str(int(toy))], {}, limit))
 
 
+def overrides(case: Case, toy: bool) -> list[str]:
+    """The fields that a case sets, as words of a command line."""
+    kept = [word for word in case.overrides if not (toy and "preset" in word)]
+    return ["--config.preset=smoke", *kept, *TOY[case.config]] if toy else kept
+
+
 def run_case(case: Case, folder: Path, limit: float, toy: bool) -> dict[str, Any]:
     """Run one command and return its wall seconds, seconds by cause, programs and peak memory; or why it failed."""
     if limit <= 0:
         return {"left_out": "no time was left"}
-    kept = [word for word in case.overrides if "preset" not in word]
-    overrides = ["--config.preset=smoke", *kept, *TOY[case.config]] if toy else case.overrides
     workdir = folder / case.name
-    words = [f"--config={case.config}", f"--workdir={workdir}", *SETTLED, *overrides]
+    words = [f"--config={case.config}", f"--workdir={workdir}", *SETTLED, *overrides(case, toy)]
     # Base models are kept in the user's cache; a folder of its own makes the run train them.
     cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/programs_{case.config}", "XDG_CACHE_HOME": f"{folder}/cache"}
     begun = time.perf_counter()
