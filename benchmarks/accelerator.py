@@ -66,7 +66,15 @@ TOY = {  # the smallest sizes at which every part of a case runs
     "quickstart": ("--config.m=(3,)", "--config.conditions=('same',)", "--config.metrics=('task',)"),
     "cloud": ("--config.seeds=2", "--config.metrics=('task',)"),
     "figure6": ("--config.seeds=2", "--config.metrics=('task',)", "--config.arms.width.net.hidden=((32,2),)"),
-    "lm_transfer": ("--config.seeds=1",),
+    "lm_transfer": (
+        "--config.seeds=1",
+        "--config.arms.hard.lm.data=('greedy',)",
+        "--config.arms.soft.lm.data=('soft',)",
+        "--config.arms.teacher_hard.lm.teacher=('shuffled',)",
+        "--config.arms.teacher_soft.lm.teacher=('shuffled',)",
+        "--config.arms.unfiltered.lm.filtered=(True,)",
+        "--config.arms.carrier.lm.carrier=('code',)",
+    ),
 }
 
 

@@ -21,7 +21,7 @@ ONE_WIDTH = {f"arms.{arm}.m": (50,) for arm in ("cnn", "cnn_control", "mlp")}
 FEW_INPUTS = {"data.test_limit": 6000, "arms.mlp.student.stream": ("perlin",)}  # convolutions take long
 NARROW = {"data.test_limit": 300, "num_eval_noise": 64, "arms.width.net.hidden": tuple((256, k) for k in range(3, 7))}
 SWEEPS = {
-    "figure2": {"m": (100, 250), "seeds": 4, "run.memory_gb": 2.1, "metrics": ("task", "imitation", "representation")},
+    "figure2": {"m": (100, 250), "seeds": 4, "run.memory_gb": 2.1},
     "figure6": {"arms.width.net.hidden": ((256, 4096),), "seeds": 8, "run.memory_gb": 2.4, **WIDE},
     "figure3_cnn": {"seeds": 1, "run.memory_gb": 1.75, **FEW_INPUTS, **ONE_WIDTH, **FEW_METRICS},
 }
@@ -64,7 +64,7 @@ def test_memory_gb_is_honoured_where_it_binds(name, tmp_path):
     measured = peak_gb(tmp_path / "run", name, **fields)
     print(f"{name}: allowed {allowed:.2f} GB, predicted {predicted:.2f}, measured {measured:.2f}")
     assert roomy > allowed >= predicted > 0.9 * allowed, "the limit binds"
-    assert predicted / 1.6 < measured < 1.2 * allowed
+    assert predicted / 2 < measured < 1.2 * allowed
 
 
 @pytest.mark.e2e
