@@ -13,7 +13,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "
 CHILD = """
     import jax
     from helpers.populations import SGD, assert_close, conditions_of, go
-    from sublim_jax import data
+    from sublim_jax import data, metrics
     from sublim_jax.engine.options import RunOptions
     from sublim_jax.training import population
 
@@ -28,12 +28,13 @@ CHILD = """
     mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=100)
     fields = {"net.hidden": (16, 8), "teacher.epochs": 1, "student.steps": 5, "student.eval_steps": (0,), **SGD}
     conditions = conditions_of(mnist, conditions=("same", "random_hidden"), m=(3,), **fields)
-    many = go(mnist, conditions, seeds=64, options=RunOptions(devices=64))
+    few = {"metrics": (metrics.task, metrics.imitation)}
+    many = go(mnist, conditions, seeds=64, options=RunOptions(devices=64), **few)
     assert set(sharded) == {64}, sharded
-    one = go(mnist, conditions, seeds=64, options=RunOptions(devices=1))
+    one = go(mnist, conditions, seeds=64, options=RunOptions(devices=1), **few)
     assert len(one) == len(many) == 64 * 2 * 2
     assert_close(one, many)
-    padded = go(mnist, conditions, seeds=3, options=RunOptions(devices=64))
+    padded = go(mnist, conditions, seeds=3, options=RunOptions(devices=64), **few)
     assert_close(one[one.seed < 3].reset_index(drop=True), padded)
     print("same rows")
 """
