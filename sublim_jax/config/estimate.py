@@ -80,7 +80,7 @@ def _transfer(config: Config, study: "Study") -> Estimate:
         flop=flop,
         programs=len(programs),
         seconds=flop / _RATE,
-        gigabytes=max(schedule.unit_gigabytes(unit, image, limits) for unit in units),
+        gigabytes=schedule.program_drops(units, image, limits)[1],
     )
 
 
@@ -134,16 +134,10 @@ def theorem1_gigabytes(
 
 def _language(config: Config, study: "Study") -> Estimate:
     from sublim_jax.config import lm as lm_config
-    from sublim_jax.lm.world import LENGTH
 
     del study  # which has no conditions
-    setup, pretraining = lm_config.lab(config), lm_config.pretraining(config)
-    students = [point.arm for point in lm_config.expand(config)]
-    controls = {student.control() for student in students}
-    lines = setup.targets * sum(spec.steps * spec.batch for spec in students)
-    lines += sum(spec.steps * spec.batch for spec in controls)
-    lines += len({"same", *(spec.base for spec in students)}) * pretraining.steps * pretraining.batch
-    flop = 6.0 * config.seeds * lines * LENGTH * trees.count(shapes(setup.net, (LENGTH,)))
+    setup = lm_config.lab(config)
+    students, flop = [point.arm for point in lm_config.expand(config)], sum(language_flop(config).values())
     programs = {
         (spec.soft, spec.optimizer, spec.all_eval_steps, spec.batch, spec.lines, spec.rank) for spec in students
     }
@@ -156,6 +150,22 @@ def _language(config: Config, study: "Study") -> Estimate:
         seconds=flop / _RATE_LANGUAGE,
         gigabytes=sum(language_gigabytes(config).values()),
     )
+
+
+def language_flop(config: Config) -> dict[str, float]:
+    """Floating-point operations of training in a study of language models, by phase; those of teachers are few."""
+    from sublim_jax.config import lm as lm_config
+    from sublim_jax.lm.world import LENGTH
+
+    setup, pretraining = lm_config.lab(config), lm_config.pretraining(config)
+    students = [point.arm for point in lm_config.expand(config)]
+    lines = {
+        "bases": len({"same", *(spec.base for spec in students)}) * pretraining.steps * pretraining.batch,
+        "students": setup.targets * sum(spec.steps * spec.batch for spec in students)
+        + sum(spec.steps * spec.batch for spec in {student.control() for student in students}),
+    }
+    each = 6.0 * config.seeds * LENGTH * trees.count(shapes(setup.net, (LENGTH,)))
+    return {phase: each * number for phase, number in lines.items()}
 
 
 def language_gigabytes(config: Config) -> dict[str, float]:

@@ -21,7 +21,7 @@ from sublim_jax import metrics, results
 from sublim_jax.core import keys, trees
 from sublim_jax.core.types import Condition, ImageData, Params, Recipe, State, TeacherParams
 from sublim_jax.data.load import Dataset, first_classes
-from sublim_jax.engine import checkpoint, schedule, teacher_cache, workload
+from sublim_jax.engine import checkpoint, compilation_cache, schedule, teacher_cache, workload
 from sublim_jax.engine import params as stored_params
 from sublim_jax.engine.plan import Group, Plan, describe_plan, make_plan
 from sublim_jax.engine.schedule import SeedBatch, WorkUnit
@@ -67,6 +67,13 @@ class RunContext:
         return images
 
     @functools.cached_property
+    def limits(self) -> schedule.ResourceLimits:
+        """Limits of a unit of work."""
+        names = (getattr(metric, "__name__", "") for metric in self.metrics)
+        options, devices = self.session.options, self.session.devices
+        return schedule.limits_of(options, self.rows, devices, population.use_vmap(), names)
+
+    @functools.cached_property
     def mesh(self) -> Any:
         """Mesh over the seeds, or None."""
         return population.mesh_of(self.session.devices)
@@ -92,10 +99,7 @@ class RunContext:
 
     def work(self, done: Mapping[tuple[frozenset, int], set[int]] | None = None) -> list[WorkUnit]:
         """Units of work of this process, without what is `done`."""
-        options, devices = self.session.options, self.session.devices
-        names = (getattr(metric, "__name__", "") for metric in self.metrics)
-        limits = schedule.limits_of(options, self.rows, devices, population.use_vmap(), names)
-        return schedule.work_units(self.plan, self.session.seeds, self.image, limits, self.session.shard, done)
+        return schedule.work_units(self.plan, self.session.seeds, self.image, self.limits, self.session.shard, done)
 
 
 def run(
@@ -200,8 +204,10 @@ def data_identity(dataset: Dataset, metrics: Sequence[metrics.Metric]) -> dict[s
 def _run_units(context: RunContext, work: Sequence[WorkUnit]) -> None:
     """Run the units in order; trained teachers of a seed batch serve consecutive groups, then they are dropped."""
     trained: dict[tuple[int, str], Params] = {}
-    for group, seed_batch in work:
+    drops, _ = schedule.program_drops(work, context.image, context.limits)
+    for drop, (group, seed_batch) in zip(drops, work, strict=True):
         context.session.stop_if_asked()  # here, where no checkpoint of finished work is left
+        compilation_cache.release_memory(drop)
         batches = schedule.teacher_batches(group, seed_batch)
         earlier, trained = trained, {}
         for batch in batches:

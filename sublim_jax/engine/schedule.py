@@ -15,12 +15,13 @@ from sublim_jax.nets import activity, shapes, unpooled
 from sublim_jax.nets.costs import step_macs
 from sublim_jax.training.targets import needs_unrelated_teachers
 
-# Where nets run one after another, a larger unit gains nothing and takes longer to interrupt. Its program is unrolled
-# over conditions, so that compile time is proportional to their number.
-_NETS_IN_TURN = 64
+# Where nets run one after another, a larger unit gains nothing, takes more memory and longer to interrupt. Its program
+# is unrolled over conditions, so that compile time is proportional to their number.
+_NETS_IN_TURN, _SEEDS_IN_TURN = 64, 10
 _CONDITIONS_IN_TURN = 12
 _UNRELATED = 2**20  # beyond any seed that is used
 _PROCESS_GB, _PREDICTIONS_GB = 1.1, 0.3  # libraries and compiler on CPU, and the program of further metrics, measured
+_PROGRAMS_GB = 0.3  # compiled programs of one more group on CPU, measured: 0.2 when compiled, 0.28 from the disk cache
 _PLAIN_METRICS = {"task", "budget", "imitation", "layers", "heads", "audit"}  # these compare no latents
 
 
@@ -105,7 +106,9 @@ def work_units(
     for group, own in zip(plan.groups, assign_shards(plan, seeds, image, shard), strict=True):
         for part in split_to_fit(group, image, limits) if own else []:
             limit = limits.seeds or _seeds_that_fit(part, image, limits)
-            size = seed_batch_size(len(own), limit, limits.devices)
+            size = seed_batch_size(
+                len(own), limit, limits.devices, least_padding=not (limits.seeds or limits.side_by_side)
+            )
             units += [WorkUnit(part, batch) for batch in seed_batches(own, size, _seeds_done(part, done or {}))]
     return sorted(units, key=lambda unit: (unit.slice.seeds[0], unit.group.teacher, -unit.slice.real))
 
@@ -170,11 +173,17 @@ def _ends(size: int, number: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(round(part * size / number) for part in range(number + 1)))
 
 
-def seed_batch_size(seeds: int, limit: int, devices: int) -> int:
-    """Seeds in a batch: batches as equal as possible, at most `limit`, and a positive multiple of `devices`."""
+def seed_batch_size(seeds: int, limit: int, devices: int, least_padding: bool = False) -> int:
+    """Seeds in a batch: batches as equal as possible, at most `limit`, and a positive multiple of `devices`.
+
+    With `least_padding` there may be twice as many batches, where fewer seeds are then repeated as padding; but none
+    of a single seed, whose program rounds differently.
+    """
     limit = max(devices, limit - limit % devices)
     each = math.ceil(seeds / math.ceil(seeds / limit))
-    return math.ceil(each / devices) * devices
+    size = math.ceil(each / devices) * devices
+    sizes = range(size, max(2, math.ceil(limit / 2)) - 1, -devices) if least_padding else ()
+    return min(sizes, key=lambda each: (math.ceil(seeds / each) * each, -each), default=size)
 
 
 def seed_batches(seeds: Sequence[int], size: int, done: Set[int] = frozenset()) -> tuple[SeedBatch, ...]:
@@ -202,12 +211,31 @@ def _seeds_that_fit(group: Group, image: tuple[int, ...], limits: ResourceLimits
     devices, nets = limits.devices, group.unique_knobs.size
     one, two = (_total(_gigabytes(group, image, limits, nets, count * devices)) for count in (1, 2))  # seeds a device
     fits = devices * (1 + max(0, int((limits.memory_gb - one) / (two - one))))
-    return fits if limits.side_by_side else max(1, min(fits, _NETS_IN_TURN * devices // group.knobs.size))
+    in_turn = devices * max(1, min(_SEEDS_IN_TURN, _NETS_IN_TURN // group.knobs.size))
+    return fits if limits.side_by_side else min(fits, in_turn)
 
 
 def unit_gigabytes(unit: WorkUnit, image: tuple[int, ...], limits: ResourceLimits) -> float:
     """The predicted memory of a work unit on each device (on CPU: of the process), in GB."""
     return _total(_gigabytes(unit.group, image, limits, unit.group.unique_knobs.size, len(unit.slice.seeds)))
+
+
+def program_drops(
+    units: Sequence[WorkUnit], image: tuple[int, ...], limits: ResourceLimits
+) -> tuple[list[bool], float]:
+    """Before which units the compiled programs of earlier units must be dropped, so that the process keeps its limit.
+
+    Returns:
+        For every unit whether programs are dropped before it, and the predicted memory of the whole in GB.
+    """
+    drops, largest, loaded = [], 0.0, set()
+    for unit in units:
+        program = unit.group.recipe, unit.group.knobs.size, unit.group.untrained_layers, len(unit.slice.seeds)
+        own, others = unit_gigabytes(unit, image, limits), 0.0 if limits.side_by_side else _PROGRAMS_GB
+        drops.append(own + others * len(loaded - {program}) > limits.memory_gb and bool(loaded - {program}))
+        loaded = {program} if drops[-1] else loaded | {program}
+        largest = max(largest, own + others * (len(loaded) - 1))
+    return drops, largest
 
 
 def _total(gigabytes: Mapping[str, float]) -> float:
@@ -227,12 +255,15 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: ResourceLimits, net
     recipe, teacher = group.recipe, group.conditions[0].teacher.recipe
     aside = limits.side_by_side
     weights = shapes(recipe.net, image)
-    numbers, pixels, width = trees.count(weights), math.prod(image), activity(recipe.net, image)
+    numbers, pixels = trees.count(weights), math.prod(image)
     # On CPU a convolution's maps pass in blocks and only what pooling leaves is kept.
-    width += unpooled(recipe.net, image) if aside else 0
+    width, teacher_width = (
+        activity(net, image) + (unpooled(net, image) if aside else 0) for net in (recipe.net, teacher.net)
+    )
     read = weights.get("class_head", {}).get("kernel")  # [latent, classes]
     latent = 7 * read.shape[0] if limits.compares and read is not None else 0
     resting, working = (seeds / limits.devices,) * 2 if aside else (seeds, min(seeds, limits.devices))
+    compared = 2 * (width + teacher_width) + latent
     extra = recipe.gradient_transform is not None  # needs another batch and gradient
     others = 6 + needs_unrelated_teachers(recipe.target_transform)  # teachers
     kept, copies = (9 * nets + others) * numbers, (8 + extra) * nets * numbers
@@ -240,8 +271,8 @@ def _gigabytes(group: Group, image: tuple[int, ...], limits: ResourceLimits, net
     floats = {
         "net.hidden": resting * kept + working * copies,
         "student.batch": working * recipe.batch * (3 * width * nets + 4 * pixels) * (1 + extra),
-        "teacher.batch": working * teacher.batch * (3 * width + 4 * pixels),
-        "num_eval_noise": working * limits.rows * ((4 * width + latent) * (nets if aside else 1) + 2 * pixels),
+        "teacher.batch": working * teacher.batch * (3 * teacher_width + 4 * pixels),
+        "num_eval_noise": working * limits.rows * (compared * (nets if aside else 1) + 2 * pixels),
     }
     return {"": process} | {field: 4e-9 * number for field, number in floats.items()}
 

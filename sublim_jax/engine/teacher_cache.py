@@ -57,7 +57,7 @@ class TeacherCache:
             self._folder.mkdir(parents=True, exist_ok=True)
             if not (self._folder / "who.json").exists():
                 replace_file(self._folder / "who.json", self._identity.encode())
-            params = jax.device_get(params)
+            params = jax.device_get(params)  # at once: a seed that is taken from sharded arrays is sent to all devices
             for index, seed in enumerate(seeds):
                 if self.load((seed,)) is None:
                     save_arrays(flat_layers(trees.index(params, index)), self._file(seed), of=self._of(seed))

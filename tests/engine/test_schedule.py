@@ -1,5 +1,7 @@
 """Units of work: what fits, which seeds go at a time, who does what."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,34 @@ def test_seed_batches_are_equal_and_cover_every_seed_once(seeds, limit, devices,
     assert [len(part.seeds) for part in parts] == sizes
     assert [part.real for part in parts] == real
     assert [seed for part in parts for seed in part.seeds[: part.real]] == list(range(seeds))
+
+
+@pytest.mark.parametrize(("seeds", "limit", "devices", "size"), [
+    (20, 10, 1, 10), (64, 10, 1, 8), (100, 10, 1, 10), (20, 8, 1, 5), (3, 2, 1, 2), (1, 10, 1, 1), (9, 4, 2, 2),
+])  # fmt: skip
+def test_seed_batch_size_with_the_least_padding(seeds, limit, devices, size):
+    assert schedule.seed_batch_size(seeds, limit, devices, least_padding=True) == size
+
+
+def test_work_units_run_as_many_seeds_of_64_at_a_time_as_of_8(tiny):
+    for names, size in ((("same",), 8), (("same", "random_hidden"), 8)):
+        plan = make_plan(tiny(conditions=names, m=(3,)), IMAGE)
+        for seeds in (8, 64):
+            work = schedule.work_units(plan, range(seeds), IMAGE, ROOMY)
+            assert {(len(unit.slice.seeds), unit.slice.real) for unit in work} == {(size, size)}
+
+
+def test_program_drops_keep_programs_and_arrays_within_the_limit(plan):
+    units = schedule.work_units(plan, range(40), IMAGE, ROOMY)  # two groups in turn, of four batches each
+    alone = max(schedule.unit_gigabytes(unit, IMAGE, ROOMY) for unit in units)
+    assert len({unit.group.recipe for unit in units}) == 2 and len(units) > 4
+    both, one = (ROOMY._replace(memory_gb=alone + room) for room in (0.31, 0.01))
+    drops, predicted = schedule.program_drops(units, IMAGE, both)
+    assert not any(drops) and alone < predicted <= both.memory_gb
+    drops, predicted = schedule.program_drops(units, IMAGE, one)
+    changes = [left.group is not right.group for left, right in itertools.pairwise(units)]
+    assert drops == [False, *changes] and predicted == alone
+    assert not any(schedule.program_drops(units, IMAGE, one._replace(side_by_side=True))[0])
 
 
 def test_seed_batches_leave_out_seeds_that_are_done():

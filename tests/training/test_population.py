@@ -1,11 +1,7 @@
 """A population is its members: batching, cutting, permuting and sharding change nothing but rounding."""
 
 import math
-import os
 import re
-import subprocess
-import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -80,44 +76,6 @@ def test_advance_computes_noise_and_teacher_once_per_seed(mnist, tiny, monkeypat
     sizes = [math.prod(map(int, shape.split(","))) for shape in first_layers(there)]
     assert sizes.count(2 * 32 * 53) == 1  # the teacher of each seed
     assert sizes.count(2 * 4 * 32 * 53) == 2  # the students, on and back
-
-
-SHARDED = """
-    import jax
-    jax.config.update("jax_num_cpu_devices", 8)
-    import numpy as np
-    from helpers.populations import SGD, assert_close, conditions_of, go
-    from sublim_jax import data
-    from sublim_jax.core import keys
-    from sublim_jax.engine.options import RunOptions
-    from sublim_jax.engine.plan import make_plan
-    from sublim_jax.training import population, step
-    mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=300)
-    conditions = conditions_of(mnist, conditions=("same", "random_hidden"), m=(3,), **SGD)
-    one, eight = (go(mnist, conditions, seeds=3, options=RunOptions(devices=devices)) for devices in (1, 8))
-    assert len(one) == len(eight) == 3 * 2 * 3
-    assert_close(one, eight)
-    mesh = population.mesh_of(8)
-    group = make_plan(conditions, (28, 28)).groups[0]
-    key = population.phase_keys(keys.root(0), np.arange(8), "student")
-    bank = jax.tree.map(jax.numpy.asarray, mnist.train)
-    reference = jax.vmap(lambda k: step.init_params(group.recipe.net, group.recipe.init, (28, 28), k))(key)
-    _, states = population.init_states(group.recipe, group.knobs, reference, key, image=(28, 28), mesh=mesh)
-    text = population.advance.lower(group.recipe, states, group.knobs, reference, key, bank, np.int32(0), np.int32(5),
-                                    mesh=mesh).compile().as_text()
-    for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
-        assert word not in text, word
-    assert len(states.params["hidden_0"]["kernel"].sharding.device_set) == 8
-    print("sharded ok")
-"""
-
-
-@pytest.mark.e2e
-def test_run_on_eight_devices_gives_the_rows_of_one():
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-c", textwrap.dedent(SHARDED)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=environment)
-    assert done.returncode == 0 and "sharded ok" in done.stdout, done.stderr[-2000:]
 
 
 @pytest.mark.e2e
