@@ -284,7 +284,7 @@ def _evaluator(
     """What measures the students of a unit, with initial parameters `start` [seed, condition]."""
     measurement = Measurement(group.recipe, context.metrics, context.num_eval_noise, group.untrained_layers)
     _, test = context.images(group.recipe.classes)
-    nets = np.asarray(group.train_index, np.int32), start, teachers, context.seed_keys(seed_batch, keys.STUDENT)
+    nets: Any = np.asarray(group.train_index, np.int32), start, teachers, context.seed_keys(seed_batch, keys.STUDENT)
     return Evaluator(measurement, group.knobs, *nets, test, context.mesh)
 
 
