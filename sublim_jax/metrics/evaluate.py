@@ -148,13 +148,13 @@ class Evaluator:
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         precision = settings.jax_default_matmul_precision
         population_size = len(self.seed_keys), knobs.size
-        kind = structure, shapes, knobs.axes, population_size, self.mesh, precision
+        kind = structure, shapes, knobs.axes, population_size, self.mesh, precision, jax.default_backend()
         program = _program(self.measurement, ends, kind)
         if ends not in self._kept:
             self._kept[ends] = program.prepare(leaves)
         *kept, columns = self._kept[ends]
         changed = program.measure(leaves, kept, self.train_index)
-        return {name: columns[name] if name in columns else changed[name] for name in program.stages.names}
+        return {name: columns[name] if name in columns else changed[name] for name in sorted(program.stages.names)}
 
 
 class _Program:
@@ -167,7 +167,7 @@ class _Program:
         self._num_start = num_start  # number of arrays of initial parameters
         self.prepare, self.measure = jax.jit(self._prepare), jax.jit(self._measure)
 
-    def _divided(self, leaves: Sequence[Any]) -> tuple[list[Any], ...]:
+    def _divided(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
         """Arguments of the data, of the seeds, knobs of the conditions, initial and reached parameters, the step."""
         parts = [[leaf for leaf, own in zip(leaves, self._leaf_stages, strict=True) if own == stage] for stage in _ALL]
         data, seeds, conditions, students = parts
@@ -213,14 +213,15 @@ class _Program:
         return each_seed(one_seed, self._mesh, seeded, common)
 
 
-# Structure and shapes of the arguments, axes of the knobs, numbers of seeds and conditions, mesh, precision.
-_Kind = tuple[Any, tuple[Any, ...], tuple[int | None, ...], tuple[int, int], Mesh | None, Any]
+# Structure and shapes of the arguments, axes of the knobs, numbers of seeds and conditions, mesh; and what the
+# operations hold: precision of products, and kind of device.
+_Kind = tuple[Any, tuple[Any, ...], tuple[int | None, ...], tuple[int, int], Mesh | None, Any, str]
 
 
 @functools.lru_cache(maxsize=64)
 def _program(measurement: Measurement, ends: bool, kind: _Kind) -> _Program:
     """The program that measures all units of a kind."""
-    structure, shapes, axes, population_size, mesh, _ = kind  # the operations hold the precision
+    structure, shapes, axes, population_size, mesh, *_ = kind
     counts = [len(jax.tree.leaves(part)) for part in jax.tree.unflatten(structure, range(len(shapes)))]
     knob_stages = [DATA if axis is None else CONDITION for axis in axes]
     leaf_stages = [DATA] * counts[0] + [SEED] * (counts[1] + counts[2]) + knob_stages
