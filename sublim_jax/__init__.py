@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sublim_jax.core import compiler
 
+compiler.limit_lapack_threads()
 compiler.disable_wrong_fusion()
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Switch off a fusion of XLA's CPU compiler that returns wrong numbers.
+"""Settings that must be made before JAX starts: a fusion of XLA's CPU compiler that returns wrong numbers, LAPACK.
 
 From jaxlib 0.10.2 on (0.12.0.1 included) the YNN fusions of compiled CPU programs can be wrong without any message: a
 forward-mode derivative along a tangent that is zero in the last layer is off by up to 1e38 from about 500 rows on, and
@@ -19,6 +19,16 @@ _FIRST, _LAST = (0, 10, 2), (0, 12, 0, 1)  # versions in which the flag exists a
 
 def _jaxlib() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", importlib.metadata.version("jaxlib"))[:4])
+
+
+def limit_lapack_threads() -> None:
+    """Let LAPACK, which XLA takes from SciPy on CPU, use one thread, unless SciPy is loaded or the user has decided.
+
+    A second thread makes singular values of 256 x 256 matrices no faster. Beside another process OpenBLAS's threads
+    wait for each other: 15 ms become 30 to 1,400 (measured on 2 cores).
+    """
+    if "scipy.linalg" not in sys.modules:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from sublim_jax.core.types import ImageData, Knobs, ModelOutput, Params, Recipe,
 from sublim_jax.metrics import student as student_metrics
 from sublim_jax.metrics.staging import CONDITION, DATA, SEED, STEP, Stages
 from sublim_jax.metrics.student import EvalContext, Metric, TeacherStudent
+from sublim_jax.nets import MLP
 from sublim_jax.training import losses, streams
 from sublim_jax.training import step as training_step
 from sublim_jax.training.population import each_seed, use_vmap
@@ -79,8 +80,14 @@ class Measurement:
         """
         recipe, net = self.recipe, self.recipe.teacher
         assert net is not None  # the plan refuses a student without teacher
-        images = streams.normalize_images(test, test.x)
+        in_columns = (
+            _in_columns
+            if all(isinstance(getattr(own, "trunk", own), MLP) for own in (recipe.net, net))
+            else lambda x: x
+        )
+        images = in_columns(streams.normalize_images(test, test.x))
         noise, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jnp.int32(0), self.num_eval_noise, knobs, test)
+        noise = _in_columns(recipe, noise)
         trained = trees.merge_layers(params, {layer: start[layer] for layer in self.untrained_layers})
         students = start, training_step.add_final_noise(knobs, trained, key) if ends else trained
         teachers = teacher.initial, teacher.trained
@@ -243,6 +250,13 @@ def _program(measurement: Measurement, ends: bool, kind: _Kind) -> _Program:
 def _each_condition(function: Callable[[Any], Any], parts: Any) -> Any:
     """Compute function(parts[i]) for every condition i, stacked."""
     return jax.vmap(function)(parts) if use_vmap() else jax.lax.map(function, parts)
+
+
+def _in_columns(recipe: Recipe, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    """The same inputs, for MLPs stored with examples in columns, as their first product reads them twice as fast."""
+    if not all(isinstance(getattr(net, "trunk", None), MLP) for net in (recipe.net, recipe.teacher)):
+        return x
+    return jax.lax.optimization_barrier(x.reshape(len(x), -1).T).T.reshape(x.shape)
 
 
 def _outputs(net: nn.Module, both: tuple[Params, Params], x: Array) -> list[ModelOutput]:

@@ -25,28 +25,6 @@ def product(a: Float[Array, "i j"], b: Float[Array, "j k"], dtype: str) -> Float
     return a @ b if dtype == "float32" else _rounded(a, b, dtype)
 
 
-def first_product(a: Float[Array, "i j"], x: Float[Array, "n j"], dtype: str) -> Float[Array, "i n"]:
-    """Compute `product(a, x.T, dtype)` for the inputs x of a net, which on CPU are kept in both memory orders.
-
-    The product itself reads the transposed copy, the gradient of `a` reads x; either is a sixth slower in the other
-    order. XLA makes one copy for all nets that read the same inputs.
-    """
-    plain = dtype != "float32" or jax.default_backend() != "cpu"
-    return product(a, x.T, dtype) if plain else _in_both_orders(a, x)
-
-
-@jax.custom_jvp
-def _in_both_orders(a: Float[Array, "i j"], x: Float[Array, "n j"]) -> Float[Array, "i n"]:
-    # Without the inner barrier XLA computes x twice, once for each order.
-    return a @ lax.optimization_barrier(lax.optimization_barrier(x).T)
-
-
-@_in_both_orders.defjvp
-def _slope(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (a, x), (a_dot, x_dot) = primals, tangents
-    return _in_both_orders(a, x), a_dot @ lax.optimization_barrier(x).T + a @ x_dot.T
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _rounded(a: Float[Array, "i j"], b: Float[Array, "j k"], dtype: str) -> Float[Array, "i k"]:
     return _dot(a.astype(dtype), b.astype(dtype))

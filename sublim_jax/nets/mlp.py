@@ -4,7 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from sublim_jax.nets.activations import activation as activation_of
-from sublim_jax.nets.matmul import Affine, first_product, product
+from sublim_jax.nets.matmul import Affine, product
 
 TrunkOutput = tuple[Float[Array, "batch d"], dict[str, Float[Array, "batch ..."]]]  # (features, acts by layer name)
 
@@ -18,8 +18,7 @@ def hidden(x: Float[Array, "batch pixels"], widths: tuple[int, ...], dtype: str,
     h, acts = x.T, {}
     for index, width in enumerate(widths):
         kernel, bias = Affine(width, name=f"hidden_{index}")(len(h))
-        sums = product(kernel.T, h, dtype) if index else first_product(kernel.T, x, dtype)
-        h = activation_of(activation)(sums + bias[:, None])
+        h = activation_of(activation)(product(kernel.T, h, dtype) + bias[:, None])
         acts[f"hidden_{index}"] = h.T
     return h.T, acts
 
