@@ -80,12 +80,7 @@ class Measurement:
         """
         recipe, net = self.recipe, self.recipe.teacher
         assert net is not None  # the plan refuses a student without teacher
-        in_columns = (
-            _in_columns
-            if all(isinstance(getattr(own, "trunk", own), MLP) for own in (recipe.net, net))
-            else lambda x: x
-        )
-        images = in_columns(streams.normalize_images(test, test.x))
+        images = _in_columns(recipe, streams.normalize_images(test, test.x))
         noise, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jnp.int32(0), self.num_eval_noise, knobs, test)
         noise = _in_columns(recipe, noise)
         trained = trees.merge_layers(params, {layer: start[layer] for layer in self.untrained_layers})
