@@ -141,14 +141,9 @@ class Evaluator:
             step: step that they have reached.
             ends: training ends at this step, so `final_noise` is added.
         """
-        settings: Any = jax.config
-        knobs, teachers = self.knobs, self.teachers._replace(unrelated=None)
-        given = self.test, teachers, self.seed_keys, knobs.tree, self.start, params, np.int32(step)
-        leaves, structure = jax.tree.flatten(given)
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        precision = settings.jax_default_matmul_precision
-        population_size = len(self.seed_keys), knobs.size
-        program = _program(self.measurement, ends, structure, shapes, knobs.axes, population_size, self.mesh, precision)
+        teachers = self.teachers._replace(unrelated=None)
+        given = self.test, teachers, self.seed_keys, self.knobs.tree, self.start, params, np.int32(step)
+        program, leaves = program_of(self.measurement, ends, given, self.knobs, self.mesh)
         if ends not in self._kept:
             self._kept[ends] = program.prepare(leaves)
         *kept, columns = self._kept[ends]
@@ -210,6 +205,25 @@ class _Program:
 
         seeded, common = (seeds, *kept_seeds, start, params), (data, kept_data, knobs, step, train_index)
         return each_seed(one_seed, self._mesh, seeded, common)
+
+
+def program_of(
+    measurement: Measurement, ends: bool, given: tuple[Any, ...], knobs: trees.Stack, mesh: Mesh | None
+) -> tuple[_Program, list[Any]]:
+    """The program that measures a unit, and its arguments.
+
+    Args:
+        measurement: what is measured.
+        ends: training ends at this step.
+        given: arrays or shapes: test data, teachers, keys [seed], knobs, initial and reached parameters, step.
+        knobs: knobs of the conditions.
+        mesh: devices over which seeds are sharded.
+    """
+    settings: Any = jax.config
+    leaves, structure = jax.tree.flatten(given)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    population_size, precision = (len(given[2]), knobs.size), settings.jax_default_matmul_precision
+    return _program(measurement, ends, structure, shapes, knobs.axes, population_size, mesh, precision), leaves
 
 
 @functools.lru_cache(maxsize=64)
