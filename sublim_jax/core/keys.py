@@ -84,7 +84,8 @@ def threefry(
     XLA lowers `jax.random` on CPU to a rolled, memory-bound loop; the unrolled cipher is fused into one pass over the
     numbers and is several times faster. Source: Salmon et al., SC 2011, section 3.
     """
-    return _encrypt(*jax.random.key_data(key), x0, x1)
+    k0, k1 = jax.random.key_data(key)
+    return _encrypt(k0, k1, x0, x1)
 
 
 def _encrypt(k0: Array, k1: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
@@ -127,10 +128,9 @@ def words_by_column(keys: Key[Array, " arrays"], shapes: Sequence[tuple[int, ...
         (*(jnp.broadcast_to(half, size) for half in halves[index]), *(part.ravel() for part in _column_counters(shape)))
         for index, (shape, size) in enumerate(zip(shapes, sizes, strict=True))
     ]
-    joined = [jnp.concatenate(parts) for parts in zip(*inputs, strict=True)]
-    word0, word1 = _encrypt(*joined)
-    words = jax.lax.optimization_barrier(word0 ^ word1)  # or XLA enciphers each array on its own
-    parts = jnp.split(words, np.cumsum(sizes)[:-1])
+    k0, k1, x0, x1 = (jnp.concatenate(parts) for parts in zip(*inputs, strict=True))
+    word0, word1 = _encrypt(k0, k1, x0, x1)
+    parts = jnp.split(word0 ^ word1, np.cumsum(sizes)[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 

@@ -170,9 +170,9 @@ def _check_metrics(plan: Plan, dataset: Dataset, metrics: Sequence[Metric], num_
     group, image = plan.groups[0], dataset.train.x.shape[1:]
 
     def traced(seed_keys: Any, test: ImageData, step: Any) -> Any:
-        teacher = plan.teachers[group.teacher]
-        knobs = group.teacher_final_knobs
-        teachers = population.attach_heads(group.recipe.teacher, teacher.recipe.init, {}, seed_keys, knobs, image=image)
+        net, init, knobs = group.recipe.teacher, plan.teachers[group.teacher].recipe.init, group.teacher_final_knobs
+        assert net is not None  # the plan refuses a student without teacher
+        teachers = population.attach_heads(net, init, {}, seed_keys, knobs, image=image)
         start, _ = population.init_states(group.recipe, group.knobs, teachers.initial, seed_keys, image=image)
         teacher, key = jax.tree.map(lambda leaf: leaf[0], (teachers, seed_keys))
         params, knobs = jax.tree.map(lambda leaf: leaf[0, 0], start), group.knobs.member(0)
@@ -254,6 +254,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
 def attach_heads(context: RunContext, group: Group, seed_batch: SeedBatch, trained: Params) -> TeacherParams:
     """Teachers with the heads that this group's students need: initial, and trained with post-training noise."""
     net, init = group.recipe.teacher, context.plan.teachers[group.teacher].recipe.init
+    assert net is not None  # the plan refuses a student without teacher
     common = {"seed_keys": context.seed_keys(seed_batch, keys.TEACHER), "image": context.image, "mesh": context.mesh}
     return population.attach_heads(net, init, trained, knobs=group.teacher_final_knobs, **common)
 

@@ -124,7 +124,7 @@ class Evaluator:
 
     measurement: Measurement
     knobs: trees.Stack
-    train_index: Int[Array, " condition"]
+    train_index: Int[np.ndarray, " condition"]
     start: Params
     teachers: TeacherParams
     seed_keys: Key[Array, " seed"]
@@ -207,6 +207,10 @@ class _Program:
         return each_seed(one_seed, self._mesh, seeded, common)
 
 
+# Structure and shapes of the arguments, axes of the knobs, numbers of seeds and conditions, mesh, precision.
+_Kind = tuple[Any, tuple[Any, ...], tuple[int | None, ...], tuple[int, int], Mesh | None, Any]
+
+
 def program_of(
     measurement: Measurement, ends: bool, given: tuple[Any, ...], knobs: trees.Stack, mesh: Mesh | None
 ) -> tuple[_Program, list[Any]]:
@@ -223,22 +227,13 @@ def program_of(
     leaves, structure = jax.tree.flatten(given)
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     population_size, precision = (len(given[2]), knobs.size), settings.jax_default_matmul_precision
-    return _program(measurement, ends, structure, shapes, knobs.axes, population_size, mesh, precision), leaves
+    return _program(measurement, ends, (structure, shapes, knobs.axes, population_size, mesh, precision)), leaves
 
 
 @functools.lru_cache(maxsize=64)
-def _program(
-    measurement: Measurement,
-    ends: bool,
-    structure: Any,
-    shapes: tuple[Any, ...],
-    axes: tuple[int | None, ...],
-    population_size: tuple[int, int],
-    mesh: Mesh | None,
-    precision: Any,
-) -> _Program:
-    """The program for a unit of so many seeds and conditions, with arguments of these shapes."""
-    del precision  # but the operations hold it
+def _program(measurement: Measurement, ends: bool, kind: _Kind) -> _Program:
+    """The program that measures all units of a kind."""
+    structure, shapes, axes, population_size, mesh, _ = kind  # the operations hold the precision
     counts = [len(jax.tree.leaves(part)) for part in jax.tree.unflatten(structure, range(len(shapes)))]
     knob_stages = [DATA if axis is None else CONDITION for axis in axes]
     leaf_stages = [DATA] * counts[0] + [SEED] * (counts[1] + counts[2]) + knob_stages

@@ -54,7 +54,10 @@ def rsa(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
     defined = ~(_is_constant(x, 1) | _is_constant(y, 1))
     row, column = jnp.triu_indices(len(x), 1)
     pairs = defined[row] & defined[column]
-    a, b = (_ranks(_dissimilarities(features)[row, column], pairs) for features in (x, y))
+    ours, theirs = (_dissimilarities(features)[row, column] for features in (x, y))
+    # Depends on y only, so that it is computed once for a fixed y.
+    complete = _ranks(theirs, jnp.ones_like(pairs))
+    a, b = _ranks(ours, pairs), jax.lax.cond(pairs.all(), lambda: complete, lambda: _ranks(theirs, pairs))
     known = (defined.sum() > 2) & jnp.isfinite(x).all() & jnp.isfinite(y).all()
     return jnp.where(known, cosine(a, b), jnp.nan)
 
@@ -79,10 +82,9 @@ def _ranks(values: Float[Array, " n"], used: Bool[Array, " n"]) -> Float[Array, 
 
     def ends(least: float | Float[Array, ""]) -> tuple[Array, Array]:
         """The first and the last index of each value's chain of neighbours that differ by at most `least`."""
-        new = jnp.diff(ordered) > least
-        first = jax.lax.cummax(jnp.where(jnp.append(True, new), index, 0))
-        last = jax.lax.cummin(jnp.where(jnp.append(new, True), index, len(values)), reverse=True)
-        return first, last
+        chain = jnp.cumsum(jnp.append(False, jnp.diff(ordered) > least))
+        first = jnp.full(len(values) + 1, len(values)).at[chain].min(index)
+        return first[chain], first[chain + 1] - 1
 
     (first, last), (same_first, same_last) = ends(tolerance), ends(0.0)
     narrow = ordered[last] - ordered[first] <= _ROUNDING * tolerance
@@ -146,7 +148,8 @@ def _powers(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "
     lowest, top = 1 << limits.nmant, 2 ** (limits.nexp - 1) - 1  # of the exponent's field, and the exponent's offset
     field = jax.lax.bitcast_convert_type(x, bits) & bits((2**limits.nexp - 1) * lowest)
     field = jnp.clip(field, bits(lowest), bits((2 * top - 1) * lowest))
-    return tuple(jax.lax.bitcast_convert_type(part, x.dtype) for part in (field, bits(2 * top * lowest) - field))
+    power, inverse = (jax.lax.bitcast_convert_type(part, x.dtype) for part in (field, bits(2 * top * lowest) - field))
+    return power, inverse
 
 
 def _ratio(above: Float[Array, "*batch"], below: Float[Array, "*batch"]) -> Float[Array, "*batch"]:

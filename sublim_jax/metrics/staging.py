@@ -84,7 +84,7 @@ class Stages:
         return [(name, var) for name, var in results if self._when(var) == stage]
 
     def _when(self, var: Any) -> int:
-        return DATA if isinstance(var, core.Literal) else self._stage[var]
+        return DATA if isinstance(var, core.Literal) else max(DATA, self._stage[var])
 
     def _results(self) -> dict[int, list[core.Var]]:
         """What each stage hands to later ones, and its results."""
@@ -92,8 +92,10 @@ class Stages:
         needed: set[core.Var] = set()
         for stage in (STEP, CONDITION, SEED, DATA):
             own = [var for _, var in self._columns(stage) if not isinstance(var, core.Literal)]
-            own += [var for var in needed if self._stage[var] == stage and var not in own]
-            wanted[stage] = [var for var in own if var in self._made_by]
+            own += [var for var in needed if self._when(var) == stage]
+            # In the order of the program: a compiled program is found on disk by its text.
+            chosen = set(own)
+            wanted[stage] = [var for var in self._made_by if var in chosen]
             needed |= self._inputs(wanted[stage], stage)
         return wanted
 
@@ -107,11 +109,10 @@ class Stages:
         }
 
     def _is_kept(self, var: core.Var, stage: int) -> bool:
-        when = self._stage[var]
-        made_by = self._made_by.get(var)
-        return (
-            made_by is not None and when < stage and when in self._kept_stages and made_by.primitive.name not in _VIEWS
-        )
+        made_by, when = self._made_by.get(var), self._stage[var]
+        if made_by is None or when >= stage:
+            return False
+        return when in self._kept_stages and made_by.primitive.name not in _VIEWS
 
     def _operations(self, wanted: Iterable[core.Var], known: set[core.Var], stage: int | None = None) -> list[Any]:
         """The operations, in order, that compute what is wanted from known values or from what is kept for a stage."""

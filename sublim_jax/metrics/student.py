@@ -163,11 +163,8 @@ def layers(context: EvalContext) -> dict[str, Float[Array, ""]]:
     for layer in context.params.student_final:
         vectors = {net: flat(params, layer, context.knobs) for net, params in context.params._asdict().items()}
         for pairs in (PAIRS[:2], PAIRS[2:]):  # without and with the trained student, which later stages know
-            known = [
-                (pair, vectors[left], vectors[right])
-                for pair, left, right in pairs
-                if vectors[left] is not None and jnp.shape(vectors[left]) == jnp.shape(vectors[right])
-            ]
+            named = [(pair, vectors[left], vectors[right]) for pair, left, right in pairs]
+            known = [(pair, a, b) for pair, a, b in named if a is not None and b is not None and a.shape == b.shape]
             if known:
                 names, *sides = zip(*known, strict=True)
                 one, other = map(jnp.stack, sides)

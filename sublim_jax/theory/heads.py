@@ -171,8 +171,11 @@ def noisy_head(logits: Float[Array, "n K"], scale: Float[Array, " n"], labels: I
         point, weight = node
         return total + weight * ndtr(gaps + point).prod(1), None
 
-    nodes = (jnp.asarray(NODES, logits.dtype), jnp.asarray(WEIGHTS, logits.dtype))
-    exact, _ = jax.lax.scan(add, jnp.zeros_like(gaps[:, 0]), nodes)  # one node at a time: memory is n K
+    def integral() -> Float[Array, " n"]:
+        nodes = (jnp.asarray(NODES, logits.dtype), jnp.asarray(WEIGHTS, logits.dtype))
+        return jax.lax.scan(add, jnp.zeros_like(gaps[:, 0]), nodes)[0]  # one node at a time: memory is n K
+
+    exact = jax.lax.cond(noisy.any(), integral, lambda: jnp.zeros_like(gaps[:, 0]))  # not used where there is no noise
     pairs = ndtr(-gaps / jnp.sqrt(jnp.asarray(2, logits.dtype)))  # the probability that k beats the label
     plain = jnp.where(jnp.isfinite(logits).all(1), (logits.argmax(1) == labels).astype(logits.dtype), jnp.nan)
     accuracies = (jnp.maximum(1 - pairs.sum(1), 0), exact, 1 - pairs.max(1))

@@ -8,19 +8,20 @@ are unrolled with separate arrays, because each product already uses every core 
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
 from sublim_jax.core import keys, trees
-from sublim_jax.core.types import ImageData, Init, Knobs, Params, PerLayer, Recipe, State, TeacherParams
+from sublim_jax.core.types import ImageData, Init, Knobs, Params, Recipe, State, TeacherParams
 from sublim_jax.training import step as training_step
 
 Args = tuple[Any, ...]
@@ -97,7 +98,7 @@ def without_zero_noise(knobs: trees.Stack) -> trees.Stack:
     A draw that is multiplied by zero takes as long to compile as another. Traced knobs are returned as they are.
     """
     noise = {name: getattr(knobs.tree, name) for name in ("init_noise", "final_noise")}
-    if any(isinstance(sigma, jax.core.Tracer) for sigma in jax.tree.leaves(noise)):
+    if any(isinstance(sigma, Tracer) for sigma in jax.tree.leaves(noise)):
         return knobs
     noisy = {name: noisy_layers(layers) for name, layers in noise.items()}
 
@@ -109,7 +110,7 @@ def without_zero_noise(knobs: trees.Stack) -> trees.Stack:
     return trees.Stack(reduced(knobs.tree), tuple(axes), knobs.size)
 
 
-def noisy_layers(sigma: PerLayer) -> tuple[str, ...]:
+def noisy_layers(sigma: Mapping[str, Any]) -> tuple[str, ...]:
     """The layers with noise in some condition."""
     return tuple(layer for layer, values in sigma.items() if np.any(values))
 

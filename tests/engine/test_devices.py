@@ -50,7 +50,7 @@ def test_run_on_64_devices_gives_the_rows_of_one_without_a_collective(tmp_path):
     assert done.returncode == 0 and "same rows" in done.stdout, done.stderr[-2000:]
     programs = {path.name: path.read_text() for path in tmp_path.glob("*after_optimizations.txt")}
     sharded = {name: text for name, text in programs.items() if f"num_partitions={DEVICES}" in text}
-    for phase in ("advance", "evaluate"):
+    for phase in ("advance", "prepare", "measure"):
         assert any(phase in name for name in sharded), (phase, sorted(programs))
     for name, text in sharded.items():
         assert not re.findall("|".join(COLLECTIVES), text), name
