@@ -161,7 +161,7 @@ class _Program:
         self._num_start = num_start  # number of arrays of initial parameters
         self.prepare, self.measure = jax.jit(self._prepare), jax.jit(self._measure)
 
-    def _divided(self, leaves: Sequence[Any]) -> tuple[list[Any], ...]:
+    def _divided(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
         """Arguments of the data, of the seeds, knobs of the conditions, initial and reached parameters, the step."""
         parts = [[leaf for leaf, own in zip(leaves, self._leaf_stages, strict=True) if own == stage] for stage in _ALL]
         data, seeds, conditions, students = parts
