@@ -25,17 +25,26 @@ from sublim_jax.core.types import Recipe, TeacherParams
 from sublim_jax.data.load import first_classes
 from sublim_jax.engine import progress, schedule, workload
 from sublim_jax.engine.plan import Group
-from sublim_jax.engine.schedule import SeedBatch, WorkUnit
+from sublim_jax.engine.schedule import ResourceLimits, SeedBatch, WorkUnit
 from sublim_jax.metrics.evaluate import Measurement, allow_nan, program_of
 from sublim_jax.training import population
 
 _FEWEST_CORES = 4  # with fewer, compiling beside training takes from training what it saves
+_THREAD_GB = 0.25  # memory of a thread that compiles, measured on CPU
+_UNITS_AHEAD = 30  # `metrics.evaluate` keeps the programs of 64 measurements, two of a unit
 
 
-def count_threads() -> int:
-    """The number of threads that compile: one for each core of this process, none on fewer than four."""
+def count_threads(limits: ResourceLimits, predicted: float) -> int:
+    """The number of threads that compile: one for each core of this process, none on fewer than four.
+
+    Args:
+        limits: Limits of a unit; on CPU the threads share the memory that the run leaves.
+        predicted: Memory of the run in GB; see `schedule.program_drops`.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if cores >= _FEWEST_CORES else 0
+    if cores < _FEWEST_CORES:
+        return 0
+    return cores if limits.side_by_side else min(cores, max(0, int((limits.memory_gb - predicted) / _THREAD_GB)))
 
 
 class CompileAhead:
@@ -48,17 +57,20 @@ class CompileAhead:
         context: What the units need, a `run.RunContext`.
         work: The units in their order.
         drops: For every unit whether compiled programs are dropped before it; see `schedule.program_drops`.
+        threads: Number of threads that compile; 0 = each call compiles its own programs.
     """
 
-    def __init__(self, context: Any, work: Sequence[WorkUnit], drops: Sequence[bool]) -> None:
-        self._context, self._work, self._drops = context, work, drops
+    _pool: ThreadPoolExecutor | None
+
+    def __init__(self, context: Any, work: Sequence[WorkUnit], drops: Sequence[bool], threads: int) -> None:
+        self._context, self._work, self._drops, self._threads = context, work, drops, threads
         self._number, self._pool = 0, None
         self._futures: dict[tuple[int, Hashable], list[Future]] = {}  # by unit and `Call.program`
         self._changed = threading.Condition()
         self._ended = True
 
     def __enter__(self) -> "CompileAhead":
-        if count_threads():
+        if self._threads:
             self._context.session.progress.await_program = self._await
         return self
 
@@ -68,19 +80,22 @@ class CompileAhead:
 
     def begin(self, number: int) -> None:
         """Say that unit `number` begins, after programs were dropped where they had to be."""
-        self._number = number
-        if not (threads := count_threads()) or not (number == 0 or self._drops[number]):
+        with self._changed:
+            self._number = number
+            self._changed.notify_all()
+        if not self._threads or not (number == 0 or self._drops[number]):
             return
         self._stop()
         end = next((later for later in range(number + 1, len(self._work)) if self._drops[later]), len(self._work))
         self._futures, self._ended = {}, False
-        self._pool = ThreadPoolExecutor(threads, "compile_ahead", progress.mark_beside)
+        self._pool = ThreadPoolExecutor(self._threads, "compile_ahead", progress.mark_beside)
         self._pool.submit(self._submit_all, self._pool, self._futures, range(number, end), _precision())
 
     def _stop(self) -> None:
         """Compile nothing more; what is being compiled is not waited for."""
         with self._changed:
             self._ended = True
+            self._changed.notify_all()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -104,6 +119,7 @@ class CompileAhead:
                         with self._changed:
                             futures.setdefault((number, program), own)
                             self._changed.notify_all()
+                            self._changed.wait_for(lambda: self._ended or number < self._number + _UNITS_AHEAD)  # noqa: B023
                             if self._pool is not pool or self._ended:
                                 return
         finally:

@@ -204,8 +204,9 @@ def data_identity(dataset: Dataset, metrics: Sequence[metrics.Metric]) -> dict[s
 def _run_units(context: RunContext, work: Sequence[WorkUnit]) -> None:
     """Run the units in order; trained teachers of a seed batch serve consecutive groups, then they are dropped."""
     trained: dict[tuple[int, str], Params] = {}
-    drops, _ = schedule.program_drops(work, context.image, context.limits)
-    with compile_ahead.CompileAhead(context, work, drops) as ahead:
+    drops, predicted = schedule.program_drops(work, context.image, context.limits)
+    threads = compile_ahead.count_threads(context.limits, predicted)
+    with compile_ahead.CompileAhead(context, work, drops, threads) as ahead:
         for number, (group, seed_batch) in enumerate(work):
             context.session.stop_if_asked()  # here, where no checkpoint of finished work is left
             compilation_cache.release_memory(drops[number])

@@ -38,7 +38,7 @@ CHILD = """
 
     events, programs = [], []
     compilation_cache.enable()
-    compile_ahead.count_threads = lambda: int(sys.argv[1])
+    compile_ahead.count_threads = lambda *_: int(sys.argv[1])
     mnist = data.load_dataset("mnist", "embedded", train_limit=1000, test_limit=100)
     fields = json.loads(sys.argv[3])
     conditions = conditions_of(mnist, conditions=("same", "random_hidden"), **fields)
@@ -120,7 +120,7 @@ def listening():
 
 def rows_and_programs(monkeypatch, groups, mnist, threads=4, **session):
     """The rows of a run without programs in memory, and the planned programs that it made itself."""
-    monkeypatch.setattr(compile_ahead, "count_threads", lambda: threads)
+    monkeypatch.setattr(compile_ahead, "count_threads", lambda *_: threads)
     jax.clear_caches()
     HEARD.clear()
     rows = run(groups, mnist, quiet(**session), metrics=(metrics.task, metrics.imitation), num_eval_noise=32)
@@ -212,7 +212,7 @@ def test_compile_ahead_is_cancelled_where_a_run_is_interrupted(groups, mnist, li
     assert len(begun) <= 2 and not any(thread.name.startswith("compile_ahead") for thread in threading.enumerate())
 
 
-def of_units(monkeypatch, tasks, threads=4):
+def of_units(monkeypatch, tasks):
     """The context of units whose programs are named; `tasks` gives what compiles each."""
 
     def of_unit(self, unit):
@@ -221,7 +221,6 @@ def of_units(monkeypatch, tasks, threads=4):
             yield name, [future]
 
     monkeypatch.setattr(compile_ahead._Programs, "of_unit", of_unit)
-    monkeypatch.setattr(compile_ahead, "count_threads", lambda: threads)
     return SimpleNamespace(session=SimpleNamespace(progress=Progress(show=False)))
 
 
@@ -246,7 +245,7 @@ def test_compile_ahead_waits_for_the_programs_of_the_unit_that_runs(monkeypatch)
     tasks["broken"] = lambda: 1 / 0
     context = of_units(monkeypatch, tasks)
     units = [schedule.WorkUnit(names, None) for names in (("slow", "quick", "broken"), ("quick",))]
-    with CompileAhead(context, units, [False, True]) as ahead:
+    with CompileAhead(context, units, [False, True], 4) as ahead:
         wait = context.session.progress.await_program
         ahead.begin(0)
         assert wait("slow") and order == ["quick", "slow"]
@@ -256,11 +255,18 @@ def test_compile_ahead_waits_for_the_programs_of_the_unit_that_runs(monkeypatch)
     assert context.session.progress.await_program is None
 
 
-def test_compile_ahead_does_nothing_where_there_are_few_cores(monkeypatch):
-    for cores, threads in ((1, 0), (3, 0), (4, 4), (16, 16)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
-        assert compile_ahead.count_threads() == threads
-    context = of_units(monkeypatch, {}, threads=0)
-    with CompileAhead(context, [schedule.WorkUnit(("program",), None)], [False]) as ahead:
+@pytest.mark.parametrize(("cores", "gigabytes", "side_by_side", "threads"), [
+    (1, 9.0, False, 0), (3, 9.0, True, 0), (4, 9.0, False, 4), (16, 3.0, False, 4), (16, 2.1, False, 0),
+    (16, 1.0, False, 0), (16, 1.0, True, 16),
+])  # fmt: skip
+def test_count_threads_by_cores_and_memory(cores, gigabytes, side_by_side, threads, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    limits = schedule.ResourceLimits(gigabytes, 100, 1, side_by_side)
+    assert compile_ahead.count_threads(limits, 2.0) == threads
+
+
+def test_compile_ahead_without_threads_leaves_the_run_alone(monkeypatch):
+    context = of_units(monkeypatch, {})
+    with CompileAhead(context, [schedule.WorkUnit(("program",), None)], [False], 0) as ahead:
         ahead.begin(0)
         assert context.session.progress.await_program is None
