@@ -148,7 +148,7 @@ class Evaluator:
             self._kept[ends] = program.prepare(leaves)
         *kept, columns = self._kept[ends]
         changed = program.measure(leaves, kept, self.train_index)
-        return {name: columns[name] if name in columns else changed[name] for name in program.stages.names}
+        return {name: columns[name] if name in columns else changed[name] for name in sorted(program.stages.names)}
 
 
 class _Program:
@@ -207,8 +207,9 @@ class _Program:
         return each_seed(one_seed, self._mesh, seeded, common)
 
 
-# Structure and shapes of the arguments, axes of the knobs, numbers of seeds and conditions, mesh, precision.
-_Kind = tuple[Any, tuple[Any, ...], tuple[int | None, ...], tuple[int, int], Mesh | None, Any]
+# Structure and shapes of the arguments, axes of the knobs, numbers of seeds and conditions, mesh; and what the
+# operations hold: precision of products, and kind of device.
+_Kind = tuple[Any, tuple[Any, ...], tuple[int | None, ...], tuple[int, int], Mesh | None, Any, str]
 
 
 def program_of(
@@ -227,13 +228,14 @@ def program_of(
     leaves, structure = jax.tree.flatten(given)
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     population_size, precision = (len(given[2]), knobs.size), settings.jax_default_matmul_precision
-    return _program(measurement, ends, (structure, shapes, knobs.axes, population_size, mesh, precision)), leaves
+    kind = structure, shapes, knobs.axes, population_size, mesh, precision, jax.default_backend()
+    return _program(measurement, ends, kind), leaves
 
 
 @functools.lru_cache(maxsize=64)
 def _program(measurement: Measurement, ends: bool, kind: _Kind) -> _Program:
     """The program that measures all units of a kind."""
-    structure, shapes, axes, population_size, mesh, _ = kind  # the operations hold the precision
+    structure, shapes, axes, population_size, mesh, *_ = kind
     counts = [len(jax.tree.leaves(part)) for part in jax.tree.unflatten(structure, range(len(shapes)))]
     knob_stages = [DATA if axis is None else CONDITION for axis in axes]
     leaf_stages = [DATA] * counts[0] + [SEED] * (counts[1] + counts[2]) + knob_stages
