@@ -50,6 +50,16 @@ class Group(NamedTuple):
         return self.conditions[0].teacher.knobs
 
     @property
+    def first_trained(self) -> tuple[int, ...]:
+        """For each distinct training the index of its first condition."""
+        return tuple(map(self.train_index.index, range(self.unique_knobs.size)))
+
+    @property
+    def has_final_noise(self) -> bool:
+        """Whether noise is added to students when training ends."""
+        return any(sigma.any() for sigma in self.knobs.tree.final_noise.values())
+
+    @property
     def labels(self) -> tuple[Mapping[str, str | int | float], ...]:
         """The labels of every condition."""
         return tuple(condition.labels for condition in self.conditions)

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from rich.table import Column, Table
 
 _listening: list["Progress"] = []
 _compiled: set[Hashable] = set()  # programs that this process has
+_beside = threading.local()  # whether a thread compiles beside the run
 COMPILING = "compile"
 _REFRESH = 0.5  # seconds between two looks at a terminal
 _LINES_EVERY = 12.0  # seconds between two lines elsewhere
@@ -135,10 +136,12 @@ class Progress:
     then. `show=False` prints nothing. A stream that cannot be written to ends the display and not the run.
 
     Attributes:
-        seconds: Wall time by kind of work; compilation is under `compile` and in no other.
+        seconds: Wall time by kind of work; compilation, or waiting for it, is under `compile` and in no other.
         steps: Net-steps by kind of work, without those read back.
         programs: Number of compiled programs.
         subject: What is trained or measured, for instance a condition; shown behind the phase.
+        await_program: Waits until the program of a call is compiled by other threads and returns whether it is; None =
+            each call compiles its own.
     """
 
     def __init__(self, show: bool = True) -> None:
@@ -146,6 +149,7 @@ class Progress:
         self.steps: dict[str, int] = {}
         self.programs = 0
         self.subject = ""
+        self.await_program: Callable[[Hashable], bool] | None = None
         self._console = Console()
         widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         self._show, self._bar = show, self._console.is_terminal or widgets
@@ -185,6 +189,7 @@ class Progress:
             self._call, self._text = call, f"{phase} of {self.subject}" if self.subject else phase
         try:
             with self.timed(call.phase):
+                self._await(call)
                 yield
         finally:
             with self._lock:
@@ -194,6 +199,17 @@ class Progress:
                     _compiled.add(call.program)
                 self._forecast.learn(call.phase, call.seconds, spent - compiling)
                 self._number, self._wait_for, self._call = self._number + self._wait_for, 0, None
+
+    def _await(self, call: Call) -> None:
+        """Wait for the call's program where other threads compile it; the run compiles while it waits."""
+        if self.await_program is None:
+            return
+        start = time.perf_counter()
+        ready = self.await_program(call.program)
+        with self._lock:
+            self.hear("waited", time.perf_counter() - start)
+            if ready:
+                self._events = self._wait_for
 
     def skip(self, call: Call) -> None:
         """Take a call off what is left, because it is done already."""
@@ -234,22 +250,32 @@ class Progress:
     def _compiling_seconds(self) -> float:
         return sum((end - start for start, end in self._spans), 0.0)
 
-    def hear(self, event: str, duration: float) -> None:
-        """Count an event of JAX that has just ended; an event may contain earlier ones."""
+    def hear(self, event: str, duration: float, beside: bool = False) -> None:
+        """Count an event that has just ended; an event may contain earlier ones.
+
+        Args:
+            event: Its name in JAX.
+            duration: Its seconds.
+            beside: It happened beside the run, in a thread that compiles ahead, and takes none of the run's time.
+        """
         with self._lock:
             if event.endswith(_SAVED):
                 self._saved += duration
+                return
+            compiled = event.endswith("backend_compile_duration")
+            if compiled:
+                self.programs += 1
+                self._spent += duration
+                self._forecast.warm = self._saved > self._spent
+            if beside:
                 return
             end = time.perf_counter()
             while self._spans and self._spans[-1][0] >= end - duration:
                 self._spans.pop()
             self._spans.append((end - duration, end))
-            if event.endswith("backend_compile_duration"):
-                self.programs += 1
+            if compiled:
                 self._events += self._traced > _SHORT
                 self._traced = 0.0
-                self._spent += duration
-                self._forecast.warm = self._saved > self._spent
             # Not the time to trace: that event is nested in itself on JAX 0.7, and would count twice.
             if event.endswith("jaxpr_trace_duration"):
                 self._traced = max(self._traced, duration)
@@ -330,7 +356,12 @@ _EVENTS = "jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_comp
 def _listen(event: str, duration: float, /, **_: Any) -> None:
     if event.endswith(_EVENTS):
         for progress in _listening:
-            progress.hear(event, duration)
+            progress.hear(event, duration, getattr(_beside, "marked", False))
+
+
+def mark_beside() -> None:
+    """Say that the current thread compiles beside the run: its programs count, and its seconds do not."""
+    _beside.marked = True
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from sublim_jax import metrics, results
 from sublim_jax.core import keys, trees
 from sublim_jax.core.types import Condition, ImageData, Params, Recipe, State, TeacherParams
 from sublim_jax.data.load import Dataset, first_classes
-from sublim_jax.engine import checkpoint, compilation_cache, schedule, teacher_cache, workload
+from sublim_jax.engine import checkpoint, compilation_cache, compile_ahead, schedule, teacher_cache, workload
 from sublim_jax.engine import params as stored_params
 from sublim_jax.engine.plan import Group, Plan, describe_plan, make_plan
 from sublim_jax.engine.schedule import SeedBatch, WorkUnit
@@ -204,20 +204,23 @@ def data_identity(dataset: Dataset, metrics: Sequence[metrics.Metric]) -> dict[s
 def _run_units(context: RunContext, work: Sequence[WorkUnit]) -> None:
     """Run the units in order; trained teachers of a seed batch serve consecutive groups, then they are dropped."""
     trained: dict[tuple[int, str], Params] = {}
-    drops, _ = schedule.program_drops(work, context.image, context.limits)
-    for drop, (group, seed_batch) in zip(drops, work, strict=True):
-        context.session.stop_if_asked()  # here, where no checkpoint of finished work is left
-        compilation_cache.release_memory(drop)
-        batches = schedule.teacher_batches(group, seed_batch)
-        earlier, trained = trained, {}
-        for batch in batches:
-            name = group.teacher, batch.name
-            trained[name] = earlier[name] if name in earlier else train_teachers(context, group.teacher, batch)
-        with context.session.progress.call(workload.prepare(group, seed_batch)):
-            given = [(batch, trained[group.teacher, batch.name]) for batch in batches]
-            own, *others = (attach_heads(context, group, *each) for each in given)
-        context.session.stop_if_asked()
-        train_students(context, group, seed_batch, own._replace(unrelated=others[0].trained) if others else own)
+    drops, predicted = schedule.program_drops(work, context.image, context.limits)
+    threads = compile_ahead.count_threads(context.limits, predicted)
+    with compile_ahead.CompileAhead(context, work, drops, threads) as ahead:
+        for number, (group, seed_batch) in enumerate(work):
+            context.session.stop_if_asked()  # here, where no checkpoint of finished work is left
+            compilation_cache.release_memory(drops[number])
+            ahead.begin(number)
+            batches = schedule.teacher_batches(group, seed_batch)
+            earlier, trained = trained, {}
+            for batch in batches:
+                name = group.teacher, batch.name
+                trained[name] = earlier[name] if name in earlier else train_teachers(context, group.teacher, batch)
+            with context.session.progress.call(workload.prepare(group, seed_batch)):
+                given = [(batch, trained[group.teacher, batch.name]) for batch in batches]
+                own, *others = (attach_heads(context, group, *each) for each in given)
+            context.session.stop_if_asked()
+            train_students(context, group, seed_batch, own._replace(unrelated=others[0].trained) if others else own)
 
 
 def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> Params:
@@ -267,9 +270,8 @@ def train_students(context: RunContext, group: Group, seed_batch: SeedBatch, tea
     if any(step <= (store.latest() or -1) and not workdir.has(part) for step, part in parts.items()):
         store.clear()  # rows that should be there were deleted: measure them again
     context.session.progress.subject = context.describe(group)
-    first = tuple(map(group.train_index.index, range(group.unique_knobs.size)))  # a condition of each training
     given = keys.STUDENT, recipe, group.knobs, teachers.initial, seed_batch
-    start, states = _initialize(context, *given, trained=first)
+    start, states = _initialize(context, *given, trained=group.first_trained)
     evaluator = _evaluator(context, group, seed_batch, teachers, start)
     phase = keys.STUDENT, recipe, group.unique_knobs, states, references
     for step, states in _train_to_eval_steps(context, *phase, store, seed_batch):
@@ -295,7 +297,7 @@ def _measure(
     """The rows of students [seed, distinct training] at a step; at the last step parameters are stored, if wanted."""
     recipe, real_seeds = group.recipe, seed_batch.seeds[: seed_batch.real]
     last = step == recipe.eval_steps[-1]
-    ends = last and any(sigma.any() for sigma in group.knobs.tree.final_noise.values())
+    ends = last and group.has_final_noise
     if last and context.session.options.keep_params:  # before the rows, which say that all is done
         given = group.knobs, evaluator.teachers.initial, evaluator.seed_keys, evaluator.train_index
         common: Any = {"untrained_layers": group.untrained_layers, "ends": ends, "mesh": context.mesh}

@@ -38,7 +38,7 @@ def measure(group: Group, seed_batch: SeedBatch, image: Image, rows: int, last: 
     recipe, seeds = group.recipe, len(seed_batch.seeds)
     passes = 2 * sum(multiply_adds(net, image) for net in (recipe.net, recipe.teacher) if net is not None)
     each = _PER_STUDENT + 3.5 * rows * passes / _MACS_PER_SECOND
-    ends = last and any(sigma.any() for sigma in group.knobs.tree.final_noise.values())
+    ends = last and group.has_final_noise
     program = ("measuring", recipe, group.knobs.size, group.untrained_layers, seeds, ends)
     return Call("measuring", _PER_CALL + each * group.knobs.size * seeds, program, _EVALUATE, programs=2)
 

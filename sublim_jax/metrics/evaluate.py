@@ -143,15 +143,9 @@ class Evaluator:
             step: step that they have reached.
             ends: training ends at this step, so `final_noise` is added.
         """
-        settings: Any = jax.config
-        knobs, teachers = self.knobs, self.teachers._replace(unrelated=None)
-        given = self.test, teachers, self.seed_keys, knobs.tree, self.start, params, np.int32(step)
-        leaves, structure = jax.tree.flatten(given)
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        precision = settings.jax_default_matmul_precision
-        population_size = len(self.seed_keys), knobs.size
-        kind = structure, shapes, knobs.axes, population_size, self.mesh, precision, jax.default_backend()
-        program = _program(self.measurement, ends, kind)
+        teachers = self.teachers._replace(unrelated=None)
+        given = self.test, teachers, self.seed_keys, self.knobs.tree, self.start, params, np.int32(step)
+        program, leaves = program_of(self.measurement, ends, given, self.knobs, self.mesh)
         if ends not in self._kept:
             self._kept[ends] = program.prepare(leaves)
         *kept, columns = self._kept[ends]
@@ -218,6 +212,26 @@ class _Program:
 # Structure and shapes of the arguments, axes of the knobs, numbers of seeds and conditions, mesh; and what the
 # operations hold: precision of products, and kind of device.
 _Kind = tuple[Any, tuple[Any, ...], tuple[int | None, ...], tuple[int, int], Mesh | None, Any, str]
+
+
+def program_of(
+    measurement: Measurement, ends: bool, given: tuple[Any, ...], knobs: trees.Stack, mesh: Mesh | None
+) -> tuple[_Program, list[Any]]:
+    """The program that measures a unit, and its arguments.
+
+    Args:
+        measurement: what is measured.
+        ends: training ends at this step.
+        given: arrays or shapes: test data, teachers, keys [seed], knobs, initial and reached parameters, step.
+        knobs: knobs of the conditions.
+        mesh: devices over which seeds are sharded.
+    """
+    settings: Any = jax.config
+    leaves, structure = jax.tree.flatten(given)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    population_size, precision = (len(given[2]), knobs.size), settings.jax_default_matmul_precision
+    kind = structure, shapes, knobs.axes, population_size, mesh, precision, jax.default_backend()
+    return _program(measurement, ends, kind), leaves
 
 
 @functools.lru_cache(maxsize=64)

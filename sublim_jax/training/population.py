@@ -89,7 +89,7 @@ def init_states(
         Parameters [seed, condition], and the states [seed, training] of those that are trained.
     """
     given, common = (recipe, without_zero_noise(knobs), teacher_init, seed_keys), {"image": image, "mesh": mesh}
-    return _init_states(*given, **common, trained=tuple(range(knobs.size)) if trained is None else trained)
+    return init_program(*given, **common, trained=tuple(range(knobs.size)) if trained is None else trained)
 
 
 def without_zero_noise(knobs: trees.Stack) -> trees.Stack:
@@ -116,7 +116,7 @@ def noisy_layers(sigma: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "image", "trained", "mesh"))
-def _init_states(
+def init_program(
     recipe: Recipe,
     knobs: trees.Stack,
     teacher_init: Params | None,
@@ -126,6 +126,8 @@ def _init_states(
     trained: tuple[int, ...],
     mesh: Mesh | None,
 ) -> tuple[Params, State]:
+    """The program of `init_states`, which takes knobs without zero noise."""
+
     def one_seed(key: Any, initial_teacher: Any, knobs: trees.Stack) -> tuple[Params, State]:
         def member(_: Any, knobs_: Any) -> State:
             return training_step.init_state(recipe, knobs_, initial_teacher, image, key)
@@ -232,13 +234,15 @@ def attach_heads(
     Initial parameters are without the noise of `knobs`, because students share them so.
     """
     stripped = without_zero_noise(trees.stack([knobs])).tree
-    return _attach_heads(net, init, trained, seed_keys, stripped, image=image, mesh=mesh)
+    return attach_program(net, init, trained, seed_keys, stripped, image=image, mesh=mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("net", "init", "image", "mesh"))
-def _attach_heads(
+def attach_program(
     net: nn.Module, init: Init, trained: Params, seed_keys: Any, knobs: Knobs, *, image: Any, mesh: Any
 ) -> TeacherParams:
+    """The program of `attach_heads`, which takes knobs without zero noise."""
+
     def one_seed(key: Any, trained: Params, knobs: Knobs) -> TeacherParams:
         attach = functools.partial(training_step.attach_layers, net, init, image=image, key=key)
         return TeacherParams(attach({}), attach(trained, knobs=knobs))

@@ -4,6 +4,7 @@ import io
 import random
 import re
 import sys
+import threading
 import time
 from itertools import pairwise
 
@@ -143,6 +144,35 @@ def test_progress_names_compiling_until_the_program_is_there(at_once):
                 seen.append(progress.state()[0])
     assert seen == ["compiling 1/1 (students)", "students", "students", "students"]
     assert progress.programs >= 1 and progress.seconds["compile"] > 0
+
+
+def test_progress_counts_the_wait_for_a_program_as_compiling_and_its_events_once(at_once):
+    progress, program, call, seen = Progress(show=False), object(), Call("students", 0.1, "ahead", 0.1), []
+
+    def compile_beside():
+        progress_module.mark_beside()
+        jax.jit(lambda x: jnp.cos(x) * 3.5 + id(program) % 7)(jnp.float32(2)).block_until_ready()
+
+    def await_program(name):
+        seen.append((name, progress.state()[0]))
+        thread = threading.Thread(target=compile_beside)
+        thread.start()
+        thread.join()
+        time.sleep(0.2)
+        return True
+
+    jax.block_until_ready(jnp.float32(2))
+    with progress.over([call]):
+        progress.await_program = await_program
+        with progress.call(call):
+            seen.append(progress.state()[0])
+            time.sleep(0.1)
+    assert seen == [("ahead", "compiling 1/1 (students)"), "students"]
+    assert progress.seconds["compile"] >= 0.2 and 0.1 <= progress.seconds["students"] < 0.15
+    assert progress.programs >= 1
+    start = progress.seconds["compile"], progress.programs
+    progress.hear("backend_compile_duration", 5.0, beside=True)
+    assert (progress.seconds["compile"], progress.programs) == (start[0], start[1] + 1)
 
 
 def test_progress_updates_a_terminal_at_least_every_two_seconds(monkeypatch):
