@@ -25,7 +25,6 @@ def run_command(work: Callable[[], int], argv: Sequence[str], module: str) -> in
     """Do the work and return the exit code; an error that a user can correct is one line on standard error."""
     # Read when SciPy is first imported, whose LAPACK is JAX's on CPU. Our matrices are small: two threads gain nothing,
     # and wait for each other 200 times as long as they compute where another process has a core.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with _plain_output(), _own_signals():
             return work()

@@ -249,11 +249,15 @@ def _program(measurement: Measurement, ends: bool, kind: _Kind) -> _Program:
     seeds, conditions = population_size
     arguments = jax.tree.unflatten(structure, members)
     for kept in ((DATA, SEED, CONDITION), (DATA, SEED), (DATA,), ()):
-        stages = Stages(lambda arguments: measurement.columns(*arguments, ends), arguments, leaf_stages, kept)
+        stages = Stages(functools.partial(_columns, measurement, ends), arguments, leaf_stages, kept)
         numbers = {DATA: 1, SEED: seeds, CONDITION: seeds * conditions}
         if sum(number * stages.kept_bytes(stage) for stage, number in numbers.items()) <= _KEPT_BYTES:
             break
     return _Program(stages, leaf_stages, conditions, counts[4], mesh)
+
+
+def _columns(measurement: Measurement, ends: bool, arguments: Any) -> dict[str, Array]:
+    return measurement.columns(*arguments, ends=ends)
 
 
 def _each_condition(function: Callable[[Any], Any], parts: Any) -> Any:

@@ -1,5 +1,7 @@
 """An evaluator measures what the metrics say of each student alone, and repeats little between steps."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +59,7 @@ def test_evaluator_measures_each_student_as_alone(unit, monkeypatch, kept_bytes)
     evaluator, start, moved = unit
     monkeypatch.setattr(evaluate, "_KEPT_BYTES", kept_bytes)
     evaluate._program.cache_clear()
-    fresh = evaluate.Evaluator(*(getattr(evaluator, name) for name in list(vars(evaluator))[:6]), evaluator.test)
+    fresh = dataclasses.replace(evaluator)
     with jax.default_matmul_precision("highest"):
         for step, params in ((0, start), (7, moved)):
             found, wanted = fresh(params, step), alone(evaluator, params, step)
