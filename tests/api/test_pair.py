@@ -6,6 +6,7 @@ import pytest
 
 import sublim_jax as sl
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.metrics import evaluate
 
 SMALL = {"m": 3, "student__steps": 8, "student__eval_steps": (0, 5), "teacher__epochs": 1, "metrics": "task"}
 
@@ -16,19 +17,17 @@ def key_of(seed):
 
 @pytest.mark.e2e
 def test_train_pair_trains_the_nets_of_run(mnist, monkeypatch):
-    from sublim_jax.engine import run as engine
-
     noise = {"perturb__teacher_after": 0.05, "perturb__student_before": 0.1, "student__mixed": 0.3}
     config = sl.base_config("smoke", conditions="random_hidden", **SMALL, **noise)
     (condition,) = sl.build(config, mnist)
     students = []
-    original = engine.evaluate
+    original = evaluate.Evaluator.__call__
 
-    def spy(recipe, metrics, states, *given, **how):
-        students.append(jax.device_get(states.params))
-        return original(recipe, metrics, states, *given, **how)
+    def spy(evaluator, params, *given, **how):
+        students.append(jax.device_get(params))
+        return original(evaluator, params, *given, **how)
 
-    monkeypatch.setattr(engine, "evaluate", spy)
+    monkeypatch.setattr(evaluate.Evaluator, "__call__", spy)
     rows = sl.run(config, mnist, seeds=(3,)).sort_values("step")
     pair = sl.train_pair(condition, mnist, key_of(3))
     assert pair.eval_steps.tolist() == rows.step.tolist() == [0, 5, 8]
