@@ -51,9 +51,9 @@ def command(config: str, overrides: Sequence[str], programs: Path) -> Ran:
         wall, first_line, rss_gb, log = timed([sys.executable, "-m", "sublim_jax.main", *words], programs)
         run = results.metadata(f"{folder}/w")["runs"][-1]
     compiling: dict[str, float] = {}
-    found = _COMPILED.findall(log)
-    compiled = {name for step, name, _ in found if step.startswith("XLA")}
-    for _, name, seconds in found:
+    events = _COMPILED.findall(log)
+    compiled = {name for step, name, _ in events if step.startswith("XLA")}
+    for _, name, seconds in events:
         if name in compiled:
             compiling[name] = compiling.get(name, 0.0) + float(seconds)
     return Ran(wall, first_line, rss_gb, run, compiling)

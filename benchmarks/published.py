@@ -53,9 +53,9 @@ def cloud(script: Path, python: str, models: int, epochs: int = 5) -> float:
     """
     text = script.read_text()
     for name, value in {"N_MODELS": models, "EPOCHS_TEACHER": epochs, "EPOCHS_DISTILL": epochs}.items():
-        text, found = re.subn(rf"^{name} *=.*$", f"{name} = {value}", text, flags=re.MULTILINE)
-        if found != 1:
-            raise ValueError(f"{script}: assigns {name} {found} times; must be once")
+        text, assignments = re.subn(rf"^{name} *=.*$", f"{name} = {value}", text, flags=re.MULTILINE)
+        if assignments != 1:
+            raise ValueError(f"{script}: assigns {name} {assignments} times; must be once")
     with tempfile.TemporaryDirectory() as folder:
         write_mnist(Path(folder, ".pytorch", "MNIST_data"))
         Path(folder, "script.py").write_text(text)

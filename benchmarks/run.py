@@ -65,7 +65,7 @@ TOY = Size(1, 1, nets=2, models=2, epochs=1, figure2=(), common=SMOKE, condition
 
 
 class Bench:
-    """What is asked for, and the numbers so far."""
+    """Options of the command line, and the figures measured so far."""
 
     def __init__(self, args: argparse.Namespace, programs: Path) -> None:
         self.args, self.programs = args, programs

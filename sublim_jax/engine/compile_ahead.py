@@ -26,7 +26,7 @@ from sublim_jax.data.load import first_classes
 from sublim_jax.engine import progress, schedule, workload
 from sublim_jax.engine.plan import Group
 from sublim_jax.engine.schedule import ResourceLimits, SeedBatch, WorkUnit
-from sublim_jax.metrics.evaluate import Measurement, allow_nan, program_of
+from sublim_jax.metrics.evaluate import allow_nan, program_of
 from sublim_jax.training import population
 
 _FEWEST_CORES = 4  # with fewer, compiling beside training takes from training what it saves
@@ -233,10 +233,9 @@ class _Programs:
         self, group: Group, batch: SeedBatch, teachers: TeacherParams, start: Any, params: Any, ends: bool
     ) -> list[Future]:
         context, (_, test) = self.context, self._images(group.recipe.classes)
-        measurement = Measurement(group.recipe, context.metrics, context.num_eval_noise, group.untrained_layers)
         seed_keys, plain = self._keys(batch, keys.STUDENT), teachers._replace(unrelated=None)
         given = test, plain, seed_keys, group.knobs.tree, start, params, np.int32(0)
-        program, leaves = program_of(measurement, ends, given, group.knobs, context.mesh)
+        program, leaves = program_of(context.measurement(group), ends, given, group.knobs, context.mesh)
         prepared, kept = self.submit(program.prepare, leaves)
         of_data, *of_seeds, _ = kept
         kept = [self._sharded(of_data, P()), *self._seeded(of_seeds)]

@@ -90,6 +90,10 @@ class RunContext:
         """Keys [seed] of the phase teacher or student."""
         return population.keys_by_phase(keys.root(self.root_seed), np.asarray(seed_batch.seeds))[phase]
 
+    def measurement(self, group: Group) -> Measurement:
+        """What is measured of the students of a group."""
+        return Measurement(group.recipe, self.metrics, self.num_eval_noise, group.untrained_layers)
+
     def describe(self, group: Group) -> str:
         """The conditions of a group in words, and its number."""
         names = dict.fromkeys(str(labels.get("condition", "")) for labels in group.labels)
@@ -285,10 +289,9 @@ def _evaluator(
     context: RunContext, group: Group, seed_batch: SeedBatch, teachers: TeacherParams, start: Params
 ) -> Evaluator:
     """What measures the students of a unit, with initial parameters `start` [seed, condition]."""
-    measurement = Measurement(group.recipe, context.metrics, context.num_eval_noise, group.untrained_layers)
     _, test = context.images(group.recipe.classes)
     nets = np.asarray(group.train_index, np.int32), start, teachers, context.seed_keys(seed_batch, keys.STUDENT)
-    return Evaluator(measurement, group.knobs, *nets, test, context.mesh)
+    return Evaluator(context.measurement(group), group.knobs, *nets, test, context.mesh)
 
 
 def _measure(

@@ -86,7 +86,7 @@ def init_states(
         mesh: devices over which seeds are sharded.
 
     Returns:
-        Parameters [seed, condition], and the states [seed, training] of those that are trained.
+        Parameters [seed, condition] of all conditions, and states [seed, training] of the conditions in `trained`.
     """
     given, common = (recipe, without_zero_noise(knobs), teacher_init, seed_keys), {"image": image, "mesh": mesh}
     return init_program(*given, **common, trained=tuple(range(knobs.size)) if trained is None else trained)
