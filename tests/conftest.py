@@ -4,7 +4,6 @@ import functools
 import os
 import pkgutil
 import signal
-from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before SciPy: threads of several test workers starve each other
 
@@ -18,9 +17,6 @@ MODULES = [module.name for module in pkgutil.walk_packages(sublim_jax.__path__, 
 PYTREES = "sublim_jax.core.types"
 assert PYTREES in MODULES, "the module of the pytrees has another name"
 jaxtyping.install_import_hook([name for name in MODULES if name != PYTREES], "beartype.beartype")
-
-MOST_MAPS = 20_000  # Linux allows 65,530
-FINISHED = pytest.StashKey[list]()
 
 import jax  # noqa: E402
 
@@ -61,17 +57,9 @@ def in_process():
         signal.signal(number, handler)
 
 
-def memory_maps():
-    """How many memory maps this process holds, where the system tells."""
-    maps = Path("/proc/self/maps")
-    return maps.read_bytes().count(b"\n") if maps.exists() else MOST_MAPS
-
-
 @pytest.fixture(autouse=True)
-def few_programs(request):
+def few_programs():
     """Forget compiled programs when they hold too many memory maps: a process that has no more of them crashes."""
     yield
-    counts = request.config.stash.setdefault(FINISHED, [0])
-    counts[0] += 1
-    if counts[0] % 10 == 0 and memory_maps() >= MOST_MAPS:
+    if compilation_cache.few_maps_left():
         jax.clear_caches()

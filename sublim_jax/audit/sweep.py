@@ -20,7 +20,7 @@ from sublim_jax.core import keys, trees
 from sublim_jax.core.files import replace_file
 from sublim_jax.core.types import ImageData, ModelOutput, Params, Recipe
 from sublim_jax.data.load import Dataset
-from sublim_jax.engine import run
+from sublim_jax.engine import compilation_cache, run
 from sublim_jax.engine.plan import Group, make_plan
 from sublim_jax.engine.schedule import SeedBatch
 from sublim_jax.engine.session import Session
@@ -89,6 +89,7 @@ def audits(config: Config, dataset: Dataset, session: Session) -> Iterator[Entry
 
 def _audit_unit(context: run.RunContext, group: Group, seed_batch: SeedBatch, trained: Params) -> Iterator[Entry]:
     """The entries of one unit of work."""
+    compilation_cache.release_memory()
     teachers = run.attach_heads(context, group, seed_batch, trained)
     seed_keys = context.seed_keys(seed_batch, keys.STUDENT)
     given = group.recipe, group.knobs, teachers.initial, seed_keys

@@ -45,13 +45,26 @@ def enable(folder: str | Path | None = None) -> Path | None:
     return path
 
 
-def release_memory(programs: bool) -> None:
+def few_maps_left() -> bool:
+    """Whether compiled programs hold half of the memory maps that Linux allows a process (65,530 by default).
+
+    A program for CPU holds tens to thousands of maps. XLA crashes the process when it gets no more of them.
+    """
+    try:
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+        return 2 * Path("/proc/self/maps").read_bytes().count(b"\n") > allowed
+    except OSError:  # not on Linux
+        return False
+
+
+def release_memory(programs: bool = False) -> None:
     """Return memory that the compiler has freed to the system, which glibc does not do by itself.
 
     Args:
-        programs: Whether compiled programs are forgotten first; the disk cache gives them back.
+        programs: Whether compiled programs are forgotten first, as they are where few memory maps are left; the disk
+            cache gives them back.
     """
-    if programs:
+    if programs or few_maps_left():
         jax.clear_caches()
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from sublim_jax.core import keys, trees
 from sublim_jax.core.types import Recipe, TeacherParams
 from sublim_jax.data.load import first_classes
-from sublim_jax.engine import progress, schedule, workload
+from sublim_jax.engine import compilation_cache, progress, schedule, workload
 from sublim_jax.engine.plan import Group
 from sublim_jax.engine.schedule import ResourceLimits, SeedBatch, WorkUnit
 from sublim_jax.metrics.evaluate import allow_nan, program_of
@@ -120,7 +120,7 @@ class CompileAhead:
                             futures.setdefault((number, program), own)
                             self._changed.notify_all()
                             self._changed.wait_for(lambda: self._ended or number < self._number + _UNITS_AHEAD)  # noqa: B023
-                            if self._pool is not pool or self._ended:
+                            if self._pool is not pool or self._ended or compilation_cache.few_maps_left():
                                 return
         finally:
             with self._changed:

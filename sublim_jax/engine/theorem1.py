@@ -21,6 +21,7 @@ from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, ImageData
 from sublim_jax.data.load import Dataset
+from sublim_jax.engine import compilation_cache
 from sublim_jax.engine.first_steps import Grid, float64, measure
 from sublim_jax.engine.progress import Call
 from sublim_jax.engine.session import Session
@@ -70,6 +71,7 @@ def run(
                 workdir.write(name, table)
                 session.progress.count("students", table.num_rows)
                 session.stop_if_asked()
+                compilation_cache.release_memory()
         return results.load(workdir.path, empty=True)
 
 

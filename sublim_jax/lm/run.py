@@ -22,6 +22,7 @@ import pyarrow as pa
 from sublim_jax import results
 from sublim_jax.core import keys
 from sublim_jax.core.types import Phase
+from sublim_jax.engine import compilation_cache
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.engine.progress import Call, Progress
 from sublim_jax.engine.session import Session
@@ -171,6 +172,7 @@ def _run_unit(
         for point, name in batch:
             workdir.write(name, _rows(point, data, students))
         session.stop_if_asked()
+        compilation_cache.release_memory()
 
 
 def _batches(setup: LanguageSetup, parts: list[tuple[SweepPoint, str]]) -> list[list[tuple[SweepPoint, str]]]:

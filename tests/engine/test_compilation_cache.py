@@ -1,13 +1,15 @@
 """Compiled programs are found again by the next process."""
 
+import mmap
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-pytestmark = pytest.mark.e2e
+from sublim_jax.engine import compilation_cache
 
 PROGRAM = """
 import jax, jax.numpy as jnp
@@ -38,12 +40,27 @@ def keep(home, **variables):
     return folder, int(hits)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory maps")
+def test_release_memory_forgets_programs_when_few_memory_maps_are_left():
+    program = jax.jit(lambda x: x + 1)
+    program(1.0)
+    compilation_cache.release_memory()
+    assert program._cache_size() == 1 and not compilation_cache.few_maps_left()
+    maps = []
+    while not compilation_cache.few_maps_left():  # neighbours with different protection stay separate maps
+        maps += [mmap.mmap(-1, 4096, prot=mmap.PROT_READ | number % 2 * mmap.PROT_WRITE) for number in range(1000)]
+    compilation_cache.release_memory()
+    assert program._cache_size() == 0
+
+
+@pytest.mark.e2e
 def test_enable_lets_the_second_process_compile_nothing(tmp_path):
     folder, before = keep(tmp_path)
     assert folder.startswith(str(tmp_path / "sublim_jax")) and before == 0
     assert keep(tmp_path)[1] > 0
 
 
+@pytest.mark.e2e
 def test_enable_lets_the_variables_of_jax_go_first(tmp_path):
     assert keep(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))[0] == str(tmp_path / "mine")
     assert keep(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false") == ("None", 0)
@@ -51,6 +68,7 @@ def test_enable_lets_the_variables_of_jax_go_first(tmp_path):
     assert keep(tmp_path / "file") == ("None", 0)
 
 
+@pytest.mark.e2e
 def test_enable_says_in_one_line_that_programs_are_damaged_and_mends_them(tmp_path):
     folder = Path(keep(tmp_path)[0])
     programs = sorted(folder.glob("*-cache"))

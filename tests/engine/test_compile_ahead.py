@@ -16,7 +16,7 @@ import pytest
 from helpers.populations import conditions_of, quiet
 
 from sublim_jax import metrics
-from sublim_jax.engine import compile_ahead, schedule
+from sublim_jax.engine import compilation_cache, compile_ahead, schedule
 from sublim_jax.engine.compile_ahead import CompileAhead
 from sublim_jax.engine.options import Interrupted
 from sublim_jax.engine.progress import Progress
@@ -185,8 +185,14 @@ def failing_shapes(monkeypatch):
     return PLANNED - {"jit(attach_program)"}
 
 
+def few_maps(monkeypatch):
+    """Programs are forgotten before each unit, and none is compiled ahead but the first."""
+    monkeypatch.setattr(compilation_cache, "few_maps_left", lambda: True)
+    return PLANNED
+
+
 @pytest.mark.e2e
-@pytest.mark.parametrize("change", [failing_compile, failing_shapes])
+@pytest.mark.parametrize("change", [failing_compile, failing_shapes, few_maps])
 def test_compile_ahead_that_fails_leaves_programs_to_the_run(change, groups, mnist, expected, monkeypatch):
     left = change(monkeypatch)
     rows, programs = rows_and_programs(monkeypatch, groups, mnist)
