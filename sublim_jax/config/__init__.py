@@ -6,6 +6,7 @@ from sublim_jax.config.base import base_config as base_config
 from sublim_jax.config.base import cloud_config as cloud_config
 from sublim_jax.config.base import default_workdir as default_workdir
 from sublim_jax.config.base import identity as identity
+from sublim_jax.config.base import infomorphic_config as infomorphic_config
 from sublim_jax.config.base import resolve as resolve
 from sublim_jax.config.base import seeds_of as seeds_of
 from sublim_jax.config.grid import Config as Config

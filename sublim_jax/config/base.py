@@ -66,6 +66,27 @@ def cloud_config() -> Config:
     return config
 
 
+def infomorphic_config() -> Config:
+    """The config of infomorphic networks on MNIST: the protocol of Schneider et al., ICLR 2025."""
+    config = default_config(schema.INFOMORPHIC_FIELDS)
+    config.data.train_limit = 48_000  # the published fraction; the rest is for validation
+    grid.add_preset(
+        config,
+        "smoke",
+        {
+            "seeds": 2,
+            "num_eval_noise": 64,
+            "data.train_limit": 600,
+            "data.test_limit": 300,
+            "infomorphic.units": 8,
+            "infomorphic.batch": 128,
+            "infomorphic.epochs": 2,
+            "infomorphic.eval_epochs": (0, 1),
+        },
+    )
+    return config
+
+
 def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Config:
     """Apply the preset of a config and check every value.
 
@@ -88,7 +109,7 @@ def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Confi
         for field in overrides.keys() & flatten(config.arms[name].to_dict()).keys():
             raise ConfigError(f"config.{field}: is swept by an arm; say --config.arms.{name}.{field}")
     if config.preset != "paper":
-        if config.preset == "smoke" and config.study != "language":
+        if config.preset == "smoke" and config.study not in ("language", "infomorphic"):
             schema.set_fields(config, _SMOKE)
         preset = flatten(config.presets[config.preset].to_dict())
         schema.set_fields(config, preset, f"config.presets.{config.preset}")
@@ -96,6 +117,8 @@ def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Confi
     check = schema.check
     if config.study == "language":
         from sublim_jax.config.lm import check  # image configs do without `lm`
+    elif config.study == "infomorphic":
+        check = schema.check_infomorphic
     _expand_folders(config)
     check(config)
     for point in grid.expand(config):
@@ -121,7 +144,7 @@ def identity(config: Config) -> dict[str, Any]:
     fields = {name: value for name, value in config.to_dict().items() if name not in ignored}
     if config.study != "language":  # which has no images
         fields["data"] = {name: value for name, value in fields["data"].items() if name not in _SOURCES}
-        if not fields["student"].get("extra"):  # as in folders of versions that lack it
+        if "student" in fields and not fields["student"].get("extra"):  # as in folders of versions that lack it
             fields["student"] = {name: value for name, value in fields["student"].items() if name != "extra"}
     return fields | {"run": {"precision": config.run.precision}}
 

@@ -61,7 +61,7 @@ def estimate(config: Config, study: "Study") -> Estimate:
         ConfigError: The config asks for more memory or devices than there are.
     """
     count_devices(config.run.devices)
-    return {"transfer": _transfer, "theorem1": _theorem1, "language": _language}[config.study](config, study)
+    return {"theorem1": _theorem1, "language": _language}.get(config.study, _transfer)(config, study)
 
 
 def _transfer(config: Config, study: "Study") -> Estimate:

@@ -44,9 +44,9 @@ SOURCES = ("auto", "embedded", "idx", "tfds")
 TRUNKS = ("mlp", "cnn")
 PRESETS = ("paper", "laptop", "smoke")
 FIGURES = ("activation", "cloud", "defence", "failure", "figure2", "figure3_classes", "figure3_cnn", "figure3_depth")
-FIGURES += ("figure3_width", "figure4", "figure5", "figure6", "lm_base", "lm_divergence", "lm_dose", "lm_layers")
-FIGURES += ("lm_optimizer", "lm_paraphrase", "lm_transfer", "loss", "noise", "optimizer", "perturbation", "rotation")
-FIGURES += ("share", "theorem1", "transfer")
+FIGURES += ("figure3_width", "figure4", "figure5", "figure6", "infomorphic", "lm_base", "lm_divergence", "lm_dose")
+FIGURES += ("lm_layers", "lm_optimizer", "lm_paraphrase", "lm_transfer", "loss", "noise", "optimizer", "perturbation")
+FIGURES += ("rotation", "share", "theorem1", "transfer")
 
 
 class Rule(NamedTuple):
@@ -81,7 +81,7 @@ class Field(NamedTuple):
 _TINY, _HUGE = 1e-12, 1e6
 _MOST, _MOST_UNITS, _MOST_BATCH, _MOST_STEPS = 2**31 - 1, 2**20, 2**24, 10**8
 # Larger seeds are those of unrelated teachers (engine.schedule), and of other base models (lm.training).
-_MOST_SEEDS = {"transfer": 2**20, "language": 100_000}
+_MOST_SEEDS = {"transfer": 2**20, "infomorphic": 2**20, "language": 100_000}
 
 
 def _is_whole(value: Any) -> bool:
@@ -330,6 +330,32 @@ _LM = {
     "steered": Field(1, _whole(0, 255), "block after which steered teachers are steered"),
 }
 
+# Networks by the sources of their hidden units; published goals of hidden layers with two and three sources.
+MODELS = ("context_lateral", "context", "lateral", "feedback", "random_projection", "readout", "backprop")
+GOALS = ("heuristic", "simplified", "optimized", "optimized_cmaes", "optimized_1000")
+ATOMS = ("{1}{2}{3}", "{1}{2}", "{1}{3}", "{2}{3}", "{1}{23}", "{2}{13}", "{3}{12}", "{1}", "{2}", "{3}")
+ATOMS += ("{12}{13}{23}", "{12}{13}", "{12}{23}", "{13}{23}", "{12}", "{13}", "{23}", "{123}", "residual")
+INFORMATION_METRICS = ("task", "atoms")
+_WEIGHTS = _several("numbers from -1000 to 1000", _number(-1000.0, 1000.0), "infomorphic.goal", distinct=False)
+_INFOMORPHIC = {
+    "model": Field("context_lateral", _one_of(*MODELS), "sources of the hidden units, or a network to compare with"),
+    "units": Field(100, _whole(1, 2**14), "hidden units"),
+    "goal": Field("heuristic", _one_of(*GOALS), "published goal of the hidden units"),
+    "weights": Field((), _WEIGHTS, "own goal: 19 weights of atoms for three sources, 5 for two"),
+    "draw": Field(0, _whole(0, 2**20), "own goal: this point of a Sobol sequence in (-1, 1); 0: infomorphic.goal"),
+    "without": Field("", _one_of("", *ATOMS), "atom of the goal whose weight is set to 0; empty: none"),
+    "readout": Field((-0.2, 0.1, 1.0, 0.1, 0.0), _WEIGHTS, "goal of the read-out: {1}, {2}, {1}{2}, {12}, residual"),
+    "lateral_inputs": Field(2000, _whole(1, 2**14), "most lateral inputs of a unit, chosen at random"),
+    "lr": Field(2e-3, _above_0(), "learning rate of the hidden layer"),
+    "readout_lr": Field(3e-3, _above_0(), "learning rate of the read-out"),
+    "decay": Field(3.5e-4, _SIGMA, "weight decay of the hidden layer, added to the gradient"),
+    "readout_decay": Field(1.5e-4, _SIGMA, "weight decay of the read-out"),
+    "batch": Field(1024, _whole(1, _MOST_BATCH), "images per step"),
+    "epochs": Field(100, _whole(1, 10**4), "passes over the training images"),
+    "eval_epochs": Field((1, 2, 5, 10, 20, 50), _wholes(0, 10**4, "the last only", distinct=True), "when to measure"),
+    "bins": Field(20, _whole(2, 100), "bins of each source when information is estimated"),
+}
+
 _CLASSES = Rule(
     "0 (all) or a whole number from 2, at most the classes of the data",
     lambda value: _is_whole(value) and (value == 0 or 2 <= value <= _MOST_UNITS),
@@ -358,8 +384,20 @@ LANGUAGE_FIELDS: dict[str, Field] = {
 }
 
 
+INFOMORPHIC_FIELDS: dict[str, Field] = {
+    **_common("infomorphic", "infomorphic", ("infomorphic",), 10, 5),
+    "num_eval_noise": Field(2000, _whole(4, _MOST_BATCH), "test images on which atoms are measured"),
+    "validation": Field(0, _whole(0), "last training images that replace the test images; 0: none"),
+    "metrics": Field(INFORMATION_METRICS, _names_of(INFORMATION_METRICS), "what is measured of a network"),
+    **flatten({"data": {name: field for name, field in _DATA.items() if name != "more_folder"}}),
+    **flatten({"infomorphic": _INFOMORPHIC}),
+}
+
+
 def fields_of(config: Config) -> dict[str, Field]:
     """The fields of a config of this study."""
+    if "infomorphic" in config:
+        return INFOMORPHIC_FIELDS
     return LANGUAGE_FIELDS if is_language(config) else IMAGE_FIELDS
 
 
@@ -464,3 +502,27 @@ def check(config: Config) -> None:
     if len(config.net.channels) != len(config.net.pools):
         expected = f"as many as config.net.channels={config.net.channels}"
         raise ConfigError(f"config.net.pools={config.net.pools}: must be {expected}")
+
+
+def check_infomorphic(config: Config) -> None:
+    """Check every field of a config of infomorphic networks, and that fields fit together."""
+    check_fields(config)
+    section, trained = config.infomorphic, config.infomorphic.model not in ("random_projection", "readout", "backprop")
+    three = section.model in ("context_lateral", "feedback")
+    atoms = ATOMS if three else ("{1}", "{2}", "{1}{2}", "{12}", "residual")
+    for name, weights, count in (("weights", section.weights, len(atoms)), ("readout", section.readout, 5)):
+        if trained and weights and len(weights) != count:
+            raise ConfigError(f"config.infomorphic.{name}={weights}: must be {count} numbers for {section.model}")
+    if not section.readout:
+        raise ConfigError("config.infomorphic.readout=(): must be 5 numbers")
+    if trained and section.without and section.without not in atoms:
+        raise ConfigError(unknown_name("config.infomorphic.without", section.without, atoms))
+    if trained and not three and section.goal not in ("heuristic", "optimized"):
+        raise ConfigError(
+            f"config.infomorphic.goal={section.goal!r}: is a goal of three sources; {section.model} has two; must be "
+            "heuristic or optimized"
+        )
+    if config.infomorphic.eval_epochs and max(section.eval_epochs) > section.epochs:
+        raise ConfigError(f"config.infomorphic.eval_epochs={section.eval_epochs}: must be at most {section.epochs}")
+    if "task" not in config.metrics:
+        raise ConfigError(f"config.metrics={config.metrics}: must hold task, the accuracies that every figure shows")

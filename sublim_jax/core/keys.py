@@ -25,6 +25,7 @@ FINAL_NOISE = "sigma_end"  # noise on the trained weights: layer -> array
 INPUTS = "stream"  # training inputs of a phase: -> batch, or epoch
 EVAL_NOISE = "exam"  # held-out inputs of the student's stream
 TRAIT_BATCH = "trait"  # labelled images of a gradient transform
+CONTEXT = "context"  # random samples of a net with `ContextInputs`: -> batch
 TARGETS = "answer"  # transform of a teacher's logits: -> batch
 # parts of a chain of target transforms
 CHAINED = {"MixTargets": "Mixed", "AddTargetNoise": "Noisy", "QuantizeTargets": "Quantised", "Chain": "Together"}

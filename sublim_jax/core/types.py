@@ -44,6 +44,20 @@ class ImageData(NamedTuple):
     extra: Mapping[str, UInt8[Array, "n height width"]] = {}
 
 
+class ContextInputs(NamedTuple):
+    """Inputs of a net that receives more than images: a context for every image, and a key for its random samples.
+
+    Attributes:
+        images: [batch, height, width], normalised.
+        context: [batch, contexts], for instance labels as one-hot vectors, or bits of a teacher.
+        key: key of the samples of this batch.
+    """
+
+    images: Float[Array, "batch height width"]
+    context: Float[Array, "batch contexts"]
+    key: Key[Array, ""]
+
+
 class TokenData(NamedTuple):
     """Token sequences with per-token loss weights: a whole data set, or the rows of one batch.
 
@@ -71,7 +85,7 @@ class Knobs:
         temperature: softmax temperature of losses that use one.
         share: per layer, 1 = the teacher's initial weights, 0 = an independent draw, between = interpolation.
         init_noise: per layer, standard deviation of Gaussian noise added to the initial weights.
-        trainable: per layer, 1 = trained, 0 = frozen.
+        trainable: per layer, factor of the learning rate: 1 = trained, 0 = frozen.
         final_noise: per layer, standard deviation of Gaussian noise added after training; unnamed layers get none.
         extra: further swept numbers by name, for user-defined losses, streams and target transforms.
     """
@@ -99,6 +113,8 @@ class State(NamedTuple):
 Stream = Callable[[Key[Array, ""], Int[Array, ""], int, Knobs, Any], tuple[Array, Any]]
 # (out, target, knobs) -> [batch]; the target is the teacher's output, or the labels if the recipe has no teacher.
 Loss = Callable[[ModelOutput, Any, Knobs], Float[Array, " batch"]]
+# (key of the batch, inputs, target as the loss receives it, knobs) -> what the net receives, such as `ContextInputs`.
+InputTransform = Callable[[Key[Array, ""], Array, Any, Knobs], Any]
 # (key of the batch, teacher outputs, knobs) -> targets; a true attribute `unrelated` requests unrelated teachers.
 TargetTransform = Callable[[Key[Array, ""], "TeacherParams", Knobs], ModelOutput]
 # (key, shapes of one layer's arrays by name) -> the layer's arrays.
@@ -151,6 +167,8 @@ class Recipe:
         classes: only images with labels below this are used for training and test; 0 = all.
         target_transform: changes the teacher's outputs before they become targets.
         gradient_transform: changes the student's gradient; needs a batch of labelled images at every step.
+        input_transform: gives the net more than the stream's inputs during training, such as the targets as context.
+        imitates: False = the labels of the stream are the targets, and the teacher is only compared with.
     """
 
     net: nn.Module
@@ -165,6 +183,8 @@ class Recipe:
     classes: int = 0
     target_transform: TargetTransform | None = None
     gradient_transform: GradientTransform | None = None
+    input_transform: InputTransform | None = None
+    imitates: bool = True
 
 
 class Phase(NamedTuple):

@@ -179,10 +179,12 @@ def _check_labels(conditions: Sequence[Condition]) -> None:
 
 
 def _check_phases(teacher: Recipe, student: Phase, image: tuple[int, ...]) -> None:
-    for phase, recipe in (("teacher", teacher), ("student", student.recipe)):
+    for phase, recipe, fewest in (("teacher", teacher, 0), ("student", student.recipe, 1)):
         steps = recipe.eval_steps
-        if not steps or list(steps) != sorted({*steps}) or steps[0] < 0 or steps[-1] < 1:
-            raise ConfigError(f"{phase}.eval_steps={steps}: must be increasing steps, the last of them 1 or later")
+        if not steps or list(steps) != sorted({*steps}) or steps[0] < 0 or steps[-1] < fewest:
+            raise ConfigError(
+                f"{phase}.eval_steps={steps}: must be increasing steps, the last of them {fewest} or later"
+            )
     if student.recipe.teacher is None:
         raise ConfigError("student.teacher: None; a student needs the net that gives its targets")
     has, needs = shapes(student.recipe.teacher, image), shapes(teacher.net, image)
@@ -238,8 +240,9 @@ def _values(tree: Any) -> list[object]:
 
 def _recipe(recipe: Recipe) -> dict[str, object]:
     fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-    optional = ("target_transform", "gradient_transform")  # named only where there is one
-    return {name: _named(value) for name, value in fields.items() if name not in optional or value is not None}
+    # Named only where they are used, as in folders of versions that lack them.
+    optional = {"target_transform": None, "gradient_transform": None, "input_transform": None, "imitates": True}
+    return {name: _named(value) for name, value in fields.items() if name not in optional or value != optional[name]}
 
 
 def _digest(text: str) -> str:

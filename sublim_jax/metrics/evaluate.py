@@ -81,15 +81,18 @@ class Measurement:
         recipe, net = self.recipe, self.recipe.teacher
         assert net is not None  # the plan refuses a student without teacher
         images = _in_columns(recipe, streams.normalize_images(test, test.x))
-        noise, _ = recipe.stream(keys.at(key, keys.EVAL_NOISE), jnp.int32(0), self.num_eval_noise, knobs, test)
+        noise, labels = recipe.stream(keys.at(key, keys.EVAL_NOISE), jnp.int32(0), self.num_eval_noise, knobs, test)
         noise = _in_columns(recipe, noise)
         trained = trees.merge_layers(params, {layer: start[layer] for layer in self.untrained_layers})
         students = start, training_step.add_final_noise(knobs, trained, key) if ends else trained
         teachers = teacher.initial, teacher.trained
+        theirs = _outputs(net, teachers, noise)
+        target = theirs[1] if recipe.imitates else labels
+        inputs = training_step.net_inputs(recipe, knobs, keys.at(key, keys.EVAL_NOISE, keys.CONTEXT), noise, target)
         context = EvalContext(
             TeacherStudent(*teachers, *students),
             TeacherStudent(*_outputs(net, teachers, images), *_outputs(recipe.net, students, images)),
-            TeacherStudent(*_outputs(net, teachers, noise), *_outputs(recipe.net, students, noise)),
+            TeacherStudent(*theirs, *_outputs(recipe.net, students, inputs)),
             labels=test.y,
             knobs=dataclasses.replace(knobs, final_noise=knobs.final_noise if ends else {}),
             num_inputs_seen=jnp.minimum(step, knobs.noise_batches).astype(jnp.float32) * recipe.batch,
@@ -99,7 +102,8 @@ class Measurement:
         )
         context = student_metrics.hide_diverged(context)
         # With a target or gradient transform the student's first update is another.
-        if recipe.target_transform is None and recipe.gradient_transform is None:
+        plain = recipe.input_transform is None and recipe.imitates
+        if recipe.target_transform is None and recipe.gradient_transform is None and plain:
             batch = Batch(noise, None, context.noise.teacher_final)
             update, trait = first_update(recipe, context.params.student_init, knobs, batch, images, test.y)
             context = context._replace(update=update, trait=trait)

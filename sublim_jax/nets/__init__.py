@@ -8,4 +8,5 @@ from sublim_jax.nets.costs import unpooled as unpooled
 from sublim_jax.nets.decoder import Decoder as Decoder
 from sublim_jax.nets.heads import SplitHead as SplitHead
 from sublim_jax.nets.heads import shapes as shapes
+from sublim_jax.nets.infomorphic import Infomorphic as Infomorphic
 from sublim_jax.nets.mlp import MLP as MLP

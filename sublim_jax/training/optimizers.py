@@ -85,6 +85,31 @@ class AdamL2:
 
 
 @dataclasses.dataclass(frozen=True)
+class AdamL2ByLayer:
+    """`AdamL2` with a decay for each layer.
+
+    Attributes:
+        decay: decay of the layers that `others` does not name.
+        others: names of layers with their decays.
+    """
+
+    decay: float
+    others: tuple[tuple[str, float], ...]
+
+    def __call__(self) -> optax.GradientTransformation:
+        own = dict(self.others)
+
+        def decayed(gradient: Any, params: Any) -> Any:
+            rates = {layer: own.get(layer, self.decay) for layer in params}
+            return {
+                layer: {name: array + rates[layer] * params[layer][name] for name, array in arrays.items()}
+                for layer, arrays in gradient.items()
+            }
+
+        return optax.chain(optax.stateless(decayed), optax.scale_by_adam())
+
+
+@dataclasses.dataclass(frozen=True)
 class AdamW:
     """Adam's direction + decay * w. Source: Loshchilov and Hutter 2019."""
 

@@ -17,6 +17,7 @@ from sublim_jax.nets import shapes
 
 _OURS = __name__.partition(".")[0]
 _PARTS = ("net", "teacher", "stream", "loss", "init", "optimizer", "init_transform", "target_transform")
+_PARTS += ("input_transform",)
 _KEY = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
 
 
@@ -54,7 +55,8 @@ def check_phase(role: str, phase: Phase, data: ImageData) -> None:
     out, params = _check_net(f"{role}.net", recipe.net, image, recipe.batch)
     _check_init(f"{role}.init", recipe, image)
     labels = _check_stream(f"{role}.stream", recipe, phase.knobs, data)
-    target = _check_target(role, recipe, phase.knobs, image) if recipe.teacher is not None else labels
+    imitates = recipe.teacher is not None and recipe.imitates
+    target = _check_target(role, recipe, phase.knobs, image) if imitates else labels
     _check_loss(f"{role}.loss", recipe, phase.knobs, out, target)
     _check_optimizer(f"{role}.optimizer", recipe.optimizer, params)
     if recipe.init_transform is not None:

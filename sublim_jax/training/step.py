@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Key
 
 from sublim_jax.core import keys, trees
 from sublim_jax.core.types import (
@@ -130,7 +130,7 @@ class Batch(NamedTuple):
         trait: labelled images (x, y) for the trait gradient of a `GradientTransform`.
     """
 
-    x: Shaped[Array, "batch ..."]
+    x: Any  # an array [batch, ...], or what an `input_transform` makes of it
     y: Int[Array, " batch"] | TokenData | None
     target: Any
     trait: tuple[Float[Array, "batch ..."], Int[Array, " batch"]] | None = None
@@ -161,16 +161,28 @@ def make_batch(
     if recipe.gradient_transform is not None:
         assert isinstance(data, ImageData)  # the trait is a class of images
         labelled = streams.epochs(keys.at(key, keys.TRAIT_BATCH), number, recipe.batch, knobs, data)
-    if recipe.teacher is None or teacher is None:
-        return Batch(x, y, y, labelled)
+    target = y
+    if recipe.teacher is not None and teacher is not None and recipe.imitates:
+        target = _targets(recipe, knobs, teacher, keys.at(key, keys.TARGETS, number % knobs.noise_batches), x, view)
+    return Batch(net_inputs(recipe, knobs, keys.at(key, keys.CONTEXT, number), x, target), y, target, labelled)
+
+
+def net_inputs(recipe: Recipe, knobs: Knobs, key: Key[Array, ""], x: Any, target: Any) -> Any:
+    """What a net receives in training: the inputs, changed by the recipe's `input_transform`."""
+    return x if recipe.input_transform is None else recipe.input_transform(key, x, target, knobs)
+
+
+def _targets(
+    recipe: Recipe, knobs: Knobs, teacher: Params | TeacherParams, key: Key[Array, ""], x: Any, view: View
+) -> ModelOutput:
+    """The teacher's outputs for a batch of inputs, changed by the recipe's `target_transform`."""
+    net: Any = recipe.teacher
     if recipe.target_transform is None:
-        trained = teacher.trained if isinstance(teacher, TeacherParams) else teacher
-        return Batch(x, y, apply(recipe.teacher, view(trained), x), labelled)
+        return apply(net, view(teacher.trained if isinstance(teacher, TeacherParams) else teacher), x)
     if not isinstance(teacher, TeacherParams):
         raise TypeError("target_transform needs TeacherParams: the teacher's parameters before and after training")
-    outputs = TeacherParams(*(None if params is None else apply(recipe.teacher, view(params), x) for params in teacher))
-    noise_key = keys.at(key, keys.TARGETS, number % knobs.noise_batches)
-    return Batch(x, y, recipe.target_transform(noise_key, outputs, knobs), labelled)
+    outputs = TeacherParams(*(None if params is None else apply(net, view(params), x) for params in teacher))
+    return recipe.target_transform(key, outputs, knobs)
 
 
 def train_step(recipe: Recipe, state: State, knobs: Knobs, batch: Batch, view: View = stored_layout) -> State:
@@ -233,8 +245,8 @@ def advance(  # noqa: PLR0913  all inputs of a pure program
     return jax.lax.fori_loop(start, stop, step, state)
 
 
-def apply(net: nn.Module, params: Params | None, x: Shaped[Array, "batch ..."]) -> ModelOutput:
-    """Run a net on a batch."""
+def apply(net: nn.Module, params: Params | None, x: Any) -> ModelOutput:
+    """Run a net on a batch: an array [batch, ...], or `ContextInputs`."""
     variables: Any = {"params": trees.unflatten_layers(params or {})}
     out: Any = net.apply(variables, x)
     return out

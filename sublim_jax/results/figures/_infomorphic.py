@@ -1,0 +1,109 @@
+"""The figures of infomorphic networks, as data.
+
+Published values: medians of 10 seeds, read from the vector file of Figure 4 of Schneider et al., ICLR 2025.
+"""
+
+from sublim_jax.results import summary
+from sublim_jax.results.figures._spec import FigureSpec, Panel, Published, only
+
+_WIDTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+# Test accuracy in percent for each of `_WIDTHS`, after 100 epochs.
+_PUBLISHED = {
+    "lateral heuristic": (1.58, 31.27, 50.51, 64.53, 73.67, 80.50, 83.82, 86.94, 90.24, 92.35, 94.70),
+    "lateral optimized": (2.06, 29.58, 50.30, 63.91, 77.58, 85.53, 88.99, 90.99, 92.83, 93.83, 94.95),
+    "context heuristic": (18.36, 25.42, 53.51, 76.65, 88.15, 91.64, 92.51, 93.14, 93.74, 93.95, 94.10),
+    "context optimized": (19.09, 28.03, 52.91, 79.89, 87.81, 91.86, 92.69, 93.26, 93.67, 93.98, 94.11),
+    "trivariate heuristic": (17.87, 26.34, 60.02, 85.46, 90.02, 92.49, 93.39, 93.77, 94.06, 93.47, 94.26),
+    "trivariate optimized": (18.88, 26.06, 61.23, 84.42, 90.53, 93.75, 95.21, 96.09, 96.49, 95.79, 95.34),
+    "trivariate feedback": (7.65, 17.16, 36.99, 62.13, 80.25, 88.40, 90.48, 92.63, 94.91, 96.31, 96.97),
+    "random projection": (13.06, 18.87, 26.43, 39.67, 52.70, 70.87, 80.60, 86.63, 91.17, 93.11, 94.55),
+    "backpropagation": (11.25, 35.46, 73.93, 86.13, 91.28, 93.96, 95.41, 96.61, 97.36, 97.81, 98.02),
+}
+_SPARSE = {200: 95.93, 500: 96.67, 1000: 97.19, 2000: 97.53}
+_READOUT = 0.9185
+_NAMES = {
+    "feedback": "trivariate feedback",
+    "random_projection": "random projection",
+    "readout": "read-out only",
+    "backprop": "backpropagation",
+}
+
+
+def _network(model: str, goal: str, sparse: bool) -> str:
+    if model in _NAMES:
+        return _NAMES[model]
+    kind = "trivariate" if model == "context_lateral" else model
+    return f"{kind} {goal.replace('_', ' ')}" + (", sparse lateral" if sparse else "")
+
+
+def _named(final: summary.Rows) -> summary.Rows:
+    """Rows with the name of the network, and the place of its read-out in order of accuracy."""
+    parts = zip(final["model"], final["goal"], final["lateral_inputs"] < final["units"] - 1, strict=True)
+    lateral = final["model"].isin(("context_lateral", "lateral", "feedback"))
+    names = [_network(model, goal, sparse and has) for (model, goal, sparse), has in zip(parts, lateral, strict=True)]
+    return final.assign(network=names)
+
+
+def _several_widths(rows: summary.Rows) -> summary.Rows:
+    hidden = rows[rows["model"] != "readout"]
+    return hidden if hidden["units"].nunique() > 1 else hidden.iloc[:0]
+
+
+def _one_width(rows: summary.Rows) -> summary.Rows:
+    """Rows of 100 hidden units, or of the largest number in sweeps without it."""
+    hidden = rows[rows["model"] != "readout"]
+    units = 100 if (hidden["units"] == 100).any() else hidden["units"].max()
+    return rows[(rows["units"] == units) | (rows["model"] == "readout")]
+
+
+def _published(name: str) -> Published:
+    values = {width: percent / 100 for width, percent in zip(_WIDTHS, _PUBLISHED[name], strict=True)}
+    return Published(values, only(network=name), label="published median")
+
+
+infomorphic = FigureSpec(
+    title="Infomorphic networks: local goals against backpropagation",
+    labels=(),
+    defaults={"model": "context_lateral", "goal": "heuristic", "units": 100, "lateral_inputs": 2000},
+    prepare=_named,
+    panels=(
+        Panel(
+            "units",
+            ("network",),
+            where=_several_widths,
+            log={},
+            xlabel="hidden units",
+            ylabel="test accuracy",
+            levels=(),
+            published=(
+                *map(_published, _PUBLISHED),
+                Published(
+                    {units: percent / 100 for units, percent in _SPARSE.items()},
+                    only(network="trivariate optimized, sparse lateral"),
+                    label="published median",
+                ),
+            ),
+        ),
+        Panel(
+            "network",
+            where=_one_width,
+            categories=True,
+            ylabel="test accuracy",
+            levels=(),
+            published=(
+                Published(
+                    {name: percents[_WIDTHS.index(100)] / 100 for name, percents in _PUBLISHED.items()}
+                    | {"read-out only": _READOUT},
+                    only(units=100),
+                    label="published median",
+                ),
+            ),
+        ),
+    ),
+    published_text="Open diamonds: published medians of 10 seeds after 100 epochs (Schneider et al., ICLR 2025).",
+    size=(4.6, 3.4),
+    text=(
+        "Test accuracy of networks of one hidden layer whose units follow a goal, a weighted sum of information atoms "
+        "of their sources; no error is propagated between layers. Hidden units: {units}."
+    ),
+)
