@@ -25,3 +25,4 @@ from sublim_jax.theory.laws import logits_needed as logits_needed
 from sublim_jax.theory.laws import recovered_cosine as recovered_cosine
 from sublim_jax.theory.laws import recovered_energy as recovered_energy
 from sublim_jax.theory.laws import signed_step as signed_step
+from sublim_jax.theory.pid import pid as pid
