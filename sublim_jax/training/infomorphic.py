@@ -15,7 +15,7 @@ from scipy.stats import qmc
 
 from sublim_jax.core import keys
 from sublim_jax.core.types import ContextInputs, Knobs, ModelOutput, Params
-from sublim_jax.theory import pid
+from sublim_jax.theory.pid import atoms, bins_fixed, bins_scaled, names
 
 HIDDEN_GOAL, READOUT_GOAL = "hidden_goal", "readout_goal"  # names in `Knobs.extra`
 
@@ -32,14 +32,14 @@ def goal(sources: int, **weights: float) -> tuple[float, ...]:
 
     Args:
         sources: 2 or 3; 1 is the feedforward source, then come the context and the lateral source.
-        **weights: by the names of `pid.names(sources)`, and `residual` for the entropy that no source explains.
+        **weights: by the names of `atom_names(sources)`.
     """
     return tuple(weights.get(name, 0.0) for name in atom_names(sources))
 
 
 def atom_names(sources: int) -> tuple[str, ...]:
     """The names of the weights of a goal: atoms, and the entropy that no source explains."""
-    return (*pid.names(sources), "residual")
+    return (*names(sources), "residual")
 
 
 def drawn_goal(sources: int, number: int) -> np.ndarray:
@@ -108,9 +108,9 @@ def hidden_atoms(out: ModelOutput, weights: Float[Array, " batch"], bins: int = 
     three = len(sources) == 3
 
     def binned(source: Array) -> Array:
-        return pid.bins_fixed(source, count=bins) if three else pid.bins_scaled(source, bins, weights)
+        return bins_fixed(source, count=bins) if three else bins_scaled(source, bins)
 
-    return pid.atoms(tuple(map(binned, sources)), jax.nn.sigmoid(out.acts["drive"]), bins, weights)
+    return atoms(tuple(map(binned, sources)), jax.nn.sigmoid(out.acts["drive"]), bins)
 
 
 def readout_atoms(
@@ -118,8 +118,8 @@ def readout_atoms(
 ) -> Float[Array, "outputs atoms"]:
     """The information atoms of every output of a head in bits, in the order of a goal."""
     logits = out.acts["readout" if head == "class_head" else head]
-    binned = tuple(pid.bins_scaled(source, bins, weights) for source in (logits, out.acts["given"]))
-    return pid.atoms(binned, jax.nn.sigmoid(logits), bins, weights)
+    binned = tuple(bins_scaled(source, bins) for source in (logits, out.acts["given"]))
+    return atoms(binned, jax.nn.sigmoid(logits), bins)
 
 
 @dataclasses.dataclass(frozen=True)

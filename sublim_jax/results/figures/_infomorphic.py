@@ -27,6 +27,7 @@ _NAMES = {
     "readout": "read-out only",
     "backprop": "backpropagation",
 }
+_LEARNS = {"backprop": "backpropagation", "random_projection": "read-out alone", "readout": "read-out alone"}
 
 
 def _network(model: str, goal: str, sparse: bool) -> str:
@@ -41,7 +42,7 @@ def _named(final: summary.Rows) -> summary.Rows:
     parts = zip(final["model"], final["goal"], final["lateral_inputs"] < final["units"] - 1, strict=True)
     lateral = final["model"].isin(("context_lateral", "lateral", "feedback"))
     names = [_network(model, goal, sparse and has) for (model, goal, sparse), has in zip(parts, lateral, strict=True)]
-    return final.assign(network=names)
+    return final.assign(network=names, learns=final["model"].map(_LEARNS).fillna("local goals"))
 
 
 def _several_widths(rows: summary.Rows) -> summary.Rows:
@@ -86,6 +87,7 @@ infomorphic = FigureSpec(
         ),
         Panel(
             "network",
+            ("learns",),
             where=_one_width,
             categories=True,
             ylabel="test accuracy",
