@@ -187,7 +187,7 @@ def pid(sources: Sequence[Any], target_probability: Any, count: int | None = Non
     for subset in subsets(len(values)):
         rows = values[[source - 1 for source in sorted(subset)]].T
         cells.append(jnp.asarray(np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), jnp.int32))
-    bits = _atoms(len(values), len(target), tuple(cells), jnp.asarray(target)[None])[0]
+    bits = _compiled_atoms(len(values), len(target), tuple(cells), jnp.asarray(target)[None])[0]
     return dict(zip((*names(len(values)), "residual"), bits.tolist(), strict=True))
 
 
@@ -354,3 +354,4 @@ def _backward(sources: int, count: int, kept: Any, weights: Array) -> tuple[None
 
 
 _shared_information.defvjp(_forward, _backward)
+_compiled_atoms = jax.jit(_atoms, static_argnums=(0, 1))
