@@ -9,6 +9,7 @@ trivariate optimized 0.952, backpropagation with the same unit 0.954, read-out a
 from ml_collections import ConfigDict
 
 from sublim_jax.config import grid, infomorphic_config
+from sublim_jax.core.nested import flatten
 
 WIDTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 GOALS = {
@@ -20,7 +21,6 @@ GOALS = {
     "backprop": ("heuristic",),
 }
 BACKPROP = {"lr": (1e-3,), "readout_lr": (1e-3,), "decay": (0.0,), "readout_decay": (0.0,)}
-SPARSE = {"goal": ("optimized",), "units": WIDTHS[7:], "lateral_inputs": (100,)}
 
 
 def get_config() -> ConfigDict:
@@ -29,8 +29,11 @@ def get_config() -> ConfigDict:
     config.seeds = 10
     grids = {model: {"model": (model,), "goal": goals, "units": WIDTHS} for model, goals in GOALS.items()}
     grids["backprop"] |= BACKPROP
-    grids["sparse"] = SPARSE
     grids["readout"] = {"model": ("readout",)}
     for name, axes in grids.items():
         grid.add_grid(config, name, {f"infomorphic.{field}": values for field, values in axes.items()})
+    widths = {f"arms.{name}.infomorphic.units": (100,) for name in GOALS}
+    grid.add_preset(config, "laptop", {"seeds": 5, **widths})
+    smoke = config.presets.smoke.to_dict()
+    grid.add_preset(config, "smoke", {**flatten(smoke), **{name: (8,) for name in widths}})
     return config

@@ -114,23 +114,30 @@ def bins_fixed(
     return jnp.searchsorted(edges, values, side="left", method="compare_all").astype(jnp.int32)
 
 
-def bins_scaled(values: Float[Array, "batch neurons"], count: int = 20) -> Int[Array, "batch neurons"]:
+def bins_scaled(
+    values: Float[Array, "batch neurons"], count: int = 20, weights: Float[Array, " batch"] | None = None
+) -> Int[Array, "batch neurons"]:
     """Number the bins between -1 and 1 after division of each neuron's values by their largest magnitude in the batch.
 
     Args:
         values: One source of each neuron; a source that is 0 throughout stays 0.
         count: Number of bins.
+        weights: Samples of weight 0 do not count for the largest magnitude.
 
     Returns:
         Bins from 0 to `count` - 1, without gradient.
     """
     values = jax.lax.stop_gradient(values)
-    largest = jnp.abs(values).max(0, keepdims=True)
+    sizes = jnp.abs(values)
+    largest = (sizes if weights is None else jnp.where(weights[:, None] > 0, sizes, 0)).max(0, keepdims=True)
     return bins_fixed(values / jnp.where(largest > 0, largest, 1), -1.0, 1.0, count)
 
 
 def atoms(
-    bins: Sequence[Int[Array, "batch neurons"]], theta: Float[Array, "batch neurons"], count: int = 20
+    bins: Sequence[Int[Array, "batch neurons"]],
+    theta: Float[Array, "batch neurons"],
+    count: int = 20,
+    weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, "neurons atoms"]:
     """Compute the atoms of each neuron's sources about its binary output, and the output's residual entropy.
 
@@ -142,6 +149,7 @@ def atoms(
         bins: For each of two or three sources the bins of every sample and neuron, from 0 to `count` - 1.
         theta: Probability that the output is 1.
         count: Number of bins of a source.
+        weights: Probability of each sample, which sum to 1; None: all are equally probable.
 
     Returns:
         Bits; the atoms in the order of `antichains`, then the residual entropy, H(output) - I(all sources; output).
@@ -154,8 +162,9 @@ def atoms(
     if batch < count**sources and count**sources << (batch - 1).bit_length() > _KEYS:
         raise ConfigError(f"count: {count} bins of {sources} sources in a batch of {batch}; lower one of them")
     theta = theta.T
+    weights = jnp.full(batch, 1 / batch, theta.dtype) if weights is None else jax.lax.stop_gradient(weights)
     cells = _cells(tuple(jax.lax.stop_gradient(one).astype(jnp.int32).T for one in bins), count)
-    return _atoms(sources, count, cells, theta)
+    return _atoms(sources, count, cells, theta, weights[None])
 
 
 def pid(sources: Sequence[Any], target_probability: Any, count: int | None = None) -> dict[str, float]:
@@ -187,7 +196,8 @@ def pid(sources: Sequence[Any], target_probability: Any, count: int | None = Non
     for subset in subsets(len(values)):
         rows = values[[source - 1 for source in sorted(subset)]].T
         cells.append(jnp.asarray(np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), jnp.int32))
-    bits = _compiled_atoms(len(values), len(target), tuple(cells), jnp.asarray(target)[None])[0]
+    theta = jnp.asarray(target)[None]
+    bits = _compiled_atoms(len(values), len(target), tuple(cells), theta, jnp.full_like(theta, 1 / len(target)))[0]
     return dict(zip((*names(len(values)), "residual"), bits.tolist(), strict=True))
 
 
@@ -224,13 +234,17 @@ def _checked(sources: Any, target_probability: Any, count: int | None) -> tuple[
 
 
 def _atoms(
-    sources: int, count: int, cells: tuple[Int[Array, " samples"], ...], theta: Float[Array, "neurons batch"]
+    sources: int,
+    count: int,
+    cells: tuple[Int[Array, " samples"], ...],
+    theta: Float[Array, "neurons batch"],
+    weights: Float[Array, "1 batch"],
 ) -> Float[Array, "neurons atoms"]:
     """Compute the atoms, in bits, and the residual entropy from the cells of all subsets of sources."""
-    shared = _shared_information(sources, count, cells, theta)
+    shared = _shared_information(sources, count, cells, theta, weights)
     inverse = jnp.asarray(moebius(sources), theta.dtype)
     found = jnp.einsum("as,sn->na", inverse, shared, precision=jax.lax.Precision.HIGHEST)
-    marginals = jnp.stack([theta.mean(1), (1 - theta).mean(1)])
+    marginals = jnp.stack([(weights * theta).sum(1), (weights * (1 - theta)).sum(1)])
     entropy = -(marginals * jnp.log2(marginals + _EPSILON)).sum(0)
     return jnp.concatenate([found, (entropy - shared[-1])[:, None]], axis=1)
 
@@ -268,7 +282,7 @@ def _cells(bins: tuple[Int[Array, "neurons batch"], ...], count: int) -> tuple[I
 def _shares(
     sizes: list[int], cells: Sequence[Int[Array, " samples"]], values: Sequence[Float[Array, "neurons batch"]]
 ) -> list[Float[Array, "neurons batch"]]:
-    """Sum each subset's values over the samples of each sample's cell, relative to the batch.
+    """Sum each subset's values over the samples of each sample's cell.
 
     The operator is symmetric, so that it also maps derivatives with respect to its results to those of its inputs. One
     scatter per subset, not one of all: XLA then fuses what computes the values into fast loops.
@@ -276,16 +290,20 @@ def _shares(
     found = []
     for size, cell, value in zip(sizes, cells, values, strict=True):
         table = jnp.zeros(size * len(value), value.dtype).at[cell].add(value.reshape(-1))
-        found.append(table[cell].reshape(value.shape) / value.shape[1])
+        found.append(table[cell].reshape(value.shape))
     return found
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _shared_information(
-    sources: int, count: int, cells: tuple[Int[Array, " samples"], ...], theta: Float[Array, "neurons batch"]
+    sources: int,
+    count: int,
+    cells: tuple[Int[Array, " samples"], ...],
+    theta: Float[Array, "neurons batch"],
+    weights: Float[Array, "1 batch"],
 ) -> Float[Array, "antichains neurons"]:
     """Compute the information of shared exclusions, in bits, that each antichain has about the output."""
-    return _forward(sources, count, cells, theta)[0]
+    return _forward(sources, count, cells, theta, weights)[0]
 
 
 class _Union(NamedTuple):
@@ -298,8 +316,8 @@ class _Union(NamedTuple):
 
 
 def _unions(sources: int, shares: Sequence[Sequence[Array]], outputs: tuple[Array, Array]) -> Iterator[_Union]:
-    """Compute the probabilities of each antichain from the shares of its subsets."""
-    marginals = [probability.mean(1, keepdims=True) for probability in outputs]
+    """Compute the probabilities of each antichain from the shares of its subsets and the weighted outputs."""
+    marginals = [probability.sum(1, keepdims=True) for probability in outputs]
     for row in union_coefficients(sources).tolist():
         one, zero = (sum(c * share for c, share in zip(row, parts, strict=True) if c) for parts in shares)
         either = one + zero
@@ -308,9 +326,9 @@ def _unions(sources: int, shares: Sequence[Sequence[Array]], outputs: tuple[Arra
         yield _Union((one, zero), either, independent, counts)
 
 
-def _forward(sources: int, count: int, cells: Any, theta: Array) -> tuple[Array, Any]:
+def _forward(sources: int, count: int, cells: Any, theta: Array, weights: Array) -> tuple[Array, Any]:
     """Compute the shared information, and keep the shares that its derivatives need."""
-    outputs = (theta, 1 - theta)
+    outputs = (weights * theta, weights * (1 - theta))
     sizes = _sizes(sources, count, theta.shape[1])
     shares = [_shares(sizes, cells, [probability] * len(sizes)) for probability in outputs]
     shared = []
@@ -321,36 +339,36 @@ def _forward(sources: int, count: int, cells: Any, theta: Array) -> tuple[Array,
                 outputs, union.joint, union.independent, union.counts, strict=True
             )
         ]
-        shared.append((logs[0] + logs[1]).mean(1) / _LN2)
-    return jnp.stack(shared), (cells, theta, shares)
+        shared.append((logs[0] + logs[1]).sum(1) / _LN2)
+    return jnp.stack(shared), (cells, theta, weights, shares)
 
 
-def _backward(sources: int, count: int, kept: Any, weights: Array) -> tuple[None, Array]:
+def _backward(sources: int, count: int, kept: Any, slopes: Array) -> tuple[None, Array, None]:
     """Compute the derivative with respect to theta through its three places: factor, joint and marginal.
 
     Both outputs are brought to one denominator: XLA repeats no division, so that a second use of one costs a pass.
     """
-    cells, theta, shares = kept
-    batch = theta.shape[1]
+    cells, theta, weights, shares = kept
+    outputs = (weights * theta, weights * (1 - theta))
     rows = union_coefficients(sources).tolist()
     by_subset: list[Any] = [0] * len(rows[0])
     by_factor: Any = 0
     by_marginal: Any = 0
-    unions = _unions(sources, shares, (theta, 1 - theta))
-    for row, union, weight in zip(rows, unions, weights[..., None] / (_LN2 * batch), strict=True):
+    unions = _unions(sources, shares, outputs)
+    for row, union, slope in zip(rows, unions, slopes[..., None] / _LN2, strict=True):
         (joint1, joint0), (free1, free0), (counts1, counts0) = union.joint, union.independent, union.counts
-        theta1, theta0 = jnp.where(counts1, theta, 0), jnp.where(counts0, 1 - theta, 0)
-        by_marginal -= weight * union.either * (theta1 * free0 - theta0 * free1) / (free1 * free0)
-        by_factor += weight * jnp.log(
+        theta1, theta0 = jnp.where(counts1, outputs[0], 0), jnp.where(counts0, outputs[1], 0)
+        by_marginal -= slope * union.either * (theta1 * free0 - theta0 * free1) / (free1 * free0)
+        by_factor += slope * jnp.log(
             jnp.where(counts1, joint1, free1) * free0 / (jnp.where(counts0, joint0, free0) * free1)
         )
         joint1, joint0 = jnp.where(counts1, joint1, 1), jnp.where(counts0, joint0, 1)
-        by_joint = weight * (theta1 * joint0 - theta0 * joint1) / (joint1 * joint0)
+        by_joint = slope * (theta1 * joint0 - theta0 * joint1) / (joint1 * joint0)
         for subset, coefficient in enumerate(row):
             if coefficient:
                 by_subset[subset] += coefficient * by_joint
-    through_shares = sum(_shares(_sizes(sources, count, batch), cells, by_subset))
-    return None, by_factor + through_shares + by_marginal.mean(1, keepdims=True)
+    through_shares = sum(_shares(_sizes(sources, count, theta.shape[1]), cells, by_subset))
+    return None, weights * (by_factor + through_shares + by_marginal.sum(1, keepdims=True)), None
 
 
 _shared_information.defvjp(_forward, _backward)

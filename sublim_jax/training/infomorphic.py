@@ -108,9 +108,9 @@ def hidden_atoms(out: ModelOutput, weights: Float[Array, " batch"], bins: int = 
     three = len(sources) == 3
 
     def binned(source: Array) -> Array:
-        return bins_fixed(source, count=bins) if three else bins_scaled(source, bins)
+        return bins_fixed(source, count=bins) if three else bins_scaled(source, bins, weights)
 
-    return atoms(tuple(map(binned, sources)), jax.nn.sigmoid(out.acts["drive"]), bins)
+    return atoms(tuple(map(binned, sources)), jax.nn.sigmoid(out.acts["drive"]), bins, weights)
 
 
 def readout_atoms(
@@ -118,8 +118,8 @@ def readout_atoms(
 ) -> Float[Array, "outputs atoms"]:
     """The information atoms of every output of a head in bits, in the order of a goal."""
     logits = out.acts["readout" if head == "class_head" else head]
-    binned = tuple(bins_scaled(source, bins) for source in (logits, out.acts["given"]))
-    return atoms(binned, jax.nn.sigmoid(logits), bins)
+    binned = tuple(bins_scaled(source, bins, weights) for source in (logits, out.acts["given"]))
+    return atoms(binned, jax.nn.sigmoid(logits), bins, weights)
 
 
 @dataclasses.dataclass(frozen=True)

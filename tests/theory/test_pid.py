@@ -316,3 +316,34 @@ def test_pid_docstring_example_runs():
     module = sys.modules["sublim_jax.theory.pid"]
     (example,) = [one for one in doctest.DocTestFinder(recurse=False).find(theory.pid, "pid", module) if one.examples]
     assert doctest.DocTestRunner().run(example) == (0, 3)
+
+
+@pytest.mark.parametrize("sources", [2, 3])
+def test_atoms_leave_out_samples_of_weight_zero(sources):
+    bins, theta = samples(3, sources, 60, 4, 3)
+    weights = np.where(np.arange(60) < 47, 1 / 47, 0).astype(np.float32)
+    goal = np.random.default_rng(0).normal(size=len(names(sources)) + 1)
+
+    def total(theta, bins, weights):
+        return (atoms(bins, theta, 3, weights) @ goal).sum()
+
+    slope = jax.jit(jax.value_and_grad(total))
+    value, gradient = slope(theta, bins, weights)
+    alone, short = slope(theta[:47], tuple(one[:47] for one in bins), None)
+    np.testing.assert_allclose(value, alone, rtol=1e-5)
+    np.testing.assert_allclose(gradient[:47], short, rtol=1e-4, atol=1e-7)
+    assert (gradient[47:] == 0).all()
+
+
+@pytest.mark.parametrize("sources", [2, 3])
+def test_atoms_of_weighted_samples_are_those_of_repeated_ones(sources):
+    bins, theta = samples(4, sources, 12, 3, 2)
+    times = np.arange(1, 13) % 4 + 1
+    repeated = atoms(tuple(np.repeat(one, times, 0) for one in bins), np.repeat(theta, times, 0), 2)
+    weighted = atoms(bins, theta, 2, (times / times.sum()).astype(np.float32))
+    np.testing.assert_allclose(weighted, repeated, atol=2e-6)
+
+
+def test_bins_scaled_leaves_out_samples_of_weight_zero():
+    values = np.array([[0.5], [-1.0], [4.0]], np.float32)
+    assert bins_scaled(values, weights=np.array([0.5, 0.5, 0.0]))[:2].ravel().tolist() == [14, 0]
