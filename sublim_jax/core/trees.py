@@ -108,8 +108,10 @@ def unflatten_layers(params: Params) -> dict[str, Any]:
 
 def all_finite(tree: Any) -> Any:
     """Return whether no array holds NaN or infinity, as a traced boolean."""
-    # One reduction of all numbers: on CPU each is a dozen operations to compile.
-    return jnp.concatenate([jnp.isfinite(leaf).ravel() for leaf in jax.tree.leaves(tree)]).all()
+    # One reduction of all numbers, because on CPU each is a dozen operations to compile; without the barrier XLA
+    # divides it into one for each array again.
+    joined = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    return jnp.isfinite(jax.lax.optimization_barrier(joined)).all()
 
 
 def count(tree: Any) -> int:

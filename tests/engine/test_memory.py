@@ -1,9 +1,7 @@
 """Peak memory of whole commands: flat in the number of seeds, and within the limit that a config sets."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from helpers.configs import CONFIGS, config_of
@@ -12,6 +10,13 @@ from sublim_jax.config import resolve, schema
 from sublim_jax.config.estimate import estimate
 from sublim_jax.config.study import study_of
 
+# A process of its own, because the peak of a child begins with the memory of the process that starts it.
+MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
 UNIT = 1 if sys.platform == "darwin" else 1024
 # Real nets and inputs, with as little training as there can be.
 SHORT = {"student.steps": 2, "student.eval_steps": (), "teacher.epochs": 1, "data.train_limit": 1000}
@@ -31,12 +36,9 @@ def peak_gb(folder, name, **fields):
     """Peak memory of the process of one command, in GB."""
     words = [f"--config={name}", *(f"--config.{field}={value}" for field, value in fields.items())]
     command = [sys.executable, "-m", "sublim_jax.main", *words, f"--workdir={folder}", "--config.run.teachers="]
-    with open(f"{folder}.txt", "w") as text:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=text)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, Path(f"{folder}.txt").read_text()[-2000:]
-    return usage.ru_maxrss * UNIT / 1e9
+    measured = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True)
+    assert measured.returncode == 0, measured.stderr[-2000:]
+    return int(measured.stdout) * UNIT / 1e9
 
 
 def predicted_gb(name, **fields):
