@@ -142,8 +142,8 @@ def atoms(
     """Compute the atoms of each neuron's sources about its binary output, and the output's residual entropy.
 
     Probabilities are shares of the batch. Derivatives with respect to `theta` are those of the information at fixed
-    bins. Sums over the samples of a cell are scattered and gathered, cells beyond the size of the batch are numbered by
-    a sort: on CPU this is several times as fast as products with one-hot matrices, and needs no table of all cells.
+    bins. Sums over the samples of a cell are scattered and gathered, which on CPU takes a tenth of the time of products
+    with one-hot matrices or of a sort; only cells that outnumber the batch are numbered by a sort.
 
     Args:
         bins: For each of two or three sources the bins of every sample and neuron, from 0 to `count` - 1.
@@ -155,16 +155,18 @@ def atoms(
         Bits; the atoms in the order of `antichains`, then the residual entropy, H(output) - I(all sources; output).
 
     Raises:
-        ConfigError: There are not two or three sources, or `count` ** sources * batch exceeds 2 ** 31.
+        ConfigError: There are not two or three sources, or too many bins for the batch to number their cells.
     """
     sources, batch = len(bins), theta.shape[0]
     antichains(sources)  # checks the number
     if batch < count**sources and count**sources << (batch - 1).bit_length() > _KEYS:
-        raise ConfigError(f"count: {count} bins of {sources} sources in a batch of {batch}; lower one of them")
-    theta = theta.T
+        raise ConfigError(
+            f"count: {count} bins of {sources} sources in a batch of {batch}; count ** sources times the batch (a "
+            "power of two above it) may be at most 2 ** 31"
+        )
+    cells = _cells(tuple(jax.lax.stop_gradient(one).astype(jnp.int32) for one in bins), count)
     weights = jnp.full(batch, 1 / batch, theta.dtype) if weights is None else jax.lax.stop_gradient(weights)
-    cells = _cells(tuple(jax.lax.stop_gradient(one).astype(jnp.int32).T for one in bins), count)
-    return _atoms(sources, count, cells, theta, weights[None])
+    return _atoms(sources, count, cells, theta, weights[:, None])
 
 
 def pid(sources: Sequence[Any], target_probability: Any, count: int | None = None) -> dict[str, float]:
@@ -195,8 +197,9 @@ def pid(sources: Sequence[Any], target_probability: Any, count: int | None = Non
     cells = []
     for subset in subsets(len(values)):
         rows = values[[source - 1 for source in sorted(subset)]].T
-        cells.append(jnp.asarray(np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), jnp.int32))
-    theta = jnp.asarray(target)[None]
+        _, numbers = np.unique(rows, axis=0, return_inverse=True)
+        cells.append(jnp.asarray(numbers.reshape(-1), jnp.int32))
+    theta = jnp.asarray(target)[:, None]
     bits = _compiled_atoms(len(values), len(target), tuple(cells), theta, jnp.full_like(theta, 1 / len(target)))[0]
     return dict(zip((*names(len(values)), "residual"), bits.tolist(), strict=True))
 
@@ -237,27 +240,27 @@ def _atoms(
     sources: int,
     count: int,
     cells: tuple[Int[Array, " samples"], ...],
-    theta: Float[Array, "neurons batch"],
-    weights: Float[Array, "1 batch"],
+    theta: Float[Array, "batch neurons"],
+    weights: Float[Array, "batch 1"],
 ) -> Float[Array, "neurons atoms"]:
     """Compute the atoms, in bits, and the residual entropy from the cells of all subsets of sources."""
-    shared = _shared_information(sources, count, cells, theta, weights)
+    shared: Any = _shared_information(sources, count, cells, theta, weights)
     inverse = jnp.asarray(moebius(sources), theta.dtype)
     found = jnp.einsum("as,sn->na", inverse, shared, precision=jax.lax.Precision.HIGHEST)
-    marginals = jnp.stack([(weights * theta).sum(1), (weights * (1 - theta)).sum(1)])
+    marginals = jnp.stack([(weights * theta).sum(0), (weights * (1 - theta)).sum(0)])
     entropy = -(marginals * jnp.log2(marginals + _EPSILON)).sum(0)
     return jnp.concatenate([found, (entropy - shared[-1])[:, None]], axis=1)
 
 
-def _ranks(keys: Int[Array, "neurons batch"]) -> Int[Array, "neurons batch"]:
+def _ranks(keys: Int[Array, "batch neurons"]) -> Int[Array, "batch neurons"]:
     """Number the different keys of each neuron from 0 in ascending order."""
-    batch = keys.shape[1]
+    batch = keys.shape[0]
     bits = (batch - 1).bit_length()
-    packed = jnp.sort(keys << bits | jnp.arange(batch, dtype=jnp.int32)[None], axis=1)
+    packed = jnp.sort(keys.T << bits | jnp.arange(batch, dtype=jnp.int32)[None], axis=1)
     keys, samples = packed >> bits, packed & ((1 << bits) - 1)
     ranks = jnp.cumsum(jnp.diff(keys, axis=1, prepend=keys[:, :1]) > 0, axis=1, dtype=jnp.int32)
     rows = jnp.arange(len(keys))[:, None]
-    return jnp.zeros_like(ranks).at[rows, samples].set(ranks, unique_indices=True)
+    return jnp.zeros_like(ranks.T).at[samples, rows].set(ranks, unique_indices=True)
 
 
 def _sizes(sources: int, count: int, batch: int) -> list[int]:
@@ -265,9 +268,9 @@ def _sizes(sources: int, count: int, batch: int) -> list[int]:
     return [min(count ** len(subset), batch) for subset in subsets(sources)]
 
 
-def _cells(bins: tuple[Int[Array, "neurons batch"], ...], count: int) -> tuple[Int[Array, " samples"], ...]:
+def _cells(bins: tuple[Int[Array, "batch neurons"], ...], count: int) -> tuple[Int[Array, " samples"], ...]:
     """Number the cells of all samples of all neurons for each subset of sources."""
-    neurons, batch = bins[0].shape
+    batch, neurons = bins[0].shape
     cells = []
     for subset, size in zip(subsets(len(bins)), _sizes(len(bins), count, batch), strict=True):
         keys = jnp.zeros_like(bins[0])
@@ -275,13 +278,13 @@ def _cells(bins: tuple[Int[Array, "neurons batch"], ...], count: int) -> tuple[I
             keys = keys * count + bins[source - 1]
         if count ** len(subset) > batch:
             keys = _ranks(keys)
-        cells.append((keys + size * jnp.arange(neurons, dtype=jnp.int32)[:, None]).reshape(-1))
+        cells.append((keys + size * jnp.arange(neurons, dtype=jnp.int32)[None]).reshape(-1))
     return tuple(cells)
 
 
 def _shares(
-    sizes: list[int], cells: Sequence[Int[Array, " samples"]], values: Sequence[Float[Array, "neurons batch"]]
-) -> list[Float[Array, "neurons batch"]]:
+    sizes: list[int], cells: Sequence[Int[Array, " samples"]], values: Sequence[Float[Array, "batch neurons"]]
+) -> list[Float[Array, "batch neurons"]]:
     """Sum each subset's values over the samples of each sample's cell.
 
     The operator is symmetric, so that it also maps derivatives with respect to its results to those of its inputs. One
@@ -289,7 +292,7 @@ def _shares(
     """
     found = []
     for size, cell, value in zip(sizes, cells, values, strict=True):
-        table = jnp.zeros(size * len(value), value.dtype).at[cell].add(value.reshape(-1))
+        table = jnp.zeros(size * value.shape[1], value.dtype).at[cell].add(value.reshape(-1))
         found.append(table[cell].reshape(value.shape))
     return found
 
@@ -299,8 +302,8 @@ def _shared_information(
     sources: int,
     count: int,
     cells: tuple[Int[Array, " samples"], ...],
-    theta: Float[Array, "neurons batch"],
-    weights: Float[Array, "1 batch"],
+    theta: Float[Array, "batch neurons"],
+    weights: Float[Array, "batch 1"],
 ) -> Float[Array, "antichains neurons"]:
     """Compute the information of shared exclusions, in bits, that each antichain has about the output."""
     return _forward(sources, count, cells, theta, weights)[0]
@@ -315,13 +318,19 @@ class _Union(NamedTuple):
     counts: tuple[Array, Array]  # whether the ratio of both is not negligible
 
 
+def _weighted(coefficients: Sequence[int], shares: Sequence[Array]) -> Array:
+    """Sum the shares whose coefficient is not zero."""
+    terms = [c * share for c, share in zip(coefficients, shares, strict=True) if c]
+    return functools.reduce(jnp.add, terms)
+
+
 def _unions(sources: int, shares: Sequence[Sequence[Array]], outputs: tuple[Array, Array]) -> Iterator[_Union]:
     """Compute the probabilities of each antichain from the shares of its subsets and the weighted outputs."""
-    marginals = [probability.sum(1, keepdims=True) for probability in outputs]
+    marginals = [probability.sum(0, keepdims=True) for probability in outputs]
     for row in union_coefficients(sources).tolist():
-        one, zero = (sum(c * share for c, share in zip(row, parts, strict=True) if c) for parts in shares)
+        one, zero = (_weighted(row, parts) for parts in shares)
         either = one + zero
-        independent = tuple(either * marginal + _EPSILON for marginal in marginals)
+        independent = either * marginals[0] + _EPSILON, either * marginals[1] + _EPSILON
         counts = one >= _LOWEST_RATIO * independent[0], zero >= _LOWEST_RATIO * independent[1]
         yield _Union((one, zero), either, independent, counts)
 
@@ -329,7 +338,7 @@ def _unions(sources: int, shares: Sequence[Sequence[Array]], outputs: tuple[Arra
 def _forward(sources: int, count: int, cells: Any, theta: Array, weights: Array) -> tuple[Array, Any]:
     """Compute the shared information, and keep the shares that its derivatives need."""
     outputs = (weights * theta, weights * (1 - theta))
-    sizes = _sizes(sources, count, theta.shape[1])
+    sizes = _sizes(sources, count, len(theta))
     shares = [_shares(sizes, cells, [probability] * len(sizes)) for probability in outputs]
     shared = []
     for union in _unions(sources, shares, outputs):
@@ -339,7 +348,7 @@ def _forward(sources: int, count: int, cells: Any, theta: Array, weights: Array)
                 outputs, union.joint, union.independent, union.counts, strict=True
             )
         ]
-        shared.append((logs[0] + logs[1]).sum(1) / _LN2)
+        shared.append((logs[0] + logs[1]).sum(0) / _LN2)
     return jnp.stack(shared), (cells, theta, weights, shares)
 
 
@@ -355,7 +364,7 @@ def _backward(sources: int, count: int, kept: Any, slopes: Array) -> tuple[None,
     by_factor: Any = 0
     by_marginal: Any = 0
     unions = _unions(sources, shares, outputs)
-    for row, union, slope in zip(rows, unions, slopes[..., None] / _LN2, strict=True):
+    for row, union, slope in zip(rows, unions, slopes[:, None] / _LN2, strict=True):
         (joint1, joint0), (free1, free0), (counts1, counts0) = union.joint, union.independent, union.counts
         theta1, theta0 = jnp.where(counts1, outputs[0], 0), jnp.where(counts0, outputs[1], 0)
         by_marginal -= slope * union.either * (theta1 * free0 - theta0 * free1) / (free1 * free0)
@@ -367,8 +376,8 @@ def _backward(sources: int, count: int, kept: Any, slopes: Array) -> tuple[None,
         for subset, coefficient in enumerate(row):
             if coefficient:
                 by_subset[subset] += coefficient * by_joint
-    through_shares = sum(_shares(_sizes(sources, count, theta.shape[1]), cells, by_subset))
-    return None, weights * (by_factor + through_shares + by_marginal.sum(1, keepdims=True)), None
+    through_shares = sum(_shares(_sizes(sources, count, len(theta)), cells, by_subset))
+    return None, weights * (by_factor + through_shares + by_marginal.sum(0, keepdims=True)), None
 
 
 _shared_information.defvjp(_forward, _backward)
