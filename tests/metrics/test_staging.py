@@ -87,3 +87,19 @@ def test_stages_make_the_same_program_again():
     """Compiled programs are found on disk by their text, which must not depend on addresses in memory."""
     texts = [run(Stages(function, ARGUMENTS, range(4)))[1] for _ in range(3)]
     assert texts[0] == texts[1] == texts[2]
+
+
+def test_stages_do_not_take_a_number_of_one_type_for_one_of_another():
+    """A literal that is the argument of two calls is one object of Python, whatever its type."""
+    add = jax.jit(lambda x, y: x + jnp.cos(y.astype(jnp.float32)).astype(x.dtype) + y)
+
+    def function(arguments):
+        data, *_ = arguments
+        bits = jax.lax.bitcast_convert_type(data, jnp.uint32)
+        results = add(bits, np.uint32(1)), add(data.astype(jnp.int32), np.int32(1)), add(data, np.float32(1))
+        return {str(result.dtype): result.sum() for result in results}
+
+    stages = Stages(function, ARGUMENTS, (DATA, SEED, CONDITION, STEP))
+    _, columns = stages.run(DATA, stages.arguments([ARGUMENTS[0]], DATA))
+    for name, value in function(ARGUMENTS).items():
+        assert value.dtype == name and (columns[name] == value).all()
