@@ -173,10 +173,10 @@ def _bind(jaxpr: core.Jaxpr, equations: Sequence[Any], outputs: Sequence[core.Va
 
 
 def _name(value: Any) -> Any:
-    """What tells a value from others: type and value of a literal, else its identity, for which it must be kept."""
+    """What tells a value from others: of a literal its type and value, else its identity, so that it must be kept."""
     return (value.dtype, value.item()) if isinstance(value, np.ndarray) and not value.ndim else id(value)
 
 
 def _read(var: Any, values: Values) -> Any:
-    """The value of a variable; a literal with its type, because a number of Python may stand for several."""
+    """The value of a variable; a literal with its type."""
     return np.asarray(var.val, var.aval.dtype) if isinstance(var, core.Literal) else values[var]
