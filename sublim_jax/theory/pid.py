@@ -153,8 +153,8 @@ def atoms(
     antichains(sources)  # checks the number
     if batch < count**sources and count**sources << (batch - 1).bit_length() > _KEYS:
         raise ConfigError(
-            f"count: {count} bins of {sources} sources in a batch of {batch}; count ** sources times the batch (a power "
-            "of two above it) may be at most 2 ** 31"
+            f"count: {count} bins of {sources} sources in a batch of {batch}; count ** sources times the batch (a "
+            "power of two above it) may be at most 2 ** 31"
         )
     cells = _cells(tuple(jax.lax.stop_gradient(one).astype(jnp.int32) for one in bins), count)
     return _atoms(sources, count, cells, theta)
@@ -358,7 +358,13 @@ def _backward(sources: int, count: int, kept: Any, weights: Array) -> tuple[None
         for subset, coefficient in enumerate(row):
             if coefficient:
                 by_subset[subset] += coefficient * by_joint
-    through_shares = sum(_shares(_sizes(sources, count, batch), cells, by_subset))
+    # A product, because XLA would fuse a sum of gathers with the logarithms above and compute both value by value.
+    through_shares = jnp.einsum(
+        "s,sbn->bn",
+        jnp.ones(len(by_subset), theta.dtype),
+        jnp.stack(_shares(_sizes(sources, count, batch), cells, by_subset)),
+        precision=jax.lax.Precision.HIGHEST,
+    )
     return None, by_factor + through_shares + by_marginal.mean(0, keepdims=True)
 
 
