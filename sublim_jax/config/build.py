@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from sublim_jax import data, metrics
-from sublim_jax.config import grid
+from sublim_jax.config import grid, infomorphic
 from sublim_jax.config.grid import Config
 from sublim_jax.config.schema import CONDITIONS
 from sublim_jax.core import trees
@@ -83,6 +83,8 @@ def grids_of(config: Config) -> tuple[Grid, ...]:
 
 def load_data(config: Config) -> Dataset:
     """The data set that a config names, with the images of other data sets that its streams show."""
+    if config.study == "infomorphic":
+        return infomorphic.load_data(config)
     fields = config.data.to_dict()
     folder = fields.pop("more_folder")
     dataset = data.load_dataset(**fields)
@@ -106,6 +108,10 @@ def build_conditions(config: Config, dataset: Dataset, trunk: nn.Module | None =
     Raises:
         ConfigError: A condition names a layer that the trunk does not have.
     """
+    if config.study == "infomorphic":
+        if trunk is not None:
+            raise ConfigError("trunk: must not be given; config.study='infomorphic' has units of its own")
+        return infomorphic.build_conditions(config, dataset)
     return tuple(
         Condition(
             point.labels,

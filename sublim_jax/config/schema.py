@@ -44,9 +44,9 @@ SOURCES = ("auto", "embedded", "idx", "tfds")
 TRUNKS = ("mlp", "cnn")
 PRESETS = ("paper", "laptop", "smoke")
 FIGURES = ("activation", "cloud", "defence", "failure", "figure2", "figure3_classes", "figure3_cnn", "figure3_depth")
-FIGURES += ("figure3_width", "figure4", "figure5", "figure6", "infomorphic", "lm_base", "lm_divergence", "lm_dose")
-FIGURES += ("lm_layers", "lm_optimizer", "lm_paraphrase", "lm_transfer", "loss", "noise", "optimizer", "perturbation")
-FIGURES += ("rotation", "share", "theorem1", "transfer")
+FIGURES += ("figure3_width", "figure4", "figure5", "figure6", "infomorphic", "infomorphic_goals", "lm_base")
+FIGURES += ("lm_divergence", "lm_dose", "lm_layers", "lm_optimizer", "lm_paraphrase", "lm_transfer", "loss", "noise")
+FIGURES += ("optimizer", "perturbation", "rotation", "share", "theorem1", "transfer")
 
 
 class Rule(NamedTuple):
