@@ -20,7 +20,7 @@ from sublim_jax.engine import teacher_cache
 from sublim_jax.engine.first_steps import Grid
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.metrics import predictions
-from sublim_jax.metrics.infomorphic import atoms
+from sublim_jax.metrics.infomorphic import atoms, codes
 from sublim_jax.nets import CNN, MLP, SplitHead, shapes
 from sublim_jax.training import inits, losses, optimizers, projections, streams, targets
 
@@ -43,7 +43,7 @@ GUARDS = {
     "project_step": projections.ProjectOutTrait("trunk", step=True),
 }
 INITS = {init.__name__: init for init in (inits.torch_linear, inits.normal_fan_in, inits.transformer)}
-METRICS = {metric.__name__: metric for metric in (*metrics.ALL, *predictions.ALL, atoms)}
+METRICS = {metric.__name__: metric for metric in (*metrics.ALL, *predictions.ALL, atoms, codes)}
 STREAMS: dict[str, Callable[[Config], Stream]] = {
     "uniform": lambda _: streams.uniform,
     "gaussian": lambda _: streams.gaussian,

@@ -159,6 +159,13 @@ class TeacherBits:
         return ContextInputs(x, jnp.roll(bits, 1, 0) if self.shuffled else bits, key)
 
 
+def tie_context(key: Key[Array, ""], params: Params) -> dict[str, Any]:
+    """An `InitTransform`: context weights are the auxiliary head's, transposed, so a unit reads what it would send."""
+    del key
+    kernel = params["aux_head"]["kernel"].T
+    return {**params, "context": {**params["context"], "kernel": kernel}}
+
+
 @dataclasses.dataclass(frozen=True)
 class SparseLateral:
     """An `InitTransform` that leaves every unit `connections` random lateral inputs and sets the others to 0.

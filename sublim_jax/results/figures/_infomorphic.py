@@ -153,3 +153,37 @@ infomorphic_goals = FigureSpec(
         "time (without: {without}), and goals drawn at random, weights between -1 and 1."
     ),
 )
+
+
+_STUDENTS = {"hidden": "bits to hidden units", "readout": "bits to a read-out", "mlp": "backpropagation"}
+
+
+def _pairs(final: summary.Rows) -> summary.Rows:
+    """Rows with the kind of student, and what it shares with its teacher, as categories."""
+    kind = final["student"].map(_STUDENTS) + final["teacher"].map({"infomorphic": "", "mlp": "\nof an MLP"})
+    kind += final["bits"].map({"teacher": "", "shuffled": "\n(shuffled)", "untrained": "\n(untrained teacher)"})
+    return final.assign(pair=kind, shares=final["hidden"] + " hidden, " + final["context"] + " context")
+
+
+def _pairs_panel(column: str, title: str, ylabel: str = "test accuracy") -> Panel:
+    return Panel("pair", ("shares",), column=column, categories=True, levels=(), ylabel=ylabel, title=title)
+
+
+infomorphic_transfer = FigureSpec(
+    title="Infomorphic networks: does a trait pass without backpropagation?",
+    labels=(),
+    defaults={"student": "hidden", "teacher": "infomorphic", "bits": "teacher", "hidden": "shared", "context": "tied"},
+    prepare=_pairs,
+    panels=(
+        _pairs_panel(plots.ACCURACY, "the student's own class head"),
+        _pairs_panel("at/accuracy_matched", "the teacher's class head on the student's units"),
+        _pairs_panel("at/code_match", "units of one number", "correlation on test images"),
+        _pairs_panel("at/hidden/{1}{2}", "what image and bits share", "information in bits, on noise"),
+    ),
+    size=(5.2, 3.2),
+    text=(
+        "Students that read their teacher's auxiliary bits on noise. Test accuracy with the student's class head and "
+        "with the teacher's (signs of units matched on noise, without labels); size of the correlation of units of one "
+        "number on test images; information that a unit's image and bits share about its output, measured on noise."
+    ),
+)
