@@ -69,7 +69,7 @@ def test_codes_match_whatever_the_signs_of_units(context):
     for name in ("code_match", "code_match_noise", "code_best"):
         np.testing.assert_allclose(rows[name], 1, atol=1e-4)
     head = context.params.teacher_final["class_head"]
-    logits = context.test.teacher_final.features @ head["kernel"] + head["bias"]
+    logits = context.test.teacher_final.features @ head["kernel"] + head["bias"][None]
     expected = (logits.argmax(-1) == context.labels).mean()
     np.testing.assert_allclose(rows["accuracy_matched"], expected, atol=1e-6)
 
