@@ -152,7 +152,7 @@ def _inline(
             outputs = _inline(inner.jaxpr, inner.consts, inputs, done)
         else:
             # Inputs are compared by identity and kept, so that no other object gets the same one.
-            names = (_literal(var) if isinstance(var, core.Literal) else id(values[var]) for var in equation.invars)
+            names = (repr(var) if isinstance(var, core.Literal) else id(values[var]) for var in equation.invars)
             operation = equation.primitive, str(equation.params), tuple(names)
             if operation not in done:
                 results = _bind(jaxpr, [equation], equation.outvars, values)
@@ -171,11 +171,6 @@ def _bind(jaxpr: core.Jaxpr, equations: Sequence[Any], outputs: Sequence[core.Va
     part = jaxpr.replace(constvars=[], invars=inputs, outvars=[*outputs], eqns=[*equations], debug_info=info)
     results = core.jaxpr_as_fun(core.ClosedJaxpr(part, []))(*(values[var] for var in inputs))
     return dict(zip(outputs, results, strict=True))
-
-
-def _literal(literal: core.Literal) -> tuple[str, str]:
-    """A constant's value and type: 0 of int32 and 0 of uint32 are different inputs."""
-    return repr(literal.val), repr(literal.aval)
 
 
 def _read(var: Any, values: Values) -> Any:
