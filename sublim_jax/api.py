@@ -37,7 +37,8 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
         preset: `paper`, `laptop` (fewer seeds) or `smoke` (toy sizes).
         **fields: Any field of the config. `student__steps=100` and `student={"steps": 100}` both set `student.steps`;
             where a field holds a tuple, a single value means a tuple of one. `study="language"` gives the protocol of
-            the language models, which has other fields: those of `world`, `net`, `pretraining` and `lm`.
+            the language models, which has other fields: those of `world`, `net`, `pretraining` and `lm`;
+            `study="infomorphic"` that of infomorphic networks, with fields of `infomorphic`.
             `student={"extra": {"scale": 0.5}}` adds a number that a loss of your own reads as `knobs.extra["scale"]`.
 
     Returns:
@@ -59,8 +60,11 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
     from sublim_jax.config import grid, lm, schema
 
     schema.check_value("preset", preset, schema.IMAGE_FIELDS["preset"].rule)
-    images = fields.get("study") != "language"
-    config = configs.base_config("smoke" if preset == "smoke" else "paper") if images else lm.base()
+    others = {"language": lm.base, "infomorphic": configs.infomorphic_config}
+    if fields.get("study") in others:
+        config = others[fields["study"]]()
+    else:
+        config = configs.base_config("smoke" if preset == "smoke" else "paper")
     if preset != "paper":
         schema.set_fields(config, flatten(config.presets[preset].to_dict()))
     for name, value in flatten(fields).items():

@@ -9,7 +9,7 @@ from helpers.idx_files import make_tiny, write
 from helpers.populations import quiet
 
 from sublim_jax import data
-from sublim_jax.config import build_conditions, grid, grids_of, load_data, resolve, seeds_of
+from sublim_jax.config import grid, grids_of, load_data, resolve, seeds_of
 from sublim_jax.config.study import study_of
 from sublim_jax.data import prepare_tfds
 from sublim_jax.results import figures, plots
@@ -21,9 +21,9 @@ def through(config, dataset, **fields):
     """The rows of a config's smoke size, and its figure drawn from them."""
     config.preset = "smoke"
     config = resolve(config, fields)
-    conditions = build_conditions(config, dataset)
-    eval_steps = [len(condition.student.recipe.eval_steps) for condition in conditions]
-    rows = study_of(config, dataset).run(quiet(seeds_of(config)))
+    study = study_of(config, dataset)
+    eval_steps = [len(condition.student.recipe.eval_steps) for condition in study.conditions]
+    rows = study.run(quiet(seeds_of(config)))
     if config.study == "theorem1":
         sizes = [len(grid.eps) * len(grid.alpha) for grid in grids_of(config)]
         assert len(rows) == 2 * np.dot(eval_steps, sizes) and np.isfinite(rows["at/inner"]).all()

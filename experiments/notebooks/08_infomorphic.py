@@ -44,8 +44,6 @@ import numpy as np
 import pandas as pd
 
 import sublim_jax as sl
-from sublim_jax.config import infomorphic_config, resolve
-from sublim_jax.config.infomorphic import build_conditions, load_data
 from sublim_jax.core.types import ContextInputs
 from sublim_jax.metrics.infomorphic import unit_atoms
 from sublim_jax.results.hidden_units import draw_atoms, draw_receptive_fields, preferred_classes
@@ -92,12 +90,10 @@ pd.DataFrame({name: sl.theory.pid([first, second], output) for name, output in g
 # length start from the same weights and see the same images, so that they are one training, looked at six times.
 
 # %%
-config = infomorphic_config()
-config.preset = preset
+config = sl.base_config(preset, study="infomorphic")
 config.infomorphic.model, config.infomorphic.goal = "context", "heuristic"
-config = resolve(config)
-dataset = load_data(config)
-(condition,) = build_conditions(config, dataset)
+dataset = sl.load_data(config)
+(condition,) = sl.build(config, dataset)
 net, steps_per_epoch = condition.student.recipe.net, -(-len(dataset.train.y) // config.infomorphic.batch)
 epochs = (1, 2, 4, 8, 16) if preset == "paper" else (1, 2)
 
@@ -117,15 +113,14 @@ for number, pair in zip(epochs, pairs, strict=True):
 # in black. `residual` is what no source tells, the noise of the output.
 
 # %%
-count = min(2000, len(dataset.test.y))
-values = np.stack([unit_atoms(net, params, dataset.test, count) for params in history])
+values = np.stack([unit_atoms(net, params, dataset.test) for params in history])
 draw_atoms(values, atom_names(2), (0, *epochs))
 
 # %% [markdown]
 # An atom of one unit by hand: both sources in 20 bins each, the probability of the output, and `sl.theory.pid`.
 
 # %%
-images, labels = normalize_images(dataset.test, dataset.test.x[:count]), dataset.test.y[:count]
+images, labels = normalize_images(dataset.test, dataset.test.x[:2000]), dataset.test.y[:2000]
 inputs = ContextInputs(images, jax.nn.one_hot(labels, dataset.classes), sl.keys.root(0))
 acts = net.apply({"params": history[-1]}, inputs).acts
 sources = [np.asarray(bins_scaled(acts[layer]))[:, 0] for layer in ("hidden_0", "context")]
@@ -162,8 +157,8 @@ goals = {
     "{1}{2} - {1}{3}": goal(3, **{"{1}{2}": 1.0, "{1}{3}": -1.0}),
     "{1}{2} + {1}{3}": goal(3, **{"{1}{2}": 1.0, "{1}{3}": 1.0}),
 }
-own = infomorphic_config()
-own.preset, own.infomorphic.model = preset, "context_lateral"
+own = sl.base_config(preset, study="infomorphic")
+own.infomorphic.model = "context_lateral"
 if preset == "paper":
     own.infomorphic.epochs, own.infomorphic.eval_epochs = 4, (1, 2)
 sl.add_grid(own, "goals", {"infomorphic.weights": tuple(goals.values())})
@@ -177,12 +172,12 @@ rows[rows["step"] == rows["step"].max()].groupby("goal", sort=False)[columns].ag
 
 # %% [markdown]
 # With the reward units copy each other and learn few digits. The penalty helps, here as in the published optimised
-# goal, which weighs `{1}{3}` by -.99, among other atoms. Its units, after half as many epochs as the layer above; where
-# the context has one sign for all classes, no class is named:
+# goal, which weighs `{1}{3}` by -.99, among other atoms. Its units, after as many epochs as the layer above; where the
+# context has one sign for all classes, no class is named:
 
 # %%
 config.infomorphic.model, config.infomorphic.goal = "context_lateral", "optimized"
-(best,) = build_conditions(resolve(config), dataset)
-pair = trained(best, epochs[-2])
+(best,) = sl.build(config, dataset)
+pair = trained(best, epochs[-1])
 print(f"test accuracy {float(pair.accuracy[-1]):.3f}; {divisions(pair.student)}")
 draw_receptive_fields(pair.student)

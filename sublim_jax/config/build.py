@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from sublim_jax import data, metrics
-from sublim_jax.config import grid
+from sublim_jax.config import grid, infomorphic
 from sublim_jax.config.grid import Config
 from sublim_jax.config.schema import CONDITIONS
 from sublim_jax.core import trees
@@ -20,7 +20,7 @@ from sublim_jax.engine import teacher_cache
 from sublim_jax.engine.first_steps import Grid
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.metrics import predictions
-from sublim_jax.metrics.infomorphic import atoms
+from sublim_jax.metrics.infomorphic import atoms, codes
 from sublim_jax.nets import CNN, MLP, SplitHead, shapes
 from sublim_jax.training import inits, losses, optimizers, projections, streams, targets
 
@@ -43,7 +43,7 @@ GUARDS = {
     "project_step": projections.ProjectOutTrait("trunk", step=True),
 }
 INITS = {init.__name__: init for init in (inits.torch_linear, inits.normal_fan_in, inits.transformer)}
-METRICS = {metric.__name__: metric for metric in (*metrics.ALL, *predictions.ALL, atoms)}
+METRICS = {metric.__name__: metric for metric in (*metrics.ALL, *predictions.ALL, atoms, codes)}
 STREAMS: dict[str, Callable[[Config], Stream]] = {
     "uniform": lambda _: streams.uniform,
     "gaussian": lambda _: streams.gaussian,
@@ -83,6 +83,8 @@ def grids_of(config: Config) -> tuple[Grid, ...]:
 
 def load_data(config: Config) -> Dataset:
     """The data set that a config names, with the images of other data sets that its streams show."""
+    if config.study == "infomorphic":
+        return infomorphic.load_data(config)
     fields = config.data.to_dict()
     folder = fields.pop("more_folder")
     dataset = data.load_dataset(**fields)
@@ -106,6 +108,10 @@ def build_conditions(config: Config, dataset: Dataset, trunk: nn.Module | None =
     Raises:
         ConfigError: A condition names a layer that the trunk does not have.
     """
+    if config.study == "infomorphic":
+        if trunk is not None:
+            raise ConfigError("trunk: must not be given; config.study='infomorphic' has units of its own")
+        return infomorphic.build_conditions(config, dataset)
     return tuple(
         Condition(
             point.labels,

@@ -195,7 +195,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TypeError) and (
         key := re.match(r"Could not override field '(\w+)' \(\w+\)\. (.*) is of", str(error))
     ):
-        tables = schema.IMAGE_FIELDS, schema.LANGUAGE_FIELDS
+        tables = schema.IMAGE_FIELDS, schema.LANGUAGE_FIELDS, schema.INFOMORPHIC_FIELDS
         rules = [one.rule for table in tables for name, one in table.items() if name.rpartition(".")[2] == key[1]]
         allowed = " or ".join(dict.fromkeys(rule.allowed for rule in rules)) or "a section of fields"
         return f"field {key[1]}={shown(key[2])}: must be {allowed}"
@@ -218,9 +218,13 @@ def list_configs() -> str:
 
 
 def list_fields() -> str:
-    """Every field of the image and language configs with type, default, allowed values and meaning."""
+    """Every field of all kinds of configs with type, default, allowed values and meaning."""
     lines = []
-    tables = {"Image configs": schema.IMAGE_FIELDS, "Language configs": schema.LANGUAGE_FIELDS}
+    tables = {
+        "Image configs": schema.IMAGE_FIELDS,
+        "Language configs": schema.LANGUAGE_FIELDS,
+        "Configs of infomorphic networks": schema.INFOMORPHIC_FIELDS,
+    }
     for title, fields in tables.items():
         lines += [title, ""]
         for name, (default, rule, meaning) in fields.items():

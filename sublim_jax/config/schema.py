@@ -44,9 +44,10 @@ SOURCES = ("auto", "embedded", "idx", "tfds")
 TRUNKS = ("mlp", "cnn")
 PRESETS = ("paper", "laptop", "smoke")
 FIGURES = ("activation", "cloud", "defence", "failure", "figure2", "figure3_classes", "figure3_cnn", "figure3_depth")
-FIGURES += ("figure3_width", "figure4", "figure5", "figure6", "infomorphic", "lm_base", "lm_divergence", "lm_dose")
-FIGURES += ("lm_layers", "lm_optimizer", "lm_paraphrase", "lm_transfer", "loss", "noise", "optimizer", "perturbation")
-FIGURES += ("rotation", "share", "theorem1", "transfer")
+FIGURES += ("figure3_width", "figure4", "figure5", "figure6", "infomorphic", "infomorphic_goals")
+FIGURES += ("infomorphic_transfer", "lm_base", "lm_divergence", "lm_dose", "lm_layers", "lm_optimizer")
+FIGURES += ("lm_paraphrase", "lm_transfer", "loss", "noise", "optimizer", "perturbation", "rotation", "share")
+FIGURES += ("theorem1", "transfer")
 
 
 class Rule(NamedTuple):
@@ -335,7 +336,7 @@ MODELS = ("context_lateral", "context", "lateral", "feedback", "random_projectio
 GOALS = ("heuristic", "simplified", "optimized", "optimized_cmaes", "optimized_1000")
 ATOMS = ("{1}{2}{3}", "{1}{2}", "{1}{3}", "{2}{3}", "{1}{23}", "{2}{13}", "{3}{12}", "{1}", "{2}", "{3}")
 ATOMS += ("{12}{13}{23}", "{12}{13}", "{12}{23}", "{13}{23}", "{12}", "{13}", "{23}", "{123}", "residual")
-INFORMATION_METRICS = ("task", "atoms")
+INFORMATION_METRICS = ("task", "atoms", "budget", "imitation", "codes")
 _WEIGHTS = _several("numbers from -1000 to 1000", _number(-1000.0, 1000.0), "infomorphic.goal", distinct=False)
 _INFOMORPHIC = {
     "model": Field("context_lateral", _one_of(*MODELS), "sources of the hidden units, or a network to compare with"),
@@ -354,6 +355,19 @@ _INFOMORPHIC = {
     "epochs": Field(100, _whole(1, 10**4), "passes over the training images"),
     "eval_epochs": Field((1, 2, 5, 10, 20, 50), _wholes(0, 10**4, "the last only", distinct=True), "when to measure"),
     "bins": Field(20, _whole(2, 100), "bins of each source when information is estimated"),
+}
+_IMITATION = {
+    "student": Field("", _one_of("", "hidden", "readout", "mlp"), "net that reads a teacher's bits; empty: no student"),
+    "teacher": Field("infomorphic", _one_of("infomorphic", "mlp"), "its teacher; mlp: trained by backpropagation"),
+    "m": Field(50, _whole(1, 2**14), "auxiliary outputs of the teacher"),
+    "bits": Field("teacher", _one_of("teacher", "shuffled", "untrained"), "bits of the inputs that the student reads"),
+    "hidden": Field("shared", _one_of("shared", "fresh"), "the student's first feedforward weights"),
+    "context": Field("tied", _one_of("tied", "fresh"), "the student's context weights; tied: the auxiliary head's"),
+    "stream": Field("uniform", _one_of("uniform", "gaussian"), "inputs of the student"),
+    "lr": Field(2e-3, _above_0(), "learning rate of the student"),
+    "batch": Field(1024, _whole(1, _MOST_BATCH), "inputs per step of the student"),
+    "steps": Field(1000, _whole(1, _MOST_STEPS), "training steps of the student"),
+    "eval_steps": Field((0,), _EVAL_STEPS, "steps at which students are measured, besides the last"),
 }
 
 _CLASSES = Rule(
@@ -388,9 +402,9 @@ INFOMORPHIC_FIELDS: dict[str, Field] = {
     **_common("infomorphic", "infomorphic", ("infomorphic",), 10, 5),
     "num_eval_noise": Field(2000, _whole(4, _MOST_BATCH), "test images on which atoms are measured"),
     "validation": Field(0, _whole(0), "last training images that replace the test images; 0: none"),
-    "metrics": Field(INFORMATION_METRICS, _names_of(INFORMATION_METRICS), "what is measured of a network"),
+    "metrics": Field(INFORMATION_METRICS[:2], _names_of(INFORMATION_METRICS), "what is measured of a network"),
     **flatten({"data": {name: field for name, field in _DATA.items() if name != "more_folder"}}),
-    **flatten({"infomorphic": _INFOMORPHIC}),
+    **flatten({"infomorphic": _INFOMORPHIC, "transfer": _IMITATION}),
 }
 
 
@@ -497,8 +511,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"config.m={max(config.m)}: must be at most {widest}, the largest of config.aux_widths")
     if student.decay and student.optimizer not in DECAYING:
         raise ConfigError(f"config.student.decay={student.decay}: only {', '.join(DECAYING)} have it; must be 0")
-    if "task" not in config.metrics:
-        raise ConfigError(f"config.metrics={config.metrics}: must hold task, the accuracies that every figure shows")
+    _check_task(config)
     if len(config.net.channels) != len(config.net.pools):
         expected = f"as many as config.net.channels={config.net.channels}"
         raise ConfigError(f"config.net.pools={config.net.pools}: must be {expected}")
@@ -524,5 +537,13 @@ def check_infomorphic(config: Config) -> None:
         )
     if config.infomorphic.eval_epochs and max(section.eval_epochs) > section.epochs:
         raise ConfigError(f"config.infomorphic.eval_epochs={section.eval_epochs}: must be at most {section.epochs}")
+    _check_task(config)
+    if config.transfer.student and section.model not in ("context_lateral", "context", "lateral"):
+        raise ConfigError(
+            f"config.infomorphic.model={section.model!r}: a teacher of bits must be context_lateral, context or lateral"
+        )
+
+
+def _check_task(config: Config) -> None:
     if "task" not in config.metrics:
         raise ConfigError(f"config.metrics={config.metrics}: must hold task, the accuracies that every figure shows")

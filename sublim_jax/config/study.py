@@ -54,14 +54,13 @@ def study_of(config: Config, dataset: Dataset | None = None) -> Study:
     Raises:
         ConfigError: A value cannot be used, or images are given to the study of language models.
     """
-    if config.study == "infomorphic":
-        return _infomorphic(config, dataset)
     if config.study == "language":
         if dataset is not None:
             raise ConfigError("data: must not be given; config.study='language' has no images")
         return _language(config)
     dataset = load_data(config) if dataset is None else dataset
-    _check_points(config, dataset)
+    if config.study != "infomorphic":
+        _check_points(config, dataset)
     conditions, image = build_conditions(config, dataset), dataset.train.x.shape[1:]
     if config.study == "theorem1":
         theorem1.check(conditions, grids_of(config))
@@ -69,36 +68,16 @@ def study_of(config: Config, dataset: Dataset | None = None) -> Study:
             check_memory(config, gigabytes)
         measure = functools.partial(theorem1.run, conditions, grids_of(config), dataset, root_seed=config.root_seed)
         left = functools.partial(theorem1.left, len(conditions))
-        return _of_images(measure, left, conditions, dataset)
-    return _training(config, conditions, dataset)
-
-
-def _infomorphic(config: Config, dataset: Dataset | None) -> Study:
-    """The study of infomorphic networks."""
-    from sublim_jax.config import infomorphic
-
-    dataset = infomorphic.load_data(config) if dataset is None else dataset
-    return _training(config, infomorphic.build_conditions(config, dataset), dataset)
-
-
-def _training(config: Config, conditions: tuple[Condition, ...], dataset: Dataset) -> Study:
-    """A study in which the engine trains every condition."""
-    plan, image = make_plan(conditions, dataset.train.x.shape[1:]), dataset.train.x.shape[1:]
-    given = {"metrics": metrics_of(config), "num_eval_noise": config.num_eval_noise}
-    measure = functools.partial(run.run, plan, dataset, root_seed=config.root_seed, **given)
-    return _of_images(measure, functools.partial(distributed.rows_left, plan, image=image), conditions, dataset)
-
-
-def _of_images(
-    measure: Callable[..., pd.DataFrame],
-    left: Callable[..., int],
-    conditions: tuple[Condition, ...],
-    dataset: Dataset,
-) -> Study:
+    else:
+        plan = make_plan(conditions, image)
+        given = {"metrics": metrics_of(config), "num_eval_noise": config.num_eval_noise}
+        measure = functools.partial(run.run, plan, dataset, root_seed=config.root_seed, **given)
+        left = functools.partial(distributed.rows_left, plan, image=image)
     note = f"data: {dataset.name}, {len(dataset.train.y)} + {len(dataset.test.y)} images, {dataset.source}"
     metadata = {"data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.checksum}}
-    size, image = f"{len(conditions)} conditions", dataset.train.x.shape[1:]
-    return Study(measure, left, size, (note,), metadata, conditions, image, len(dataset.test.y))
+    return Study(
+        measure, left, f"{len(conditions)} conditions", (note,), metadata, conditions, image, len(dataset.test.y)
+    )
 
 
 def _check_points(config: Config, dataset: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""What is measured of infomorphic networks: the information atoms of hidden units and of read-outs."""
+"""What is measured of infomorphic networks: information atoms, and how alike the codes of two nets are."""
 
 import functools
 from collections.abc import Mapping
@@ -11,27 +11,76 @@ from jaxtyping import Array, Float
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.types import ContextInputs, ImageData
+from sublim_jax.core.types import ContextInputs, ImageData, ModelOutput
 from sublim_jax.metrics.student import EvalContext
 from sublim_jax.training import infomorphic, streams
+from sublim_jax.training.losses import accuracy
 
 
 def atoms(context: EvalContext) -> dict[str, Float[Array, ""]]:
     """Measure the information atoms in bits, averaged over units, on held-out inputs with their contexts.
 
     hidden/{1}{2}, ...   of hidden units; 1 is the feedforward source, then come the context and the lateral source
-    readout/{1}{2}, ...  of outputs of the class head; 2 is the label
+    readout/{1}{2}, ...  of outputs of the head that reads out the context; 2 is the label, or the bit
     """
     out = context.noise.student_final
-    weights = jnp.full(len(out.features), 1 / len(out.features))
-    rows: dict[str, Float[Array, ""]] = {}
-    kinds = {"readout": infomorphic.readout_atoms(out, "class_head", weights)}
-    if "drive" in out.acts:
-        kinds["hidden"] = infomorphic.hidden_atoms(out, weights)
-    for kind, values in kinds.items():
-        named = infomorphic.atom_names(2 if values.shape[1] == 5 else 3)
-        rows |= {f"{kind}/{name}": values[:, index].mean() for index, name in enumerate(named)}
+    if "given" not in out.acts:
+        return {}
+    heads = [head for head in ("aux_head", "class_head") if head in out.acts]
+    heads = [head for head in heads if out.acts[head].shape == out.acts["given"].shape]
+    kinds = {"hidden": _hidden(out)} if "drive" in out.acts else {}
+    if heads:
+        kinds["readout"] = infomorphic.readout_atoms(out, heads[0], _even(out))
+    return {
+        f"{kind}/{name}": values[:, index].mean()
+        for kind, values in kinds.items()
+        for index, name in enumerate(infomorphic.atom_names(2 if values.shape[1] == 5 else 3))
+    }
+
+
+def _even(out: ModelOutput) -> Float[Array, " batch"]:
+    return jnp.full(len(out.features), 1 / len(out.features))
+
+
+def _hidden(out: ModelOutput) -> Float[Array, "units atoms"]:
+    return infomorphic.hidden_atoms(out, _even(out))
+
+
+def codes(context: EvalContext) -> dict[str, Float[Array, ""]]:
+    """Measure how alike the hidden units of student and teacher are, whatever the signs of their outputs.
+
+    code_match, code_match_noise  mean over units of the size of the correlation with the teacher's unit of that number
+    code_best                     the same with the most alike unit of the teacher; test images
+    accuracy_matched              accuracy of the teacher's class head on the student's units, their signs turned as
+                                  correlations on held-out noise say, which needs no label
+    redundancy_match              correlation over units between {1}{2} and the size of their correlation on test images
+    """
+    student, teacher = context.test.student_final, context.test.teacher_final
+    if student.features.shape != teacher.features.shape:
+        return {}
+    correlations = _correlations(student.features, teacher.features)
+    own = jnp.diagonal(correlations)
+    noise = context.noise.student_final, context.noise.teacher_final
+    on_noise = jnp.diagonal(_correlations(*(out.features for out in noise)))
+    head = context.params.teacher_final["class_head"]
+    matched = student.features * jnp.where(on_noise < 0, -1.0, 1.0)[None]
+    rows = {
+        "code_match": jnp.abs(own).mean(),
+        "code_match_noise": jnp.abs(on_noise).mean(),
+        "code_best": jnp.abs(correlations).max(1).mean(),
+        "accuracy_matched": accuracy(matched @ head["kernel"] + head["bias"][None], context.labels),
+    }
+    if "drive" in noise[0].acts:
+        redundancy = _hidden(noise[0])[:, infomorphic.atom_names(2).index("{1}{2}")]
+        rows["redundancy_match"] = _correlations(redundancy[:, None], jnp.abs(own)[:, None])[0, 0]
     return rows
+
+
+def _correlations(a: Float[Array, "n units"], b: Float[Array, "n others"]) -> Float[Array, "units others"]:
+    """Correlations over inputs of every unit with every other; 0 where one is constant."""
+    a, b = (values - values.mean(0, keepdims=True) for values in (a, b))
+    sizes = jnp.sqrt((a**2).sum(0))[:, None] * jnp.sqrt((b**2).sum(0))[None]
+    return jnp.where(sizes > 0, a.T @ b / jnp.where(sizes > 0, sizes, 1), 0)
 
 
 def unit_atoms(
@@ -43,18 +92,16 @@ def unit_atoms(
         net: The `nets.Infomorphic` of a condition, `condition.student.recipe.net`, whose contexts are labels.
         params: Its parameters, for instance of `sublim_jax.params`, or `train_pair(...).student`.
         data: Images and labels, for instance `dataset.test`.
-        count: Images to use, the first. Estimates from fewer images are larger: bins are then emptier.
+        count: Most images to use, the first. Estimates from fewer images are larger: bins are then emptier.
 
     Returns:
         Bits, in the order of `training.infomorphic.atom_names`.
 
     Raises:
-        ConfigError: The network has no hidden units with several sources, or there are too few images.
+        ConfigError: The network has no hidden units.
     """
     if "hidden_0" not in params:
         raise ConfigError(f"params: layers {', '.join(params)}; a layer 'hidden_0' is needed")
-    if not 0 < count <= len(data.y):
-        raise ConfigError(f"count={count}: must be from 1 to {len(data.y)}, the images there are")
     with jax.default_matmul_precision("highest"):
         return _unit_atoms(net, params, data.x[:count], data.y[:count], data.mean, data.std)
 

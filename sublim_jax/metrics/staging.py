@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 
 DATA, SEED, CONDITION, STEP = range(4)  # what an argument belongs to; later stages know the arguments of earlier ones
@@ -151,9 +152,7 @@ def _inline(
         if equation.primitive.name in _CALLS and isinstance(inner, core.ClosedJaxpr):
             outputs = _inline(inner.jaxpr, inner.consts, inputs, done)
         else:
-            # Inputs are compared by identity and kept, so that no other object gets the same one.
-            names = (repr(var) if isinstance(var, core.Literal) else id(values[var]) for var in equation.invars)
-            operation = equation.primitive, str(equation.params), tuple(names)
+            operation = equation.primitive, str(equation.params), tuple(map(_name, inputs))
             if operation not in done:
                 results = _bind(jaxpr, [equation], equation.outvars, values)
                 done[operation] = [results[var] for var in equation.outvars], inputs
@@ -173,5 +172,11 @@ def _bind(jaxpr: core.Jaxpr, equations: Sequence[Any], outputs: Sequence[core.Va
     return dict(zip(outputs, results, strict=True))
 
 
+def _name(value: Any) -> Any:
+    """What tells a value from others: of a literal its type and value, else its identity, so that it must be kept."""
+    return (value.dtype, value.item()) if isinstance(value, np.ndarray) and not value.ndim else id(value)
+
+
 def _read(var: Any, values: Values) -> Any:
-    return var.val if isinstance(var, core.Literal) else values[var]
+    """The value of a variable; a literal with its type."""
+    return np.asarray(var.val, var.aval.dtype) if isinstance(var, core.Literal) else values[var]

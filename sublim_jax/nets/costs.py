@@ -47,5 +47,7 @@ def step_macs(recipe: Recipe, members: int, image: tuple[int, ...]) -> float:
     targets = 0 if recipe.teacher is None else multiply_adds(recipe.teacher, image)
     if recipe.target_transform is not None:  # it reads the outputs of a second teacher
         targets *= 2
+    # Some losses are more work than their nets, such as the information of infomorphic units.
+    loss = getattr(recipe.loss, "multiply_adds", lambda _: 0)(recipe.net)
     passes = 3.0 if recipe.gradient_transform is None else 6.0  # the trait gradient costs as much as the loss gradient
-    return recipe.batch * (passes * multiply_adds(recipe.net, image) * members + targets)
+    return recipe.batch * ((passes * multiply_adds(recipe.net, image) + loss) * members + targets)

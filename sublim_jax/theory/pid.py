@@ -376,7 +376,13 @@ def _backward(sources: int, count: int, kept: Any, slopes: Array) -> tuple[None,
         for subset, coefficient in enumerate(row):
             if coefficient:
                 by_subset[subset] += coefficient * by_joint
-    through_shares = sum(_shares(_sizes(sources, count, len(theta)), cells, by_subset))
+    # A product, because XLA would fuse a sum of gathers with the logarithms above and compute both value by value.
+    through_shares = jnp.einsum(
+        "s,sbn->bn",
+        jnp.ones(len(by_subset), theta.dtype),
+        jnp.stack(_shares(_sizes(sources, count, len(theta)), cells, by_subset)),
+        precision=jax.lax.Precision.HIGHEST,
+    )
     return None, weights * (by_factor + through_shares + by_marginal.sum(0, keepdims=True)), None
 
 

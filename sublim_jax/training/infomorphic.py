@@ -15,8 +15,10 @@ from scipy.stats import qmc
 
 from sublim_jax.core import keys
 from sublim_jax.core.types import ContextInputs, Knobs, ModelOutput, Params
+from sublim_jax.nets.infomorphic import SOURCES, Infomorphic
 from sublim_jax.theory.pid import atoms, bins_fixed, bins_scaled, names
 
+_WORK = {2: 8_000, 3: 16_000}  # multiply-adds of a unit and example by its number of sources, measured
 HIDDEN_GOAL, READOUT_GOAL = "hidden_goal", "readout_goal"  # names in `Knobs.extra`
 
 _TRIVARIATE_TPE = (0.3307, 0.9781, -0.9935, 0.4017, 0.2428, 0.6255, 0.4713, 0.0212, 0.0605, -0.9470)
@@ -85,6 +87,12 @@ class LocalGoals:
     reads: str = "class_head"
     bins: int = 20
 
+    def multiply_adds(self, net: Infomorphic) -> int:
+        """The work of one example's information and its gradient, as multiply-adds that take as long on 2 CPU cores."""
+        sources = {"hidden": len(SOURCES[net.model]), "readout": 2}
+        outputs = {"hidden": net.units, "readout": net.classes if self.reads else 0}
+        return sum(outputs[kind] * _WORK.get(count, 0) for kind, count in sources.items())
+
     def __call__(self, out: ModelOutput, target: Any, knobs: Knobs) -> Float[Array, " batch"]:
         weights = _weights(out, target)
         loss = jnp.float32(0)
@@ -149,6 +157,13 @@ class TeacherBits:
         ones = keys.uniform(keys.at(key, "bits"), logits.shape) < jax.nn.sigmoid(logits)
         bits = jnp.where(ones & knobs.logit_mask[None, self.classes :], 1.0, -1.0)
         return ContextInputs(x, jnp.roll(bits, 1, 0) if self.shuffled else bits, key)
+
+
+def tie_context(key: Key[Array, ""], params: Params) -> dict[str, Any]:
+    """An `InitTransform`: context weights are the auxiliary head's, transposed, so a unit reads what it would send."""
+    del key
+    kernel = params["aux_head"]["kernel"].T
+    return {**params, "context": {**params["context"], "kernel": kernel}}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,8 @@ def test_resolve_takes_every_config_in_every_size(path):
     columns = {preset: set(labels[0]) for preset, labels in points.items()}
     assert columns["laptop"] == columns["paper"], "a laptop keeps every axis"
     assert len(points["paper"]) >= len(points["laptop"])
-    amounts = {"hidden", "net_hidden", "m", "classes", "pool", "lines", "trains"}  # blocks that learn, of fewer blocks
+    amounts = {"hidden", "net_hidden", "m", "classes", "pool", "lines", "units", "draw"}
+    amounts.add("trains")  # blocks that learn, of fewer blocks
     for axis in columns["paper"] - amounts:
         full, few = ({labels[axis] for labels in points[preset]} for preset in ("paper", "laptop"))
         if all(isinstance(value, float) for value in full):

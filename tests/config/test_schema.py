@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sublim_jax.config import base_config, build, grid, lm, resolve, schema
+from sublim_jax.config import base_config, build, grid, infomorphic_config, lm, resolve, schema
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.nested import flatten
 from sublim_jax.data import idx, load
@@ -15,10 +15,14 @@ from sublim_jax.lm.spec import StudentSpec
 from sublim_jax.lm.training import Pretraining
 from sublim_jax.lm.world import World
 from sublim_jax.nets import ACTIVATIONS, Decoder
+from sublim_jax.nets.infomorphic import SOURCES
 from sublim_jax.results import figures
+from sublim_jax.training import infomorphic
 
 
-@pytest.mark.parametrize("config", [base_config(), lm.base()], ids=["image", "language"])
+@pytest.mark.parametrize(
+    "config", [base_config(), lm.base(), infomorphic_config()], ids=["image", "language", "infomorphic"]
+)
 def test_fields_of_describes_every_field_of_the_base_configs(config):
     fields = schema.fields_of(config)
     names = {name for name in flatten(config.to_dict()) if not name.startswith("presets.")}
@@ -49,8 +53,12 @@ def test_schema_has_the_defaults_of_the_dataclasses():
 
 
 def test_schema_names_the_functions():
-    for names in ("INITS", "LOSSES", "STREAMS", "OPTIMIZERS", "DECAYING", "GUARDS", "METRICS"):
+    for names in ("INITS", "LOSSES", "STREAMS", "OPTIMIZERS", "DECAYING", "GUARDS"):
         assert set(getattr(schema, names)) == set(getattr(build, names)), names
+    assert {*schema.METRICS, *schema.INFORMATION_METRICS} == set(build.METRICS)
+    assert set(schema.MODELS) == set(SOURCES) and infomorphic.atom_names(3) == schema.ATOMS
+    kinds = [f"{kind}_{goal}" for kind in ("trivariate", "context", "lateral") for goal in schema.GOALS]
+    assert {name for name in infomorphic.GOALS if name != "readout"} <= set(kinds)
     assert set(schema.ACTIVATIONS) == set(ACTIVATIONS)
     assert set(schema.DATASETS) == set(idx.KINDS) and set(schema.SOURCES) == set(load.SOURCES)
     assert figures.names() == schema.FIGURES

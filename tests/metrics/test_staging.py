@@ -87,3 +87,15 @@ def test_stages_make_the_same_program_again():
     """Compiled programs are found on disk by their text, which must not depend on addresses in memory."""
     texts = [run(Stages(function, ARGUMENTS, range(4)))[1] for _ in range(3)]
     assert texts[0] == texts[1] == texts[2]
+
+
+def test_stages_tell_equal_literals_of_different_types_apart():
+    def function(arguments):
+        data, *_ = arguments
+        ones = [jnp.ones(data.shape, kind) for kind in (jnp.uint32, jnp.int32, jnp.float32)]
+        return {str(one.dtype): (data.astype(one.dtype) * one).sum() for one in ones}
+
+    stages = Stages(function, ARGUMENTS, (DATA, SEED, CONDITION, STEP))
+    _, columns = stages.run(DATA, stages.arguments([ARGUMENTS[0]], DATA))
+    for name, value in function(ARGUMENTS).items():
+        assert value.dtype == name and columns[name] == value

@@ -1,0 +1,42 @@
+"""Does a trait pass without backpropagation? Students whose hidden units read a teacher's sampled bits on noise.
+
+    python -m sublim_jax.main --config=configs/infomorphic_transfer.py --config.preset=laptop
+
+Teachers are infomorphic networks (or MLPs) that learn digits. Nothing of this has been published. Predicted: a student
+whose hidden units read the bits as context takes over the teacher's units where its context weights are those of the
+auxiliary head; a student that only reads them out learns nothing, because no gradient leaves the read-out.
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax.config import grid, infomorphic_config
+from sublim_jax.core.nested import flatten
+
+GRIDS = {
+    "hidden": {"student": ("hidden",), "hidden": ("shared", "fresh"), "context": ("tied", "fresh")},
+    "controls": {"student": ("hidden",), "bits": ("shuffled", "untrained")},
+    "readout": {"student": ("readout",), "hidden": ("shared", "fresh")},
+    "from_mlp": {"student": ("hidden",), "teacher": ("mlp",), "hidden": ("shared", "fresh")},
+    "to_mlp": {"student": ("mlp",), "hidden": ("shared", "fresh")},
+    "mlp": {"student": ("mlp",), "teacher": ("mlp",), "hidden": ("shared", "fresh")},
+}
+
+
+def get_config() -> ConfigDict:
+    config = infomorphic_config()
+    config.name = config.figure = "infomorphic_transfer"
+    config.seeds = 10
+    config.metrics = ("task", "budget", "imitation", "atoms", "codes")
+    config.infomorphic.model = "context"
+    config.infomorphic.units = 100
+    config.infomorphic.epochs = 20
+    config.infomorphic.eval_epochs = ()  # of teachers, which are measured when they are trained
+    config.transfer.student = "hidden"
+    config.transfer.m = 100
+    for name, axes in GRIDS.items():
+        grid.add_grid(config, name, {f"transfer.{field}": values for field, values in axes.items()})
+    grid.add_preset(config, "laptop", {"seeds": 5, "infomorphic.epochs": 10})
+    smoke = flatten(config.presets.smoke.to_dict())
+    fewer = {"transfer.m": 4, "transfer.steps": 10, "transfer.batch": 64, "metrics": ("task", "atoms", "codes")}
+    grid.add_preset(config, "smoke", smoke | fewer)
+    return config
