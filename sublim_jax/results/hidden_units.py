@@ -61,7 +61,8 @@ def preferred_classes(params: Mapping[str, Any]) -> list[tuple[tuple[int, ...], 
         params: Parameters of an infomorphic network with a context of one number for each class.
 
     Returns:
-        For each unit the group of classes, and 1 or -1, the sign of their contexts.
+        For each unit the group of classes, and 1 or -1, the sign of their contexts; no classes and 1 where the contexts
+        of all classes have one sign.
 
     Raises:
         ConfigError: The network has no context.
@@ -72,7 +73,8 @@ def preferred_classes(params: Mapping[str, Any]) -> list[tuple[tuple[int, ...], 
     groups = []
     for positive in (contexts > 0).T:
         few = positive.sum() < (~positive).sum() or (positive.sum() == (~positive).sum() and positive[0])
-        groups.append((tuple(np.flatnonzero(positive if few else ~positive).tolist()), 1 if few else -1))
+        classes = tuple(np.flatnonzero(positive if few else ~positive).tolist())
+        groups.append((classes, 1 if few or not classes else -1))
     return groups
 
 
@@ -83,8 +85,7 @@ def draw_receptive_fields(
 
     The title of an image names the classes of `preferred_classes`. Red pixels speak for them and blue ones against
     them: weights of units of sign -1 are drawn negated. Each image has its own scale. Units whose context has one sign
-    for all classes come last, as "none". Networks without context have units in the order of their index, and weights
-    with their own sign.
+    for all classes come last, as "none". Networks without context have units in the order of their index.
 
     Args:
         params: Parameters of one network, for instance of `sublim_jax.params`.
