@@ -128,12 +128,12 @@ by_hand = sl.theory.pid(sources, jax.nn.sigmoid(acts["drive"][:, 0]))
 pd.DataFrame({"by hand": by_hand, "unit_atoms": dict(zip(atom_names(2), values[-1, 0], strict=True))}).round(3)
 
 # %% [markdown]
-# Feedforward weights of the units as images, sorted by the classes for which a unit's context has one sign. Red pixels
+# Feedforward weights of 40 units as images, sorted by the classes for which a unit's context has one sign. Red pixels
 # speak for these classes. With this goal a unit divides the classes into two groups; as no unit knows what the others
 # do, many choose the same division.
 
 # %%
-draw_receptive_fields(history[-1])
+draw_receptive_fields(history[-1], most=40)
 
 
 # %%
@@ -180,4 +180,4 @@ config.infomorphic.model, config.infomorphic.goal = "context_lateral", "optimize
 (best,) = sl.build(config, dataset)
 pair = trained(best, epochs[-1])
 print(f"test accuracy {float(pair.accuracy[-1]):.3f}; {divisions(pair.student)}")
-draw_receptive_fields(pair.student)
+draw_receptive_fields(pair.student, most=40)

@@ -15,7 +15,7 @@ from sublim_jax.results import plots
 def draw_atoms(
     values: Float[np.ndarray, "times units atoms"],
     names: Sequence[str],
-    epochs: Sequence[float],
+    epochs: Sequence[int | float],
     shown: int | Sequence[str] = 6,
 ) -> Figure:
     """Draw the information atoms of every hidden unit over training: a line for each unit, the median over them.
