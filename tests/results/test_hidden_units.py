@@ -46,8 +46,8 @@ def test_draw_atoms_chooses_the_largest_at_the_end_and_keeps_their_order():
     ("changes", "message"),
     [
         ({"epochs": (0, 1)}, r"values: shape \(3, 4, 5\); must be \[2 epochs, units, 5 atoms\]"),
-        ({"values": VALUES[0]}, r"values: shape \(4, 5\)"),
-        ({"shown": ("{3}",)}, "shown: '{3}' is not an atom"),
+        ({"names": NAMES[:4], "shown": 2}, r"must be \[3 epochs, units, 4 atoms\]"),
+        ({"shown": ("{3}",)}, r"shown: '\{3\}' is not an atom"),
     ],
 )
 def test_draw_atoms_refuses_what_does_not_fit(changes, message):
