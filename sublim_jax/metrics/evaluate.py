@@ -276,7 +276,7 @@ def _in_columns(recipe: Recipe, x: Float[Array, "n ..."]) -> Float[Array, "n ...
     return jax.lax.optimization_barrier(x.reshape(len(x), -1).T).T.reshape(x.shape)
 
 
-def _outputs(net: nn.Module, both: tuple[Params, Params], x: Array) -> list[ModelOutput]:
+def _outputs(net: nn.Module, both: tuple[Params, Params], x: Any) -> list[ModelOutput]:
     """Outputs before and after training; matrices pass a transposed barrier, the layout in which they are stored."""
     view = trees.transpose_kernels
     stored = (jax.lax.optimization_barrier(view(params)) for params in both)

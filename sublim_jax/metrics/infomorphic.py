@@ -1,11 +1,19 @@
 """What is measured of infomorphic networks: information atoms, and how alike the codes of two nets are."""
 
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sublim_jax.core.types import ModelOutput
+from sublim_jax.core import keys
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import ContextInputs, ImageData, ModelOutput
 from sublim_jax.metrics.student import EvalContext
-from sublim_jax.training import infomorphic
+from sublim_jax.training import infomorphic, streams
 from sublim_jax.training.losses import accuracy
 
 
@@ -73,3 +81,34 @@ def _correlations(a: Float[Array, "n units"], b: Float[Array, "n others"]) -> Fl
     a, b = (values - values.mean(0, keepdims=True) for values in (a, b))
     sizes = jnp.sqrt((a**2).sum(0))[:, None] * jnp.sqrt((b**2).sum(0))[None]
     return jnp.where(sizes > 0, a.T @ b / jnp.where(sizes > 0, sizes, 1), 0)
+
+
+def unit_atoms(
+    net: nn.Module, params: Mapping[str, Any], data: ImageData, count: int = 2000
+) -> Float[Array, "units atoms"]:
+    """Compute the information atoms of every hidden unit on labelled images, whose labels are the contexts.
+
+    Args:
+        net: The `nets.Infomorphic` of a condition, `condition.student.recipe.net`, whose contexts are labels.
+        params: Its parameters, for instance of `sublim_jax.params`, or `train_pair(...).student`.
+        data: Images and labels, for instance `dataset.test`.
+        count: Most images to use, the first. Estimates from fewer images are larger: bins are then emptier.
+
+    Returns:
+        Bits, in the order of `training.infomorphic.atom_names`.
+
+    Raises:
+        ConfigError: The network has no hidden units.
+    """
+    if "hidden_0" not in params:
+        raise ConfigError(f"params: layers {', '.join(params)}; a layer 'hidden_0' is needed")
+    with jax.default_matmul_precision("highest"):
+        return _unit_atoms(net, params, data.x[:count], data.y[:count], data.mean, data.std)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _unit_atoms(net: Any, params: Any, x: Array, y: Array, mean: Array, std: Array) -> Float[Array, "units atoms"]:
+    images = streams.normalize_images(ImageData(x, y, mean, std), x)
+    inputs = ContextInputs(images, jax.nn.one_hot(y, net.contexts), keys.root(0))
+    out = net.apply({"params": params}, inputs)
+    return infomorphic.hidden_atoms(out, jnp.full(len(y), 1 / len(y)))

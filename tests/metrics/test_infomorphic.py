@@ -8,8 +8,11 @@ import pytest
 from sublim_jax.config import infomorphic_config, resolve
 from sublim_jax.config.infomorphic import build_conditions
 from sublim_jax.core import keys
-from sublim_jax.metrics.infomorphic import atoms, codes
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import ContextInputs
+from sublim_jax.metrics.infomorphic import atoms, codes, unit_atoms
 from sublim_jax.metrics.student import EvalContext, TeacherStudent
+from sublim_jax.nets import Infomorphic
 from sublim_jax.training import infomorphic, step
 
 
@@ -93,3 +96,23 @@ def test_tie_context_is_the_transposed_auxiliary_head(context):
     assert (own["context"]["kernel"] == own["aux_head"]["kernel"].T).all()
     assert (own["aux_head"]["kernel"] == context.params.teacher_final["aux_head"]["kernel"]).all()
     assert (own["hidden_0"]["kernel"] == context.params.teacher_final["hidden_0"]["kernel"]).all()
+
+
+def test_unit_atoms_are_those_of_the_first_images_with_their_labels_as_contexts(mnist):
+    net, test = Infomorphic("context", units=3), mnist.test
+    images = (test.x[:90] / np.float32(255) - test.mean) / test.std
+    inputs = ContextInputs(jnp.asarray(images), jax.nn.one_hot(test.y[:90], 10), keys.root(5))
+
+    @jax.jit
+    def expected(key):
+        out, variables = net.init_with_output(key, inputs)
+        return infomorphic.hidden_atoms(out, jnp.full(90, 1 / 90)), variables["params"]  # one pass: no sample matters
+
+    values, params = expected(jax.random.key(1))
+    assert values.shape == (3, 5) and float(jnp.abs(values).min()) > 1e-4
+    np.testing.assert_allclose(unit_atoms(net, params, test, 90), values, atol=1e-5)
+
+
+def test_unit_atoms_refuse_a_net_without_hidden_units(mnist):
+    with pytest.raises(ConfigError, match="layers class_head; a layer 'hidden_0' is needed"):
+        unit_atoms(Infomorphic("readout"), {"class_head": {}}, mnist.test)
