@@ -3,6 +3,7 @@
 As a command it trains one network and prints what a step took: python -m benchmarks.infomorphic UNITS STEPS.
 """
 
+import functools
 import json
 import pickle
 import subprocess
@@ -81,7 +82,7 @@ def measure(rounds: int, toy: bool, checkout: Path | None, python: str) -> dict[
         return measured["seconds"]
 
     if checkout is not None:
-        calls |= {f"{model}, authors": lambda model=model: theirs(checkout, model) for model in MODELS}
+        calls |= {f"{model}, authors": functools.partial(theirs, checkout, model) for model in MODELS}
     seconds = library.in_turn(calls, rounds)
     numbers = {
         "infomorphic_step_ms_best": {name: 1e3 * min(values) for name, values in seconds.items()},
