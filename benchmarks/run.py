@@ -1,4 +1,4 @@
-"""The benchmark: python -m benchmarks.run --out=bench.json [--quick] [--authors=DIR] [--cloud=FILE].
+"""The benchmark: python -m benchmarks.run --out=bench.json [--quick] [--authors=DIR --cloud=FILE --infomorphic=DIR].
 
 Commands are timed as a user runs them, each in a process of its own, with the fastest product of the machine before and
 after. What is compared runs in turn. The file is written after each part. A part that fails writes its reason under
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import commands, floors, library, published
+from benchmarks import commands, floors, infomorphic, library, published
 from sublim_jax.core.files import replace_file
 from sublim_jax.results.provenance import provenance
 
@@ -71,8 +71,9 @@ class Bench:
         self.args, self.programs = args, programs
         self.size = TOY if args.toy else QUICK if args.quick else FULL
         self.numbers: dict[str, Any] = {"size": "toy" if args.toy else "quick" if args.quick else "full"}
-        for name, script in {"authors": args.authors, "cloud": args.cloud}.items():
-            reason = "not measured" if script else f"--{name} is not given"
+        scripts = {"authors": "authors", "cloud": "cloud", "infomorphic_authors": "infomorphic"}
+        for name, option in scripts.items():
+            reason = "not measured" if getattr(args, option) else f"--{option} is not given"
             self.numbers |= {f"speedup_vs_{name}": None, f"speedup_vs_{name}_reason": reason}
         self.numbers |= {"peaks_gflops": [], **provenance()}
 
@@ -191,6 +192,11 @@ def cloud(bench: Bench) -> dict[str, Any]:
     }
 
 
+def infomorphic_authors(bench: Bench) -> dict[str, Any]:
+    """Training steps of infomorphic networks, beside those of the authors' code where it is given."""
+    return infomorphic.measure(bench.size.rounds, bench.args.toy, bench.args.infomorphic, bench.args.python)
+
+
 def noise(bench: Bench) -> dict[str, Any]:
     """Drawing noise as a part of the students' time: one batch serves all students of a seed that are trained."""
     numbers = library.noise(bench.size.rounds)
@@ -207,6 +213,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "authors": authors,
     "cloud": cloud,
     "noise": noise,
+    "infomorphic_authors": infomorphic_authors,
     "growth": lambda bench: library.growth(bench.size.many, bench.size.rounds - 1 or 1),
     "figure2 and plain JAX": lambda bench: library.figure2(bench.size.conditions, bench.size.steps, bench.size.rounds),
     "six groups": lambda bench: library.cloud(bench.size.nets, bench.size.steps, bench.size.rounds),
@@ -252,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--toy", action="store_true", help="smoke sizes, to test the benchmark itself")
     parser.add_argument("--authors", type=Path, help="checkout of Priesemann-Group/subliminal_learning")
     parser.add_argument("--cloud", type=Path, help="scripts/run_mnist_experiment.py of MinhxLe/subliminal-learning")
+    parser.add_argument("--infomorphic", type=Path, help="checkout of Priesemann-Group/Infomorphic_Networks")
     parser.add_argument("--python", default=sys.executable, help="interpreter of these scripts, with torchvision")
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     args = parser.parse_args(argv)

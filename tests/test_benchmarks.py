@@ -36,12 +36,47 @@ raw = pathlib.Path("~/.pytorch/MNIST_data/MNIST/raw").expanduser()
 READ = "assert (raw / 'train-images-idx3-ubyte').stat().st_size == 16 + 60000 * 784 and len(list(raw.iterdir())) == 4"
 
 
+# A checkout whose loop does nothing with its batches; OmegaConf is replaced too, because tests do without it.
+LOOP = """
+import pathlib, pickle, types
+class Model:
+    optimizers = None
+    def __init__(self, layers, *_):
+        self.units = layers["hidden_layer1"]["output_size"]
+def loaders(dataset, params):
+    raw = pathlib.Path("../datasets", dataset["name"], "raw")
+    READ
+    return [[1, 2, 3]]
+def trainer(loader, optimizers, model, device, bar):
+    lattices = pickle.loads(pathlib.Path("moebius.pkl").read_bytes())
+    assert [len(lattices[sources][0]) for sources in (2, 3)] == [4, 18] and len(lattices[3][1]) == 18
+    assert model.units == 10 and len(list(loader)) == len(loader) <= 2
+ut = types.SimpleNamespace(init_dataloaders=loaders)
+"""
+OMEGACONF = """
+class Node(dict):
+    __getattr__ = dict.__getitem__
+class OmegaConf:
+    load = staticmethod(lambda file: {"name": "MNIST"} if "mnist" in str(file) else {})
+    @staticmethod
+    def merge(*parts):
+        return Node(parts[-1], exp_params=Node(model_class="Model"), binning_params=0, optim_params=0)
+"""
+
+
+def infomorphic(folder):
+    (folder / "paper_trivariate").mkdir()
+    (folder / "paper_trivariate" / "base_model.py").write_text(LOOP.replace("READ", READ))
+    (folder / "omegaconf.py").write_text(OMEGACONF)
+    return folder
+
+
 @pytest.fixture
 def scripts(tmp_path):
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "run_subliminal.py").write_text(AUTHORS + READ)
     (tmp_path / "cloud.py").write_text(CLOUD + READ)
-    return [f"--authors={tmp_path}", f"--cloud={tmp_path / 'cloud.py'}"]
+    return [f"--authors={tmp_path}", f"--cloud={tmp_path / 'cloud.py'}", f"--infomorphic={infomorphic(tmp_path)}"]
 
 
 def test_run_measures_every_part_at_toy_size(tmp_path, scripts):
@@ -55,9 +90,11 @@ def test_run_measures_every_part_at_toy_size(tmp_path, scripts):
         *("teacher_fraction_of_peak", "noise_fraction", "compile_s_max", "compile_s_max_warm", "peak_rss_gb"),
         *("per_seed_cost_64_over_4", "speedup_vs_authors", "speedup_vs_cloud", "speedup_vs_plain_jax"),
         *("speedup_vs_plain_jax_cloud", "figure2_seconds_predicted", "first_line_s", "refusal_s"),
+        *("speedup_vs_infomorphic_authors", "speedup_vs_infomorphic_authors_context"),
     ):
         assert numbers[name] > 0, name
     assert numbers["compile_s_quickstart_warm"] < numbers["compile_s_quickstart"]
+    assert numbers["infomorphic_wide"]["units"] == 100 and numbers["infomorphic_wide"]["peak_rss_gb"] > 0.1
     assert len(numbers["authors_seconds_of_a_pair"]) == 2 and "speedup_vs_authors" in done.stdout
 
 
@@ -75,7 +112,9 @@ def test_run_parts_writes_why_a_part_failed_and_goes_on(tmp_path, monkeypatch):
 
 def test_authors_says_what_the_script_says(tmp_path, scripts):
     (tmp_path / "src" / "run_subliminal.py").write_text("raise SystemExit('no torchvision')")
-    args = argparse.Namespace(authors=tmp_path, cloud=None, python=sys.executable, toy=True, quick=False)
+    args = argparse.Namespace(
+        authors=tmp_path, cloud=None, infomorphic=None, python=sys.executable, toy=True, quick=False
+    )
     with pytest.raises(RuntimeError, match="no torchvision"):
         run.authors(run.Bench(args, tmp_path))
 

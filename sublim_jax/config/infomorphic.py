@@ -15,7 +15,7 @@ from sublim_jax.config.grid import Config
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, Knobs, Phase, Recipe
-from sublim_jax.data.load import Dataset
+from sublim_jax.data.load import Dataset, make_dataset
 from sublim_jax.nets import MLP, Infomorphic, SplitHead, shapes
 from sublim_jax.nets.infomorphic import SOURCES
 from sublim_jax.training import infomorphic, inits, losses, optimizers, streams
@@ -40,7 +40,7 @@ def load_data(config: Config) -> Dataset:
         whole.train._replace(x=whole.train.x[part], y=whole.train.y[part])
         for part in (slice(limit), slice(count, None))
     )
-    return data.load.make_dataset(train, held_out, whole.name, whole.classes, f"{whole.source}, validation")
+    return make_dataset(train, held_out, whole.name, whole.classes, f"{whole.source}, validation")
 
 
 def build_conditions(config: Config, dataset: Dataset) -> tuple[Condition, ...]:

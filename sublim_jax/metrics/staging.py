@@ -179,4 +179,5 @@ def _name(value: Any) -> Any:
 
 def _read(var: Any, values: Values) -> Any:
     """The value of a variable; a literal with its type."""
-    return np.asarray(var.val, var.aval.dtype) if isinstance(var, core.Literal) else values[var]
+    aval: Any = var.aval
+    return np.asarray(var.val, aval.dtype) if isinstance(var, core.Literal) else values[var]

@@ -21,13 +21,6 @@ from sublim_jax.theory.pid import atoms, bins_fixed, bins_scaled, names
 _WORK = {2: 8_000, 3: 16_000}  # multiply-adds of a unit and example by its number of sources, measured
 HIDDEN_GOAL, READOUT_GOAL = "hidden_goal", "readout_goal"  # names in `Knobs.extra`
 
-_TRIVARIATE_TPE = (0.3307, 0.9781, -0.9935, 0.4017, 0.2428, 0.6255, 0.4713, 0.0212, 0.0605, -0.9470)
-_TRIVARIATE_TPE += (-0.0199, -0.9677, -0.6924, 0.4270, 0.9736, 0.7370, -0.1218, -0.2151, 0.0350)
-_TRIVARIATE_CMAES = (0.2102, 0.9860, -0.4487, 0.4683, -0.6238, 0.4327, 0.8413, 0.0097, -0.4121, -0.4813)
-_TRIVARIATE_CMAES += (-0.1412, -0.7058, -0.5329, 0.1494, 0.7099, 0.3392, 0.7866, 0.0572, 0.0)
-_TRIVARIATE_1000 = (0.9540, -0.4539, -0.9784, -0.8978, 0.1950, 0.1018, -0.8268, 0.9748, 0.4571, -0.8036)
-_TRIVARIATE_1000 += (0.0495, 0.9632, 0.9138, -0.4792, -0.2282, -0.0666, 0.4854, 0.8913, -0.2214)
-
 
 def goal(sources: int, **weights: float) -> tuple[float, ...]:
     """A goal with the given weights of atoms, for instance `goal(3, **{"{1}{2}": 1.0})`; all others are 0.
@@ -56,14 +49,27 @@ def drawn_goal(sources: int, number: int) -> np.ndarray:
     return 2 * sequence.random(1)[0] - 1
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split()))
+
+
 # Published goals of hidden layers by name: number of sources, and weights. Source: files of the authors' code under
 # paper_trivariate/conf/goals.
 GOALS: dict[str, tuple[float, ...]] = {
     "trivariate_heuristic": goal(3, **{"{1}{2}": 1.0}),
     "trivariate_simplified": goal(3, **{"{1}{2}{3}": 0.33, "{1}{2}": 1.0, "{1}{3}": -1.0, "{12}{13}": -1.0}),
-    "trivariate_optimized": _TRIVARIATE_TPE,
-    "trivariate_optimized_cmaes": _TRIVARIATE_CMAES,
-    "trivariate_optimized_1000": _TRIVARIATE_1000,
+    "trivariate_optimized": _numbers(
+        "0.3307 0.9781 -0.9935 0.4017 0.2428 0.6255 0.4713 0.0212 0.0605 -0.9470 -0.0199 -0.9677 -0.6924 "
+        "0.4270 0.9736 0.7370 -0.1218 -0.2151 0.0350"
+    ),
+    "trivariate_optimized_cmaes": _numbers(
+        "0.2102 0.9860 -0.4487 0.4683 -0.6238 0.4327 0.8413 0.0097 -0.4121 -0.4813 -0.1412 -0.7058 -0.5329 "
+        "0.1494 0.7099 0.3392 0.7866 0.0572 0.0"
+    ),
+    "trivariate_optimized_1000": _numbers(
+        "0.9540 -0.4539 -0.9784 -0.8978 0.1950 0.1018 -0.8268 0.9748 0.4571 -0.8036 0.0495 0.9632 0.9138 "
+        "-0.4792 -0.2282 -0.0666 0.4854 0.8913 -0.2214"
+    ),
     "context_heuristic": goal(2, **{"{1}{2}": 1.0}),
     "context_optimized": (0.0379, 0.3185, 0.7755, 0.1536, 0.0076),
     "lateral_heuristic": goal(2, **{"{1}": 1.0}),

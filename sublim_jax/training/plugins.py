@@ -16,8 +16,8 @@ from sublim_jax.core.types import ImageData, ModelOutput, Phase, Recipe, Teacher
 from sublim_jax.nets import shapes
 
 _OURS = __name__.partition(".")[0]
-_PARTS = ("net", "teacher", "stream", "loss", "init", "optimizer", "init_transform", "target_transform")
-_PARTS += ("input_transform",)
+_TRANSFORMS = ("init_transform", "target_transform", "input_transform")
+_PARTS = ("net", "teacher", "stream", "loss", "init", "optimizer", *_TRANSFORMS)
 _KEY = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
 
 

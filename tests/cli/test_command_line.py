@@ -71,8 +71,8 @@ def test_main_names_everything_in_help_list_and_fields(capsys):
     assert all(f"e.g. --{name}=" in text for name in ("config", "workdir", "resume", "shard", "distributed"))
     assert main.main(["main", "--list"]) == main.main(["main", "--fields"]) == 0
     text = capsys.readouterr().out
-    assert len(command_line.config_files()) == 29 and all(f"{name}: " in text for name in command_line.config_files())
-    assert text.count("minute") >= 26 and text.count("; kept in experiments/") >= 26 and "not measured" not in text
+    assert len(command_line.config_files()) == 30 and all(f"{name}: " in text for name in command_line.config_files())
+    assert text.count("minute") >= 29 and text.count("; kept in experiments/") >= 26 and "not measured" not in text
     assert all(
         f"--config.{name}=" in text
         for name in (*schema.IMAGE_FIELDS, *schema.LANGUAGE_FIELDS, *schema.INFOMORPHIC_FIELDS)

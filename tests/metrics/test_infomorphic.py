@@ -25,6 +25,8 @@ def context(mnist):
         config.update_from_flattened_dict(fields)
     condition = build_conditions(resolve(config, fields), mnist)[0]
     recipe, knobs = condition.student
+    transform = recipe.input_transform
+    assert transform is not None
 
     @jax.jit
     def measured(key):
@@ -33,7 +35,7 @@ def context(mnist):
         images = (mnist.test.x / jnp.float32(255) - mnist.test.mean) / mnist.test.std
         noise = keys.uniform(key, (200, 28, 28), -1.0, 1.0)
         teacher, on_noise = (step.apply(recipe.teacher, params, x) for x in (images, noise))
-        student = step.apply(recipe.net, own, recipe.input_transform(key, noise, on_noise, knobs))
+        student = step.apply(recipe.net, own, transform(key, noise, on_noise, knobs))
         nets = TeacherStudent(params, params, own, own)
         return nets, TeacherStudent(*(teacher,) * 4), TeacherStudent(on_noise, on_noise, student, student)
 

@@ -27,11 +27,12 @@ def phase_of(mnist, model="context_lateral", **fields):
 
 
 def batch_of(phase, mnist, number=0, key=3):
-    return step.make_batch(*phase, None, keys.root(key), jax.device_put(mnist.train), jnp.int32(number))
+    data = jax.device_put(mnist.train)
+    return step.make_batch(phase.recipe, phase.knobs, None, keys.root(key), data, jnp.int32(number))
 
 
 def start(phase, mnist):
-    return step.init_state(*phase, None, mnist.train.x.shape[1:], keys.root(0))
+    return step.init_state(phase.recipe, phase.knobs, None, mnist.train.x.shape[1:], keys.root(0))
 
 
 @pytest.fixture(scope="module")
