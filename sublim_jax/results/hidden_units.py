@@ -32,13 +32,13 @@ def draw_atoms(
     values = np.asarray(values)
     if values.ndim != 3 or (values.shape[0], values.shape[2]) != (len(epochs), len(names)):
         raise ConfigError(f"values: shape {values.shape}; must be [{len(epochs)} epochs, units, {len(names)} atoms]")
-    largest = np.argsort(-np.abs(values[-1]).mean(0), kind="stable")
-    drawn = [names[index] for index in sorted(largest[:shown])] if isinstance(shown, int) else list(shown)
-    if wrong := [name for name in drawn if name not in names]:
+    largest = np.argsort(-np.abs(values[-1]).mean(0), kind="stable").tolist()
+    chosen = [names[index] for index in sorted(largest[:shown])] if isinstance(shown, int) else list(shown)
+    if wrong := [name for name in chosen if name not in names]:
         raise ConfigError(f"shown: {wrong[0]!r} is not an atom; {', '.join(names)} are allowed")
     with matplotlib.rc_context(plots.STYLE):
-        figure, axes = plots.panels(len(drawn), size=(2.6, 2.1), sharex=True, sharey=True)
-        for ax, name in zip(axes, drawn, strict=True):
+        figure, axes = plots.panels(len(chosen), size=(2.6, 2.1), sharex=True, sharey=True)
+        for ax, name in zip(axes, chosen, strict=True):
             units = values[:, :, names.index(name)]
             ax.plot(epochs, units, color=plots.COLOURS[0], lw=0.6, alpha=0.35)
             ax.plot(epochs, np.median(units, 1), color="black", lw=1.8)
