@@ -49,8 +49,11 @@ def build_conditions(config: Config, dataset: Dataset) -> tuple[Condition, ...]:
     Without `transfer.student` a network learns labels and takes the student's place; its "teacher", with which the
     engine compares it, is a network of the same kind before training.
     """
-    build = _student_of_a_teacher if config.transfer.student else _network
-    return tuple(build(point.config, point.labels, dataset) for point in grid.expand(config))
+    conditions = []
+    for point in grid.expand(config):
+        build = _student_of_a_teacher if point.config.transfer.student else _network
+        conditions.append(build(point.config, point.labels, dataset))
+    return tuple(conditions)
 
 
 def _network(config: Config, labels: Mapping[str, str | int | float], dataset: Dataset) -> Condition:
@@ -93,7 +96,7 @@ def _recipe(config: Config, dataset: Dataset, sampler: str = "student") -> Recip
     return Recipe(
         net=net,
         stream=streams.epochs,
-        loss=losses.cross_entropy if section.model == "backprop" else infomorphic.LocalGoals(bins=section.bins),
+        loss=losses.cross_entropy if section.model == "backprop" else _local_goals(config, "class_head"),
         init=inits.torch_linear,
         batch=section.batch,
         eval_steps=tuple(sorted({epoch * per_epoch for epoch in (*section.eval_epochs, section.epochs)})),
@@ -103,6 +106,10 @@ def _recipe(config: Config, dataset: Dataset, sampler: str = "student") -> Recip
         input_transform=infomorphic.LabelContext(classes),
         imitates=False,
     )
+
+
+def _local_goals(config: Config, reads: str) -> infomorphic.LocalGoals:
+    return infomorphic.LocalGoals(reads, config.infomorphic.bins, config.infomorphic.binning == "scaled")
 
 
 def _student_of_a_teacher(config: Config, labels: Mapping[str, str | int | float], dataset: Dataset) -> Condition:
@@ -156,7 +163,8 @@ def _teacher(config: Config, dataset: Dataset) -> tuple[Phase, nn.Module]:
         with_bits = dataclasses.replace(recipe.net, aux=config.transfer.m, parent=None)
     steps = 0 if config.transfer.bits == "untrained" else recipe.eval_steps[-1]
     recipe = dataclasses.replace(recipe, eval_steps=(steps,), teacher=None, imitates=True)
-    return Phase(recipe, _knobs(config, recipe, dataset, "infomorphic")), with_bits
+    rates = {"trainable": {}} if config.transfer.teacher == "mlp" else {}
+    return Phase(recipe, _knobs(config, recipe, dataset, "infomorphic", **rates)), with_bits
 
 
 def _student(config: Config, dataset: Dataset) -> tuple[nn.Module, Any, dict[str, np.ndarray]]:
@@ -169,7 +177,7 @@ def _student(config: Config, dataset: Dataset) -> tuple[nn.Module, Any, dict[str
     goals = {infomorphic.HIDDEN_GOAL: infomorphic.GOALS["context_heuristic" if hidden else "lateral_heuristic"]}
     if not hidden:
         goals[infomorphic.READOUT_GOAL] = tuple(config.infomorphic.readout)
-    loss = infomorphic.LocalGoals("" if hidden else "aux_head", config.infomorphic.bins)
+    loss = _local_goals(config, "" if hidden else "aux_head")
     return net, loss, {name: np.array(weights, np.float32) for name, weights in goals.items()}
 
 

@@ -355,6 +355,9 @@ _INFOMORPHIC = {
     "epochs": Field(100, _whole(1, 10**4), "passes over the training images"),
     "eval_epochs": Field((1, 2, 5, 10, 20, 50), _wholes(0, 10**4, "the last only", distinct=True), "when to measure"),
     "bins": Field(20, _whole(2, 100), "bins of each source when information is estimated"),
+    "binning": Field(
+        "fixed", _one_of("fixed", "scaled"), "hidden units' bins: from -20 to 20, or to the largest value"
+    ),
 }
 _IMITATION = {
     "student": Field("", _one_of("", "hidden", "readout", "mlp"), "net that reads a teacher's bits; empty: no student"),

@@ -20,6 +20,8 @@ from sublim_jax.training.losses import accuracy
 def atoms(context: EvalContext) -> dict[str, Float[Array, ""]]:
     """Measure the information atoms in bits, averaged over units, on held-out inputs with their contexts.
 
+    Bins of hidden units lie between -20 and 20 whatever bins a network was trained with.
+
     hidden/{1}{2}, ...   of hidden units; 1 is the feedforward source, then come the context and the lateral source
     readout/{1}{2}, ...  of outputs of the head that reads out the context; 2 is the label, or the bit
     """

@@ -88,10 +88,13 @@ class LocalGoals:
     Attributes:
         reads: the head that is trained as a read-out; empty: none.
         bins: bins of each source.
+        scaled: bins of hidden units lie between minus and plus the largest value of a source in the batch, as those of
+            read-outs do, rather than between -20 and 20.
     """
 
     reads: str = "class_head"
     bins: int = 20
+    scaled: bool = False
 
     def multiply_adds(self, net: Infomorphic) -> int:
         """The work of one example's information and its gradient, as multiply-adds that take as long on 2 CPU cores."""
@@ -103,7 +106,7 @@ class LocalGoals:
         weights = _weights(out, target)
         loss = jnp.float32(0)
         if "drive" in out.acts and HIDDEN_GOAL in knobs.extra:
-            loss -= (hidden_atoms(out, weights, self.bins) @ knobs.extra[HIDDEN_GOAL]).sum()
+            loss -= (hidden_atoms(out, weights, self.bins, self.scaled) @ knobs.extra[HIDDEN_GOAL]).sum()
         if self.reads:
             loss -= (readout_atoms(out, self.reads, weights, self.bins) @ knobs.extra[READOUT_GOAL]).sum()
         return jnp.broadcast_to(loss, len(weights))
@@ -116,15 +119,13 @@ def _weights(out: ModelOutput, target: Any) -> Float[Array, " batch"]:
     return counts / counts.sum()
 
 
-def hidden_atoms(out: ModelOutput, weights: Float[Array, " batch"], bins: int = 20) -> Float[Array, "units atoms"]:
+def hidden_atoms(
+    out: ModelOutput, weights: Float[Array, " batch"], bins: int = 20, scaled: bool = False
+) -> Float[Array, "units atoms"]:
     """The information atoms of every hidden unit in bits, in the order of a goal."""
     sources = [out.acts[layer] for layer in ("hidden_0", "context", "lateral") if layer in out.acts]
-    three = len(sources) == 3
-
-    def binned(source: Array) -> Array:
-        return bins_fixed(source, count=bins) if three else bins_scaled(source, bins, weights)
-
-    return atoms(tuple(map(binned, sources)), jax.nn.sigmoid(out.acts["drive"]), bins, weights)
+    binned = [bins_scaled(one, bins, weights) if scaled else bins_fixed(one, count=bins) for one in sources]
+    return atoms(tuple(binned), jax.nn.sigmoid(out.acts["drive"]), bins, weights)
 
 
 def readout_atoms(

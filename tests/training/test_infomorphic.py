@@ -13,6 +13,7 @@ from sublim_jax.core import keys
 from sublim_jax.core.types import ModelOutput
 from sublim_jax.nets import shapes
 from sublim_jax.nets.infomorphic import SOURCES
+from sublim_jax.theory.pid import atoms, bins_fixed, bins_scaled
 from sublim_jax.training import infomorphic, optimizers, step
 from sublim_jax.training.infomorphic import GOALS, LabelContext, LocalGoals, SparseLateral, TeacherBits
 
@@ -205,3 +206,17 @@ def test_phase_trains_the_layers_it_has(model, mnist):
     after = step.train_step(phase.recipe, state, phase.knobs, batch_of(phase, mnist)).params
     moved = {layer for layer in after if (after[layer]["kernel"] != state.params[layer]["kernel"]).any()}
     assert moved == set(after) - frozen
+
+
+@pytest.mark.parametrize("model", ["context", "context_lateral"])
+def test_hidden_atoms_take_scaled_bins_where_they_are_asked_for(model, mnist):
+    phase = phase_of(mnist, model, **{"infomorphic.binning": "scaled"})
+    assert phase.recipe.loss == LocalGoals(scaled=True)
+    batch, params = batch_of(phase, mnist), start(phase, mnist).params
+    out = step.apply(phase.recipe.net, params, batch.x)
+    weights = jnp.full(len(batch.y), 1 / len(batch.y))
+    sources = [out.acts[layer] for layer in SOURCES[model]]
+    theta = jax.nn.sigmoid(out.acts["drive"])
+    for scaled, cut in ((True, bins_scaled), (False, bins_fixed)):
+        expected = atoms(tuple(cut(source) for source in sources), theta)
+        np.testing.assert_allclose(infomorphic.hidden_atoms(out, weights, scaled=scaled), expected, atol=1e-5)
