@@ -47,7 +47,7 @@ import sublim_jax as sl
 from sublim_jax.core.types import ContextInputs
 from sublim_jax.metrics.infomorphic import unit_atoms
 from sublim_jax.results.hidden_units import draw_atoms, draw_receptive_fields, preferred_classes
-from sublim_jax.theory.pid import bins_scaled
+from sublim_jax.theory.pid import bins_fixed
 from sublim_jax.training.infomorphic import atom_names, goal
 from sublim_jax.training.streams import normalize_images
 
@@ -123,7 +123,7 @@ draw_atoms(values, atom_names(2), (0, *epochs))
 images, labels = normalize_images(dataset.test, dataset.test.x[:2000]), dataset.test.y[:2000]
 inputs = ContextInputs(images, jax.nn.one_hot(labels, dataset.classes), sl.keys.root(0))
 acts = net.apply({"params": history[-1]}, inputs).acts
-sources = [np.asarray(bins_scaled(acts[layer]))[:, 0] for layer in ("hidden_0", "context")]
+sources = [np.asarray(bins_fixed(acts[layer]))[:, 0] for layer in ("hidden_0", "context")]
 by_hand = sl.theory.pid(sources, jax.nn.sigmoid(acts["drive"][:, 0]))
 pd.DataFrame({"by hand": by_hand, "unit_atoms": dict(zip(atom_names(2), values[-1, 0], strict=True))}).round(3)
 
