@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     config = infomorphic_config()
     config.name = config.figure = "infomorphic"
     config.seeds = 10
+    config.run.memory_gb = 6.0  # 2,000 units are measured on 12,000 images
     grids = {model: {"model": (model,), "goal": goals, "units": WIDTHS} for model, goals in GOALS.items()}
     grids["backprop"] |= BACKPROP
     grids["readout"] = {"model": ("readout",)}

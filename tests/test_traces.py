@@ -9,10 +9,9 @@ import pytest
 from helpers.configs import CONFIGS, config_of
 
 from sublim_jax import data
-from sublim_jax.config import grid, options_of, resolve
+from sublim_jax.config import build_conditions, grid, options_of, resolve
 from sublim_jax.config import lm as lm_config
 from sublim_jax.config.estimate import check_memory, language_gigabytes
-from sublim_jax.config.study import study_of
 from sublim_jax.core import keys
 from sublim_jax.core.types import TeacherParams
 from sublim_jax.engine.plan import make_plan
@@ -57,7 +56,7 @@ def test_trace_takes_every_recipe_of_image_configs(path, preset, mnist):
     config.num_eval_noise = 64
     config = resolve(config)
     dataset = data.with_extra_images(mnist, dataclasses.replace(mnist, name="fashion_mnist"))
-    conditions = study_of(config, dataset).conditions
+    conditions = build_conditions(config, dataset)
     plan = make_plan(conditions, IMAGE)
     assert sum(group.knobs.size for group in plan.groups) == len(conditions) == len(grid.expand(config))
     limits = limits_of(options_of(config), 12_000, 1, False, config.metrics)
