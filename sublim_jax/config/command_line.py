@@ -17,6 +17,11 @@ from sublim_jax.config.grid import Config
 from sublim_jax.core.errors import ConfigError, shown, unknown_name
 from sublim_jax.core.nested import flatten
 
+_TABLES = {
+    "Image configs": schema.IMAGE_FIELDS,
+    "Language configs": schema.LANGUAGE_FIELDS,
+    "Configs of infomorphic networks": schema.INFOMORPHIC_FIELDS,
+}
 _YES, _NO = ("true", "t", "1", "yes", "y"), ("false", "f", "0", "no", "n")
 
 
@@ -195,8 +200,9 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TypeError) and (
         key := re.match(r"Could not override field '(\w+)' \(\w+\)\. (.*) is of", str(error))
     ):
-        tables = schema.IMAGE_FIELDS, schema.LANGUAGE_FIELDS, schema.INFOMORPHIC_FIELDS
-        rules = [one.rule for table in tables for name, one in table.items() if name.rpartition(".")[2] == key[1]]
+        rules = [
+            one.rule for table in _TABLES.values() for name, one in table.items() if name.rpartition(".")[2] == key[1]
+        ]
         allowed = " or ".join(dict.fromkeys(rule.allowed for rule in rules)) or "a section of fields"
         return f"field {key[1]}={shown(key[2])}: must be {allowed}"
     return (
@@ -220,12 +226,7 @@ def list_configs() -> str:
 def list_fields() -> str:
     """Every field of all kinds of configs with type, default, allowed values and meaning."""
     lines = []
-    tables = {
-        "Image configs": schema.IMAGE_FIELDS,
-        "Language configs": schema.LANGUAGE_FIELDS,
-        "Configs of infomorphic networks": schema.INFOMORPHIC_FIELDS,
-    }
-    for title, fields in tables.items():
+    for title, fields in _TABLES.items():
         lines += [title, ""]
         for name, (default, rule, meaning) in fields.items():
             lines += [f"--config.{name}={default!r}  {type(default).__name__}", f"    {meaning}", f"    {rule.allowed}"]

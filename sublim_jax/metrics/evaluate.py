@@ -101,9 +101,9 @@ class Measurement:
             squared=recipe.loss is losses.mse,
         )
         context = student_metrics.hide_diverged(context)
-        # With a target or gradient transform the student's first update is another.
-        plain = recipe.input_transform is None and recipe.imitates
-        if recipe.target_transform is None and recipe.gradient_transform is None and plain:
+        # With labels as targets, or with a transform, the student's first update is another.
+        transforms = recipe.target_transform, recipe.gradient_transform, recipe.input_transform
+        if recipe.imitates and transforms == (None, None, None):
             batch = Batch(noise, None, context.noise.teacher_final)
             update, trait = first_update(recipe, context.params.student_init, knobs, batch, images, test.y)
             context = context._replace(update=update, trait=trait)

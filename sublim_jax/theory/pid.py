@@ -43,7 +43,7 @@ def antichains(sources: int) -> tuple[Antichain, ...]:
     if sources not in (2, 3):
         raise ConfigError(f"sources: {shown(sources)} sources; 2 or 3 are allowed")
     families = (itertools.combinations(subsets(sources), size) for size in range(1, sources + 1))
-    found = [
+    incomparable = [
         family
         for family in itertools.chain.from_iterable(families)
         if not any(one <= other or other <= one for one, other in itertools.combinations(family, 2))
@@ -54,7 +54,7 @@ def antichains(sources: int) -> tuple[Antichain, ...]:
     def order(family: Antichain) -> tuple[Any, ...]:
         return len(family[0]), direction * len(family), len(family[-1]), [sorted(part) for part in family]
 
-    return tuple(sorted(found, key=order))
+    return tuple(sorted(incomparable, key=order))
 
 
 def names(sources: int) -> tuple[str, ...]:
@@ -62,6 +62,11 @@ def names(sources: int) -> tuple[str, ...]:
     return tuple(
         "".join("{" + "".join(map(str, sorted(part))) + "}" for part in family) for family in antichains(sources)
     )
+
+
+def atom_names(sources: int) -> tuple[str, ...]:
+    """The names of the weights of a goal: atoms, and the entropy that no source explains."""
+    return (*names(sources), "residual")
 
 
 def _constant(array: np.ndarray) -> np.ndarray:
@@ -189,8 +194,8 @@ def pid(sources: Sequence[Any], target_probability: Any, count: int | None = Non
         The exclusive or of two fair bits: each bit alone says nothing, and together they determine the target.
 
         >>> import sublim_jax as sl
-        >>> found = sl.theory.pid([[0, 0, 1, 1], [0, 1, 0, 1]], [0, 1, 1, 0])
-        >>> {name: round(bits, 3) + 0.0 for name, bits in found.items()}
+        >>> atoms = sl.theory.pid([[0, 0, 1, 1], [0, 1, 0, 1]], [0, 1, 1, 0])
+        >>> {name: round(bits, 3) + 0.0 for name, bits in atoms.items()}
         {'{1}': 0.585, '{2}': 0.585, '{1}{2}': -0.585, '{12}': 0.415, 'residual': 0.0}
     """
     values, target = _checked(sources, target_probability, count)
@@ -201,7 +206,7 @@ def pid(sources: Sequence[Any], target_probability: Any, count: int | None = Non
         cells.append(jnp.asarray(numbers.reshape(-1), jnp.int32))
     theta = jnp.asarray(target)[:, None]
     bits = _compiled_atoms(len(values), len(target), tuple(cells), theta, jnp.full_like(theta, 1 / len(target)))[0]
-    return dict(zip((*names(len(values)), "residual"), bits.tolist(), strict=True))
+    return dict(zip(atom_names(len(values)), bits.tolist(), strict=True))
 
 
 def _checked(sources: Any, target_probability: Any, count: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -246,10 +251,10 @@ def _atoms(
     """Compute the atoms, in bits, and the residual entropy from the cells of all subsets of sources."""
     shared: Any = _shared_information(sources, count, cells, theta, weights)
     inverse = jnp.asarray(moebius(sources), theta.dtype)
-    found = jnp.einsum("as,sn->na", inverse, shared, precision=jax.lax.Precision.HIGHEST)
+    bits = jnp.einsum("as,sn->na", inverse, shared, precision=jax.lax.Precision.HIGHEST)
     marginals = jnp.stack([(weights * theta).sum(0), (weights * (1 - theta)).sum(0)])
     entropy = -(marginals * jnp.log2(marginals + _EPSILON)).sum(0)
-    return jnp.concatenate([found, (entropy - shared[-1])[:, None]], axis=1)
+    return jnp.concatenate([bits, (entropy - shared[-1])[:, None]], axis=1)
 
 
 def _ranks(keys: Int[Array, "batch neurons"]) -> Int[Array, "batch neurons"]:
@@ -290,11 +295,11 @@ def _shares(
     The operator is symmetric, so that it also maps derivatives with respect to its results to those of its inputs. One
     scatter per subset, not one of all: XLA then fuses what computes the values into fast loops.
     """
-    found = []
+    shares = []
     for size, cell, value in zip(sizes, cells, values, strict=True):
         table = jnp.zeros(size * value.shape[1], value.dtype).at[cell].add(value.reshape(-1))
-        found.append(table[cell].reshape(value.shape))
-    return found
+        shares.append(table[cell].reshape(value.shape))
+    return shares
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -16,7 +16,7 @@ from scipy.stats import qmc
 from sublim_jax.core import keys
 from sublim_jax.core.types import ContextInputs, Knobs, ModelOutput, Params
 from sublim_jax.nets.infomorphic import SOURCES, Infomorphic
-from sublim_jax.theory.pid import atoms, bins_fixed, bins_scaled, names
+from sublim_jax.theory.pid import atom_names, atoms, bins_fixed, bins_scaled
 
 _WORK = {2: 8_000, 3: 16_000}  # multiply-adds of a unit and example by its number of sources, measured
 HIDDEN_GOAL, READOUT_GOAL = "hidden_goal", "readout_goal"  # names in `Knobs.extra`
@@ -30,11 +30,6 @@ def goal(sources: int, **weights: float) -> tuple[float, ...]:
         **weights: by the names of `atom_names(sources)`.
     """
     return tuple(weights.get(name, 0.0) for name in atom_names(sources))
-
-
-def atom_names(sources: int) -> tuple[str, ...]:
-    """The names of the weights of a goal: atoms, and the entropy that no source explains."""
-    return (*names(sources), "residual")
 
 
 def drawn_goal(sources: int, number: int) -> np.ndarray:

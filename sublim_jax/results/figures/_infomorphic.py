@@ -38,7 +38,7 @@ def _network(model: str, goal: str, sparse: bool) -> str:
 
 
 def _named(final: summary.Rows) -> summary.Rows:
-    """Rows with the name of the network, and the place of its read-out in order of accuracy."""
+    """Rows with the name of the network, and what trains it."""
     parts = zip(final["model"], final["goal"], final["lateral_inputs"] < final["units"] - 1, strict=True)
     lateral = final["model"].isin(("context_lateral", "lateral", "feedback"))
     names = [_network(model, goal, sparse and has) for (model, goal, sparse), has in zip(parts, lateral, strict=True)]
@@ -146,7 +146,7 @@ infomorphic_goals = FigureSpec(
             levels=(),
         ),
     ),
-    published_text="Open diamonds: published means of 10 seeds after 100 epochs.",
+    published_text="Open diamonds: published values of 10 seeds after 100 epochs.",
     size=(6.0, 3.4),
     text=(
         "Accuracy of infomorphic networks on held-out training images: an optimized goal without one of its atoms at a "
