@@ -1,5 +1,6 @@
 """Peak memory of whole commands: flat in the number of seeds, and within the limit that a config sets."""
 
+import os
 import subprocess
 import sys
 
@@ -33,10 +34,13 @@ SWEEPS = {
 
 
 def peak_gb(folder, name, **fields):
-    """Peak memory of the process of one command, in GB."""
+    """Peak memory of the process of one command, in GB, when it has to compile: programs on disk take much less."""
     words = [f"--config={name}", *(f"--config.{field}={value}" for field, value in fields.items())]
     command = [sys.executable, "-m", "sublim_jax.main", *words, f"--workdir={folder}", "--config.run.teachers="]
-    measured = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True)
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}_programs"}
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, *command], env=environment, capture_output=True, text=True
+    )
     assert measured.returncode == 0, measured.stderr[-2000:]
     return int(measured.stdout) * UNIT / 1e9
 
