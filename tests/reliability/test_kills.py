@@ -17,8 +17,6 @@ from helpers.fork_server import KILLED, ForkServer
 import sublim_jax
 from sublim_jax import results
 
-pytestmark = pytest.mark.e2e
-
 SMOKE = ("--config.preset=smoke", "--config.run.teachers=")
 IMAGES = (*SMOKE, "--config.data.source=embedded", "--config.metrics=('task',)", "--config.conditions=('same',)")
 STEPS = ("--config.m=(3,)", "--config.student.steps=40", "--config.run.save_every=4")
@@ -33,7 +31,8 @@ COMMANDS = {
     "shards": ("--config=quickstart", *IMAGES, *STEPS, "--config.seeds=4"),
 }
 SHARDS = {"shards": ("--shard=0/2", "--shard=1/2")}
-KILLS = {"figure2": 36, "theorem1": 24, "lm_dose": 8, "shards": 30}
+KILLS = {"figure2": 36, "theorem1": 24, "lm_dose": 8, "shards": 30}  # where minutes do not matter
+FEW_KILLS = {"figure2": 12, "theorem1": 8, "lm_dose": 4, "shards": 8}
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +123,21 @@ def disturbed(server, where, words, kills, rng, shards):
     return done, damaged
 
 
-@pytest.mark.parametrize("case", COMMANDS)
-def test_main_killed_again_and_again_gives_the_rows_of_an_undisturbed_run(case, server, tmp_path, tally):
-    words, rng = COMMANDS[case], random.Random(case)
+@pytest.mark.parametrize(
+    ("case", "least"),
+    [pytest.param(case, few, marks=pytest.mark.e2e) for case, few in FEW_KILLS.items()]
+    + [pytest.param(case, many, marks=pytest.mark.slow) for case, many in KILLS.items()],
+)
+def test_main_killed_again_and_again_gives_the_rows_of_an_undisturbed_run(case, least, server, tmp_path, tally):
+    words, rng = COMMANDS[case], random.Random(f"{case} {least}")
     plain = server.run(tmp_path, *words, "--workdir=plain")
     assert plain["code"] == 0, plain["stderr"]
     shards = [(shard,) for shard in SHARDS.get(case, ())] or [()]
-    kills, damaged = disturbed(server, tmp_path, words, KILLS[case], rng, shards)
+    kills, damaged = disturbed(server, tmp_path, words, least, rng, shards)
     same = rows(tmp_path / "broken").equals(rows(tmp_path / "plain"))
     tally(f"kills, {case}", tried=kills, clean=kills * same)
     tally("damaged files between kills", tried=damaged, clean=damaged * same)
-    assert same and kills >= KILLS[case]
+    assert same and kills >= least
     assert (tmp_path / "broken" / "report.html").exists()
     assert case in SHARDS or not list((tmp_path / "broken").glob("**/.*.tmp")), "other jobs may be writing"
     assert results.metadata(tmp_path / "broken")["runs"]
@@ -166,6 +169,7 @@ def plain_rows(tmp_path_factory, server):
     return rows(where / "plain")
 
 
+@pytest.mark.e2e
 def test_distributed_process_killed_again_and_again_gives_the_rows_of_one(tmp_path, plain_rows, tally):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -189,6 +193,7 @@ def home():
     shutil.rmtree(folder)
 
 
+@pytest.mark.e2e
 def test_main_killed_as_a_user_without_root_gives_the_same_rows(home, plain_rows, tally):
     if os.geteuid() or not shutil.which("setpriv"):
         pytest.skip("needs root and setpriv to become another user")
@@ -210,6 +215,7 @@ def test_main_killed_as_a_user_without_root_gives_the_same_rows(home, plain_rows
     assert same and (home / "broken").stat().st_uid == 65534
 
 
+@pytest.mark.e2e
 def test_main_on_a_full_disk_is_one_line_and_goes_on_when_there_is_space(tmp_path, plain_rows, tally):
     if os.geteuid():
         pytest.skip("needs root to mount a small disk")
