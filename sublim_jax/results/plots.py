@@ -226,7 +226,9 @@ def strip(
 
 
 def wrapped(name: Any) -> str:
-    """The name of a category with one word on each line."""
+    """The name of a category with one word on each line, unless it has lines of its own."""
+    if "\n" in str(name):
+        return str(name)
     return str(name).replace(" = ", "=").replace(", ", "\n").replace("_", "\n").replace(" ", "\n")
 
 

@@ -155,18 +155,30 @@ infomorphic_goals = FigureSpec(
 )
 
 
-_STUDENTS = {"hidden": "bits to hidden units", "readout": "bits to a read-out", "mlp": "backpropagation"}
+# By the student, its teacher and the teacher's bits.
+_PAIRS = {
+    ("hidden", "infomorphic", "teacher"): "bits to\nhidden units",
+    ("hidden", "infomorphic", "shuffled"): "shuffled\nbits",
+    ("hidden", "infomorphic", "untrained"): "bits of an\nuntrained net",
+    ("hidden", "mlp", "teacher"): "bits of\nan MLP",
+    ("readout", "infomorphic", "teacher"): "bits to\na read-out",
+    ("mlp", "infomorphic", "teacher"): "logits to\nan MLP",
+    ("mlp", "mlp", "teacher"): "MLP to\nMLP",
+}
 
 
 def _pairs(final: summary.Rows) -> summary.Rows:
-    """Rows with the kind of student, and what it shares with its teacher, as categories."""
-    kind = final["student"].map(_STUDENTS) + final["teacher"].map({"infomorphic": "", "mlp": "\nof an MLP"})
-    kind += final["bits"].map({"teacher": "", "shuffled": "\n(shuffled)", "untrained": "\n(untrained teacher)"})
-    return final.assign(pair=kind, shares=final["hidden"] + " hidden, " + final["context"] + " context")
+    """Rows with the kind of teacher and student, and what they share, as categories."""
+    kinds = zip(final["student"], final["teacher"], final["bits"], strict=True)
+    pairs = [_PAIRS.get(kind, "\n".join(kind)) for kind in kinds]
+    return final.assign(pair=pairs, shares=final["hidden"] + " hidden, " + final["context"] + " context")
 
 
 def _pairs_panel(column: str, title: str, ylabel: str = "test accuracy") -> Panel:
-    return Panel("pair", ("shares",), column=column, categories=True, levels=(), ylabel=ylabel, title=title)
+    order = tuple(_PAIRS.values())
+    return Panel(
+        "pair", ("shares",), column=column, categories=True, order=order, levels=(), ylabel=ylabel, title=title
+    )
 
 
 infomorphic_transfer = FigureSpec(
@@ -180,7 +192,7 @@ infomorphic_transfer = FigureSpec(
         _pairs_panel("at/code_match", "units of one number", "correlation on test images"),
         _pairs_panel("at/hidden/{1}{2}", "what image and bits share", "information in bits, on noise"),
     ),
-    size=(5.2, 3.2),
+    size=(6.4, 3.2),
     text=(
         "Students that read their teacher's auxiliary bits on noise. Test accuracy with the student's class head and "
         "with the teacher's (signs of units matched on noise, without labels); size of the correlation of units of one "

@@ -1,0 +1,1 @@
+"""Subliminal learning of pretrained language models: teachers, rows, students, evaluation."""
