@@ -100,7 +100,11 @@ class Decoder(nn.Module):
         parallel: attention and MLP read the same stream, as in GPT-NeoX.
         bias: matrices of blocks have biases.
         tied: the unembedding is the transposed embedding.
-        rank: rank of the adapters on every matrix of a block; 0 = none.
+        rank: rank of the adapters of blocks; 0 = none.
+        adapter_scale: factor of what adapters add, alpha / rank of Hu et al. 2021.
+        adapter_matrices: names of the matrices that have adapters; empty = every matrix.
+        adapter_blocks: numbers of the blocks that have adapters; empty = every block.
+        remat: compute a block again for its derivatives instead of storing what it computed.
     """
 
     vocabulary: int
@@ -121,6 +125,10 @@ class Decoder(nn.Module):
     tied: bool = False
     eps: float = 1e-5
     rank: int = 0
+    adapter_scale: float = 1.0
+    adapter_matrices: tuple[str, ...] = ()
+    adapter_blocks: tuple[int, ...] = ()
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -132,16 +140,26 @@ class Decoder(nn.Module):
         h, table = Embed(self.vocabulary, self.width, learned, name="embed")(tokens)
         acts: dict[str, Array] = {}
         fields = {name: getattr(self, name) for name in _OF_A_BLOCK}
+        kind = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         for index in range(self.layers):
             name = f"block_{index}"
-            block = Block(**fields, name=name)
-            low = Adapter(matrices(block, self.width), self.rank, name=f"adapter_{index}")() if self.rank else {}
+            block = kind(**fields, name=name)
+            sizes = self.adapter_sizes(index)
+            low = Adapter(sizes, self.rank, name=f"adapter_{index}")() if sizes else {}
             h = block(h, low, attend)
             h = h + taps[name] if name in taps else h
             acts[name] = h
         h = Norm(self.norm, self.eps, name="norm")(h)
         logits = h @ table.T if self.tied else Unembed(self.vocabulary, name="unembed")(h)
         return ModelOutput(h, logits, acts)
+
+    def adapter_sizes(self, index: int) -> tuple[tuple[str, int, int], ...]:
+        """Return (name, inputs, outputs) of each matrix of a block that has an adapter."""
+        if not self.rank or index not in (self.adapter_blocks or range(self.layers)):
+            return ()
+        fields = {name: getattr(self, name) for name in _OF_A_BLOCK}
+        every = matrices(Block(**fields, parent=None), self.width)
+        return tuple(sizes for sizes in every if not self.adapter_matrices or sizes[0] in self.adapter_matrices)
 
     def _check(self, length: int) -> None:
         for field, allowed in _CHOICES.items():
@@ -169,6 +187,7 @@ class Block(nn.Module):
     parallel: bool
     bias: bool
     eps: float
+    adapter_scale: float
 
     @nn.compact
     def __call__(self, h: Stream, low: Mapping[str, tuple[Array, Array]], attending: Attend | None = None) -> Stream:
@@ -178,7 +197,10 @@ class Block(nn.Module):
             y = x @ self.param(name, nn.initializers.lecun_normal(), (x.shape[-1], outs[name]))
             if self.bias:
                 y = y + self.param(f"{name}_bias", nn.initializers.zeros, (outs[name],))[None, None]
-            return y + (x @ low[name][0]) @ low[name][1] if name in low else y
+            if name not in low:
+                return y
+            added = (x @ low[name][0]) @ low[name][1]
+            return y + (added if self.adapter_scale == 1 else self.adapter_scale * added)
 
         normed = _normed(self, h, "attend_scale", "attend_shift", self.norm, self.eps)
         attended = (attending or attend)(self, *(linear(name, normed) for name in ("query", "key", "value")))
@@ -192,7 +214,7 @@ class Block(nn.Module):
 
 
 _OF_A_BLOCK = ("heads", "kv_heads", "hidden", "positions", "rotary", "theta", "scaling")
-_OF_A_BLOCK += ("norm", "mlp", "parallel", "bias", "eps")
+_OF_A_BLOCK += ("norm", "mlp", "parallel", "bias", "eps", "adapter_scale")
 
 
 def matrices(block: Block, width: int) -> tuple[tuple[str, int, int], ...]:
@@ -227,9 +249,9 @@ def weighed(block: Block, q: Array, k: Array, v: Array, seen: Bool[Array, "#batc
     """
     if k.shape[1] != block.heads:
         k, v = (jnp.repeat(x, block.heads // x.shape[1], axis=1) for x in (k, v))
-    scores = (q @ k.swapaxes(-1, -2)) / math.sqrt(q.shape[-1])
-    weights = jax.nn.softmax(jnp.where(seen[:, None], scores, jnp.asarray(_MASKED, scores.dtype)), axis=-1)
-    return (weights @ v).swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
+    scores = (q @ k.swapaxes(-1, -2)).astype(jnp.float32) / math.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(jnp.where(seen[:, None], scores, _MASKED), axis=-1)
+    return (weights.astype(v.dtype) @ v).swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 
 def wavelengths(number: int, theta: float, scaling: Scaling | None = None) -> Float[Array, " half"]:
@@ -263,10 +285,11 @@ def rotated(x: Array, rates: Float[Array, " half"], positions: Positions, pairs:
 
 
 def _normed(module: nn.Module, h: Array, scale: str, shift: str, kind: str, eps: float) -> Array:
-    """RMSNorm or LayerNorm with parameters of the calling module."""
+    """RMSNorm or LayerNorm, computed in float32, with parameters of the calling module."""
     gain = module.param(scale, nn.initializers.ones, h.shape[-1:])[None, None]
+    wide = h.astype(jnp.float32)
     if kind == "rms":
-        return h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps) * gain
-    centred = h - h.mean(-1, keepdims=True)
-    unit = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+        return (wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps)).astype(h.dtype) * gain
+    centred = wide - wide.mean(-1, keepdims=True)
+    unit = (centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)).astype(h.dtype)
     return unit * gain + module.param(shift, nn.initializers.zeros, h.shape[-1:])[None, None]

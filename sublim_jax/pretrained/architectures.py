@@ -120,6 +120,11 @@ class Settings:
         return Settings(values, f"{self._where}: {name}")
 
 
+def names_of(net: Decoder) -> Mapping[str, str]:
+    """Return the names of tensors by role in folders of a net's family, Llama's or GPT-NeoX's."""
+    return _NEOX_NAMES if net.norm == "layer" else _LLAMA_NAMES
+
+
 def of_config(config: Mapping[str, Any], tensors: Shapes, where: str) -> LoadPlan:
     """Plan the loading of a directory from its config.json and the shapes of its tensors."""
     plans = {"llama": _llama, "mistral": _llama, "qwen2": _llama, "gpt_neox": _neox}
