@@ -84,7 +84,7 @@ def features(net: Decoder, params: Params, batch: Batch) -> Float[Array, "n leng
     seen = earlier & same_prompt & seen_answer
 
     def attend(block: Block, query: Array, key: Array, value: Array) -> Array:
-        return weighed(block, *parts(block, query, key, value, batch.positions), seen)
+        return weighed(block, *parts(block, query, key, value, jnp.asarray(batch.positions)), seen)
 
     variables: Any = {"params": params}
     out: Any = net.apply(variables, batch.tokens, None, attend)

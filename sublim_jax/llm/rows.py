@@ -128,7 +128,8 @@ def paired_sample(kept: Bool[np.ndarray, "teachers requests"], count: int, seed:
     Raises:
         ConfigError: A teacher has fewer rows than `count`.
     """
-    order, common = np.random.default_rng(seed).permutation(kept.shape[1]), kept.all(0)
+    order = np.random.default_rng(seed).permutation(kept.shape[1])
+    common: np.ndarray = kept.all(axis=0)
     chosen = []
     for own in kept:
         if own.sum() < count:

@@ -1,4 +1,4 @@
-"""Greedy decoding and scoring with a cache of keys and values.
+"""Decoding and scoring with a cache of keys and values.
 
 Results equal those of the decoder on the whole sequence at lower cost. Prompts of different lengths are batched with
 padding at their ends: a token attends to positions up to its own, and padding is overwritten before it is attended to.
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sublim_jax.core.types import Params
 from sublim_jax.nets import Decoder
-from sublim_jax.nets.decoder import Block, parts, weighed
+from sublim_jax.nets.decoder import Block, Taps, parts, weighed
 
 Cache = dict[str, tuple[Array, Array]]  # block -> keys and values, [n, capacity, heads * size] each
 
@@ -32,14 +32,57 @@ class KVCache(NamedTuple):
 
 
 def prefill(
-    net: Decoder, params: Params, tokens: Int[Array, "n length"], length: Int[Array, " n"], capacity: int
+    net: Decoder,
+    params: Params,
+    tokens: Int[Array, "n length"],
+    length: Int[Array, " n"],
+    capacity: int,
+    taps: Taps | None = None,
 ) -> KVCache:
-    """Process token sequences from the beginning; row i has `length[i]` tokens, at most `capacity`."""
+    """Process token sequences from the beginning; row i has `length[i]` tokens, at most `capacity`.
+
+    `taps` are added to the residual stream of all tokens, see `Decoder`.
+    """
     shape = len(tokens), capacity, (net.kv_heads or net.heads) * (net.width // net.heads)
-    empty = {f"block_{index}": (jnp.zeros(shape), jnp.zeros(shape)) for index in range(net.layers)}
-    cache, features = _further(net, params, empty, tokens, jnp.zeros_like(length))
+    zeros = jnp.zeros(shape, params["embed"]["tokens"].dtype)
+    empty = {f"block_{index}": (zeros, zeros) for index in range(net.layers)}
+    return _last(*_further(net, params, empty, tokens, jnp.zeros_like(length), taps), jnp.zeros_like(length), length)
+
+
+def extend(
+    net: Decoder,
+    params: Params,
+    prefix: KVCache | None,
+    tokens: Int[Array, "n length"],
+    length: Int[Array, " n"],
+    room: int,
+    taps: Taps | None = None,
+) -> KVCache:
+    """Process sequences that all begin with one prefix, of which `prefix` is the state of one row; None = empty.
+
+    `tokens` and `length` are of what follows the prefix; after it there is room for `room` tokens.
+    """
+    if prefix is None:
+        return prefill(net, params, tokens, length, room, taps)
+
+    def wider(array: Array) -> Array:
+        repeated = jnp.repeat(array, len(tokens), axis=0)
+        return jnp.pad(repeated, ((0, 0), (0, room), (0, 0)))
+
+    cache, before = jax.tree.map(wider, prefix.cache), jnp.repeat(prefix.length, len(tokens))
+    return _last(*_further(net, params, cache, tokens, before, taps), before, length)
+
+
+def _last(cache: Cache, features: Array, before: Array, length: Array) -> KVCache:
+    """The state after the last of `length` tokens of each row."""
     last = jnp.take_along_axis(features, (length - 1)[:, None, None], axis=1)[:, 0]
-    return KVCache(cache, last, length)
+    return KVCache(cache, last, before + length)
+
+
+def append(net: Decoder, params: Params, state: KVCache, token: Int[Array, " n"], taps: Taps | None = None) -> KVCache:
+    """Process one more token of each row."""
+    cache, features = _further(net, params, state.cache, token[:, None], state.length, taps)
+    return KVCache(cache, features[:, -1], state.length + 1)
 
 
 def greedy_decode(
@@ -49,8 +92,7 @@ def greedy_decode(
 
     def step(state: KVCache, allowed: Array) -> tuple[KVCache, Array]:
         token = jnp.where(allowed[None], unembedded(net, params, state.features), -jnp.inf).argmax(-1)
-        cache, features = _further(net, params, state.cache, token[:, None], state.length)
-        return KVCache(cache, features[:, -1], state.length + 1), token
+        return append(net, params, state, token), token
 
     return jax.lax.scan(step, state, allowed)[1].T
 
@@ -69,7 +111,12 @@ def unembedded(net: Decoder, params: Params, features: Float[Array, "... width"]
 
 
 def _further(
-    net: Decoder, params: Params, cache: Cache, tokens: Int[Array, "n length"], before: Int[Array, " n"]
+    net: Decoder,
+    params: Params,
+    cache: Cache,
+    tokens: Int[Array, "n length"],
+    before: Int[Array, " n"],
+    taps: Taps | None = None,
 ) -> tuple[Cache, Float[Array, "n length width"]]:
     """The cache extended by these tokens, and their features; row i had `before[i]` tokens before them."""
     positions = before[:, None] + jnp.arange(tokens.shape[1])[None]
@@ -86,5 +133,5 @@ def _further(
         return weighed(block, q, keys, values, seen)
 
     variables: Any = {"params": params}
-    out: Any = net.apply(variables, tokens, None, attend)
+    out: Any = net.apply(variables, tokens, taps, attend)
     return after, out.features

@@ -8,30 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers.decoders import LLAMA, NEOX, NETS, params_of
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.llm import batches, fine_tuning, lora
 from sublim_jax.llm.batches import Answer, Example
-from sublim_jax.nets import Decoder, shapes
+from sublim_jax.nets import shapes
 from sublim_jax.pretrained import architectures
-from sublim_jax.training import inits
-
-LLAMA = Decoder(50, width=16, layers=3, heads=4, kv_heads=2, hidden=24, positions="rotary", mlp="swiglu")
-NEOX = Decoder(
-    50, width=16, layers=2, heads=2, hidden=24, positions="rotary", rotary=0.5, norm="layer", parallel=True, bias=True
-)
-PAIRS = LLAMA.clone(positions="rotary_pairs")
-NETS = {"llama": LLAMA, "neox": NEOX, "gguf": PAIRS}
-
 
 LOSS = jax.jit(jax.value_and_grad(fine_tuning.negative_log_likelihood, argnums=1), static_argnums=0)
-
-
-def params_of(net, seed=0):
-    return {
-        layer: inits.transformer(keys.at(keys.root(seed), layer), arrays) for layer, arrays in shapes(net, (1,)).items()
-    }
 
 
 def close(tree, other, relative=1e-5):
