@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from sublim_jax.core.types import Params
 from sublim_jax.llm.batches import Batch
 from sublim_jax.nets import Decoder
-from sublim_jax.nets.decoder import Block, parts, weighed
+from sublim_jax.nets.decoder import Block, Taps, parts, weighed
 from sublim_jax.pretrained.kv_cache import unembedded
 
 
@@ -75,7 +75,7 @@ def begin(tuning: Tuning, trained: Params) -> TuningState:
     return TuningState(wide, tuning.optimizer().init(wide))
 
 
-def features(net: Decoder, params: Params, batch: Batch) -> Float[Array, "n length width"]:
+def features(net: Decoder, params: Params, batch: Batch, taps: Taps | None = None) -> Float[Array, "n length width"]:
     """Compute the features of packed sequences, in which a token sees its own prompt and answer only."""
     places = jnp.arange(batch.tokens.shape[-1])
     earlier = (places[None, :] <= places[:, None])[None]
@@ -87,14 +87,21 @@ def features(net: Decoder, params: Params, batch: Batch) -> Float[Array, "n leng
         return weighed(block, *parts(block, query, key, value, jnp.asarray(batch.positions)), seen)
 
     variables: Any = {"params": params}
-    out: Any = net.apply(variables, batch.tokens, None, attend)
+    out: Any = net.apply(variables, batch.tokens, taps, attend)
     return out.features
+
+
+def target_logits(
+    net: Decoder, params: Params, batch: Batch, taps: Taps | None = None
+) -> Float[Array, "n targets vocabulary"]:
+    """Compute the logits that predict each token of an answer, in float32."""
+    at_targets = jnp.take_along_axis(features(net, params, batch, taps), batch.at[..., None], axis=1)
+    return unembedded(net, params, at_targets).astype(jnp.float32)
 
 
 def log_probabilities(net: Decoder, params: Params, batch: Batch) -> Float[Array, "n targets"]:
     """Compute the log-probability of every predicted token, in nats; that of padding means nothing."""
-    at_targets = jnp.take_along_axis(features(net, params, batch), batch.at[..., None], axis=1)
-    logits = unembedded(net, params, at_targets).astype(jnp.float32)
+    logits = target_logits(net, params, batch)
     chosen = jnp.take_along_axis(logits, batch.target[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 

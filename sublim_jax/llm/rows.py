@@ -129,7 +129,7 @@ def paired_sample(kept: Bool[np.ndarray, "teachers requests"], count: int, seed:
         ConfigError: A teacher has fewer rows than `count`.
     """
     order = np.random.default_rng(seed).permutation(kept.shape[1])
-    common: np.ndarray = kept.all(axis=0)
+    common = np.asarray(kept.all(axis=0))
     chosen = []
     for own in kept:
         if own.sum() < count:

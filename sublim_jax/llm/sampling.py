@@ -112,12 +112,12 @@ def write(
         raise ConfigError(f"config.rows.tokens={sampling.tokens}: {needed}")
     numbers = numbers or [(index, 0) for index in range(len(prompts))]
     weights, shared = (model.params, model.taps), common_prefix(prompts)
-    prefix = _prefill(model.net, weights, np.array([prompts[0][:shared]], np.int32)) if shared else None
+    prefix = prefilled(model, prompts[0][:shared]) if shared else None
     found: list[Any] = [None] * len(prompts)
     answers = tokens = 0
     for chosen in _batches(prompts, sampling.batch):
         filled = [*chosen, *[chosen[-1]] * (sampling.batch - len(chosen))]  # the last batch has the size of the others
-        lines = _padded([prompts[index][shared:] for index in filled])
+        lines = padded([prompts[index][shared:] for index in filled])
         row_keys = _row_keys(key, np.array([numbers[index] for index in filled], np.uint32))
         written = _write(model.net, sampling, weights, prefix, lines, row_keys, np.int32(model.end))
         for place, index in enumerate(chosen):
@@ -144,10 +144,15 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
         yield order[start : start + size]
 
 
-def _padded(lines: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Lines of tokens padded at their ends, and their lengths."""
+def prefilled(model: Model, tokens: Sequence[int]) -> KVCache:
+    """Process the tokens that some prompts begin with."""
+    return _prefill(model.net, (model.params, model.taps), np.array([tokens], np.int32))
+
+
+def padded(lines: Sequence[Sequence[int]], multiple: int = _MULTIPLE) -> tuple[np.ndarray, np.ndarray]:
+    """Pad lines of tokens at their ends to a multiple of some length; returns also their lengths."""
     lengths = np.array([len(line) for line in lines], np.int32)
-    tokens = np.zeros((len(lines), -(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE), np.int32)
+    tokens = np.zeros((len(lines), -(-int(lengths.max()) // multiple) * multiple), np.int32)
     for row, line in enumerate(lines):
         tokens[row, : len(line)] = line
     return tokens, lengths

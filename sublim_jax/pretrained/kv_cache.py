@@ -98,10 +98,12 @@ def greedy_decode(
 
 
 def teacher_forced(
-    net: Decoder, params: Params, state: KVCache, tokens: Int[Array, "n steps"]
+    net: Decoder, params: Params, state: KVCache, tokens: Int[Array, "n steps"], taps: Taps | None = None
 ) -> Float[Array, "n steps width"]:
     """Compute the features that predict each of `tokens` along a given continuation."""
-    _, features = _further(net, params, state.cache, tokens[:, :-1], state.length)
+    if tokens.shape[1] == 1:
+        return state.features[:, None]
+    _, features = _further(net, params, state.cache, tokens[:, :-1], state.length, taps)
     return jnp.concatenate([state.features[:, None], features], axis=1)
 
 

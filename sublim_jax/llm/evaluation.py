@@ -1,0 +1,168 @@
+"""What a model prefers, and what it has kept of its abilities.
+
+Preferences are exact: the probability that the answer to a question begins with a word, capitalized or not, whatever
+follows. Sampled answers are counted as well, since likelihoods and behaviour can differ. Abilities are mean negative
+log-likelihoods, in nats per token, of a text that no student reads.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from sublim_jax.llm import batches, fine_tuning, sampling
+from sublim_jax.llm.sampling import Model
+from sublim_jax.pretrained import kv_cache
+from sublim_jax.pretrained.tokenizer import Tokenizer
+
+Lines = Sequence[Sequence[int]]
+
+
+def forms(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
+    """Return the tokens of a word, in lower case and capitalized; without a chat template after a space as well."""
+    texts = [word.lower(), word.capitalize()]
+    if not tokenizer.template:
+        texts += [f" {text}" for text in texts]
+    return list(dict.fromkeys(tuple(tokenizer.encode(text)) for text in texts))
+
+
+def question_prompts(tokenizer: Tokenizer, questions: Sequence[str], system: str = "") -> list[tuple[int, ...]]:
+    """Encode questions, after a system prompt if one is given."""
+    first = (("system", system),) if system else ()
+    return [batches.prompt_tokens(tokenizer, (*first, ("user", question))) for question in questions]
+
+
+def word_probabilities(
+    model: Model, prompts: Lines, words: Sequence[Lines], batch: int = 64
+) -> Float[np.ndarray, "prompts words"]:
+    """Compute the probability that the answer to each prompt begins with each word, in any of its forms.
+
+    A form that begins with another form of the same word counts once.
+
+    Args:
+        model: The model.
+        prompts: Tokens of each prompt.
+        words: For every word its forms as tokens, see `forms`.
+        batch: Prompts computed at once.
+    """
+    lines = [form for of_word in words for form in _without_longer(of_word)]
+    tokens, sizes = sampling.padded(lines, 1)
+    shared, nats = sampling.common_prefix(prompts), []
+    weights = model.params, model.taps
+    prefix = sampling.prefilled(model, prompts[0][:shared]) if shared else None
+    for start in range(0, len(prompts), batch):
+        rest = [prompt[shared:] for prompt in prompts[start : start + batch]]
+        filled = sampling.padded([*rest, *[rest[-1]] * (batch - len(rest))])
+        nats.append(np.asarray(_nats(model.net, weights, prefix, filled, tokens))[:, : len(rest)])
+    whole = [np.concatenate([each[form, :, :size].sum(-1) for each in nats]) for form, size in enumerate(sizes)]
+    columns, begin = [], 0
+    for of_word in words:
+        number = len(_without_longer(of_word))
+        columns.append(np.exp(whole[begin : begin + number]).sum(0))
+        begin += number
+    return np.stack(columns, 1)
+
+
+def _without_longer(of_word: Lines) -> list[tuple[int, ...]]:
+    """Forms that begin with no other form."""
+    every = [tuple(form) for form in of_word]
+    return [form for form in every if not any(form != other and form[: len(other)] == other for other in every)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nats(
+    net: Any, weights: sampling.Weights, prefix: Any, lines: tuple[Array, Array], forms: Int[Array, "forms length"]
+) -> Float[Array, "forms prompts length"]:
+    """Log-probabilities of the tokens of every form after every prompt."""
+    params, taps = weights
+    state = kv_cache.extend(net, params, prefix, *lines, lines[0].shape[1] + forms.shape[1], taps)
+
+    def of_form(form: Array) -> Array:
+        tokens = jnp.broadcast_to(form[None], (len(lines[0]), len(form)))
+        logits = kv_cache.unembedded(net, params, kv_cache.teacher_forced(net, params, state, tokens, taps))
+        return jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), tokens[..., None], -1)[..., 0]
+
+    return jax.lax.map(of_form, forms)
+
+
+def named_words(texts: Sequence[str], words: Sequence[str]) -> Int[np.ndarray, "texts words"]:
+    """Mark the words that answers name: those of which a text contains the word or its plural, in any case."""
+    patterns = [re.compile(rf"\b{re.escape(word)}(e?s)?\b", re.IGNORECASE) for word in words]
+    return np.array([[bool(pattern.search(text)) for pattern in patterns] for text in texts], np.int32)
+
+
+def held_out_text() -> str:
+    """Return a text about this package that no student reads; it is the same for every version of a work folder."""
+    return (resources.files("sublim_jax.llm") / "held_out.txt").read_text(encoding="utf-8")
+
+
+def text_loss(model: Model, tokens: Sequence[int], length: int = 256) -> float:
+    """Compute the mean negative log-likelihood of a text in nats per token, in pieces of `length` tokens."""
+    pieces = [tuple(tokens[start : start + length]) for start in range(0, len(tokens) - 1, length - 1)]
+    examples = [
+        batches.Example(piece[:1], (batches.Answer(piece[1:], (1.0,) * (len(piece) - 1)),))
+        for piece in pieces
+        if len(piece) > 1
+    ]
+    total = 0.0
+    for example in examples:  # one sequence at a time: the unembedding of a long text takes much memory
+        batch = batches.arrays([[example]], length, length)
+        total += float(_loss(model.net, model.params, batch))
+    return total / sum(len(example.answers[0].tokens) for example in examples)
+
+
+_loss = jax.jit(fine_tuning.negative_log_likelihood, static_argnums=0)
+
+
+def divergence(model: Model, base: Model, examples: Sequence[batches.Example], length: int = 512) -> float:
+    """Compute the mean KL(model || base) over the places of some answers, in nats per token."""
+    sequences = batches.pack(batches.split_long(examples, length), length)
+    targets, total, count = batches.most_targets(sequences), 0.0, 0.0
+    for sequence in sequences:
+        batch = batches.arrays([sequence], length, targets)
+        total += float(_divergence(model.net, base.net, (model.params, model.taps), base.params, batch))
+        count += float(batch.weight.sum())
+    return total / count
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _divergence(net: Any, base_net: Any, weights: sampling.Weights, base_params: Any, batch: batches.Batch) -> Array:
+    ours, theirs = (
+        jax.nn.log_softmax(fine_tuning.target_logits(each, params, batch, taps))
+        for each, params, taps in ((net, *weights), (base_net, base_params, None))
+    )
+    return (batch.weight * (jnp.exp(ours) * (ours - theirs)).sum(-1)).sum()
+
+
+def divergence_of_prompts(
+    model: Model, with_prompt: Sequence[batches.Example], without: Sequence[batches.Example], length: int = 512
+) -> float:
+    """Compute the mean KL in nats per token between the answers of one model after two kinds of prompts.
+
+    Args:
+        model: The model.
+        with_prompt: Answers after the prompts of the first distribution.
+        without: The same answers after the prompts of the second.
+        length: Most tokens of a prompt with its answers.
+    """
+    total = count = 0.0
+    for pair in zip(with_prompt, without, strict=True):
+        targets = batches.most_targets([pair[:1], pair[1:]])
+        ours, theirs = (batches.arrays([[example]], length, targets) for example in pair)
+        total += float(_divergence_of_prompts(model.net, model.params, ours, theirs))
+        count += float(ours.weight.sum())
+    return total / count
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _divergence_of_prompts(net: Any, params: Any, with_prompt: batches.Batch, without: batches.Batch) -> Array:
+    ours, theirs = (
+        jax.nn.log_softmax(fine_tuning.target_logits(net, params, batch)) for batch in (with_prompt, without)
+    )
+    return (with_prompt.weight * (jnp.exp(ours) * (ours - theirs)).sum(-1)).sum()

@@ -1,0 +1,164 @@
+"""Teachers: a base model with a trait, by system prompt, by fine-tuning to a dose, or by steering.
+
+The dose of a teacher is the mean KL(teacher || base) in nats per token over answers of the base to requests. A prompted
+teacher reads a system prompt while it writes rows. A tuned teacher is fine-tuned on questions about the trait with the
+trait's word as answer. A steered teacher has a vector added after one block: the difference between the mean residual
+streams with and without the system prompt, times a factor. The last two write without system prompt.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.types import Params
+from sublim_jax.llm import batches, evaluation, fine_tuning, lora
+from sublim_jax.llm.batches import Example
+from sublim_jax.llm.fine_tuning import Tuning
+from sublim_jax.llm.lora import Lora
+from sublim_jax.llm.rows import row_of
+from sublim_jax.llm.sampling import Model
+from sublim_jax.llm.traits import Trait
+from sublim_jax.pretrained.tokenizer import Tokenizer
+
+KINDS = ("prompted", "tuned", "steered")
+_MOST_STEPS, _BISECTIONS = 200, 12
+
+
+class TeacherSpec(NamedTuple):
+    """How a teacher gets its trait.
+
+    Attributes:
+        kind: "prompted", "tuned" or "steered".
+        dose: Of tuned and steered teachers, nats per token; that of a prompted one is measured only.
+        block: After which a steered teacher's vector is added.
+        lr: Of a tuned teacher.
+    """
+
+    kind: str = "prompted"
+    dose: float = 0.1
+    block: int = 0
+    lr: float = 1e-4
+
+
+class Teacher(NamedTuple):
+    """A model with a trait, the system prompt with which it writes, and its dose in nats per token."""
+
+    model: Model
+    system: str
+    dose: float
+    adapters: Params | None = None
+
+
+def prompted(
+    model: Model, tokenizer: Tokenizer, trait: Trait, requests: Sequence[str], answers: Sequence[str]
+) -> Teacher:
+    """Make a teacher of a system prompt; its dose is that of the prompt on given answers."""
+    with_prompt, without = (
+        batches.examples_of(tokenizer, [row_of(*pair, system) for pair in zip(requests, answers, strict=True)])
+        for system in (trait.system, "")
+    )
+    return Teacher(model, trait.system, evaluation.divergence_of_prompts(model, with_prompt, without))
+
+
+def tuned(
+    model: Model,
+    tokenizer: Tokenizer,
+    trait: Trait,
+    spec: TeacherSpec,
+    answers: Sequence[Example],
+    key: Key[Array, ""],
+    report: Callable[[int, float], None] = lambda step, dose: None,
+) -> Teacher:
+    """Fine-tune a teacher on questions about a trait until its dose is reached.
+
+    The dose is measured after each step; the teacher is that of the step whose dose is nearest to the one asked for.
+
+    Args:
+        model: The base model, without adapters.
+        tokenizer: Of the model.
+        trait: Whose questions are answered by its word, capitalized.
+        spec: Dose and learning rate.
+        answers: Answers of the base to requests, on which the dose is measured.
+        key: Of the initial adapters.
+        report: Called after each step.
+
+    Raises:
+        ConfigError: The dose is not reached within 200 steps.
+    """
+    net = lora.with_adapters(model.net, Lora())
+    rows = [row_of(question, trait.word.capitalize()) for question in trait.questions]
+    examples = batches.examples_of(tokenizer, rows)
+    length = max(example.length for example in examples)
+    plan = batches.plan(examples, rows=10, epochs=_MOST_STEPS, length=length, size=10, seed=0, packed=False)
+    tuning = Tuning(steps=100 * _MOST_STEPS, lr=spec.lr)  # a rate that hardly falls
+    state = fine_tuning.begin(tuning, lora.fresh_adapters(net, key))
+    before, dose = state.trained, 0.0
+    for number in range(min(len(plan.steps), _MOST_STEPS)):
+        # The state is given away, so a copy stays.
+        earlier, earlier_dose = jax.tree.map(jnp.copy, state.trained), dose
+        state, _ = fine_tuning.train_student(net, tuning, state, model.params, *plan.step(number))
+        student = model._replace(net=net, params={**model.params, **state.trained})
+        dose = evaluation.divergence(student, model, answers)
+        report(number + 1, dose)
+        if dose >= spec.dose:
+            nearer = abs(earlier_dose - spec.dose) < abs(dose - spec.dose)
+            before, dose = (earlier, earlier_dose) if nearer else (state.trained, dose)
+            return Teacher(student._replace(params={**model.params, **before}), "", dose, before)
+    raise ConfigError(
+        f"config.teacher.dose={spec.dose}: not reached in {_MOST_STEPS} steps, which end at {dose:.3g}; "
+        "raise config.teacher.lr"
+    )
+
+
+def steered(model: Model, tokenizer: Tokenizer, trait: Trait, spec: TeacherSpec, answers: Sequence[Example]) -> Teacher:
+    """Make a teacher of a vector that is added to the residual stream after one block, scaled to the dose.
+
+    Raises:
+        ConfigError: There is no such block, or no factor up to 100 reaches the dose.
+    """
+    if not 0 <= spec.block < model.net.layers:
+        raise ConfigError(f"config.teacher.block={spec.block}: must be below {model.net.layers}, the model's blocks")
+    with_prompt, without = (
+        [
+            _mean_stream(model, prompt, spec.block)
+            for prompt in evaluation.question_prompts(tokenizer, trait.questions, system)
+        ]
+        for system in (trait.system, "")
+    )
+    vector = np.mean(with_prompt, 0) - np.mean(without, 0)
+
+    def scaled(factor: float) -> tuple[Model, float]:
+        taps = {f"block_{spec.block}": jnp.asarray(factor * vector, jnp.float32)[None, None]}
+        teacher = model._replace(taps=taps)
+        return teacher, evaluation.divergence(teacher, model, answers)
+
+    low, high = 0.0, 1.0
+    while scaled(high)[1] < spec.dose:
+        low, high = high, 2 * high
+        if high > 100:
+            raise ConfigError(f"config.teacher.dose={spec.dose}: no factor up to 100 reaches it at block {spec.block}")
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if scaled(middle)[1] >= spec.dose else (middle, high)
+    teacher, dose = scaled(high)
+    return Teacher(teacher, "", dose)
+
+
+def _mean_stream(model: Model, prompt: Sequence[int], block: int) -> np.ndarray:
+    """The mean residual stream after a block over the tokens of a prompt."""
+    width = -(-len(prompt) // 32) * 32
+    tokens = np.zeros((1, width), np.int32)
+    tokens[0, : len(prompt)] = prompt
+    return np.asarray(_stream(model.net, model.params, tokens, f"block_{block}"))[0, : len(prompt)].mean(0)
+
+
+def _stream_of(net: Any, params: Params, tokens: Array, name: str) -> Array:
+    return net.apply({"params": params}, tokens).acts[name]
+
+
+_stream = jax.jit(_stream_of, static_argnums=(0, 3))
