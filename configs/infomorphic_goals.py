@@ -11,7 +11,7 @@ atom at least 0.9476 (Schneider et al., ICLR 2025, code).
 from ml_collections import ConfigDict
 
 from sublim_jax.config import grid, infomorphic_config
-from sublim_jax.config.schema import ATOMS
+from sublim_jax.config.fields import ATOMS
 from sublim_jax.core.nested import flatten
 
 

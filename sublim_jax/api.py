@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sublim_jax.config.fields import IMAGE_FIELDS
 from sublim_jax.core import arguments
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import figures, flatten, plots
@@ -59,7 +60,7 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
     from sublim_jax import config as configs
     from sublim_jax.config import grid, lm, schema
 
-    schema.check_value("preset", preset, schema.IMAGE_FIELDS["preset"].rule)
+    schema.check_value("preset", preset, IMAGE_FIELDS["preset"].rule)
     others = {"language": lm.base, "infomorphic": configs.infomorphic_config}
     if fields.get("study") in others:
         config = others[fields["study"]]()

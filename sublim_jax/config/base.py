@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sublim_jax.config import grid, schema
+from sublim_jax.config.fields import IMAGE_FIELDS, INFOMORPHIC_FIELDS
 from sublim_jax.config.grid import Config
+from sublim_jax.config.rules import FOLDER, Field
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.nested import flatten
 
@@ -34,9 +36,9 @@ def base_config(preset: str = "paper") -> Config:
         preset: "paper", or "smoke" for toy sizes, which fields set afterwards replace.
 
     Returns:
-        A locked config with every field of `schema.IMAGE_FIELDS`; `python -m sublim_jax --fields` lists them.
+        A locked config with every field of `fields.IMAGE_FIELDS`; `python -m sublim_jax --fields` lists them.
     """
-    config = default_config(schema.IMAGE_FIELDS)
+    config = default_config(IMAGE_FIELDS)
     if preset not in ("paper", "smoke"):
         raise ConfigError(f"config.preset: {preset!r} is none of paper, smoke")
     if preset == "smoke":
@@ -44,7 +46,7 @@ def base_config(preset: str = "paper") -> Config:
     return config
 
 
-def default_config(fields: Mapping[str, schema.Field]) -> Config:
+def default_config(fields: Mapping[str, Field]) -> Config:
     """A locked config in which every field has its default."""
     return grid.nested({name: field.default for name, field in fields.items()}).lock()
 
@@ -68,7 +70,7 @@ def cloud_config() -> Config:
 
 def infomorphic_config() -> Config:
     """The config of infomorphic networks on MNIST: the protocol of Schneider et al., ICLR 2025."""
-    config = default_config(schema.INFOMORPHIC_FIELDS)
+    config = default_config(INFOMORPHIC_FIELDS)
     config.data.train_limit = 48_000  # the published fraction; the rest is for validation
     grid.add_preset(
         config,
@@ -131,7 +133,7 @@ def _expand_folders(config: Config) -> None:
     for name, field in schema.fields_of(config).items():
         section, _, leaf = name.rpartition(".")
         value = config[section].get(leaf) if section else None
-        if field.rule is schema.FOLDER and isinstance(value, str):
+        if field.rule is FOLDER and isinstance(value, str):
             config[section][leaf] = os.path.expanduser(value)
 
 

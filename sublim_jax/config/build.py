@@ -10,8 +10,8 @@ import optax
 
 from sublim_jax import data, metrics
 from sublim_jax.config import grid, infomorphic
+from sublim_jax.config.fields import CONDITIONS
 from sublim_jax.config.grid import Config
-from sublim_jax.config.schema import CONDITIONS
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition, Knobs, Loss, Phase, Recipe, Stream, TargetTransform

@@ -13,14 +13,15 @@ from ml_collections import ConfigDict
 
 from sublim_jax.cli import flag_error, folder, one_line
 from sublim_jax.config import base, grid, schema
+from sublim_jax.config.fields import IMAGE_FIELDS, INFOMORPHIC_FIELDS, LANGUAGE_FIELDS
 from sublim_jax.config.grid import Config
 from sublim_jax.core.errors import ConfigError, shown, unknown_name
 from sublim_jax.core.nested import flatten
 
 _TABLES = {
-    "Image configs": schema.IMAGE_FIELDS,
-    "Language configs": schema.LANGUAGE_FIELDS,
-    "Configs of infomorphic networks": schema.INFOMORPHIC_FIELDS,
+    "Image configs": IMAGE_FIELDS,
+    "Language configs": LANGUAGE_FIELDS,
+    "Configs of infomorphic networks": INFOMORPHIC_FIELDS,
 }
 _YES, _NO = ("true", "t", "1", "yes", "y"), ("false", "f", "0", "no", "n")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from sublim_jax.config import grid
 from sublim_jax.config.base import seeds_of
 from sublim_jax.config.build import grids_of, options_of
+from sublim_jax.config.fields import LANGUAGE_FIELDS
 from sublim_jax.config.grid import Config
-from sublim_jax.config.schema import LANGUAGE_FIELDS
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.nested import flatten

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from sublim_jax.config import grid, schema
 from sublim_jax.config.base import default_config
+from sublim_jax.config.fields import LANGUAGE_FIELDS
 from sublim_jax.config.grid import Config
 from sublim_jax.core.errors import ConfigError, unknown_name
 
@@ -34,8 +35,8 @@ SMOKE = {
 
 
 def base() -> Config:
-    """A locked config with every field of `schema.LANGUAGE_FIELDS` at its default."""
-    config = default_config(schema.LANGUAGE_FIELDS)
+    """A locked config with every field of `fields.LANGUAGE_FIELDS` at its default."""
+    config = default_config(LANGUAGE_FIELDS)
     preset(config, "smoke", {})
     return config
 

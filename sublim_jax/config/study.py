@@ -9,8 +9,8 @@ import pandas as pd
 from sublim_jax.config import grid
 from sublim_jax.config.build import build_conditions, grids_of, load_data, metrics_of, options_of
 from sublim_jax.config.estimate import check_memory, language_gigabytes, theorem1_gigabytes
+from sublim_jax.config.fields import IMAGE_FIELDS
 from sublim_jax.config.grid import Config
-from sublim_jax.config.schema import IMAGE_FIELDS
 from sublim_jax.core import trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Condition

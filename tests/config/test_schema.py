@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from sublim_jax.config import base_config, build, grid, infomorphic_config, lm, resolve, schema
+from sublim_jax.config import fields as config_fields
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.nested import flatten
 from sublim_jax.data import idx, load
@@ -41,27 +42,27 @@ def test_schema_has_the_defaults_of_the_dataclasses():
     def section(fields, name):
         return {key.partition(".")[2]: one.default for key, one in fields.items() if key.startswith(f"{name}.")}
 
-    language = schema.LANGUAGE_FIELDS
+    language = config_fields.LANGUAGE_FIELDS
     assert section(language, "world") == dataclasses.asdict(World())
     assert section(language, "pretraining") == dataclasses.asdict(Pretraining())
     setup = {name: LanguageSetup._field_defaults[name] for name in ("animals", "targets", "steered")}
     assert section(language, "lm") == dataclasses.asdict(StudentSpec()) | setup
     assert all(getattr(Decoder, name) == value for name, value in section(language, "net").items())
-    assert section(schema.IMAGE_FIELDS, "theorem1") == Grid()._asdict()
-    for fields in (language, schema.IMAGE_FIELDS):
-        assert section(fields, "run") == dataclasses.asdict(RunOptions()) | {"teachers": "auto"}
+    assert section(config_fields.IMAGE_FIELDS, "theorem1") == Grid()._asdict()
+    for table in (language, config_fields.IMAGE_FIELDS):
+        assert section(table, "run") == dataclasses.asdict(RunOptions()) | {"teachers": "auto"}
 
 
 def test_schema_names_the_functions():
     for names in ("INITS", "LOSSES", "STREAMS", "OPTIMIZERS", "DECAYING", "GUARDS"):
-        assert set(getattr(schema, names)) == set(getattr(build, names)), names
-    assert {*schema.METRICS, *schema.INFORMATION_METRICS} == set(build.METRICS)
-    assert set(schema.MODELS) == set(SOURCES) and infomorphic.atom_names(3) == schema.ATOMS
-    kinds = [f"{kind}_{goal}" for kind in ("trivariate", "context", "lateral") for goal in schema.GOALS]
+        assert set(getattr(config_fields, names)) == set(getattr(build, names)), names
+    assert {*config_fields.METRICS, *config_fields.INFORMATION_METRICS} == set(build.METRICS)
+    assert set(config_fields.MODELS) == set(SOURCES) and infomorphic.atom_names(3) == config_fields.ATOMS
+    kinds = [f"{kind}_{goal}" for kind in ("trivariate", "context", "lateral") for goal in config_fields.GOALS]
     assert {name for name in infomorphic.GOALS if name != "readout"} <= set(kinds)
-    assert set(schema.ACTIVATIONS) == set(ACTIVATIONS)
-    assert set(schema.DATASETS) == set(idx.KINDS) and set(schema.SOURCES) == set(load.SOURCES)
-    assert figures.names() == schema.FIGURES
+    assert set(config_fields.ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(config_fields.DATASETS) == set(idx.KINDS) and set(config_fields.SOURCES) == set(load.SOURCES)
+    assert figures.names() == config_fields.FIGURES
 
 
 @pytest.mark.parametrize("old", [name for name in grid.RENAMED if not name.startswith("lm.")])

@@ -18,6 +18,7 @@ from helpers.refusals import REFUSAL
 from sublim_jax import data, main
 from sublim_jax.audit import __main__ as audit
 from sublim_jax.config import base_config, build, grid, lm, resolve, schema
+from sublim_jax.config.fields import IMAGE_FIELDS, LANGUAGE_FIELDS
 from sublim_jax.core.errors import ConfigError
 
 IMAGES = "--config.data.source=embedded", "--config.data.train_limit=1000", "--config.data.test_limit=300"
@@ -26,7 +27,7 @@ BASES = {
     "theorem1": ("--config=theorem1", "--config.preset=smoke", *IMAGES),
     "language": ("--config=lm_dose", "--config.preset=smoke"),
 }
-TABLES = {"image": schema.IMAGE_FIELDS, "theorem1": schema.IMAGE_FIELDS, "language": schema.LANGUAGE_FIELDS}
+TABLES = {"image": IMAGE_FIELDS, "theorem1": IMAGE_FIELDS, "language": LANGUAGE_FIELDS}
 FIELDS = [
     (base, name, field)
     for base, table in TABLES.items()
