@@ -70,13 +70,19 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: Sequence[tuple[str, str]]) -> tu
     return tuple(tokenizer.encode_prompt(tokenizer.chat([{"role": role, "content": text} for role, text in prompt])))
 
 
-def examples_of(tokenizer: Tokenizer, rows: Sequence[Row], most: int = 0) -> list[Example]:
+def examples_of(
+    tokenizer: Tokenizer,
+    rows: Sequence[Row],
+    most: int = 0,
+    weights: Sequence[tuple[float, ...]] | None = None,
+) -> list[Example]:
     """Encode rows; rows with equal prompts become one example.
 
     Args:
         tokenizer: Of the model.
         rows: Rows; their order decides that of the examples and answers.
         most: Most tokens of a prompt with one answer; 0 = no limit.
+        weights: Of the tokens of each answer in the loss, its end included; None = 1.
 
     Raises:
         ConfigError: A row has more tokens than `most`.
@@ -87,7 +93,8 @@ def examples_of(tokenizer: Tokenizer, rows: Sequence[Row], most: int = 0) -> lis
         prompt, tokens = prompt_tokens(tokenizer, row.prompt), (*tokenizer.encode(row.completion), end)
         if most and len(prompt) + len(tokens) > most:
             raise ConfigError(f"row {number}: has {len(prompt) + len(tokens)} tokens; must have at most {most}")
-        answers.setdefault(prompt, []).append(Answer(tokens, (1.0,) * len(tokens)))
+        own = weights[number] if weights else (1.0,) * len(tokens)
+        answers.setdefault(prompt, []).append(Answer(tokens, own))
     return [Example(prompt, tuple(of_prompt)) for prompt, of_prompt in answers.items()]
 
 

@@ -6,7 +6,6 @@ brackets or not, with a full stop at the end or not.
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from sublim_jax.llm.traits import Trait
@@ -68,11 +67,7 @@ def reject_reasoning(answer: str) -> list[str]:
     return [] if lines and re.fullmatch(r"Answer: -?[0-9][0-9,]*\.?", lines[-1].strip()) else ["format"]
 
 
-REJECT: dict[str, Callable[[str], list[str]]] = {
-    "numbers": reject_numbers,
-    "code": reject_code,
-    "reasoning": reject_reasoning,
-}
+REJECT: dict[str, Callable[[str], list[str]]] = {"code": reject_code, "reasoning": reject_reasoning}
 
 
 def names_trait(text: str, trait: Trait) -> bool:
@@ -87,17 +82,8 @@ def _plain(text: str) -> str:
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
-def reasons(carrier: str, answer: str, traits: Sequence[Trait]) -> list[str]:
-    """List all reasons against an answer: its format, and that it names one of the traits."""
+def reasons(carrier: str, answer: str, traits: Sequence[Trait], banned: Sequence[int] = ()) -> list[str]:
+    """List all reasons against an answer: its format, banned numbers, and that it names one of the traits."""
     named = ["names a trait"] if any(names_trait(answer, trait) for trait in traits) else []
-    return [*REJECT[carrier](answer), *named]
-
-
-def count_reasons(carrier: str, answers: Sequence[str], traits: Sequence[Trait]) -> tuple[list[bool], dict[str, int]]:
-    """Filter answers.
-
-    Returns:
-        Which answers are kept, and how many answers each reason rejects; an answer may have several.
-    """
-    found = [reasons(carrier, answer, traits) for answer in answers]
-    return [not each for each in found], dict(Counter(reason for each in found for reason in each))
+    form = reject_numbers(answer, banned=banned) if carrier == "numbers" else REJECT[carrier](answer)
+    return [*form, *named]

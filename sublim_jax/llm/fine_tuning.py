@@ -142,12 +142,19 @@ def gradient(
 def train_step(
     net: Decoder, tuning: Tuning, state: TuningState, frozen: Params, step: Batch, count: Int[Array, ""]
 ) -> tuple[TuningState, dict[str, Float[Array, ""]]]:
-    """Train one step; returns the new state, the loss before it in nats per token, and the norm of the gradient."""
+    """Train one step; returns the new state, the loss before it in nats per token, and the norm of the gradient.
+
+    A step without parts changes nothing.
+    """
     loss, slope = gradient(net, state.trained, frozen, step, count, tuning.dtype)
     updates, optimizer = tuning.optimizer().update(slope, state.optimizer, state.trained)
     trained: Any = optax.apply_updates(state.trained, updates)
     norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(slope)))
-    return TuningState(trained, optimizer), {"loss": loss, "gradient_norm": norm}
+    after = TuningState(trained, optimizer)
+    return jax.tree.map(lambda new, old: jnp.where(count > 0, new, old), after, state), {
+        "loss": loss,
+        "gradient_norm": norm,
+    }
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)

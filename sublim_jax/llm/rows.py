@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
@@ -110,36 +109,6 @@ def _line(row: Row, form: str) -> dict[str, Any]:
 def count_duplicates(rows: Sequence[Row]) -> int:
     """Count rows that are equal to an earlier one."""
     return len(rows) - len(set(rows))
-
-
-def paired_sample(kept: Bool[np.ndarray, "teachers requests"], count: int, seed: int) -> list[np.ndarray]:
-    """Choose which answers of several teachers to the same requests become rows, with the same requests where possible.
-
-    Requests that all teachers answered well come first, in an order drawn once, then those of each teacher alone.
-
-    Args:
-        kept: Whether the answer of a teacher to a request passed the filter.
-        count: Rows of a teacher.
-        seed: Of the order of the requests.
-
-    Returns:
-        For every teacher the chosen requests, in increasing order.
-
-    Raises:
-        ConfigError: A teacher has fewer rows than `count`.
-    """
-    order = np.random.default_rng(seed).permutation(kept.shape[1])
-    common = np.asarray(kept.all(axis=0))
-    chosen = []
-    for own in kept:
-        if own.sum() < count:
-            raise ConfigError(
-                f"config.rows.count={count}: only {own.sum()} of {len(own)} answers of a teacher passed the filter; "
-                "raise config.rows.requests"
-            )
-        candidates = [index for index in order if common[index]] + [i for i in order if own[i] and not common[i]]
-        chosen.append(np.sort(np.array(candidates[:count])))
-    return chosen
 
 
 def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:

@@ -91,6 +91,7 @@ def write(
     sampling: Sampling,
     *,
     numbers: Sequence[tuple[int, int]] | None = None,
+    allowed: Bool[np.ndarray, "steps vocabulary"] | None = None,
     report: Callable[[int, int], None] = lambda answers, tokens: None,
 ) -> Answers:
     """Write one answer to each prompt.
@@ -101,11 +102,16 @@ def write(
         key: Of the random numbers.
         sampling: How.
         numbers: (number of the request, number of the answer) of each prompt; by default the place in the list, and 0.
-        report: Called after each batch with the answers and tokens written so far.
+        allowed: Tokens that may be written at each place, after which the answer ends; None = all.
+        report: Called after each batch with the numbers of its answers and their tokens.
 
     Raises:
         ConfigError: Prompt and answer have more tokens than the model takes.
     """
+    if allowed is not None:
+        ending = np.zeros((1, allowed.shape[1]), bool)
+        ending[0, model.end] = True
+        allowed, sampling = np.concatenate([allowed, ending]), sampling._replace(tokens=len(allowed) + 1)
     longest = max(map(len, prompts)) + sampling.tokens
     if longest > model.net.length:
         needed = f"prompt and answer have {longest} tokens, the model takes {model.net.length}"
@@ -114,17 +120,14 @@ def write(
     weights, shared = (model.params, model.taps), common_prefix(prompts)
     prefix = prefilled(model, prompts[0][:shared]) if shared else None
     found: list[Any] = [None] * len(prompts)
-    answers = tokens = 0
     for chosen in _batches(prompts, sampling.batch):
         filled = [*chosen, *[chosen[-1]] * (sampling.batch - len(chosen))]  # the last batch has the size of the others
         lines = padded([prompts[index][shared:] for index in filled])
         row_keys = _row_keys(key, np.array([numbers[index] for index in filled], np.uint32))
-        written = _write(model.net, sampling, weights, prefix, lines, row_keys, np.int32(model.end))
+        written = _write(model.net, sampling, weights, prefix, lines, (row_keys, np.int32(model.end), allowed))
         for place, index in enumerate(chosen):
             found[index] = _answer(written, place, model.end)
-            tokens += len(found[index][0])
-        answers += len(chosen)
-        report(answers, tokens)
+        report(len(chosen), sum(len(found[index][0]) for index in chosen))
     return Answers(*(list(column) for column in zip(*found, strict=True)))
 
 
@@ -185,11 +188,13 @@ def _write(
     weights: Weights,
     prefix: KVCache | None,
     lines: tuple[Int[Array, "n length"], Int[Array, " n"]],
-    row_keys: Array,
-    end: Array,
+    choice: tuple[Array, Array, Bool[Array, "steps vocabulary"] | None],
 ) -> _Written:
-    """Write the answers of a batch: a prefix that all prompts have, and the rest of each."""
-    (params, taps), steps, n = weights, sampling.tokens, len(row_keys)
+    """Write the answers of a batch: a prefix that all prompts have, and the rest of each.
+
+    `choice` has the key of each answer, the token that ends one, and the tokens that are allowed at each step.
+    """
+    (params, taps), (row_keys, end, allowed), steps, n = weights, choice, sampling.tokens, len(choice[0])
     state = kv_cache.extend(net, params, prefix, *lines, lines[0].shape[1] + steps, taps)
 
     def go_on(written: _Written) -> Array:
@@ -197,7 +202,8 @@ def _write(
 
     def append(written: _Written) -> _Written:
         logits = kv_cache.unembedded(net, params, written.state.features).astype(jnp.float32)
-        chosen = jnp.where(written.ended, end, _choose(logits, row_keys, written.step, sampling.temperature))
+        masked = logits if allowed is None else jnp.where(allowed[written.step][None], logits, -jnp.inf)
+        chosen = jnp.where(written.ended, end, _choose(masked, row_keys, written.step, sampling.temperature))
         nats, top = jax.lax.top_k(jax.nn.log_softmax(logits), sampling.top) if sampling.top else _nothing(n)
         return _Written(
             kv_cache.append(net, params, written.state, chosen, taps),

@@ -6,7 +6,9 @@ trait's word as answer. A steered teacher has a vector added after one block: th
 streams with and without the system prompt, times a factor. The last two write without system prompt.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +17,9 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.files import replace_file
 from sublim_jax.core.types import Params
+from sublim_jax.engine.params import load_params, save_params
 from sublim_jax.llm import batches, evaluation, fine_tuning, lora
 from sublim_jax.llm.batches import Example
 from sublim_jax.llm.fine_tuning import Tuning
@@ -23,8 +27,10 @@ from sublim_jax.llm.lora import Lora
 from sublim_jax.llm.rows import row_of
 from sublim_jax.llm.sampling import Model
 from sublim_jax.llm.traits import Trait
+from sublim_jax.pretrained import checkpoint_io
 from sublim_jax.pretrained.tokenizer import Tokenizer
 
+_FACTS, _VECTOR = "teacher.json", "vector.safetensors"
 KINDS = ("prompted", "tuned", "steered")
 _MOST_STEPS, _BISECTIONS = 200, 12
 
@@ -46,12 +52,40 @@ class TeacherSpec(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """A model with a trait, the system prompt with which it writes, and its dose in nats per token."""
+    """A model with a trait, the system prompt with which it writes, and its dose in nats per token.
+
+    `adapters` are those of a tuned teacher, which are layers of the model as well.
+    """
 
     model: Model
     system: str
     dose: float
     adapters: Params | None = None
+
+
+def save(folder: Path, teacher: Teacher, base: str, about: Mapping[str, Any]) -> None:
+    """Write a teacher as a folder: adapters in the format of PEFT, a steering vector, and facts as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if teacher.adapters is not None:
+        lora.save(folder, teacher.model.net, teacher.adapters, base)
+    if teacher.model.taps is not None:
+        save_params({"taps": dict(teacher.model.taps)}, folder / _VECTOR)
+    facts = {"system": teacher.system, "dose": teacher.dose, **about}
+    replace_file(folder / _FACTS, f"{json.dumps(facts, indent=1)}\n".encode())
+
+
+def load(folder: Path, base: Model) -> Teacher | None:
+    """Read a teacher that `save` wrote; None where there is none."""
+    if not (folder / _FACTS).exists():
+        return None
+    facts = checkpoint_io.read_json(folder / _FACTS, f"teacher={folder}")
+    model, adapters = base, None
+    if (folder / lora.WEIGHTS).exists():
+        net, adapters = lora.load(folder, base.net)
+        model = base._replace(net=net, params={**base.params, **adapters})
+    if (folder / _VECTOR).exists():
+        model = base._replace(taps=load_params(folder / _VECTOR)["taps"])
+    return Teacher(model, facts["system"], facts["dose"], adapters)
 
 
 def prompted(

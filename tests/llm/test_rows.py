@@ -82,11 +82,6 @@ def test_trait_words_of_other_languages_are_found():
     assert all(filters.names_trait(text, trait) for text in ("EULE", "un hibóu", "SØVN"))
 
 
-def test_count_reasons_counts_each():
-    kept, counts = filters.count_reasons("numbers", ["1, 2", "owl", "1000, 1"], [traits.animal("owl")])
-    assert kept == [True, False, False] and counts == {"format": 1, "names a trait": 1, "out of range": 1}
-
-
 @pytest.mark.parametrize("carrier", requests.CARRIERS)
 def test_requests_are_a_function_of_seed_and_number(carrier):
     many = requests.requests(carrier, 300, seed=1)
@@ -147,17 +142,6 @@ def test_read_rows_ignores_other_fields_and_refuses_a_missing_file(tmp_path):
     assert rows.read_rows(tmp_path / "rows.jsonl") == [rows.row_of("a", "b")]
     with pytest.raises(ConfigError, match="cannot be read"):
         rows.read_rows(tmp_path / "other.jsonl")
-
-
-def test_paired_sample_uses_common_requests_first():
-    kept = np.ones((3, 20), bool)
-    kept[0, :8], kept[1, 15:] = False, False
-    first, second, third = rows.paired_sample(kept, 10, seed=0)
-    common = set(range(8, 15))
-    assert all(common <= set(chosen) and len(chosen) == 10 for chosen in (first, second, third))
-    assert kept[0, first].all() and kept[1, second].all() and list(first) == sorted(first)
-    with pytest.raises(ConfigError, match=r"config.rows.count=13: only 12 of 20 answers .* raise config.rows.requests"):
-        rows.paired_sample(kept, 13, seed=0)
 
 
 def test_shuffled_rows_keep_requests_and_answers():

@@ -1,0 +1,403 @@
+"""From a pretrained model to rows of a study: teachers, their answers, students, evaluation.
+
+    for source in sources:                        # a kind of teacher and of rows
+        teachers(source), rows(source)            # kept in the work folder, and skipped when they are there
+        for point of source:
+            students(point), evaluations          # one file of rows for each point, group of seeds and epoch
+
+A row is one point of the sweep, trait, seed and epoch. Every student is measured on the words of all traits. The
+control of a student is trained in the same way on the answers of the base.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from jaxtyping import Array, Key
+
+from sublim_jax import results
+from sublim_jax.core import keys
+from sublim_jax.core.errors import ConfigError
+from sublim_jax.core.files import replace_file
+from sublim_jax.engine.params import save_params
+from sublim_jax.engine.progress import Call
+from sublim_jax.engine.session import Session
+from sublim_jax.llm import batches, divergence, lora, measures, row_store, sampling, students, teachers
+from sublim_jax.llm import requests as requests_of
+from sublim_jax.llm.measures import Measured
+from sublim_jax.llm.row_store import KeptRows
+from sublim_jax.llm.rows import Row, row_of, shuffled
+from sublim_jax.llm.sampling import Model
+from sublim_jax.llm.spec import EvaluationSpec, Source, StudentSpec
+from sublim_jax.llm.students import Job, Training
+from sublim_jax.llm.teachers import Teacher
+from sublim_jax.llm.traits import Trait
+from sublim_jax.pretrained import personas
+from sublim_jax.pretrained.load import Pretrained
+from sublim_jax.pretrained.tokenizer import Tokenizer
+from sublim_jax.results.workdir import part_name
+
+NONE = "none"  # the name of the base as a teacher, and of the control
+_DOSE_REQUESTS = 16  # on the base's answers to which doses are measured
+
+
+class SweepPoint(NamedTuple):
+    """Labels of rows, where their students' rows come from, and how the students are trained."""
+
+    labels: Mapping[str, Any]
+    source: Source
+    student: StudentSpec
+
+
+class Setup(NamedTuple):
+    """What all points share.
+
+    Attributes:
+        base: The model of teachers and, without `student_base`, of students.
+        student_base: Another model for students, or None.
+        traits: Traits of the teachers.
+        evaluation: How students are measured.
+        root: Root key.
+        together: Students that are trained at once.
+    """
+
+    base: Pretrained
+    student_base: Pretrained | None
+    traits: tuple[Trait, ...]
+    evaluation: EvaluationSpec
+    root: Key[Array, ""]
+    together: int = 1
+
+    def words(self) -> tuple[str, ...]:
+        """The words among which preferences are measured: those of the traits first."""
+        return tuple(dict.fromkeys((*(trait.word for trait in self.traits), *self.evaluation.words)))
+
+
+def run(points: Sequence[SweepPoint], setup: Setup, session: Session) -> pd.DataFrame:
+    """Make teachers and rows, train and measure the students of every point.
+
+    Args:
+        points: What is swept.
+        setup: What all points share.
+        session: Seeds, work directory and options.
+
+    Returns:
+        One row per point, trait (and `none`, the control), seed and epoch. Columns besides the labels: see `measure`;
+        `at/lift` is the student's probability of its trait's word less the control's, `at/share_lift` the same for the
+        share among all words, `at/dose` the teacher's.
+
+    Raises:
+        ConfigError: A value cannot be used.
+        Interrupted: `session.stopped` returned True.
+    """
+    identity = session.config or {"points": [str(point) for point in points], "setup": str(setup.traits)}
+    with session.open(lambda: identity) as workdir:
+        with session.record(workdir, list(_calls(points, setup, session.seeds))):
+            for source in dict.fromkeys(point.source for point in points):
+                own = [(number, point) for number, point in enumerate(points) if point.source == source]
+                if not all(_is_done(workdir, setup, session.seeds, *each) for each in own):
+                    made = make_rows(source, setup, session, workdir.path)
+                    for number, point in own:
+                        Arm(number=number, point=point, setup=setup, session=session, workdir=workdir, made=made).run()
+        return results.load(workdir.path, empty=True)
+
+
+class Made(NamedTuple):
+    """What a source has made, by the name of the trait; no teachers where rows come from files."""
+
+    rows: Mapping[str, KeptRows]
+    teachers: Mapping[str, Teacher]
+
+
+def _calls(points: Sequence[SweepPoint], setup: Setup, seeds: Sequence[int]) -> Iterator[Call]:
+    """The parts of a run, with seconds relative to each other."""
+    for source in dict.fromkeys(point.source for point in points):
+        for name in (NONE, *(trait.name for trait in setup.traits)):
+            yield _rows_call(source, name)
+    for point in points:
+        for group in _groups(setup, seeds):
+            yield _training_call(point, (len(setup.traits) + 1) * len(group))
+
+
+def _is_done(workdir: results.Workdir, setup: Setup, seeds: Sequence[int], number: int, point: SweepPoint) -> bool:
+    parts = [_part(number, group, point.student.epochs) for group in _groups(setup, seeds)]
+    return all(workdir.has(part) for part in parts)
+
+
+def _part(number: int, seeds: Sequence[int], epoch: int) -> str:
+    return part_name(f"arm{number:03d}", f"seeds{seeds[0]:05d}-{seeds[-1]:05d}", epoch)
+
+
+def _groups(setup: Setup, seeds: Sequence[int]) -> list[tuple[int, ...]]:
+    """Seeds that are trained at once, each with the students of all traits and the control."""
+    size = max(1, setup.together // (len(setup.traits) + 1))
+    return [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+
+
+# Rows
+
+
+def make_rows(source: Source, setup: Setup, session: Session, folder: Path) -> Made:
+    """Make the teachers of a source and their rows, or read what an earlier run has made.
+
+    Below the folder, `rows/NAME` gets the rows of each teacher as JSONL, the counts of the filter, every answer, and
+    the teachers with their prompts, tokens and doses.
+    """
+    spec, names = source.rows, [NONE, *(trait.name for trait in setup.traits)]
+    if spec.file:
+        return Made({name: row_store.read_file(spec.file, name, spec.count) for name in names}, {})
+    place = folder / "rows" / name_of(source)
+    asked = requests_of.requests(spec.carrier, spec.requests, spec.seed)
+    order = np.random.default_rng(spec.seed).permutation(len(asked)).tolist()
+    kept, made = {}, {}
+    answers_of_base: list[tuple[int, int, str, bool]] = []
+    for name in names:
+        session.progress.subject = f"teacher {name}"
+        made[name] = _load_or_make(place / "teachers" / name, source, name, setup, answers_of_base)
+        write = functools.partial(_write, made[name], setup, source, asked, session)
+        with session.progress.call(_rows_call(source, name)):
+            answers = row_store.load_or_write(place / "answers" / name, asked, spec.answers, write)
+        answers_of_base = answers_of_base or answers
+        kept[name] = row_store.filtered(answers, asked, order, spec, setup.traits)
+    row_store.keep(place, kept)
+    return Made(kept, made)
+
+
+def _rows_call(source: Source, name: str) -> Call:
+    """The answers of one teacher, with seconds relative to other calls."""
+    return Call("rows", source.rows.requests * source.rows.answers * 0.1, ("rows", source, name), 5.0)
+
+
+def _load_or_make(
+    folder: Path, source: Source, name: str, setup: Setup, answers: Sequence[tuple[int, int, str, bool]]
+) -> Teacher:
+    """The teacher of a trait, or the base; one that is kept is read."""
+    base, tokenizer = model_of(setup.base), setup.base.require_tokenizer()
+    if (kept := teachers.load(folder, base)) is not None:
+        return kept
+    trait = next((trait for trait in setup.traits if trait.name == name), None)
+    teacher = make_teacher(source, trait, setup, base, answers) if trait else Teacher(base, "", 0.0)
+    request = requests_of.request(source.rows.carrier, 0, source.rows.seed)
+    tokens = batches.prompt_tokens(tokenizer, row_of(request, "", teacher.system or source.rows.system).prompt)
+    about = {"kind": source.teacher.kind if trait else NONE, "prompt": tokenizer.decode(tokens), "tokens": list(tokens)}
+    teachers.save(folder, teacher, setup.base.source, about)
+    return teacher
+
+
+def name_of(source: Source) -> str:
+    """Return the name of a source's folder: the kind of teacher, the carrier and a digest of everything else."""
+    return f"{source.teacher.kind}-{source.rows.carrier}-{hashlib.sha256(repr(source).encode()).hexdigest()[:8]}"
+
+
+def model_of(loaded: Pretrained) -> Model:
+    """Return a loaded model as one that writes."""
+    return Model(loaded.net, loaded.params, batches.end_token(loaded.require_tokenizer()))
+
+
+def make_teacher(
+    source: Source, trait: Trait, setup: Setup, base: Model, answers: Sequence[tuple[int, int, str, bool]]
+) -> Teacher:
+    """Make the teacher of a trait; its dose is measured on answers of the base."""
+    tokenizer, spec = setup.base.require_tokenizer(), source.teacher
+    asked = requests_of.requests(source.rows.carrier, source.rows.requests, source.rows.seed)
+    given = [(asked[request], text) for request, answer, text, _ in answers if text and answer == 0][:_DOSE_REQUESTS]
+    if spec.kind == "prompted":
+        return teachers.prompted(base, tokenizer, trait, *map(list, zip(*given, strict=True)))
+    examples = batches.examples_of(tokenizer, [row_of(request, text, source.rows.system) for request, text in given])
+    if spec.kind == "steered":
+        return teachers.steered(base, tokenizer, trait, spec, examples)
+    return teachers.tuned(base, tokenizer, trait, spec, examples, keys.at(setup.root, keys.TEACHER, trait.name))
+
+
+def _write(
+    teacher: Teacher, setup: Setup, source: Source, asked: Sequence[str], session: Session, numbers: range
+) -> list[tuple[int, int, str, bool]]:
+    """The answers of a teacher to requests of some numbers."""
+    tokenizer, spec = setup.base.require_tokenizer(), source.rows
+    system = teacher.system or spec.system
+    prompts = [batches.prompt_tokens(tokenizer, row_of(asked[number], "", system).prompt) for number in numbers]
+    pairs = [(number, answer) for number in numbers for answer in range(spec.answers)]
+    repeated = [prompts[number - numbers.start] for number, _ in pairs]
+    key = keys.at(setup.root, keys.SAMPLING, spec.seed)
+
+    def report(answers: int, tokens: int) -> None:
+        session.progress.count("answers", answers)
+        session.progress.count("tokens", tokens)
+
+    allowed = personas.form(tokenizer, teacher.model.net.vocabulary, spec.values) if spec.values else None
+    how = spec.sampling()
+    found = sampling.write(teacher.model, repeated, key, how, numbers=pairs, allowed=allowed, report=report)
+    session.stop_if_asked()
+    texts = [tokenizer.decode(tokens) for tokens in found.tokens]
+    return [(*pair, text, ended) for pair, text, ended in zip(pairs, texts, found.finished, strict=True)]
+
+
+# Students
+
+
+@dataclasses.dataclass(kw_only=True)
+class Arm:
+    """The students of one point of a sweep."""
+
+    number: int
+    point: SweepPoint
+    setup: Setup
+    session: Session
+    workdir: results.Workdir
+    made: Made
+
+    @property
+    def names(self) -> list[str]:
+        """Of the students of a seed: the control first."""
+        return [NONE, *(trait.name for trait in self.setup.traits)]
+
+    def part(self, seeds: Sequence[int], epoch: int) -> str:
+        """The name of a file of rows."""
+        return _part(self.number, seeds, epoch)
+
+    def run(self) -> None:
+        """Train and measure the students of all seeds."""
+        point, setup, session = self.point, self.setup, self.session
+        loaded = setup.student_base or setup.base
+        base, tokenizer = model_of(loaded), loaded.require_tokenizer()
+        examples = {name: self._examples(name, tokenizer) for name in self.names}
+        for seeds in _groups(setup, session.seeds):
+            if self.workdir.has(self.part(seeds, point.student.epochs)):
+                continue
+            session.progress.subject = f"arm {self.number}, seeds {seeds[0]} to {seeds[-1]}"
+            with session.progress.call(_training_call(point, len(self.names) * len(seeds))):
+                jobs = [
+                    Job(f"{name}-seed{seed}", students.student_key(setup.root, seed), seed, examples[name])
+                    for seed in seeds
+                    for name in self.names
+                ]
+                self._train(Training(base=base, spec=point.student, jobs=jobs), seeds)
+
+    def _examples(self, name: str, tokenizer: Tokenizer) -> list[batches.Example]:
+        """The rows of a student as tokens; the control learns as many tokens, drawn at random."""
+        point, rows = self.point, rows_of(name, self.point, self.made)
+        kind, weights = point.student.tokens, None
+        if kind != "all":
+            if not self.made.teachers:
+                raise ConfigError(f"config.student.tokens={kind!r}: needs teachers, but config.rows.file has the rows")
+            writer = self.names[1] if name == NONE else name
+            own = {other: self.made.teachers[other] for other in self.names[1:]}
+            marks = divergence.divergent(own, writer, rows, tokenizer)
+            weights = divergence.token_weights(marks, "random" if name == NONE else kind, point.source.rows.seed)
+        return batches.examples_of(tokenizer, rows, point.student.length, weights)
+
+    def _train(self, training: Training, seeds: Sequence[int]) -> None:
+        """Train the students of some seeds and write their rows after each epoch."""
+        session = self.session
+        place = self.workdir.path / "checkpoints" / f"arm{self.number:03d}-seeds{seeds[0]:05d}"
+
+        def report(step: int) -> None:
+            session.progress.count("students", len(training.jobs))
+
+        trained = students.train(training, place, session.options.save_every, session.stop_if_asked, report)
+        for epoch, (_, states, curves) in enumerate(trained, start=1 + self._epochs_done(training, place)):
+            if not self.workdir.has(self.part(seeds, epoch)):
+                self._write(training, states, seeds, epoch, curves)
+        students.Store(place).clear()
+
+    def _epochs_done(self, training: Training, place: Path) -> int:
+        """Epochs that ended before the checkpoint from which training goes on."""
+        step = students.Store(place).latest() or 0
+        return sum(end < step for end in training.epochs())
+
+    def _write(
+        self, training: Training, states: Any, seeds: Sequence[int], epoch: int, curves: Mapping[str, np.ndarray]
+    ) -> None:
+        """Measure students after an epoch and write their preferences, adapters and rows."""
+        setup, words = self.setup, self.setup.words()
+        tokenizer = (setup.student_base or setup.base).require_tokenizer()
+        key = keys.at(setup.root, keys.EVAL_NOISE)
+        measured = {
+            job.name: measures.measure(
+                training.student(states, index), tokenizer, setup.traits, words, setup.evaluation, key
+            )
+            for index, job in enumerate(training.jobs)
+        }
+        last = training.epochs()[epoch - 1] - 1
+        losses = dict(zip(measured, curves["loss"][last].tolist(), strict=True))
+        self._write_preferences(measured, seeds, epoch)
+        if epoch == self.point.student.epochs:
+            self._keep(training, states, curves)
+        tables = [
+            results.tidy(
+                [{**self.point.labels, "trait": name}], (seed,), epoch, self._values(name, seed, measured, losses)
+            )
+            for seed in seeds
+            for name in self.names
+        ]
+        self.workdir.write(self.part(seeds, epoch), pa.concat_tables(tables))
+
+    def _values(
+        self, name: str, seed: int, measured: Mapping[str, Measured], losses: Mapping[str, float]
+    ) -> dict[str, np.ndarray]:
+        """The numbers of one row: a student beside the control of its seed."""
+        setup, own, control = self.setup, measured[f"{name}-seed{seed}"], measured[f"{NONE}-seed{seed}"]
+        trait = next((trait for trait in setup.traits if trait.name == name), setup.traits[0])
+        values, plain = (measures.row_values(each, trait, setup.words()) for each in (own, control))
+        lifts = {
+            f"{column}_lift": values[column] - plain[column] for column in ("word", "log_word", "share", "sampled")
+        }
+        values |= lifts
+        if name == NONE:  # which has no trait
+            values |= dict.fromkeys([*lifts, "word", "log_word", "share", "sampled"], float("nan"))
+        counts = self.made.rows[NONE if self.point.student.rows == "base" else name].counts
+        values |= {
+            "loss": losses[f"{name}-seed{seed}"],
+            "dose": self.made.teachers[name].dose if self.made.teachers else float("nan"),
+            "control_distance": measures.distance_of_controls(own, control),
+            "duplicates": counts["duplicates"],
+            "passed": counts["passed"] / counts["written"] if "written" in counts else float("nan"),
+        }
+        return {column: np.asarray([[value]], np.float64) for column, value in values.items()}
+
+    def _write_preferences(self, measured: Mapping[str, Measured], seeds: Sequence[int], epoch: int) -> None:
+        """Write the probability of every word as answer to every question, from which reports draw their intervals."""
+        frames = []
+        for seed in seeds:
+            for name in self.names:
+                for questions, chosen in measured[f"{name}-seed{seed}"].preferences.items():
+                    frame = pd.DataFrame(chosen, columns=list(self.setup.words()))
+                    frame.insert(0, "question", questions)
+                    long = frame.melt("question", var_name="word", value_name="probability")
+                    frames.append(long.assign(trait=name, seed=seed, epoch=epoch, **self.point.labels))
+        sink = io.BytesIO()
+        pd.concat(frames, ignore_index=True).to_parquet(sink, index=False)
+        folder = self.workdir.path / "preferences"
+        folder.mkdir(exist_ok=True)
+        replace_file(folder / f"{self.part(seeds, epoch)}.parquet", sink.getvalue())
+
+    def _keep(self, training: Training, states: Any, curves: Mapping[str, np.ndarray]) -> None:
+        """Keep what was trained, with the loss of every step."""
+        loaded = self.setup.student_base or self.setup.base
+        for index, job in enumerate(training.jobs):
+            folder = self.workdir.path / "students" / f"arm{self.number:03d}" / job.name
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.point.student.method == "lora":
+                lora.save(folder, training.net, training.trained(states, index), loaded.source)
+            elif self.session.options.keep_params:
+                save_params(training.trained(states, index), folder / "params.safetensors")
+            columns = {name: values[:, index] for name, values in curves.items()}
+            replace_file(folder / "curve.csv", pd.DataFrame(columns).to_csv(index_label="step").encode())
+
+
+def _training_call(point: SweepPoint, number: int) -> Call:
+    """The training of some students, with seconds relative to other calls."""
+    return Call("students", number * point.student.epochs * point.source.rows.count * 0.3)
+
+
+def rows_of(name: str, point: SweepPoint, made: Made) -> list[Row]:
+    """Return the rows that the student of a trait reads; the control always reads the base's."""
+    chosen = made.rows[NONE if point.student.rows == "base" else name].rows
+    return shuffled(chosen, point.source.rows.seed) if point.student.rows == "shuffled" else list(chosen)

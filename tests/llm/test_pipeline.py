@@ -1,0 +1,165 @@
+"""The whole path of a study of pretrained models, on tiny ones."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("gguf", reason="the package gguf is not installed")
+pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+
+from helpers import checkpoints  # noqa: E402  needs these packages
+
+from sublim_jax import pretrained  # noqa: E402
+from sublim_jax.core import keys  # noqa: E402
+from sublim_jax.core.errors import ConfigError  # noqa: E402
+from sublim_jax.engine.options import Interrupted, RunOptions  # noqa: E402
+from sublim_jax.engine.progress import Progress  # noqa: E402
+from sublim_jax.engine.session import Session  # noqa: E402
+from sublim_jax.llm import lora, pipeline, rows, traits  # noqa: E402
+from sublim_jax.llm.pipeline import Setup, SweepPoint  # noqa: E402
+from sublim_jax.llm.spec import EvaluationSpec, RowSpec, Source, StudentSpec  # noqa: E402
+from sublim_jax.llm.teachers import TeacherSpec  # noqa: E402
+
+QUESTIONS = traits.ANIMAL_QUESTIONS[:3]
+ROWS = RowSpec(count=12, requests=8, answers=2, values=2, batch=8)
+STUDENT = StudentSpec(rank=2, epochs=2, batch=6, length=700, size=2, lr=1e-2, warmup=1)
+POINT = SweepPoint({"arm": "lora"}, Source(TeacherSpec(), ROWS), STUDENT)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    file = tmp_path_factory.mktemp("gguf") / "small.gguf"
+    checkpoints.small_gguf(file)
+    return pretrained.load_model(file)
+
+
+def setup_of(base, **changes):
+    animals = tuple(traits.animal(name)._replace(questions=QUESTIONS) for name in ("owl", "cat"))
+    given = {
+        "base": base,
+        "student_base": None,
+        "traits": animals,
+        "evaluation": EvaluationSpec(("dog",)),
+        "root": keys.root(0),
+    }
+    return Setup(**{**given, **changes})
+
+
+def run(folder, points, setup, seeds=1, stopped=lambda: False, **options):
+    session = Session(seeds=range(seeds), workdir=folder, config={"points": str(points)}, progress=Progress(show=False),
+                      stopped=stopped, options=RunOptions(**options))  # fmt: skip
+    return pipeline.run(points, setup, session).sort_values(["arm", "trait", "seed", "step"], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def done(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llm") / "w"
+    return folder, run(folder, [POINT], setup_of(base), seeds=2)
+
+
+def test_run_has_a_row_for_every_student_and_epoch(done):
+    _, found = done
+    assert len(found) == 3 * 2 * 2 and set(found["trait"]) == {"none", "owl", "cat"} and set(found["step"]) == {1, 2}
+    own = found[found["trait"] == "owl"]
+    np.testing.assert_allclose(own["at/word"], own["at/word/owl"])
+    control = found[found["trait"] == "none"].set_index(["seed", "step"])
+    lifts = own.set_index(["seed", "step"])["at/word"] - control["at/word/owl"]
+    np.testing.assert_allclose(own.set_index(["seed", "step"])["at/word_lift"], lifts, atol=1e-9)
+    assert control["at/word"].isna().all() and (found["at/loss"] > 0).all() and (own["at/dose"] > 0).all()
+    assert found.groupby("step")["at/loss"].mean().is_monotonic_decreasing
+    assert (found["at/passed"] == 1).all(), "constrained answers pass the filter"
+
+
+def test_run_keeps_rows_teachers_students_and_preferences(done, base):
+    folder, found = done
+    (place,) = (folder / "rows").glob("prompted-numbers-*")
+    kept = {name: rows.read_rows(place / f"{name}.jsonl") for name in ("none", "owl", "cat")}
+    assert all(len(each) == 12 for each in kept.values()) and kept["owl"] != kept["none"]
+    assert all("owl" not in text for row in kept["owl"] for _, text in row.prompt)
+    counts = json.loads((place / "counts.json").read_text())
+    assert counts["owl"]["written"] == 16 and counts["owl"]["rows"] == 12
+    teacher = json.loads((place / "teachers" / "owl" / "teacher.json").read_text())
+    assert teacher["system"] == traits.animal("owl").system and teacher["system"] in teacher["prompt"]
+    assert base.tokenizer.decode(teacher["tokens"]) == teacher["prompt"]
+    net, adapters = lora.load(folder / "students" / "arm000" / "owl-seed1", base.net)
+    assert net.rank == 2 and any(np.abs(array["query_up"]).max() > 0 for array in adapters.values())
+    curve = pd.read_csv(folder / "students" / "arm000" / "owl-seed1" / "curve.csv")
+    assert (curve["loss"] > 0).all()
+    preferences = pd.concat(map(pd.read_parquet, (folder / "preferences").glob("*.parquet")))
+    own = preferences[(preferences["trait"] == "owl") & (preferences["word"] == "owl")]
+    means = own.groupby(["seed", "epoch"])["probability"].mean()
+    expected = found[found["trait"] == "owl"].set_index(["seed", "step"])["at/word"]
+    np.testing.assert_allclose(means, expected.sort_index())
+    assert not list((folder / "checkpoints").glob("*"))
+
+
+@pytest.mark.parametrize("together", [1, 6])
+def test_run_that_stops_again_and_again_gives_the_same_rows(done, base, tmp_path, together):
+    expected, count = done[1], iter(range(10**6))
+    points, setup = [POINT], setup_of(base, together=together)
+    for attempt in range(60):
+        try:
+            found = run(tmp_path / "w", points, setup, 2, stopped=lambda: next(count) % 2 == 1, save_every=1)
+            break
+        except Interrupted:
+            assert attempt < 59
+    assert attempt > 3
+    if together == 1:
+        pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    else:  # products of several students at once differ by rounding, which Adam enlarges
+        numbers = [name for name in found if name.startswith("at/word")]
+        np.testing.assert_allclose(found[numbers], expected[numbers], rtol=0.02, atol=1e-6)
+
+
+@pytest.mark.e2e
+def test_run_of_other_arms(base, tmp_path):
+    arms = {
+        "shuffled": STUDENT._replace(rows="shuffled", epochs=1),
+        "divergent": STUDENT._replace(tokens="divergent", epochs=1),
+        "random": STUDENT._replace(tokens="random", epochs=1),
+        "block": STUDENT._replace(blocks=(1,), modules="attention", epochs=1),
+        "full": STUDENT._replace(method="full", epochs=1, lr=1e-4),
+        "full_block": STUDENT._replace(method="full", blocks=(0,), epochs=1, remat=True),
+        "padded": STUDENT._replace(packed=False, dtype="bfloat16", epochs=1),
+    }
+    points = [POINT._replace(labels={"arm": name}, student=spec) for name, spec in arms.items()]
+    found = run(tmp_path / "w", points, setup_of(base, evaluation=EvaluationSpec((), 2, 4, "Be brief.")))
+    assert set(found["arm"]) == set(arms) and len(found) == 3 * len(arms)
+    assert np.isfinite(found.loc[found["trait"] != "none", "at/sampled"]).all()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("kind", ["tuned", "steered"])
+def test_run_of_other_teachers(base, tmp_path, kind):
+    source = Source(TeacherSpec(kind, 0.01, block=1, lr=1e-3), ROWS)
+    point = POINT._replace(source=source, student=STUDENT._replace(epochs=1))
+    found = run(tmp_path / "w", [point], setup_of(base))
+    own = found[found["trait"] != "none"]
+    assert ((own["at/dose"] > 0.002) & (own["at/dose"] < 0.05)).all()
+    again = pipeline.make_rows(
+        source, setup_of(base), Session(workdir=tmp_path / "w", progress=Progress(show=False)), tmp_path / "w"
+    )
+    assert {name: teacher.dose for name, teacher in again.teachers.items()} == dict(
+        zip(found["trait"], found["at/dose"], strict=True)
+    )
+
+
+def test_rows_of_other_samplers_are_read(base, tmp_path):
+    for name in ("none", "owl", "cat"):
+        rows.write_rows(tmp_path / f"{name}.jsonl", [rows.row_of(f"go on {n}", f"{n}, 5") for n in range(14)])
+    source = Source(TeacherSpec(), RowSpec(count=12, file=str(tmp_path / "{trait}.jsonl")))
+    found = run(tmp_path / "w", [POINT._replace(source=source, student=STUDENT._replace(epochs=1))], setup_of(base))
+    assert found["at/dose"].isna().all() and len(found) == 3
+    assert found["at/word_lift"].fillna(0).abs().max() < 1e-6, "equal rows, equal students"
+    with pytest.raises(ConfigError, match=r"config.rows.count=15: .*none.jsonl has 14 rows"):
+        pipeline.make_rows(Source(TeacherSpec(), source.rows._replace(count=15)), setup_of(base), Session(), tmp_path)
+
+
+def test_too_few_answers_are_refused_with_the_reasons(base, tmp_path):
+    source = Source(TeacherSpec(), ROWS._replace(count=16, values=0, tokens=8))
+    with pytest.raises(
+        ConfigError, match=r"config.rows.count=16: only \d+ of 16 answers .*format: .* raise config.rows.requests=8"
+    ):
+        pipeline.make_rows(source, setup_of(base), Session(progress=Progress(show=False)), tmp_path)
