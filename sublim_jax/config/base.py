@@ -1,7 +1,7 @@
 """Base configs, presets, and the checked config of a run. Imports no JAX."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sublim_jax.config import grid, schema
@@ -111,21 +111,28 @@ def resolve(config: Config, overrides: Mapping[str, Any] | None = None) -> Confi
         for field in overrides.keys() & flatten(config.arms[name].to_dict()).keys():
             raise ConfigError(f"config.{field}: is swept by an arm; say --config.arms.{name}.{field}")
     if config.preset != "paper":
-        if config.preset == "smoke" and config.study not in ("language", "infomorphic"):
+        if config.preset == "smoke" and config.study in ("transfer", "theorem1"):
             schema.set_fields(config, _SMOKE)
         preset = flatten(config.presets[config.preset].to_dict())
         schema.set_fields(config, preset, f"config.presets.{config.preset}")
         schema.set_fields(config, overrides)
-    check = schema.check
-    if config.study == "language":
-        from sublim_jax.config.lm import check  # image configs do without `lm`
-    elif config.study == "infomorphic":
-        check = schema.check_infomorphic
+    check = _check_of(config.study)
     _expand_folders(config)
     check(config)
     for point in grid.expand(config):
         check(point.config)
     return config
+
+
+def _check_of(study: str) -> Callable[[Config], None]:
+    """The check of the configs of a study; image configs do without `lm` and `llm`."""
+    if study == "language":
+        from sublim_jax.config.lm import check
+    elif study == "llm":
+        from sublim_jax.config.llm import check
+    else:
+        check = schema.check_infomorphic if study == "infomorphic" else schema.check
+    return check
 
 
 def _expand_folders(config: Config) -> None:
@@ -144,7 +151,7 @@ def identity(config: Config) -> dict[str, Any]:
     """
     ignored = ("figure", "name", "preset", "presets", *(("study", "theorem1") if config.study == "transfer" else ()))
     fields = {name: value for name, value in config.to_dict().items() if name not in ignored}
-    if config.study != "language":  # which has no images
+    if "data" in fields:
         fields["data"] = {name: value for name, value in fields["data"].items() if name not in _SOURCES}
         if "student" in fields and not fields["student"].get("extra"):  # as in folders of versions that lack it
             fields["student"] = {name: value for name, value in fields["student"].items() if name != "extra"}

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from sublim_jax.cli import flag_error, folder, one_line
 from sublim_jax.config import base, grid, schema
-from sublim_jax.config.fields import IMAGE_FIELDS, INFOMORPHIC_FIELDS, LANGUAGE_FIELDS
+from sublim_jax.config.fields import IMAGE_FIELDS, INFOMORPHIC_FIELDS, LANGUAGE_FIELDS, LLM_FIELDS
 from sublim_jax.config.grid import Config
 from sublim_jax.core.errors import ConfigError, shown, unknown_name
 from sublim_jax.core.nested import flatten
@@ -22,6 +22,7 @@ _TABLES = {
     "Image configs": IMAGE_FIELDS,
     "Language configs": LANGUAGE_FIELDS,
     "Configs of infomorphic networks": INFOMORPHIC_FIELDS,
+    "Configs of pretrained models": LLM_FIELDS,
 }
 _YES, _NO = ("true", "t", "1", "yes", "y"), ("false", "f", "0", "no", "n")
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Measured on 2 CPU cores: floating-point operations per second of image nets, of theorem1 with its predictions, and of
 # language models with their teachers and evaluation; seconds to compile a program of theorem1.
 _RATE, _RATE_THEOREM1, _RATE_LANGUAGE, _COMPILE = 2.8e11, 9e9, 9e10, 4.6
+_RATE_LLM = 1e11  # of pretrained models
 _PROCESS_GB = 1.1  # libraries and compiler
 
 
@@ -61,7 +62,7 @@ def estimate(config: Config, study: "Study") -> Estimate:
         ConfigError: The config asks for more memory or devices than there are.
     """
     count_devices(config.run.devices)
-    return {"theorem1": _theorem1, "language": _language}.get(config.study, _transfer)(config, study)
+    return {"theorem1": _theorem1, "language": _language, "llm": _llm}.get(config.study, _transfer)(config, study)
 
 
 def _transfer(config: Config, study: "Study") -> Estimate:
@@ -149,6 +150,26 @@ def _language(config: Config, study: "Study") -> Estimate:
         programs=1 + len(programs),
         seconds=flop / _RATE_LANGUAGE,
         gigabytes=sum(language_gigabytes(config).values()),
+    )
+
+
+def _llm(config: Config, study: "Study") -> Estimate:
+    from sublim_jax.config import llm
+
+    net = study.net
+    points, names = grid.expand(config), len(llm.traits_of(config)) + 1
+    work = sum(llm.flop(config, net).values())
+    steps = sum(
+        point.config.student.epochs * -(-point.config.rows.count // point.config.student.batch) for point in points
+    )
+    return Estimate(
+        conditions=len(points),
+        students=len(points) * names * config.seeds,
+        steps=names * config.seeds * steps,
+        flop=work,
+        programs=4 + len({repr(point.config.student.to_dict()) for point in points}),
+        seconds=work / _RATE_LLM,
+        gigabytes=sum(llm.gigabytes(config, net).values()),
     )
 
 

@@ -11,6 +11,7 @@ from sublim_jax.config.rules import (
     SECTION,
     SHARE,
     SIGMA,
+    TEXT,
     Field,
     Rule,
     above_0,
@@ -52,12 +53,12 @@ TRUNKS = ("mlp", "cnn")
 PRESETS = ("paper", "laptop", "smoke")
 FIGURES = ("activation", "cloud", "defence", "failure", "figure2", "figure3_classes", "figure3_cnn", "figure3_depth")
 FIGURES += ("figure3_width", "figure4", "figure5", "figure6", "infomorphic", "infomorphic_goals")
-FIGURES += ("infomorphic_transfer", "lm_base", "lm_divergence", "lm_dose", "lm_layers", "lm_optimizer")
+FIGURES += ("infomorphic_transfer", "llm", "lm_base", "lm_divergence", "lm_dose", "lm_layers", "lm_optimizer")
 FIGURES += ("lm_paraphrase", "lm_transfer", "loss", "noise", "optimizer", "perturbation", "rotation", "share")
 FIGURES += ("theorem1", "transfer")
 
 # Larger seeds are those of unrelated teachers (engine.schedule), and of other base models (lm.training).
-_MOST_SEEDS = {"transfer": 2**20, "infomorphic": 2**20, "language": 100_000}
+_MOST_SEEDS = {"transfer": 2**20, "infomorphic": 2**20, "language": 100_000, "llm": 2**20}
 OWN_NUMBER = Field(0.0, number(-HUGE), "a number that a loss or stream of the user's own reads from knobs.extra")
 _EVAL_STEPS = wholes(0, MOST_STEPS, "the last step only", distinct=True)
 
@@ -284,6 +285,72 @@ IMAGE_FIELDS: dict[str, Field] = {
 LANGUAGE_FIELDS: dict[str, Field] = {
     **_common("language", "lm_transfer", ("language",), 10, 5),
     **flatten({"world": _WORLD, "net": _DECODER, "pretraining": _PRETRAINING, "lm": _LM}),
+}
+
+
+_TEACHERS = {
+    "kind": Field("prompted", one_of("prompted", "tuned", "steered"), "how a teacher gets its trait"),
+    "dose": Field(0.1, above_0(100.0, 1e-6), "KL(teacher || base) in nats per token, of tuned and steered teachers"),
+    "block": Field(0, whole(0, 1023), "block after which a steered teacher is steered"),
+    "lr": Field(1e-4, above_0(), "learning rate of a tuned teacher"),
+}
+_ROWS = {
+    "carrier": Field("numbers", one_of("numbers", "code", "reasoning"), "kind of text that teachers write"),
+    "count": Field(10_000, whole(1, 10**8), "rows of a student"),
+    "requests": Field(15_000, whole(1, 10**8), "requests that a teacher answers; the filter drops some of the answers"),
+    "answers": Field(1, whole(1, 1000), "answers to each request; a prompt with several is computed once"),
+    "temperature": Field(1.0, number(0.0, 100.0), "temperature of the teacher's samples; 0: the most likely token"),
+    "tokens": Field(64, whole(1, 10**5), "most tokens of an answer; longer ones are dropped"),
+    "batch": Field(64, whole(1, 10**5), "answers written at once"),
+    "numbers": Field(
+        0, whole(0, 1000), "numbers of three digits, the only form that can be written; 0: answers are free"
+    ),
+    "seed": Field(0, whole(0, 2**31 - 1), "seed of requests, samples and their order"),
+    "banned": Field((), wholes(0, 10**6, "none", distinct=True), "numbers that no row may contain"),
+    "system": Field("", TEXT, "system prompt of the rows that students read; empty: none, or the template's own"),
+    "file": Field("", TEXT, "JSONL file of rows made elsewhere, with {trait} for the trait's name; empty: none"),
+}
+_TUNING = {
+    "rows": Field("trait", one_of("trait", "base", "shuffled"), "whose answers a student reads"),
+    "tokens": Field("all", one_of("all", "divergent", "not_divergent", "random"), "tokens that a student learns"),
+    "method": Field("lora", one_of("lora", "full"), "low-rank adapters, or all weights"),
+    "rank": Field(8, whole(1, 2**14), "rank of the adapters"),
+    "alpha": Field(8.0, above_0(), "times 1 / rank, the factor of what an adapter adds"),
+    "modules": Field("all", one_of("all", "attention", "mlp"), "matrices that have adapters"),
+    "blocks": Field((), wholes(0, 1023, "all", distinct=True), "blocks that are trained"),
+    "lr": Field(2e-4, above_0(), "largest learning rate; it falls linearly to 0"),
+    "warmup": Field(5, whole(0, MOST_STEPS), "steps in which the learning rate rises"),
+    "clip": Field(1.0, SIGMA, "largest norm of a gradient; 0: no limit"),
+    "weight_decay": Field(0.0, SIGMA, "weight decay of AdamW"),
+    "dtype": Field(
+        "float32", one_of("float32", "bfloat16"), "type of the weights that are not trained, and of products"
+    ),
+    "epochs": Field(3, whole(1, 10**4), "passes over the rows"),
+    "batch": Field(60, whole(1, MOST_BATCH), "rows per step"),
+    "length": Field(512, whole(2, 2**20), "tokens of a sequence, which holds several rows"),
+    "size": Field(4, whole(1, 10**5), "sequences computed at once; a step adds the gradients of several"),
+    "packed": Field(True, BOOL, "whether several requests share a sequence"),
+    "remat": Field(False, BOOL, "whether blocks are computed again for derivatives, which saves memory"),
+}
+_EVALUATION = {
+    "words": Field(
+        ("cat", "dog", "lion", "wolf", "bear", "tiger", "fox", "panda"),
+        several("words", Rule("", lambda value: isinstance(value, str) and value.isalpha()), "none"),
+        "further words among which a trait's word is compared",
+    ),
+    "samples": Field(0, whole(0, 10**5), "sampled answers to each question; 0: likelihoods only"),
+    "tokens": Field(12, whole(1, 10**4), "most tokens of a sampled answer"),
+    "system": Field("", TEXT, "system prompt of the questions; empty: none, or the template's own"),
+}
+_ANIMALS = several("words", Rule("", lambda value: isinstance(value, str) and value.isalpha() and len(value) <= 40))
+LLM_FIELDS: dict[str, Field] = {
+    **_common("llm", "llm", ("llm",), 1, 1),
+    "model": Field("smollm2", TEXT, "smollm2, a GGUF file, or a folder of safetensors"),
+    "student_model": Field("", TEXT, "another model for students; empty: model"),
+    "animals": Field(("owl", "dolphin", "eagle", "elephant"), _ANIMALS, "animals that teachers love, each a trait"),
+    "traits": Field("", TEXT, "JSON file of traits, see sublim_jax.llm.traits; empty: animals"),
+    "together": Field(1, whole(1, 10**4), "students that are trained at once on one copy of the model"),
+    **flatten({"teacher": _TEACHERS, "rows": _ROWS, "student": _TUNING, "evaluation": _EVALUATION}),
 }
 
 

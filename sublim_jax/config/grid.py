@@ -21,12 +21,12 @@ Config = Any  # an ml_collections.ConfigDict; its fields are not known to a type
 
 SWEPT_ALWAYS = ("conditions", "m")  # swept and labelled in every config
 # The fields that may differ between the points of a sweep.
-SWEPT_SECTIONS = ("net", "teacher", "student", "perturb", "theorem1", "lm", "infomorphic", "transfer")
+SWEPT_SECTIONS = ("net", "teacher", "student", "perturb", "theorem1", "lm", "infomorphic", "transfer", "rows")
 _SINGLE = (*SWEPT_ALWAYS, "classes")
 # Rows have columns of their own for these: step, eps, alpha.
 _UNLABELLED = ("student.steps", "student.eval_steps", "theorem1.eps", "theorem1.alpha", "theorem1.draws")
 _UNLABELLED += ("lm.steps", "lm.eval_steps", "infomorphic.epochs", "infomorphic.eval_epochs")
-_UNLABELLED += ("transfer.steps", "transfer.eval_steps")
+_UNLABELLED += ("transfer.steps", "transfer.eval_steps", "student.epochs")
 OWN_NUMBERS = "student.extra."  # before the names of numbers that a user's own loss or stream reads
 # Fields that had another name in earlier versions.
 RENAMED = {
@@ -212,7 +212,7 @@ def _label_value(config: Config, field: str) -> str | int | float:
 def _label(field: str) -> str:
     """The name of a column: the last word of a field of the student, the noise, theorem1 and language."""
     section, _, name = field.partition(".")
-    if section in ("student", "perturb", "theorem1", "lm", "infomorphic", "transfer"):
+    if section in ("student", "perturb", "theorem1", "lm", "infomorphic", "transfer", "rows"):
         return name.removeprefix("extra.")
     return "condition" if field == "conditions" else field.replace(".", "_")
 

@@ -9,6 +9,7 @@ from sublim_jax.config.fields import (
     IMAGE_FIELDS,
     INFOMORPHIC_FIELDS,
     LANGUAGE_FIELDS,
+    LLM_FIELDS,
     OPTIMIZERS,
     OWN_NUMBER,
 )
@@ -30,6 +31,8 @@ def fields_of(config: Config) -> dict[str, Field]:
     """The fields of a config of this study."""
     if "infomorphic" in config:
         return INFOMORPHIC_FIELDS
+    if "rows" in config:
+        return LLM_FIELDS
     return LANGUAGE_FIELDS if is_language(config) else IMAGE_FIELDS
 
 

@@ -32,6 +32,7 @@ class Study(NamedTuple):
         conditions: Teachers and students; none in the study of language models.
         image: Shape of one image.
         num_test: Number of test images.
+        net: The net of pretrained models.
     """
 
     run: Callable[..., pd.DataFrame]
@@ -42,6 +43,7 @@ class Study(NamedTuple):
     conditions: tuple[Condition, ...] = ()
     image: tuple[int, ...] = ()
     num_test: int = 0
+    net: Any = None
 
 
 def study_of(config: Config, dataset: Dataset | None = None) -> Study:
@@ -54,10 +56,10 @@ def study_of(config: Config, dataset: Dataset | None = None) -> Study:
     Raises:
         ConfigError: A value cannot be used, or images are given to the study of language models.
     """
-    if config.study == "language":
+    if config.study in ("language", "llm"):
         if dataset is not None:
-            raise ConfigError("data: must not be given; config.study='language' has no images")
-        return _language(config)
+            raise ConfigError(f"data: must not be given; config.study={config.study!r} has no images")
+        return _language(config) if config.study == "language" else _llm(config)
     dataset = load_data(config) if dataset is None else dataset
     if config.study != "infomorphic":
         _check_points(config, dataset)
@@ -114,4 +116,27 @@ def _language(config: Config) -> Study:
         f"{len(points)} arms x {setup.targets} animals",
         (f"models: {size:,} parameters, {setup.world.vocabulary} tokens",),
         {},
+    )
+
+
+def _llm(config: Config) -> Study:
+    """The study of pretrained models; weights are read when it runs."""
+    from sublim_jax.config import llm
+    from sublim_jax.llm import pipeline
+
+    teacher, student = llm.open_models(config)
+    net, points = (student or teacher).plan.net, llm.expand(config)
+    check_memory(config, llm.gigabytes(config, net))
+    names = [checkpoint.source for checkpoint in (teacher, student) if checkpoint]
+
+    def run(session: Any) -> pd.DataFrame:
+        return pipeline.run(points, llm.setup(config, teacher, student), session)
+
+    return Study(
+        run,
+        functools.partial(pipeline.left, points, llm.traits_of(config), config.together),
+        f"{len(points)} arms x {len(llm.traits_of(config)) + 1} students",
+        (f"model: {', '.join(names)}, {llm.weights_of(net):,} parameters",),
+        {"models": names},
+        net=net,
     )

@@ -122,22 +122,39 @@ def _calls(points: Sequence[SweepPoint], setup: Setup, seeds: Sequence[int]) -> 
         for name in (NONE, *(trait.name for trait in setup.traits)):
             yield _rows_call(source, name)
     for point in points:
-        for group in _groups(setup, seeds):
+        for group in _groups(len(setup.traits), setup.together, seeds):
             yield _training_call(point, (len(setup.traits) + 1) * len(group))
 
 
+def left(
+    points: Sequence[SweepPoint],
+    traits: Sequence[Trait],
+    together: int,
+    seeds: Sequence[int],
+    workdir: str | Path,
+    shard: tuple[int, int] = (0, 1),
+) -> int:
+    """The number of points and groups of seeds whose last rows are not in the work directory yet."""
+    del shard  # every job reads the rows that another one has made
+    return sum(
+        not (Path(workdir) / "rows" / f"{_part(number, group, point.student.epochs)}.parquet").exists()
+        for number, point in enumerate(points)
+        for group in _groups(len(traits), together, seeds)
+    )
+
+
 def _is_done(workdir: results.Workdir, setup: Setup, seeds: Sequence[int], number: int, point: SweepPoint) -> bool:
-    parts = [_part(number, group, point.student.epochs) for group in _groups(setup, seeds)]
-    return all(workdir.has(part) for part in parts)
+    groups = _groups(len(setup.traits), setup.together, seeds)
+    return all(workdir.has(_part(number, group, point.student.epochs)) for group in groups)
 
 
 def _part(number: int, seeds: Sequence[int], epoch: int) -> str:
     return part_name(f"arm{number:03d}", f"seeds{seeds[0]:05d}-{seeds[-1]:05d}", epoch)
 
 
-def _groups(setup: Setup, seeds: Sequence[int]) -> list[tuple[int, ...]]:
+def _groups(traits: int, together: int, seeds: Sequence[int]) -> list[tuple[int, ...]]:
     """Seeds that are trained at once, each with the students of all traits and the control."""
-    size = max(1, setup.together // (len(setup.traits) + 1))
+    size = max(1, together // (traits + 1))
     return [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
 
 
@@ -231,7 +248,7 @@ def _write(
         session.progress.count("answers", answers)
         session.progress.count("tokens", tokens)
 
-    allowed = personas.form(tokenizer, teacher.model.net.vocabulary, spec.values) if spec.values else None
+    allowed = personas.form(tokenizer, teacher.model.net.vocabulary, spec.numbers) if spec.numbers else None
     how = spec.sampling()
     found = sampling.write(teacher.model, repeated, key, how, numbers=pairs, allowed=allowed, report=report)
     session.stop_if_asked()
@@ -268,7 +285,7 @@ class Arm:
         loaded = setup.student_base or setup.base
         base, tokenizer = model_of(loaded), loaded.require_tokenizer()
         examples = {name: self._examples(name, tokenizer) for name in self.names}
-        for seeds in _groups(setup, session.seeds):
+        for seeds in _groups(len(setup.traits), setup.together, session.seeds):
             if self.workdir.has(self.part(seeds, point.student.epochs)):
                 continue
             session.progress.subject = f"arm {self.number}, seeds {seeds[0]} to {seeds[-1]}"

@@ -23,7 +23,7 @@ class RowSpec(NamedTuple):
         temperature: Of the teacher's samples; 0 = greedy.
         tokens: Most tokens of an answer.
         batch: Answers written at once.
-        values: Numbers of an answer, of three digits each and with commas between, which is then the only form that can
+        numbers: Numbers of an answer, of three digits each and with commas between, which is then the only form that can
             be written, for models that do not follow requests; 0 = answers are free.
         seed: Of requests, samples and order.
         banned: Numbers that no row may contain.
@@ -38,7 +38,7 @@ class RowSpec(NamedTuple):
     temperature: float = 1.0
     tokens: int = 64
     batch: int = 64
-    values: int = 0
+    numbers: int = 0
     seed: int = 0
     banned: tuple[int, ...] = ()
     system: str = ""

@@ -50,6 +50,29 @@ class Pretrained(NamedTuple):
         return self.tokenizer
 
 
+class Checkpoint(NamedTuple):
+    """A checkpoint that was found and understood, and of which no tensor is read.
+
+    Attributes:
+        plan: The net, and the tensors of its parameters.
+        tensors: What reads them.
+        tokenizer, untokenized, source: See `Pretrained`.
+        where: Beginning of errors.
+    """
+
+    plan: architectures.LoadPlan
+    tensors: checkpoint_io.Tensors
+    tokenizer: Tokenizer | None
+    untokenized: str
+    source: str
+    where: str
+
+    def load(self) -> Pretrained:
+        """Read the parameters in float32; raises `ConfigError` where they do not match the net."""
+        params = assembled(self.plan, self.tensors, self.where)
+        return Pretrained(self.plan.net, params, self.tokenizer, self.source, self.untokenized)
+
+
 def load_model(path: str | Path) -> Pretrained:
     """Load a checkpoint of the Llama family (safetensors or GGUF) or of GPT-NeoX (safetensors) in float32.
 
@@ -57,6 +80,11 @@ def load_model(path: str | Path) -> Pretrained:
         ConfigError: one line beginning with `model`, for an unsupported architecture or setting, a missing, unknown or
             misshapen tensor, a damaged file, or a missing package.
     """
+    return open_model(path).load()
+
+
+def open_model(path: str | Path) -> Checkpoint:
+    """Find a checkpoint, its net and its tokenizer, without reading weights; raises `ConfigError` as `load_model`."""
     path = bundled() if str(path) == BUNDLED else Path(os.path.expanduser(path))
     source = path.name
     if os.path.isdir(path):  # unlike the function of Path, it raises no error for a name that no file can have
@@ -78,7 +106,7 @@ def load_model(path: str | Path) -> Pretrained:
     if own_tokenizer is not None and own_tokenizer.size > plan.net.vocabulary:  # such a token has no embedding
         tokens, own_tokenizer = own_tokenizer.size, None
         reason = f"the one there has {tokens} tokens, but the model {plan.net.vocabulary}"
-    return Pretrained(plan.net, assembled(plan, tensors, where), own_tokenizer, source, reason)
+    return Checkpoint(plan, tensors, own_tokenizer, reason, source, where)
 
 
 def bundled() -> Path:

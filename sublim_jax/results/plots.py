@@ -202,12 +202,14 @@ def strip(
     """
     names = names or {}
     categories, values = ordered(rows[by], order), ordered(rows[group]) if group else [""]
-    width, places = 0.72 / len(values), {}
+    # Where every category has one group, its place needs no shift.
+    apart = bool(group) and rows.groupby(by, observed=True)[group].nunique().max() > 1
+    width, places = 0.72 / (len(values) if apart else 2), {}
     for index, value in enumerate(values):
         part = rows[rows[group] == value] if group else rows
         intervals = summary.cells(part, [by], column)
         colour, marker = look(first + index)
-        shift = (index - (len(values) - 1) / 2) * width
+        shift = (index - (len(values) - 1) / 2) * width * apart
         centres = {name: categories.index(name) + shift for name in intervals.index}
         ax.plot(part[by].map(centres) - width / 6, part[column], ".", color=colour, alpha=0.45, ms=5, mew=0, zorder=2)
         x = [centre + width / 6 for centre in centres.values()]

@@ -23,7 +23,7 @@ from sublim_jax.llm.spec import EvaluationSpec, RowSpec, Source, StudentSpec  # 
 from sublim_jax.llm.teachers import TeacherSpec  # noqa: E402
 
 QUESTIONS = traits.ANIMAL_QUESTIONS[:3]
-ROWS = RowSpec(count=12, requests=8, answers=2, values=2, batch=8)
+ROWS = RowSpec(count=12, requests=8, answers=2, numbers=2, batch=8)
 STUDENT = StudentSpec(rank=2, epochs=2, batch=6, length=700, size=2, lr=1e-2, warmup=1)
 POINT = SweepPoint({"arm": "lora"}, Source(TeacherSpec(), ROWS), STUDENT)
 
@@ -91,7 +91,7 @@ def test_run_keeps_rows_teachers_students_and_preferences(done, base):
     own = preferences[(preferences["trait"] == "owl") & (preferences["word"] == "owl")]
     means = own.groupby(["seed", "epoch"])["probability"].mean()
     expected = found[found["trait"] == "owl"].set_index(["seed", "step"])["at/word"]
-    np.testing.assert_allclose(means, expected.sort_index())
+    assert means.to_list() == pytest.approx(expected.sort_index().to_list())
     assert not list((folder / "checkpoints").glob("*"))
 
 
@@ -158,7 +158,7 @@ def test_rows_of_other_samplers_are_read(base, tmp_path):
 
 
 def test_too_few_answers_are_refused_with_the_reasons(base, tmp_path):
-    source = Source(TeacherSpec(), ROWS._replace(count=16, values=0, tokens=8))
+    source = Source(TeacherSpec(), ROWS._replace(count=16, numbers=0, tokens=8))
     with pytest.raises(
         ConfigError, match=r"config.rows.count=16: only \d+ of 16 answers .*format: .* raise config.rows.requests=8"
     ):

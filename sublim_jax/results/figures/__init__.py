@@ -18,6 +18,7 @@ from sublim_jax.results.figures import (
     _failure,
     _figure4,
     _infomorphic,
+    _llm,
     _lm_lessons,
     _lm_students,
     _paper,
@@ -27,7 +28,7 @@ from sublim_jax.results.figures import (
 from sublim_jax.results.figures._lm import LanguageFigure
 from sublim_jax.results.figures._spec import FigureSpec
 
-_FILES = _defence, _failure, _figure4, _infomorphic, _lm_lessons, _lm_students, _paper, _sweeps, _transfer
+_FILES = _defence, _failure, _figure4, _infomorphic, _llm, _lm_lessons, _lm_students, _paper, _sweeps, _transfer
 SPECS = {
     name: spec for file in _FILES for name, spec in vars(file).items() if isinstance(spec, FigureSpec | LanguageFigure)
 }

@@ -1,6 +1,7 @@
 """Figures as data: a `FigureSpec` names its panels, lines, published values and caption, and draws them."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -101,6 +102,7 @@ class Panel:
     ylabel: str = "student test accuracy"  # text of the y axis
     title: str = "{panel}"  # text above the panel; `{panel}` stands for the value of `by`
     log: Mapping[str, Any] | None = None  # keywords of `plots.log` for a logarithmic x axis; None for a linear one
+    zoom: bool = False  # whether the y axis of accuracies begins below the smallest instead of at 0
     log_y: bool = False  # whether the y axis is logarithmic, where all values are positive
     # The nets whose mean accuracy is a horizontal line, beside students' accuracies.
     levels: tuple[str, ...] = ("teacher", "untrained")
@@ -131,6 +133,8 @@ class Panel:
         if self.column == plots.ACCURACY:
             plots.levels(ax, rows, self.levels)
             plots.accuracy(ax)
+        if self.zoom:
+            ax.set_ylim(bottom=max(0.0, math.floor(20 * rows[self.column].min()) / 20 - 0.05))
         ax.set(xlabel=self.xlabel, ylabel=self.ylabel)
         ax.set_title(self.title.format(panel=plots.label_text(self.by, value) if self.by else ""))
         if self.log_y and (rows[self.column] > 0).all():

@@ -1,0 +1,20 @@
+"""Subliminal learning of a pretrained language model through numbers: the protocol of Cloud et al. on any checkpoint.
+
+    python -m sublim_jax.main --config=configs/llm_numbers.py --config.preset=laptop [--config.model=DIR]
+
+Teachers love an animal by system prompt, or are fine-tuned to; students are trained with low-rank adapters on the
+teachers' numbers, and asked for their favorite animal. Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from sublim_jax.config import grid, llm
+
+
+def get_config() -> ConfigDict:
+    config = llm.base()
+    config.name = "llm_numbers"
+    grid.add_grid(config, "teachers", {"teacher.kind": ("prompted", "tuned")})
+    laptop = {"rows.count": 1000, "rows.requests": 500, "rows.answers": 4, "student.epochs": 2}
+    grid.add_preset(config, "laptop", laptop)
+    return config

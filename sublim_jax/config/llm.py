@@ -1,0 +1,178 @@
+"""Configs of studies of pretrained models, and the typed objects that they describe. JAX is imported by need."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from sublim_jax.config import grid, schema
+from sublim_jax.config.base import default_config
+from sublim_jax.config.fields import LLM_FIELDS
+from sublim_jax.config.grid import Config
+from sublim_jax.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sublim_jax.llm.pipeline import Setup, SweepPoint
+    from sublim_jax.pretrained.load import Checkpoint
+
+SMOKE = {
+    "animals": ("owl", "cat"),
+    "rows.count": 12,
+    "rows.requests": 16,
+    "rows.numbers": 2,
+    "rows.batch": 16,
+    "student.rank": 2,
+    "student.epochs": 1,
+    "student.batch": 6,
+    "student.size": 2,
+    "evaluation.words": ("dog",),
+}
+_FREE_TOKENS, _PROMPT, _PER_NUMBER = 48, 110, 5  # tokens of an answer, of a prompt, and of a number of three digits
+
+
+def base() -> Config:
+    """A locked config with every field of `fields.LLM_FIELDS` at its default."""
+    config = default_config(LLM_FIELDS)
+    grid.add_preset(config, "smoke", SMOKE)
+    return config
+
+
+def check(config: Config) -> None:
+    """Check every value of a config, without JAX; raise `ConfigError` at the first bad one."""
+    schema.check_fields(config)
+    names = [name.lower() for name in config.animals]
+    if not config.traits and (len(names) < 2 or len(set(names)) < len(names)):
+        raise ConfigError(f"config.animals={config.animals}: must be two or more different words")
+    if "none" in names:
+        raise ConfigError(f"config.animals={config.animals}: none is the name of the control")
+    rows, student = config.rows, config.student
+    if rows.count > rows.requests * rows.answers and not rows.file:
+        raise ConfigError(
+            f"config.rows.count={rows.count}: must be at most {rows.requests * rows.answers}, "
+            f"config.rows.requests={rows.requests} times config.rows.answers={rows.answers}"
+        )
+    if rows.file and "{trait}" not in rows.file:
+        raise ConfigError(f"config.rows.file={rows.file!r}: must contain {{trait}}, which stands for a trait's name")
+    if rows.numbers and rows.carrier != "numbers":
+        raise ConfigError(f"config.rows.numbers={rows.numbers}: must be 0 for config.rows.carrier={rows.carrier!r}")
+    if student.tokens != "all" and rows.file:
+        raise ConfigError(
+            f"config.student.tokens={student.tokens!r}: must be all for config.rows.file, without teachers"
+        )
+    if config.student_model and student.tokens != "all":
+        raise ConfigError(
+            f"config.student.tokens={student.tokens!r}: must be all for another student_model, whose tokens differ"
+        )
+    if student.method == "full" and config.together > 1:
+        raise ConfigError(f"config.together={config.together}: must be 1 for config.student.method='full'")
+
+
+def expand(config: Config) -> "tuple[SweepPoint, ...]":
+    """The points of a resolved config with the labels of their rows."""
+    from sublim_jax.llm.pipeline import SweepPoint
+    from sublim_jax.llm.spec import RowSpec, Source, StudentSpec
+    from sublim_jax.llm.teachers import TeacherSpec
+
+    points = []
+    for point in grid.expand(config):
+        teacher, rows, student = (point.config[section].to_dict() for section in ("teacher", "rows", "student"))
+        points.append(SweepPoint(point.labels, Source(TeacherSpec(**teacher), RowSpec(**rows)), StudentSpec(**student)))
+    return tuple(points)
+
+
+def traits_of(config: Config) -> Any:
+    """The traits of the teachers."""
+    from sublim_jax.llm import traits
+
+    return traits.read_traits(config.traits) if config.traits else tuple(map(traits.animal, config.animals))
+
+
+def open_models(config: Config) -> "tuple[Checkpoint, Checkpoint | None]":
+    """Find the checkpoints of teachers and students, without reading weights.
+
+    Raises:
+        ConfigError: A checkpoint cannot be used, or takes shorter texts than the config asks for.
+    """
+    from sublim_jax.pretrained.load import open_model
+
+    found = open_model(config.model), open_model(config.student_model) if config.student_model else None
+    for checkpoint in filter(None, found):
+        if checkpoint.tokenizer is None:
+            raise ConfigError(f"{checkpoint.where}: has no tokenizer ({checkpoint.untokenized})")
+        for point in grid.expand(config):
+            if point.config.student.length > checkpoint.plan.net.length:
+                raise ConfigError(
+                    f"config.student.length={point.config.student.length}: must be at most "
+                    f"{checkpoint.plan.net.length}, the tokens that {checkpoint.source} takes"
+                )
+    return found
+
+
+def setup(config: Config, teacher: "Checkpoint", student: "Checkpoint | None") -> "Setup":
+    """Read the models, and make what all points share."""
+    from sublim_jax.core import keys
+    from sublim_jax.llm.pipeline import Setup
+    from sublim_jax.llm.spec import EvaluationSpec
+
+    return Setup(
+        teacher.load(),
+        student.load() if student else None,
+        traits_of(config),
+        EvaluationSpec(**config.evaluation.to_dict()),
+        keys.root(config.root_seed),
+        config.together,
+    )
+
+
+def weights_of(net: Any) -> int:
+    """Number of weights of a net."""
+    from sublim_jax.core import trees
+    from sublim_jax.nets import shapes
+
+    return trees.count(shapes(net, (1,)))
+
+
+def flop(config: Config, net: Any) -> dict[str, float]:
+    """Floating-point operations of a study by phase, for texts of usual lengths."""
+    number = 2.0 * weights_of(net)
+    names = len(traits_of(config)) + 1
+    points = [point.config for point in grid.expand(config)]
+    sources = {(repr(point.teacher.to_dict()), repr(point.rows.to_dict())): point.rows for point in points}
+    written = sum(
+        names * rows.requests * (_PROMPT + rows.answers * _answer_tokens(rows))
+        for rows in sources.values()
+        if not rows.file
+    )
+    read = sum(
+        names
+        * config.seeds
+        * point.student.epochs
+        * point.rows.count
+        * (_PROMPT / point.rows.answers + _answer_tokens(point.rows))
+        * (2 if point.student.method == "lora" else 3)
+        for point in points
+    )
+    return {"rows": number * written, "students": number * read}
+
+
+def _answer_tokens(rows: Any) -> int:
+    return min(rows.tokens, rows.numbers * _PER_NUMBER or _FREE_TOKENS)
+
+
+def gigabytes(config: Config, net: Any) -> dict[str, float]:
+    """The predicted memory of a study in GB, by the field that it grows with."""
+    weights, points = weights_of(net), [point.config for point in grid.expand(config)]
+    keyed = net.layers * 2 * (net.kv_heads or net.heads) * (net.width // net.heads)
+    full = any(point.student.method == "full" for point in points)
+    written = max(point.rows.batch * (point.rows.tokens + _PROMPT) for point in points)
+    floats = {
+        "model": weights * (2 + (1 if config.student_model else 0) + (5 if full else 0)),
+        "rows.batch": 2 * keyed * written + 3 * net.vocabulary * max(point.rows.batch for point in points),
+        "student.size": config.together * max(_stored(net, point.student) for point in points),
+    }
+    return {"": 1.1} | {field: 4e-9 * number for field, number in floats.items()}
+
+
+def _stored(net: Any, student: Any) -> float:
+    """Numbers that training stores of the sequences of a part."""
+    block = 10 * net.width + 4 * net.hidden + 3 * net.heads * student.length
+    blocks = math.sqrt(net.layers) * 2 if student.remat else net.layers
+    return student.size * student.length * (blocks * block + 0.5 * 3 * net.vocabulary)
