@@ -23,8 +23,8 @@ class RowSpec(NamedTuple):
         temperature: Of the teacher's samples; 0 = greedy.
         tokens: Most tokens of an answer.
         batch: Answers written at once.
-        numbers: Numbers of an answer, of three digits each and with commas between, which is then the only form that can
-            be written, for models that do not follow requests; 0 = answers are free.
+        numbers: Numbers of an answer, of three digits each and with commas between, the only form that can then be
+            written, for models that do not follow requests; 0 = answers are free.
         seed: Of requests, samples and order.
         banned: Numbers that no row may contain.
         system: System prompt of the rows that students read; a trait's prompt is never among them.

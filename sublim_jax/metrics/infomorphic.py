@@ -13,6 +13,7 @@ from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import ContextInputs, ImageData, ModelOutput
 from sublim_jax.metrics.student import EvalContext
+from sublim_jax.nets.infomorphic import upright
 from sublim_jax.training import infomorphic, streams
 from sublim_jax.training.losses import accuracy
 
@@ -53,8 +54,11 @@ def codes(context: EvalContext) -> dict[str, Float[Array, ""]]:
 
     code_match, code_match_noise  mean over units of the size of the correlation with the teacher's unit of that number
     code_best                     the same with the most alike unit of the teacher; test images
+    accuracy_own                  accuracy of the student's class head
     accuracy_matched              accuracy of the teacher's class head on the student's units, their signs turned as
                                   correlations on held-out noise say, which needs no label
+                                  Columns of a class head that local goals have trained have no sign of their own;
+                                  they are read as in `nets.Infomorphic`, whatever net the student is.
     redundancy_match              correlation over units between {1}{2} and the size of their correlation on test images
     """
     student, teacher = context.test.student_final, context.test.teacher_final
@@ -66,11 +70,14 @@ def codes(context: EvalContext) -> dict[str, Float[Array, ""]]:
     on_noise = jnp.diagonal(_correlations(*(out.features for out in noise)))
     head = context.params.teacher_final["class_head"]
     matched = student.features * jnp.where(on_noise < 0, -1.0, 1.0)[None]
+    read = upright if "readout" in teacher.acts else lambda logits: logits
+    own_logits = student.acts.get("readout", student.acts["class_head"])
     rows = {
         "code_match": jnp.abs(own).mean(),
         "code_match_noise": jnp.abs(on_noise).mean(),
         "code_best": jnp.abs(correlations).max(1).mean(),
-        "accuracy_matched": accuracy(matched @ head["kernel"] + head["bias"][None], context.labels),
+        "accuracy_own": accuracy(read(own_logits), context.labels),
+        "accuracy_matched": accuracy(read(matched @ head["kernel"] + head["bias"][None]), context.labels),
     }
     if "drive" in noise[0].acts:
         redundancy = _hidden(noise[0])[:, infomorphic.atom_names(2).index("{1}{2}")]

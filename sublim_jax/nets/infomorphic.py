@@ -80,7 +80,7 @@ class Infomorphic(nn.Module):
         features, acts = self._hidden(layers, heads["class_head"], pixels, given.context, key)
         logits = {name: _linear(head, features) for name, head in heads.items()}
         readout = logits["class_head"]
-        logits["class_head"] = _upright(readout) if self.model != "backprop" else jax.nn.sigmoid(readout)
+        logits["class_head"] = upright(readout) if self.model != "backprop" else jax.nn.sigmoid(readout)
         acts |= logits | {"readout": readout, "given": given.context}
         return ModelOutput(features, jnp.concatenate([*logits.values()], -1), acts)
 
@@ -146,7 +146,7 @@ def _drive(sources: Mapping[str, Float[Array, "batch units"]]) -> Float[Array, "
     return first * (1 - len(others) * _SHARE + _SHARE * agreement)
 
 
-def _upright(logits: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
-    """Logits with the sign changed of classes that are probable on average, because each class is rare."""
+def upright(logits: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
+    """Change the sign of the logits of classes that are probable on average, because each class is rare."""
     turned = jax.nn.sigmoid(logits).mean(0, keepdims=True) > 0.5
     return jnp.where(turned, -logits, logits)

@@ -73,10 +73,22 @@ def test_codes_match_whatever_the_signs_of_units(context):
     rows = codes(context)
     for name in ("code_match", "code_match_noise", "code_best"):
         np.testing.assert_allclose(rows[name], 1, atol=1e-4)
-    head = context.params.teacher_final["class_head"]
-    logits = context.test.teacher_final.features @ head["kernel"] + head["bias"][None]
-    expected = (logits.argmax(-1) == context.labels).mean()
+    expected = (context.test.teacher_final.acts["class_head"].argmax(-1) == context.labels).mean()
     np.testing.assert_allclose(rows["accuracy_matched"], expected, atol=1e-6)
+
+
+def test_codes_read_a_head_without_signs_as_infomorphic_networks_do(context):
+    """Whatever columns of the heads have the other sign."""
+    signs = jnp.where(jnp.arange(10) % 2 == 0, -1.0, 1.0)
+    head = context.params.teacher_final["class_head"]
+    params = dict(context.params.teacher_final) | {
+        "class_head": {name: array * (signs if array.ndim == 1 else signs[None]) for name, array in head.items()}
+    }
+    turned = context._replace(params=context.params._replace(teacher_final=params))
+    acts = context.test.student_final.acts
+    turned = with_student(turned, "test", acts={**acts, "readout": acts["readout"] * signs[None]})
+    for name in ("accuracy_own", "accuracy_matched"):
+        np.testing.assert_allclose(codes(turned)[name], codes(context)[name], atol=1e-6)
 
 
 def test_codes_of_permuted_units_match_only_the_best(context):

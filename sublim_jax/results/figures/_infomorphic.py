@@ -202,7 +202,7 @@ infomorphic_transfer = FigureSpec(
     defaults={"student": "hidden", "teacher": "infomorphic", "bits": "teacher", "hidden": "shared", "context": "tied"},
     prepare=_pairs,
     panels=(
-        _pairs_panel(plots.ACCURACY, "the student's own class head"),
+        _pairs_panel("at/accuracy_own", "the student's own class head"),
         _pairs_panel("at/accuracy_matched", "the teacher's class head on the student's units"),
         _pairs_panel("at/code_match", "units of one number", "correlation on test images"),
         _pairs_panel("at/hidden/{1}{2}", "what image and bits share", "information in bits, on noise"),
