@@ -20,6 +20,7 @@ GRIDS = {
     "from_mlp": {"student": ("hidden",), "teacher": ("mlp",), "hidden": ("shared", "fresh")},
     "to_mlp": {"student": ("mlp",), "hidden": ("shared", "fresh")},
     "mlp": {"student": ("mlp",), "teacher": ("mlp",), "hidden": ("shared", "fresh")},
+    "few_bits": {"student": ("hidden",), "teacher": ("infomorphic", "mlp"), "m": (10, 100)},
 }
 
 
@@ -33,11 +34,14 @@ def get_config() -> ConfigDict:
     config.infomorphic.epochs = 20
     config.infomorphic.eval_epochs = ()  # of teachers, which are measured when they are trained
     config.transfer.student = "hidden"
-    config.transfer.m = 100
+    config.transfer.m = 1000
     for name, axes in GRIDS.items():
         grid.add_grid(config, name, {f"transfer.{field}": values for field, values in axes.items()})
     grid.add_preset(config, "laptop", {"seeds": 5, "infomorphic.epochs": 10})
     smoke = flatten(config.presets.smoke.to_dict())
     fewer = {"transfer.m": 4, "transfer.steps": 10, "transfer.batch": 64, "metrics": ("task", "atoms", "codes")}
-    grid.add_preset(config, "smoke", smoke | fewer)
+    points = {"arms.few_bits.transfer.m": (2,), "arms.few_bits.transfer.teacher": ("infomorphic",)}
+    points |= {f"arms.{name}.transfer.hidden": ("shared",) for name in ("readout", "from_mlp", "to_mlp", "mlp")}
+    points |= {"arms.hidden.transfer.context": ("tied",)}
+    grid.add_preset(config, "smoke", smoke | fewer | points)
     return config

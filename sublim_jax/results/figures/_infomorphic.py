@@ -189,23 +189,56 @@ def _pairs(final: summary.Rows) -> summary.Rows:
     return final.assign(pair=pairs, shares=final["hidden"] + " hidden, " + final["context"] + " context")
 
 
+def _most_bits(rows: summary.Rows) -> summary.Rows:
+    return rows[rows["m"] == rows["m"].max()]
+
+
+def _by_bits(rows: summary.Rows) -> summary.Rows:
+    """Rows of students whose hidden units read bits, of teachers that were measured with several numbers of bits."""
+    alike = (rows["hidden"] == "shared") & (rows["context"] == "tied") & (rows["bits"] == "teacher")
+    rows = rows[alike & (rows["student"] == "hidden")]
+    return rows[rows.groupby("teacher")["m"].transform("nunique") > 1]
+
+
 def _pairs_panel(column: str, title: str, ylabel: str = "test accuracy") -> Panel:
-    order = tuple(_PAIRS.values())
     return Panel(
-        "pair", ("shares",), column=column, categories=True, order=order, levels=(), ylabel=ylabel, title=title
+        "pair",
+        ("shares",),
+        column=column,
+        categories=True,
+        order=tuple(_PAIRS.values()),
+        where=_most_bits,
+        levels=(),
+        ylabel=ylabel,
+        title=title,
     )
 
 
 infomorphic_transfer = FigureSpec(
     title="Infomorphic networks: does a trait pass without backpropagation?",
     labels=(),
-    defaults={"student": "hidden", "teacher": "infomorphic", "bits": "teacher", "hidden": "shared", "context": "tied"},
+    defaults={
+        **{"student": "hidden", "teacher": "infomorphic", "bits": "teacher"},
+        **{"hidden": "shared", "context": "tied", "m": 1000},
+    },
     prepare=_pairs,
     panels=(
         _pairs_panel("at/accuracy_own", "the student's own class head"),
         _pairs_panel("at/accuracy_matched", "the teacher's class head on the student's units"),
         _pairs_panel("at/code_match", "units of one number", "correlation on test images"),
         _pairs_panel("at/hidden/{1}{2}", "what image and bits share", "information in bits, on noise"),
+        Panel(
+            "m",
+            ("teacher",),
+            column="at/code_match",
+            where=_by_bits,
+            log={},
+            levels=(),
+            xlabel="auxiliary bits",
+            ylabel="correlation on test images",
+            title="units of one number, by the number of bits",
+            inside=True,
+        ),
     ),
     size=(6.4, 3.2),
     text=(
