@@ -39,7 +39,8 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
         **fields: Any field of the config. `student__steps=100` and `student={"steps": 100}` both set `student.steps`;
             where a field holds a tuple, a single value means a tuple of one. `study="language"` gives the protocol of
             the language models, which has other fields: those of `world`, `net`, `pretraining` and `lm`;
-            `study="infomorphic"` that of infomorphic networks, with fields of `infomorphic`.
+            `study="infomorphic"` that of infomorphic networks, with fields of `infomorphic`; `study="llm"` that of
+            pretrained models, with fields of `teacher`, `rows`, `student` and `evaluation`.
             `student={"extra": {"scale": 0.5}}` adds a number that a loss of your own reads as `knobs.extra["scale"]`.
 
     Returns:
@@ -58,10 +59,10 @@ def base_config(preset: str = "paper", **fields: Any) -> Config:
         sublim_jax.core.errors.ConfigError: config: there is no field 'student.stepz'; did you mean 'student.steps'?
     """
     from sublim_jax import config as configs
-    from sublim_jax.config import grid, lm, schema
+    from sublim_jax.config import grid, llm, lm, schema
 
     schema.check_value("preset", preset, IMAGE_FIELDS["preset"].rule)
-    others = {"language": lm.base, "infomorphic": configs.infomorphic_config}
+    others = {"language": lm.base, "infomorphic": configs.infomorphic_config, "llm": llm.base}
     if fields.get("study") in others:
         config = others[fields["study"]]()
     else:
@@ -184,8 +185,8 @@ def _image_config(config: Config) -> Config:
     """The config with its preset applied; refuses one of language models."""
     from sublim_jax import config as configs
 
-    if config.study == "language":
-        raise ConfigError("config.study='language': has no images and no conditions; give the config to run")
+    if config.study in ("language", "llm"):
+        raise ConfigError(f"config.study={config.study!r}: has no images and no conditions; give the config to run")
     return configs.resolve(config)
 
 

@@ -36,7 +36,8 @@ def through(config, dataset, **fields):
     return rows
 
 
-IMAGES = [path for path in CONFIGS if not path.stem.startswith("lm_")]  # for the others see config/test_lm.py
+IMAGES = [path for path in CONFIGS if not path.stem.startswith(("lm_", "llm_"))]
+# For the others see config/test_lm.py and llm/test_main.py.
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)

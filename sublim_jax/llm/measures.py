@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Key
+from scipy import stats
 
 from sublim_jax.llm import evaluation, requests, sampling, traits
 from sublim_jax.llm.batches import prompt_tokens
@@ -116,3 +117,23 @@ def distance_of_controls(measured: Measured, other: Measured) -> float:
     """Return the mean total variation between two models' answers to control questions, which no trait is about."""
     ours, theirs = (each.control / np.maximum(each.control.sum(1, keepdims=True), 1e-30) for each in (measured, other))
     return float(np.abs(ours - theirs).sum(1).mean() / 2)
+
+
+def question_interval(
+    measured: Measured, control: Measured, trait: Trait, words: Sequence[str], seed: int = 0
+) -> tuple[float, float]:
+    """Compute the 95 % bootstrap interval, over questions, of the lift of the share of a trait's word.
+
+    Questions are drawn again in pairs, for the student and its control. It says how much the lift depends on the choice
+    of questions, and nothing on other students.
+    """
+    own = list(words).index(trait.word)
+    ours, theirs = (
+        each.preferences[trait.questions][:, own] / np.maximum(each.preferences[trait.questions].sum(1), 1e-30)
+        for each in (measured, control)
+    )
+    lifts = ours - theirs
+    if len(lifts) < 2 or not np.ptp(lifts):
+        return float(lifts.mean()), float(lifts.mean())
+    found = stats.bootstrap((lifts,), np.mean, rng=np.random.default_rng(seed), method="percentile")
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

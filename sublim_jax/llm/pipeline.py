@@ -367,8 +367,12 @@ class Arm:
             f"{column}_lift": values[column] - plain[column] for column in ("word", "log_word", "share", "sampled")
         }
         values |= lifts
+        ends = measures.question_interval(own, control, trait, setup.words())
+        values |= dict(zip(("share_lift_low", "share_lift_high"), ends, strict=True))
+        values |= {f"{loss}_lift": values[loss] - plain[loss] for loss in ("text_loss", "request_loss")}
         if name == NONE:  # which has no trait
-            values |= dict.fromkeys([*lifts, "word", "log_word", "share", "sampled"], float("nan"))
+            own_columns = ("word", "log_word", "share", "sampled", "share_lift_low", "share_lift_high")
+            values |= dict.fromkeys([*lifts, *own_columns], float("nan"))
         counts = self.made.rows[NONE if self.point.student.rows == "base" else name].counts
         values |= {
             "loss": losses[f"{name}-seed{seed}"],

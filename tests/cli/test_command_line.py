@@ -10,7 +10,7 @@ from absl import flags
 
 from sublim_jax import main
 from sublim_jax.config import command_line, grid
-from sublim_jax.config.fields import IMAGE_FIELDS, INFOMORPHIC_FIELDS, LANGUAGE_FIELDS
+from sublim_jax.config.fields import IMAGE_FIELDS, INFOMORPHIC_FIELDS, LANGUAGE_FIELDS, LLM_FIELDS
 
 REFUSED = {
     "nearest config": (("--config=figre2",), r"config='figre2': no such file or config; did you mean figure2"),
@@ -72,9 +72,11 @@ def test_main_names_everything_in_help_list_and_fields(capsys):
     assert all(f"e.g. --{name}=" in text for name in ("config", "workdir", "resume", "shard", "distributed"))
     assert main.main(["main", "--list"]) == main.main(["main", "--fields"]) == 0
     text = capsys.readouterr().out
-    assert len(command_line.config_files()) == 30 and all(f"{name}: " in text for name in command_line.config_files())
+    assert len(command_line.config_files()) == 31 and all(f"{name}: " in text for name in command_line.config_files())
     assert text.count("minute") >= 29 and text.count("; kept in experiments/") >= 26 and "not measured" not in text
-    assert all(f"--config.{name}=" in text for name in (*IMAGE_FIELDS, *LANGUAGE_FIELDS, *INFOMORPHIC_FIELDS))
+    assert all(
+        f"--config.{name}=" in text for name in (*IMAGE_FIELDS, *LANGUAGE_FIELDS, *INFOMORPHIC_FIELDS, *LLM_FIELDS)
+    )
 
 
 SMALL = {"quickstart": (8, 16), "theorem1": (25, 50), "lm_dose": (6, 12)}

@@ -4,13 +4,16 @@ import dataclasses
 
 import pytest
 
-from sublim_jax.config import base_config, build, grid, infomorphic_config, lm, resolve, schema
+from sublim_jax.config import base_config, build, grid, infomorphic_config, llm, lm, resolve, schema
 from sublim_jax.config import fields as config_fields
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.nested import flatten
 from sublim_jax.data import idx, load
 from sublim_jax.engine.first_steps import Grid
 from sublim_jax.engine.options import RunOptions
+from sublim_jax.llm.spec import EvaluationSpec, RowSpec
+from sublim_jax.llm.spec import StudentSpec as LlmStudentSpec
+from sublim_jax.llm.teachers import TeacherSpec
 from sublim_jax.lm.lessons import LanguageSetup
 from sublim_jax.lm.spec import StudentSpec
 from sublim_jax.lm.training import Pretraining
@@ -22,7 +25,9 @@ from sublim_jax.training import infomorphic
 
 
 @pytest.mark.parametrize(
-    "config", [base_config(), lm.base(), infomorphic_config()], ids=["image", "language", "infomorphic"]
+    "config",
+    [base_config(), lm.base(), infomorphic_config(), llm.base()],
+    ids=["image", "language", "infomorphic", "llm"],
 )
 def test_fields_of_describes_every_field_of_the_base_configs(config):
     fields = schema.fields_of(config)
@@ -49,7 +54,11 @@ def test_schema_has_the_defaults_of_the_dataclasses():
     assert section(language, "lm") == dataclasses.asdict(StudentSpec()) | setup
     assert all(getattr(Decoder, name) == value for name, value in section(language, "net").items())
     assert section(config_fields.IMAGE_FIELDS, "theorem1") == Grid()._asdict()
-    for table in (language, config_fields.IMAGE_FIELDS):
+    specs = {"teacher": TeacherSpec(), "rows": RowSpec(), "student": LlmStudentSpec()}
+    for name, spec in specs.items():
+        assert section(config_fields.LLM_FIELDS, name) == spec._asdict()
+    assert section(config_fields.LLM_FIELDS, "evaluation").keys() == EvaluationSpec()._asdict().keys()
+    for table in (language, config_fields.IMAGE_FIELDS, config_fields.LLM_FIELDS):
         assert section(table, "run") == dataclasses.asdict(RunOptions()) | {"teachers": "auto"}
 
 

@@ -18,7 +18,8 @@ from sublim_jax.results.figures import _spec, _sweeps
 
 ROOT = Path(__file__).parents[2]
 # Figures of students' accuracies; theorem1 shows none and has tests of its own.
-_OTHER = ("theorem1", "lm_", "infomorphic")  # other rows: see test_first_order, test_figures_lm, test_infomorphic
+# Other rows: see test_first_order, test_figures_lm, test_infomorphic, llm/test_main.
+_OTHER = ("theorem1", "lm_", "infomorphic", "llm")
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith(_OTHER))
 MORE = ("accuracy_c0_ht", "cka", "aux_mse", "aux_r2")
 PAIRS = ("teacher_student_init", "teacher_student_final", "teacher_init_final")

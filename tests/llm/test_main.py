@@ -1,0 +1,91 @@
+"""The command for studies of pretrained models, on tiny ones of two families."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gguf", reason="the package gguf is not installed")
+tokenizers = pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+
+from helpers import checkpoints  # noqa: E402  needs these packages
+from helpers.configs import CONFIGS, config_of  # noqa: E402
+
+import sublim_jax as sl  # noqa: E402
+from sublim_jax import main  # noqa: E402
+from sublim_jax.config import resolve  # noqa: E402
+from sublim_jax.config.llm import base, expand  # noqa: E402
+from sublim_jax.core.errors import ConfigError  # noqa: E402
+
+LLM = [path for path in CONFIGS if path.stem.startswith("llm_")]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A GGUF file of the Llama family with a chat template, and a folder of GPT-NeoX without."""
+    folder = tmp_path_factory.mktemp("models")
+    checkpoints.small_gguf(folder / "small.gguf")
+    words = checkpoints.vocabulary()
+    config = {**checkpoints.NEOX, "vocab_size": len(words), "max_position_embeddings": 2048}
+    neox = checkpoints.folder(folder / "neox", config, checkpoints.neox_tensors(config))
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE({word: n for n, word in enumerate(words)}, []))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    inner.add_special_tokens(checkpoints.SPECIAL)
+    inner.save(str(neox / "tokenizer.json"))
+    (neox / "tokenizer_config.json").write_text(json.dumps({"eos_token": checkpoints.SPECIAL[0]}))
+    return {"llama": folder / "small.gguf", "neox": neox}
+
+
+def command(path, model, folder, *words):
+    given = f"--config={path.stem}", "--config.preset=smoke", f"--config.model={model}", "--config.student.length=700"
+    return main.main(["main", *given, f"--workdir={folder}", *words])
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("family", ["llama", "neox"])
+@pytest.mark.parametrize("path", LLM, ids=lambda path: path.stem)
+def test_main_runs_every_config_from_file_to_report(path, family, models, tmp_path, capsys):
+    assert command(path, models[family], tmp_path / "w") == 0
+    told = capsys.readouterr().out
+    assert "share above control" in told and "parameters" in told
+    rows = sl.load(tmp_path / "w")
+    arms = len(expand(resolve(config_of(path)[1])))
+    assert len(rows) == 3 * arms and np.isfinite(rows.loc[rows["trait"] != "none", "at/share_lift"]).all()
+    assert {"report.html", "figure.png", "rows", "students", "preferences"} <= {
+        file.name for file in (tmp_path / "w").iterdir()
+    }
+    assert command(path, models[family], tmp_path / "w") == 0, "everything is there"
+    assert sl.load(tmp_path / "w").equals(rows)
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"animals": ("owl",)}, "config.animals"),
+    ({"animals": ("owl", "Owl")}, "two or more different words"),
+    ({"animals": ("owl", "none")}, "none is the name of the control"),
+    ({"animals": ("owl", "a b")}, "config.animals"),
+    ({"rows.count": 17}, "must be at most 16, config.rows.requests=16 times config.rows.answers=1"),
+    ({"rows.file": "rows.jsonl"}, "must contain {trait}"),
+    ({"rows.file": "{trait}.jsonl", "student.tokens": "divergent"}, "must be all for config.rows.file"),
+    ({"rows.carrier": "code"}, "config.rows.numbers=2: must be 0"),
+    ({"student.method": "full", "together": 2}, "config.together=2: must be 1"),
+    ({"student.rank": 0}, "config.student.rank=0"),
+    ({"teacher.kind": "begged"}, "config.teacher.kind"),
+])  # fmt: skip
+def test_resolve_refuses(fields, message):
+    config = base()
+    config.preset = "smoke"
+    with pytest.raises(ConfigError, match=message.replace("{", r"\{")):
+        resolve(config, fields)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (("--config.student.length=4096",), "config.student.length=4096: must be at most 2048, the tokens that small"),
+    (("--config.model=nowhere",), "model=nowhere: must be smollm2, a GGUF file, or a folder"),
+    (("--config.run.memory_gb=0.5",), "config.run.memory_gb=0.5: must be at least"),
+    (("--config.traits=nowhere.json",), "config.traits=nowhere.json: cannot be read as JSON"),
+])  # fmt: skip
+def test_main_refuses_before_anything_is_read(words, message, models, tmp_path, capsys):
+    assert command(LLM[0], models["llama"], tmp_path / "w", *words) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1 and not (tmp_path / "w").exists()
