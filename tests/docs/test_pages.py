@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sublim_jax import results
-from sublim_jax.config import base_config, grid
+from sublim_jax.config import base_config, grid, infomorphic_config
+from sublim_jax.config import llm as llm_config
 from sublim_jax.config import lm as lm_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,8 @@ def test_pages_have_examples_of_15_lines(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])
 def test_pages_name_config_fields_that_exist(name):
-    known = {*results.flatten(base_config().to_dict()), *results.flatten(lm_config.base().to_dict())}
+    bases = base_config(), lm_config.base(), infomorphic_config(), llm_config.base()
+    known = {name for config in bases for name in results.flatten(config.to_dict())}
     sections = {field.split(".")[0] for field in known}
     found = re.findall(r"(?:^|[`\s(-])config\.(\w+(?:\.\w+)*)", (ROOT / name).read_text("utf-8"))
     wrong = [one for one in found if one.split(".")[0] in sections and one not in known | sections]
