@@ -70,8 +70,8 @@ def divide(params: Params, trained: Collection[str]) -> tuple[Params, Params]:
 
 
 def begin(tuning: Tuning, trained: Params) -> TuningState:
-    """Make the state before the first step; trained layers are kept in float32."""
-    wide = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), trained)
+    """Make the state before the first step: copies of the trained layers in float32, since steps give states away."""
+    wide = jax.tree.map(lambda array: jnp.array(array, jnp.float32), trained)
     return TuningState(wide, tuning.optimizer().init(wide))
 
 

@@ -1,0 +1,71 @@
+"""One model over eight virtual devices gives the losses of one device, and checkpoints move between meshes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+sys.path.insert(0, "tests")
+import jax, jax.numpy as jnp, numpy as np
+from pathlib import Path
+from helpers.decoders import LLAMA, NEOX, params_of
+from sublim_jax.core import keys
+from sublim_jax.engine.checkpoint import Store
+from sublim_jax.llm import batches, fine_tuning, lora, sharding
+from sublim_jax.llm.batches import Answer, Example
+
+rng = np.random.default_rng(0)
+def example():
+    answers = [Answer(tuple(rng.integers(1, 50, 4).tolist()), (1.0,) * 4) for _ in range(2)]
+    return Example(tuple(rng.integers(1, 50, 6).tolist()), tuple(answers))
+plan = batches.plan([example() for _ in range(32)], rows=32, epochs=2, length=24, size=4, seed=0)
+tuning = fine_tuning.Tuning(steps=4, lr=1e-2, warmup=1)
+base = {"llama": LLAMA, "neox": NEOX}[sys.argv[1]]
+full = sys.argv[2] == "full"
+net = base if full else lora.with_adapters(base, lora.Lora(2, 4.0))
+params = params_of(base)
+own, frozen = (params, {}) if full else (lora.fresh_adapters(net, keys.root(1)), params)
+
+def losses(shape, stops=()):
+    mesh = sharding.make_mesh(*shape)
+    sharding.check_net(net, shape[1])
+    state = jax.device_put(fine_tuning.begin(tuning, own), sharding.state_shardings(mesh, tuning, own))
+    placed, found = sharding.place_params(mesh, frozen), []
+    for number in range(4):
+        step, count = plan.step(number)
+        state, told = fine_tuning.train_student(net, tuning, state, placed, sharding.place_step(mesh, step), count)
+        found.append(float(told["loss"]))
+        if number + 1 in stops:  # on to another mesh
+            store = Store(Path(sys.argv[3]))
+            store.save(number + 1, state)
+            mesh = sharding.make_mesh(2, 1)
+            like = jax.device_put(fine_tuning.begin(tuning, own), sharding.state_shardings(mesh, tuning, own))
+            _, state = store.restore(like)
+            placed = sharding.place_params(mesh, frozen)
+    matrix = state.trained["block_0"]["query"] if full else state.trained["adapter_0"]["query_up"]
+    return found, len(matrix.sharding.device_set), matrix.addressable_shards[0].data.shape, matrix.shape
+
+one, devices, _, _ = losses((1, 1))
+assert devices == 1 and len(set(one)) == 4
+for shape in ((4, 2), (2, 2), (2, 1)):
+    several, devices, part, whole = losses(shape)
+    assert devices == shape[0] * shape[1] and part[-1] * shape[1] == whole[-1]
+    np.testing.assert_allclose(several, one, rtol=2e-4)
+moved, *_ = losses((4, 2), stops=(2,))
+np.testing.assert_allclose(moved, one, rtol=2e-4)
+print("agree")
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("family", ["llama", "neox"])
+def test_meshes_of_eight_devices_give_the_losses_of_one_device(family, kind, tmp_path):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    words = [sys.executable, "-c", PROGRAM, family, kind, str(tmp_path / "checkpoint")]
+    done = subprocess.run(words, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "agree"
