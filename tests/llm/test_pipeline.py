@@ -22,6 +22,7 @@ from sublim_jax.llm.pipeline import Setup, SweepPoint  # noqa: E402
 from sublim_jax.llm.spec import EvaluationSpec, RowSpec, Source, StudentSpec  # noqa: E402
 from sublim_jax.llm.teachers import TeacherSpec  # noqa: E402
 
+pytestmark = pytest.mark.e2e
 QUESTIONS = traits.ANIMAL_QUESTIONS[:3]
 ROWS = RowSpec(count=12, requests=8, answers=2, numbers=2, batch=8)
 STUDENT = StudentSpec(rank=2, epochs=2, batch=6, length=700, size=2, lr=1e-2, warmup=1)
@@ -113,7 +114,6 @@ def test_run_that_stops_again_and_again_gives_the_same_rows(done, base, tmp_path
         np.testing.assert_allclose(found[numbers], expected[numbers], rtol=0.02, atol=1e-6)
 
 
-@pytest.mark.e2e
 def test_run_of_other_arms(base, tmp_path):
     arms = {
         "shuffled": STUDENT._replace(rows="shuffled", epochs=1),
@@ -130,7 +130,6 @@ def test_run_of_other_arms(base, tmp_path):
     assert np.isfinite(found.loc[found["trait"] != "none", "at/sampled"]).all()
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["tuned", "steered"])
 def test_run_of_other_teachers(base, tmp_path, kind):
     source = Source(TeacherSpec(kind, 0.01, block=1, lr=1e-3), ROWS)

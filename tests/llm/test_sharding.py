@@ -60,12 +60,46 @@ print("agree")
 """
 
 
+LARGE = """
+import jax
+from sublim_jax.llm import fine_tuning, lora, memory, sharding
+from sublim_jax.nets import Decoder
+
+# The sizes of Llama 2 7B.
+import sys
+sizes = {"width": 4096, "layers": int(sys.argv[1]), "heads": 32, "hidden": 11008, "length": 4096}
+net = Decoder(32000, **sizes, positions="rotary", mlp="swiglu", remat=True)
+net = lora.with_adapters(net, lora.Lora(8, 8.0))
+tuning = fine_tuning.Tuning(steps=100, lr=2e-4, dtype="bfloat16")
+for name, shape, allowed in (("8 x 80 GB", (4, 2), 80e9), ("v5e-16", (2, 8), 16e9)):
+    found = memory.step_memory(net, tuning, sharding.make_mesh(*shape), size=8, length=512, targets=256)
+    gigabytes = [round(number / 1e9, 2) for number in (*found, found.total)]
+    print(name, *gigabytes, found.total < allowed)
+"""
+
+
+def run(program, devices, *words):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    command, environment = [sys.executable, "-c", program, *words], {**os.environ, "XLA_FLAGS": flags}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("family", ["llama", "neox"])
 def test_meshes_of_eight_devices_give_the_losses_of_one_device(family, kind, tmp_path):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    words = [sys.executable, "-c", PROGRAM, family, kind, str(tmp_path / "checkpoint")]
-    done = subprocess.run(words, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "agree"
+    assert run(PROGRAM, 8, family, kind, str(tmp_path / "checkpoint")) == "agree"
+
+
+@pytest.mark.parametrize(
+    ("layers", "weights"),
+    [pytest.param(1, 464.5e6, marks=pytest.mark.e2e), pytest.param(32, 6738.4e6, marks=pytest.mark.slow)],
+)
+def test_step_memory_of_a_large_model_is_known_without_its_weights(layers, weights):
+    told = run(LARGE, 16, str(layers))
+    print(told)
+    lines = {line.rsplit(" ", 5)[0]: line.split(" ")[-5:] for line in told.splitlines()}
+    assert float(lines["8 x 80 GB"][0]) == pytest.approx(weights / 1e9, rel=0.02), "two bytes each, on two devices"
+    assert all(line[-1] == "True" for line in lines.values())
