@@ -35,7 +35,7 @@ from sublim_jax.llm.measures import Measured
 from sublim_jax.llm.row_store import KeptRows
 from sublim_jax.llm.rows import Row, row_of, shuffled
 from sublim_jax.llm.sampling import Model
-from sublim_jax.llm.spec import EvaluationSpec, Source, StudentSpec
+from sublim_jax.llm.spec import EvaluationSpec, RowSpec, Source, StudentSpec
 from sublim_jax.llm.students import Job, Training
 from sublim_jax.llm.teachers import Teacher
 from sublim_jax.llm.traits import Trait
@@ -180,7 +180,8 @@ def make_rows(source: Source, setup: Setup, session: Session, folder: Path) -> M
         made[name] = _load_or_make(place / "teachers" / name, source, name, setup, answers_of_base)
         write = functools.partial(_write, made[name], setup, source, asked, session)
         with session.progress.call(_rows_call(source, name)):
-            answers = row_store.load_or_write(place / "answers" / name, asked, spec.answers, write)
+            answers_of = folder / "rows" / (_base_name(spec) if name == NONE else name_of(source)) / "answers" / name
+            answers = row_store.load_or_write(answers_of, asked, spec.answers, write, session.stop_if_asked)
         answers_of_base = answers_of_base or answers
         kept[name] = row_store.filtered(answers, asked, order, spec, setup.traits)
     row_store.keep(place, kept)
@@ -211,6 +212,11 @@ def _load_or_make(
 def name_of(source: Source) -> str:
     """Return the name of a source's folder: the kind of teacher, the carrier and a digest of everything else."""
     return f"{source.teacher.kind}-{source.rows.carrier}-{hashlib.sha256(repr(source).encode()).hexdigest()[:8]}"
+
+
+def _base_name(spec: RowSpec) -> str:
+    """The folder of the base's answers, which all kinds of teachers have in common."""
+    return f"base-{spec.carrier}-{hashlib.sha256(repr(spec).encode()).hexdigest()[:8]}"
 
 
 def model_of(loaded: Pretrained) -> Model:
@@ -251,7 +257,6 @@ def _write(
     allowed = personas.form(tokenizer, teacher.model.net.vocabulary, spec.numbers) if spec.numbers else None
     how = spec.sampling()
     found = sampling.write(teacher.model, repeated, key, how, numbers=pairs, allowed=allowed, report=report)
-    session.stop_if_asked()
     texts = [tokenizer.decode(tokens) for tokens in found.tokens]
     return [(*pair, text, ended) for pair, text, ended in zip(pairs, texts, found.finished, strict=True)]
 

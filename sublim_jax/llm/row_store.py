@@ -13,7 +13,7 @@ from sublim_jax.llm.rows import Row
 from sublim_jax.llm.spec import RowSpec
 from sublim_jax.llm.traits import Trait
 
-CHUNK = 256  # requests of one file of answers
+CHUNK = 64  # requests of one file of answers
 
 
 class AnswerSet(NamedTuple):
@@ -34,6 +34,7 @@ def load_or_write(
     requests: Sequence[str],
     answers: int,
     write: Callable[[range], list[tuple[int, int, str, bool]]],
+    stop_if_asked: Callable[[], None] = lambda: None,
 ) -> list[tuple[int, int, str, bool]]:
     """Return a teacher's answers to all requests: read from the folder where they are whole, else written.
 
@@ -42,6 +43,7 @@ def load_or_write(
         requests: The requests.
         answers: Answers to each.
         write: Writes the answers to requests of some numbers.
+        stop_if_asked: Raises where the run was asked to stop; called after each file that is written.
     """
     every: list[tuple[int, int, str, bool]] = []
     for start in range(0, len(requests), CHUNK):
@@ -53,6 +55,7 @@ def load_or_write(
             folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(found, ensure_ascii=False)
             replace_file(path, json.dumps({"sha256": _digest(text), "answers": text}, ensure_ascii=False).encode())
+            stop_if_asked()
         every += found
     return every
 

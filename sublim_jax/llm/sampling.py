@@ -1,8 +1,9 @@
 """Answers of a model to many prompts: sampled or greedy, in batches with a cache of keys and values.
 
-The tokens that all prompts begin with, for instance those of a system prompt, are computed once. Prompts of a batch are
-padded at their ends, so that a batch has the results of its prompts one by one. Random numbers are a function of the
-prompt's number, the answer's number and the position: batches of another size draw the same.
+The tokens that all prompts begin with, for instance those of a system prompt, are computed once, and so is a prompt
+with several answers. Prompts of a batch are padded at their ends, so that a batch has the results of its prompts one by
+one. Random numbers are a function of the prompt's number, the answer's number and the position: batches of another size
+draw the same.
 """
 
 import functools
@@ -120,9 +121,13 @@ def write(
     weights, shared = (model.params, model.taps), common_prefix(prompts)
     prefix = prefilled(model, prompts[0][:shared]) if shared else None
     found: list[Any] = [None] * len(prompts)
-    for chosen in _batches(prompts, sampling.batch):
+    parts = list(_batches(prompts, sampling.batch))
+    most = max(len({tuple(prompts[index]) for index in chosen}) for chosen in parts)
+    for chosen in parts:
         filled = [*chosen, *[chosen[-1]] * (sampling.batch - len(chosen))]  # the last batch has the size of the others
-        lines = padded([prompts[index][shared:] for index in filled])
+        distinct = list(dict.fromkeys(tuple(prompts[index][shared:]) for index in filled))
+        places = np.array([distinct.index(tuple(prompts[index][shared:])) for index in filled], np.int32)
+        lines = (*padded([*distinct, *[distinct[-1]] * (most - len(distinct))]), places)
         row_keys = _row_keys(key, np.array([numbers[index] for index in filled], np.uint32))
         written = _write(model.net, sampling, weights, prefix, lines, (row_keys, np.int32(model.end), allowed))
         for place, index in enumerate(chosen):
@@ -187,15 +192,17 @@ def _write(
     sampling: Sampling,
     weights: Weights,
     prefix: KVCache | None,
-    lines: tuple[Int[Array, "n length"], Int[Array, " n"]],
+    lines: tuple[Int[Array, "prompts length"], Int[Array, " prompts"], Int[Array, " n"]],
     choice: tuple[Array, Array, Bool[Array, "steps vocabulary"] | None],
 ) -> _Written:
-    """Write the answers of a batch: a prefix that all prompts have, and the rest of each.
+    """Write the answers of a batch: a prefix that all prompts have, the rest of each, and the prompt of each answer.
 
     `choice` has the key of each answer, the token that ends one, and the tokens that are allowed at each step.
     """
     (params, taps), (row_keys, end, allowed), steps, n = weights, choice, sampling.tokens, len(choice[0])
-    state = kv_cache.extend(net, params, prefix, *lines, lines[0].shape[1] + steps, taps)
+    tokens, lengths, places = lines
+    of_prompts = kv_cache.extend(net, params, prefix, tokens, lengths, tokens.shape[1] + steps, taps)
+    state = jax.tree.map(lambda array: jnp.take(array, places, axis=0), of_prompts)
 
     def go_on(written: _Written) -> Array:
         return (written.step < steps) & ~written.ended.all()

@@ -61,6 +61,19 @@ def test_answers_do_not_depend_on_the_batch_or_the_shared_prefix(temperature):
     assert whole.tokens == parts.tokens == other.tokens[:-1]
 
 
+def test_answers_of_prompts_with_several_are_those_of_each_alone():
+    params, lines = params_of(NET), prompts(3)
+    pairs = [(prompt, answer) for prompt in range(3) for answer in range(4)]
+    together = sampling.write(
+        Model(NET, params, END), [lines[prompt] for prompt, _ in pairs], KEY, Sampling(1.0, 8, 6), numbers=pairs
+    )
+    for (prompt, answer), tokens in zip(pairs, together.tokens, strict=True):
+        alone = sampling.write(
+            Model(NET, params, END), [lines[prompt]], KEY, Sampling(1.0, 8, 2), numbers=[(prompt, answer)]
+        )
+        assert alone.tokens == [tokens]
+
+
 def test_answers_of_one_prompt_differ_and_follow_the_distribution():
     params, prompt, temperature = params_of(NET, 2), prompts(1)[0], 0.8
     params = {**params, "unembed": {"kernel": 4 * params["unembed"]["kernel"]}}
