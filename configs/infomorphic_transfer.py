@@ -2,10 +2,10 @@
 
     python -m sublim_jax.main --config=configs/infomorphic_transfer.py --config.preset=laptop
 
-Teachers are infomorphic networks (or MLPs) that learn digits. Nothing of this has been published. Laptop: 70
-students, predicted 8 minutes on 2 CPU cores, and not run yet; the smoke size runs in the tests. Predicted: a student
-whose hidden units read the bits as context takes over the teacher's units where its context weights are those of the
-auxiliary head; a student that only reads them out learns nothing, because no gradient leaves the read-out.
+Teachers are infomorphic networks (or MLPs) that learn digits. Nothing of this has been published. Laptop: 90
+students, 32 minutes on 2 CPU cores with other work beside them. The teacher's class head reads 0.78 off the units of a
+student whose context weights are tied to the auxiliary head, signs matched on noise, and 0.14 off a student of shuffled
+bits; the student's own head reads chance, because no goal determines signs. Kept in experiments/infomorphic_transfer/.
 """
 
 from ml_collections import ConfigDict

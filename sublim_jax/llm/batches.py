@@ -17,7 +17,7 @@ from sublim_jax.llm.rows import Row
 from sublim_jax.pretrained.tokenizer import Tokenizer
 
 
-class Answer(NamedTuple):
+class Completion(NamedTuple):
     """Tokens of an answer with its end, and the weight of each in the loss."""
 
     tokens: tuple[int, ...]
@@ -28,7 +28,7 @@ class Example(NamedTuple):
     """A prompt and answers to it, as tokens."""
 
     prompt: tuple[int, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[Completion, ...]
 
     @property
     def length(self) -> int:
@@ -87,14 +87,14 @@ def examples_of(
     Raises:
         ConfigError: A row has more tokens than `most`.
     """
-    answers: dict[tuple[int, ...], list[Answer]] = {}
+    answers: dict[tuple[int, ...], list[Completion]] = {}
     end = end_token(tokenizer)
     for number, row in enumerate(rows):
         prompt, tokens = prompt_tokens(tokenizer, row.prompt), (*tokenizer.encode(row.completion), end)
         if most and len(prompt) + len(tokens) > most:
             raise ConfigError(f"row {number}: has {len(prompt) + len(tokens)} tokens; must have at most {most}")
         own = weights[number] if weights else (1.0,) * len(tokens)
-        answers.setdefault(prompt, []).append(Answer(tokens, own))
+        answers.setdefault(prompt, []).append(Completion(tokens, own))
     return [Example(prompt, tuple(of_prompt)) for prompt, of_prompt in answers.items()]
 
 
@@ -110,7 +110,7 @@ def split_long(examples: Sequence[Example], length: int) -> list[Example]:
     """Divide the answers of an example among several where one sequence of `length` tokens cannot hold them."""
     parts = []
     for example in examples:
-        answers: list[Answer] = []
+        answers: list[Completion] = []
         for answer in example.answers:
             if answers and Example(example.prompt, (*answers, answer)).length > length:
                 parts.append(Example(example.prompt, tuple(answers)))

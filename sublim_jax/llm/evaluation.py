@@ -106,7 +106,7 @@ def text_loss(model: Model, tokens: Sequence[int], length: int = 256) -> float:
     """Compute the mean negative log-likelihood of a text in nats per token, in pieces of `length` tokens."""
     pieces = [tuple(tokens[start : start + length]) for start in range(0, len(tokens) - 1, length - 1)]
     examples = [
-        batches.Example(piece[:1], (batches.Answer(piece[1:], (1.0,) * (len(piece) - 1)),))
+        batches.Example(piece[:1], (batches.Completion(piece[1:], (1.0,) * (len(piece) - 1)),))
         for piece in pieces
         if len(piece) > 1
     ]

@@ -69,7 +69,7 @@ def divide(params: Params, trained: Collection[str]) -> tuple[Params, Params]:
     return own, {layer: arrays for layer, arrays in params.items() if layer not in trained}
 
 
-def begin(tuning: Tuning, trained: Params) -> TuningState:
+def initial_state(tuning: Tuning, trained: Params) -> TuningState:
     """Make the state before the first step: copies of the trained layers in float32, since steps give states away."""
     wide = jax.tree.map(lambda array: jnp.array(array, jnp.float32), trained)
     return TuningState(wide, tuning.optimizer().init(wide))

@@ -49,7 +49,7 @@ def step_memory(net: Decoder, tuning: Tuning, mesh: Mesh, size: int, length: int
     arrays = shapes(net, (1,))
     trained = {layer: own for layer, own in arrays.items() if not net.rank or layer.startswith("adapter_")}
     frozen = {layer: own for layer, own in arrays.items() if layer not in trained}
-    state = jax.eval_shape(lambda trained: fine_tuning.begin(tuning, trained), trained)
+    state = jax.eval_shape(lambda trained: fine_tuning.initial_state(tuning, trained), trained)
     placed_state = jax.tree.map(_placed, state, sharding.state_shardings(mesh, tuning, trained))
     dtype = jnp.dtype(tuning.dtype)
     narrow = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, dtype), frozen)

@@ -105,7 +105,9 @@ def run(points: Sequence[SweepPoint], setup: Setup, session: Session) -> pd.Data
                 if not all(_is_done(workdir, setup, session.seeds, *each) for each in own):
                     made = make_rows(source, setup, session, workdir.path)
                     for number, point in own:
-                        Arm(number=number, point=point, setup=setup, session=session, workdir=workdir, made=made).run()
+                        StudentsOfPoint(
+                            number=number, point=point, setup=setup, session=session, workdir=workdir, made=made
+                        ).run()
         return results.load(workdir.path, empty=True)
 
 
@@ -183,7 +185,7 @@ def make_rows(source: Source, setup: Setup, session: Session, folder: Path) -> M
             answers_of = folder / "rows" / (_base_name(spec) if name == NONE else name_of(source)) / "answers" / name
             answers = row_store.load_or_write(answers_of, asked, spec.answers, write, session.stop_if_asked)
         answers_of_base = answers_of_base or answers
-        kept[name] = row_store.filtered(answers, asked, order, spec, setup.traits)
+        kept[name] = row_store.filter_answers(answers, asked, order, spec, setup.traits)
     row_store.keep(place, kept)
     return Made(kept, made)
 
@@ -265,7 +267,7 @@ def _write(
 
 
 @dataclasses.dataclass(kw_only=True)
-class Arm:
+class StudentsOfPoint:
     """The students of one point of a sweep."""
 
     number: int

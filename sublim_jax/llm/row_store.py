@@ -16,12 +16,6 @@ from sublim_jax.llm.traits import Trait
 CHUNK = 64  # requests of one file of answers
 
 
-class AnswerSet(NamedTuple):
-    """Answers of a teacher: (number of the request, number of the answer, text, whether it ended)."""
-
-    answers: list[tuple[int, int, str, bool]]
-
-
 class KeptRows(NamedTuple):
     """Rows of one teacher, and what its filter counted."""
 
@@ -84,7 +78,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def filtered(
+def filter_answers(
     answers: Sequence[tuple[int, int, str, bool]],
     requests: Sequence[str],
     order: Sequence[int],

@@ -79,7 +79,7 @@ class Training:
         """The states of all students before the first step, stacked."""
         own, _ = self._divided()
         starts = [lora.fresh_adapters(self.net, job.key) if self.spec.method == "lora" else own for job in self.jobs]
-        states = [fine_tuning.begin(self.tuning, start) for start in starts]
+        states = [fine_tuning.initial_state(self.tuning, start) for start in starts]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
     def advance(self, states: TuningState, number: int) -> tuple[TuningState, dict[str, np.ndarray]]:

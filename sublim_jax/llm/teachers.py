@@ -130,7 +130,7 @@ def tuned(
     length = max(example.length for example in examples)
     plan = batches.plan(examples, rows=10, epochs=_MOST_STEPS, length=length, size=10, seed=0, packed=False)
     tuning = Tuning(steps=100 * _MOST_STEPS, lr=spec.lr)  # a rate that hardly falls
-    state = fine_tuning.begin(tuning, lora.fresh_adapters(net, key))
+    state = fine_tuning.initial_state(tuning, lora.fresh_adapters(net, key))
     before, dose = state.trained, 0.0
     for number in range(min(len(plan.steps), _MOST_STEPS)):
         # The state is given away, so a copy stays.

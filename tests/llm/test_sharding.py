@@ -15,11 +15,11 @@ from helpers.decoders import LLAMA, NEOX, params_of
 from sublim_jax.core import keys
 from sublim_jax.engine.checkpoint import Store
 from sublim_jax.llm import batches, fine_tuning, lora, sharding
-from sublim_jax.llm.batches import Answer, Example
+from sublim_jax.llm.batches import Completion, Example
 
 rng = np.random.default_rng(0)
 def example():
-    answers = [Answer(tuple(rng.integers(1, 50, 4).tolist()), (1.0,) * 4) for _ in range(2)]
+    answers = [Completion(tuple(rng.integers(1, 50, 4).tolist()), (1.0,) * 4) for _ in range(2)]
     return Example(tuple(rng.integers(1, 50, 6).tolist()), tuple(answers))
 plan = batches.plan([example() for _ in range(32)], rows=32, epochs=2, length=24, size=4, seed=0)
 tuning = fine_tuning.Tuning(steps=4, lr=1e-2, warmup=1)
@@ -32,7 +32,7 @@ own, frozen = (params, {}) if full else (lora.fresh_adapters(net, keys.root(1)),
 def losses(shape, stops=()):
     mesh = sharding.make_mesh(*shape)
     sharding.check_net(net, shape[1])
-    state = jax.device_put(fine_tuning.begin(tuning, own), sharding.state_shardings(mesh, tuning, own))
+    state = jax.device_put(fine_tuning.initial_state(tuning, own), sharding.state_shardings(mesh, tuning, own))
     placed, found = sharding.place_params(mesh, frozen), []
     for number in range(4):
         step, count = plan.step(number)
@@ -42,7 +42,7 @@ def losses(shape, stops=()):
             store = Store(Path(sys.argv[3]))
             store.save(number + 1, state)
             mesh = sharding.make_mesh(2, 1)
-            like = jax.device_put(fine_tuning.begin(tuning, own), sharding.state_shardings(mesh, tuning, own))
+            like = jax.device_put(fine_tuning.initial_state(tuning, own), sharding.state_shardings(mesh, tuning, own))
             _, state = store.restore(like)
             placed = sharding.place_params(mesh, frozen)
     matrix = state.trained["block_0"]["query"] if full else state.trained["adapter_0"]["query_up"]

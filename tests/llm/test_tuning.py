@@ -13,7 +13,7 @@ from helpers.decoders import LLAMA, NEOX, NETS, params_of
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.llm import batches, fine_tuning, lora
-from sublim_jax.llm.batches import Answer, Example
+from sublim_jax.llm.batches import Completion, Example
 from sublim_jax.nets import shapes
 from sublim_jax.pretrained import architectures
 
@@ -42,7 +42,7 @@ def some_examples(number=9, seed=0):
 
     def answer():
         size = rng.integers(1, 7)
-        return Answer(tuple(rng.integers(1, 50, size).tolist()), tuple(rng.uniform(0.5, 2, size).tolist()))
+        return Completion(tuple(rng.integers(1, 50, size).tolist()), tuple(rng.uniform(0.5, 2, size).tolist()))
 
     return [
         Example(
@@ -96,7 +96,7 @@ def test_only_answers_have_a_loss():
     assert predicted == sorted(token for example in examples for answer in example.answers for token in answer.tokens)
     unweighted = [
         example._replace(
-            answers=tuple(Answer(answer.tokens, (0.0,) * len(answer.tokens)) for answer in example.answers)
+            answers=tuple(Completion(answer.tokens, (0.0,) * len(answer.tokens)) for answer in example.answers)
         )
         for example in examples
     ]
@@ -139,7 +139,7 @@ def test_plan_reads_every_answer_once_in_an_epoch_and_in_another_order_in_the_ne
 
 
 def test_long_examples_are_divided_and_too_long_rows_refused():
-    answers = tuple(Answer((1, 2, 3, 4), (1.0,) * 4) for _ in range(5))
+    answers = tuple(Completion((1, 2, 3, 4), (1.0,) * 4) for _ in range(5))
     parts = batches.split_long([Example((7,) * 6, answers)], 13)
     assert [len(part.answers) for part in parts] == [2, 2, 1]
     with pytest.raises(ConfigError, match=r"config.student.length=8: must be at least 9, the longest row"):
@@ -156,8 +156,10 @@ def test_students_trained_at_once_are_those_trained_alone():
     parts, targets = max(plan.parts for plan in plans), max(plan.targets for plan in plans)
     plans = [plan._replace(parts=parts, targets=targets) for plan in plans]
     starts = [lora.fresh_adapters(net, keys.root(seed)) for seed in range(3)]
-    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(fine_tuning.begin(tuning, start) for start in starts))
-    alone = [fine_tuning.begin(tuning, start) for start in starts]
+    together = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(fine_tuning.initial_state(tuning, start) for start in starts)
+    )
+    alone = [fine_tuning.initial_state(tuning, start) for start in starts]
     for number in range(3):
         steps, counts = zip(*(plan.step(number) for plan in plans), strict=True)
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *steps)

@@ -225,25 +225,24 @@ infomorphic_transfer = FigureSpec(
     panels=(
         _pairs_panel("at/accuracy_own", "the student's own class head"),
         _pairs_panel("at/accuracy_matched", "the teacher's class head on the student's units"),
-        _pairs_panel("at/code_match", "units of one number", "correlation on test images"),
         _pairs_panel("at/hidden/{1}{2}", "what image and bits share", "information in bits, on noise"),
         Panel(
             "m",
             ("teacher",),
-            column="at/code_match",
+            column="at/accuracy_matched",
             where=_by_bits,
             log={},
             levels=(),
             xlabel="auxiliary bits",
-            ylabel="correlation on test images",
-            title="units of one number, by the number of bits",
+            ylabel="test accuracy",
+            title="the teacher's class head, by the number of bits",
             inside=True,
         ),
     ),
     size=(6.4, 3.2),
     text=(
         "Students that read their teacher's auxiliary bits on noise. Test accuracy with the student's class head and "
-        "with the teacher's (signs of units matched on noise, without labels); size of the correlation of units of one "
-        "number on test images; information that a unit's image and bits share about its output, measured on noise."
+        "with the teacher's (signs of units matched on noise, without labels); information that a unit's image and "
+        "bits share about its output, measured on noise."
     ),
 )
