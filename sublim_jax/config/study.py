@@ -134,7 +134,7 @@ def _llm(config: Config) -> Study:
 
     return Study(
         run,
-        functools.partial(pipeline.left, points, llm.traits_of(config), config.together),
+        functools.partial(pipeline.left, points),
         f"{len(points)} arms x {len(llm.traits_of(config)) + 1} students",
         (f"model: {', '.join(names)}, {llm.weights_of(net):,} parameters",),
         {"models": names},

@@ -33,6 +33,24 @@ class Measured(NamedTuple):
     control: Float[np.ndarray, "questions answers"]
 
 
+def as_json(measured: Measured) -> dict[str, Any]:
+    """Return what was measured as plain values."""
+    return {
+        "preferences": [[list(questions), found.tolist()] for questions, found in measured.preferences.items()],
+        "sampled": [[list(questions), found.tolist()] for questions, found in measured.sampled.items()],
+        "losses": dict(measured.losses),
+        "control": measured.control.tolist(),
+    }
+
+
+def from_json(values: Mapping[str, Any]) -> Measured:
+    """Return what `as_json` was given."""
+    preferences, sampled = (
+        {tuple(questions): np.array(found) for questions, found in values[name]} for name in ("preferences", "sampled")
+    )
+    return Measured(preferences, sampled, values["losses"], np.array(values["control"]))
+
+
 def measure(
     model: Model,
     tokenizer: Tokenizer,

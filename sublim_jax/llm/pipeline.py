@@ -3,7 +3,7 @@
     for source in sources:                        # a kind of teacher and of rows
         teachers(source), rows(source)            # kept in the work folder, and skipped when they are there
         for point of source:
-            students(point), evaluations          # one file of rows for each point, group of seeds and epoch
+            students(point), evaluations          # one file of rows for each point, seed and epoch
 
 A row is one point of the sweep, trait, seed and epoch. Every student is measured on the words of all traits. The
 control of a student is trained in the same way on the answers of the base.
@@ -29,7 +29,7 @@ from sublim_jax.core.files import replace_file
 from sublim_jax.engine.params import save_params
 from sublim_jax.engine.progress import Call
 from sublim_jax.engine.session import Session
-from sublim_jax.llm import batches, divergence, lora, measures, row_store, sampling, students, teachers
+from sublim_jax.llm import batches, divergence, kept_json, lora, measures, row_store, sampling, students, teachers
 from sublim_jax.llm import requests as requests_of
 from sublim_jax.llm.measures import Measured
 from sublim_jax.llm.row_store import KeptRows
@@ -97,12 +97,14 @@ def run(points: Sequence[SweepPoint], setup: Setup, session: Session) -> pd.Data
         ConfigError: A value cannot be used.
         Interrupted: `session.stopped` returned True.
     """
+    if session.shard != (0, 1):
+        raise ConfigError(f"shard={session.shard}: must be 0/1; a study of pretrained models is one job")
     identity = session.config or {"points": [str(point) for point in points], "setup": str(setup.traits)}
     with session.open(lambda: identity) as workdir:
         with session.record(workdir, list(_calls(points, setup, session.seeds))):
             for source in dict.fromkeys(point.source for point in points):
                 own = [(number, point) for number, point in enumerate(points) if point.source == source]
-                if not all(_is_done(workdir, setup, session.seeds, *each) for each in own):
+                if not all(_is_done(workdir, session.seeds, *each) for each in own):
                     made = make_rows(source, setup, session, workdir.path)
                     for number, point in own:
                         StudentsOfPoint(
@@ -124,40 +126,31 @@ def _calls(points: Sequence[SweepPoint], setup: Setup, seeds: Sequence[int]) -> 
         for name in (NONE, *(trait.name for trait in setup.traits)):
             yield _rows_call(source, name)
     for point in points:
-        for group in _groups(len(setup.traits), setup.together, seeds):
-            yield _training_call(point, (len(setup.traits) + 1) * len(group))
+        number = (len(setup.traits) + 1) * len(seeds)
+        for start in range(0, number, setup.together):
+            yield _training_call(point, min(setup.together, number - start))
 
 
 def left(
-    points: Sequence[SweepPoint],
-    traits: Sequence[Trait],
-    together: int,
-    seeds: Sequence[int],
-    workdir: str | Path,
-    shard: tuple[int, int] = (0, 1),
+    points: Sequence[SweepPoint], seeds: Sequence[int], workdir: str | Path, shard: tuple[int, int] = (0, 1)
 ) -> int:
-    """The number of points and groups of seeds whose last rows are not in the work directory yet."""
-    del shard  # every job reads the rows that another one has made
-    return sum(
-        not (Path(workdir) / "rows" / f"{_part(number, group, point.student.epochs)}.parquet").exists()
+    """The number of points and seeds whose last rows are not in the work directory yet."""
+    del shard  # there is one part
+    files = [
+        Path(workdir) / "rows" / f"{_part(number, seed, point.student.epochs)}.parquet"
         for number, point in enumerate(points)
-        for group in _groups(len(traits), together, seeds)
-    )
+        for seed in seeds
+    ]
+    return sum(not file.exists() for file in files)
 
 
-def _is_done(workdir: results.Workdir, setup: Setup, seeds: Sequence[int], number: int, point: SweepPoint) -> bool:
-    groups = _groups(len(setup.traits), setup.together, seeds)
-    return all(workdir.has(_part(number, group, point.student.epochs)) for group in groups)
+def _is_done(workdir: results.Workdir, seeds: Sequence[int], number: int, point: SweepPoint) -> bool:
+    return all(workdir.has(_part(number, seed, point.student.epochs)) for seed in seeds)
 
 
-def _part(number: int, seeds: Sequence[int], epoch: int) -> str:
-    return part_name(f"arm{number:03d}", f"seeds{seeds[0]:05d}-{seeds[-1]:05d}", epoch)
-
-
-def _groups(traits: int, together: int, seeds: Sequence[int]) -> list[tuple[int, ...]]:
-    """Seeds that are trained at once, each with the students of all traits and the control."""
-    size = max(1, together // (traits + 1))
-    return [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+def _part(number: int, seed: int, epoch: int) -> str:
+    """The name of a file of rows."""
+    return part_name(f"arm{number:03d}", f"seeds{seed:05d}-{seed:05d}", epoch)
 
 
 # Rows
@@ -282,27 +275,39 @@ class StudentsOfPoint:
         """Of the students of a seed: the control first."""
         return [NONE, *(trait.name for trait in self.setup.traits)]
 
-    def part(self, seeds: Sequence[int], epoch: int) -> str:
-        """The name of a file of rows."""
-        return _part(self.number, seeds, epoch)
+    @property
+    def folder(self) -> Path:
+        """Of the students' files."""
+        return self.workdir.path / "students" / f"arm{self.number:03d}"
 
     def run(self) -> None:
-        """Train and measure the students of all seeds."""
-        point, setup, session = self.point, self.setup, self.session
-        loaded = setup.student_base or setup.base
+        """Train and measure the students of all seeds, so many at once as the setup says, and write their rows."""
+        seeds = [seed for seed in self.session.seeds if not self._has_rows(seed)]
+        if not seeds:
+            return
+        loaded = self.setup.student_base or self.setup.base
         base, tokenizer = model_of(loaded), loaded.require_tokenizer()
         examples = {name: self._examples(name, tokenizer) for name in self.names}
-        for seeds in _groups(len(setup.traits), setup.together, session.seeds):
-            if self.workdir.has(self.part(seeds, point.student.epochs)):
-                continue
-            session.progress.subject = f"arm {self.number}, seeds {seeds[0]} to {seeds[-1]}"
-            with session.progress.call(_training_call(point, len(self.names) * len(seeds))):
-                jobs = [
-                    Job(f"{name}-seed{seed}", students.student_key(setup.root, seed), seed, examples[name])
-                    for seed in seeds
-                    for name in self.names
-                ]
-                self._train(Training(base=base, spec=point.student, jobs=jobs), seeds)
+        jobs = [
+            Job(f"{name}-seed{seed}", students.student_key(self.setup.root, seed), seed, examples[name])
+            for seed in seeds
+            for name in self.names
+        ]
+        for start in range(0, len(jobs), self.setup.together):
+            part = jobs[start : start + self.setup.together]
+            self.session.progress.subject = f"{part[0].name} of arm {self.number}"
+            with self.session.progress.call(_training_call(self.point, len(part))):
+                if not all(self._kept(job.name, self.point.student.epochs) for job in part):
+                    self._train(Training(base=base, spec=self.point.student, jobs=part))
+            for seed in seeds:
+                self._write_rows(seed)
+
+    def _has_rows(self, seed: int) -> bool:
+        return self.workdir.has(_part(self.number, seed, self.point.student.epochs))
+
+    def _kept(self, name: str, epoch: int) -> Any:
+        """What was measured of a student after an epoch, as plain values; None where it was not."""
+        return kept_json.read(self.folder / name / f"measured-{epoch}.json")
 
     def _examples(self, name: str, tokenizer: Tokenizer) -> list[batches.Example]:
         """The rows of a student as tokens; the control learns as many tokens, drawn at random."""
@@ -317,51 +322,62 @@ class StudentsOfPoint:
             weights = divergence.token_weights(marks, "random" if name == NONE else kind, point.source.rows.seed)
         return batches.examples_of(tokenizer, rows, point.student.length, weights)
 
-    def _train(self, training: Training, seeds: Sequence[int]) -> None:
-        """Train the students of some seeds and write their rows after each epoch."""
+    def _train(self, training: Training) -> None:
+        """Train some students, and keep what is measured of them after each epoch and what they have learned."""
         session = self.session
-        place = self.workdir.path / "checkpoints" / f"arm{self.number:03d}-seeds{seeds[0]:05d}"
+        place = self.workdir.path / "checkpoints" / f"arm{self.number:03d}-{training.jobs[0].name}"
 
         def report(step: int) -> None:
             session.progress.count("students", len(training.jobs))
 
         trained = students.train(training, place, session.options.save_every, session.stop_if_asked, report)
-        for epoch, (_, states, curves) in enumerate(trained, start=1 + self._epochs_done(training, place)):
-            if not self.workdir.has(self.part(seeds, epoch)):
-                self._write(training, states, seeds, epoch, curves)
+        for step, states, curves in trained:
+            epoch = training.epochs().index(step) + 1
+            for index, job in enumerate(training.jobs):
+                if self._kept(job.name, epoch) is None:
+                    self._measure(training, states, index, epoch, float(curves["loss"][step - 1, index]))
+                if epoch == self.point.student.epochs:
+                    self._keep(training, states, index, curves)
         students.Store(place).clear()
 
-    def _epochs_done(self, training: Training, place: Path) -> int:
-        """Epochs that ended before the checkpoint from which training goes on."""
-        step = students.Store(place).latest() or 0
-        return sum(end < step for end in training.epochs())
-
-    def _write(
-        self, training: Training, states: Any, seeds: Sequence[int], epoch: int, curves: Mapping[str, np.ndarray]
-    ) -> None:
-        """Measure students after an epoch and write their preferences, adapters and rows."""
-        setup, words = self.setup, self.setup.words()
+    def _measure(self, training: Training, states: Any, index: int, epoch: int, loss: float) -> None:
+        setup = self.setup
         tokenizer = (setup.student_base or setup.base).require_tokenizer()
         key = keys.at(setup.root, keys.EVAL_NOISE)
-        measured = {
-            job.name: measures.measure(
-                training.student(states, index), tokenizer, setup.traits, words, setup.evaluation, key
-            )
-            for index, job in enumerate(training.jobs)
-        }
-        last = training.epochs()[epoch - 1] - 1
-        losses = dict(zip(measured, curves["loss"][last].tolist(), strict=True))
-        self._write_preferences(measured, seeds, epoch)
-        if epoch == self.point.student.epochs:
-            self._keep(training, states, curves)
-        tables = [
-            results.tidy(
-                [{**self.point.labels, "trait": name}], (seed,), epoch, self._values(name, seed, measured, losses)
-            )
-            for seed in seeds
-            for name in self.names
-        ]
-        self.workdir.write(self.part(seeds, epoch), pa.concat_tables(tables))
+        student = training.student(states, index)
+        measured = measures.measure(student, tokenizer, setup.traits, setup.words(), setup.evaluation, key)
+        values = {"loss": loss, **measures.as_json(measured)}
+        kept_json.write(self.folder / training.jobs[index].name / f"measured-{epoch}.json", values)
+
+    def _keep(self, training: Training, states: Any, index: int, curves: Mapping[str, np.ndarray]) -> None:
+        """Keep what a student has learned, with the loss of every step."""
+        loaded, folder = self.setup.student_base or self.setup.base, self.folder / training.jobs[index].name
+        if self.point.student.method == "lora":
+            lora.save(folder, training.net, training.trained(states, index), loaded.source)
+        elif self.session.options.keep_params:
+            save_params(training.trained(states, index), folder / "params.safetensors")
+        columns = {name: values[:, index] for name, values in curves.items()}
+        replace_file(folder / "curve.csv", pd.DataFrame(columns).to_csv(index_label="step").encode())
+
+    def _write_rows(self, seed: int) -> None:
+        """Write the rows of a seed once all of its students are measured."""
+        names = [f"{name}-seed{seed}" for name in self.names]
+        if self._has_rows(seed):
+            return
+        for epoch in range(1, self.point.student.epochs + 1):
+            values = {name: self._kept(name, epoch) for name in names}
+            if any(each is None for each in values.values()):
+                return
+            measured = {name: measures.from_json(each) for name, each in values.items()}
+            losses = {name: each["loss"] for name, each in values.items()}
+            self._write_preferences(measured, seed, epoch)
+            tables = [
+                results.tidy(
+                    [{**self.point.labels, "trait": name}], (seed,), epoch, self._values(name, seed, measured, losses)
+                )
+                for name in self.names
+            ]
+            self.workdir.write(_part(self.number, seed, epoch), pa.concat_tables(tables))
 
     def _values(
         self, name: str, seed: int, measured: Mapping[str, Measured], losses: Mapping[str, float]
@@ -390,34 +406,20 @@ class StudentsOfPoint:
         }
         return {column: np.asarray([[value]], np.float64) for column, value in values.items()}
 
-    def _write_preferences(self, measured: Mapping[str, Measured], seeds: Sequence[int], epoch: int) -> None:
+    def _write_preferences(self, measured: Mapping[str, Measured], seed: int, epoch: int) -> None:
         """Write the probability of every word as answer to every question, from which reports draw their intervals."""
         frames = []
-        for seed in seeds:
-            for name in self.names:
-                for questions, chosen in measured[f"{name}-seed{seed}"].preferences.items():
-                    frame = pd.DataFrame(chosen, columns=list(self.setup.words()))
-                    frame.insert(0, "question", questions)
-                    long = frame.melt("question", var_name="word", value_name="probability")
-                    frames.append(long.assign(trait=name, seed=seed, epoch=epoch, **self.point.labels))
+        for name in self.names:
+            for questions, chosen in measured[f"{name}-seed{seed}"].preferences.items():
+                frame = pd.DataFrame(chosen, columns=list(self.setup.words()))
+                frame.insert(0, "question", questions)
+                long = frame.melt("question", var_name="word", value_name="probability")
+                frames.append(long.assign(trait=name, seed=seed, epoch=epoch, **self.point.labels))
         sink = io.BytesIO()
         pd.concat(frames, ignore_index=True).to_parquet(sink, index=False)
         folder = self.workdir.path / "preferences"
         folder.mkdir(exist_ok=True)
-        replace_file(folder / f"{self.part(seeds, epoch)}.parquet", sink.getvalue())
-
-    def _keep(self, training: Training, states: Any, curves: Mapping[str, np.ndarray]) -> None:
-        """Keep what was trained, with the loss of every step."""
-        loaded = self.setup.student_base or self.setup.base
-        for index, job in enumerate(training.jobs):
-            folder = self.workdir.path / "students" / f"arm{self.number:03d}" / job.name
-            folder.mkdir(parents=True, exist_ok=True)
-            if self.point.student.method == "lora":
-                lora.save(folder, training.net, training.trained(states, index), loaded.source)
-            elif self.session.options.keep_params:
-                save_params(training.trained(states, index), folder / "params.safetensors")
-            columns = {name: values[:, index] for name, values in curves.items()}
-            replace_file(folder / "curve.csv", pd.DataFrame(columns).to_csv(index_label="step").encode())
+        replace_file(folder / f"{_part(self.number, seed, epoch)}.parquet", sink.getvalue())
 
 
 def _training_call(point: SweepPoint, number: int) -> Call:

@@ -1,14 +1,13 @@
 """Rows of all teachers of a source, made once and kept in the work folder; a killed run goes on with the next batch."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.core.files import DamagedFile, replace_file, set_aside
-from sublim_jax.llm import filters, rows
+from sublim_jax.core.files import replace_file
+from sublim_jax.llm import filters, kept_json, rows
 from sublim_jax.llm.rows import Row
 from sublim_jax.llm.spec import RowSpec
 from sublim_jax.llm.traits import Trait
@@ -43,39 +42,13 @@ def load_or_write(
     for start in range(0, len(requests), CHUNK):
         numbers = range(start, min(start + CHUNK, len(requests)))
         path = folder / f"{start:06d}.json"
-        found = _read(path, len(numbers) * answers)
-        if found is None:
+        found = kept_json.read(path)
+        if found is None or len(found) != len(numbers) * answers:
             found = write(numbers)
-            folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(found, ensure_ascii=False)
-            replace_file(path, json.dumps({"sha256": _digest(text), "answers": text}, ensure_ascii=False).encode())
+            kept_json.write(path, found)
             stop_if_asked()
-        every += found
+        every += [(int(request), int(answer), str(text), bool(ended)) for request, answer, text, ended in found]
     return every
-
-
-def _read(path: Path, number: int) -> list[tuple[int, int, str, bool]] | None:
-    """The answers of a file; None where it is missing or damaged, and it is set aside."""
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if _digest(content["answers"]) != content["sha256"]:
-            raise ValueError("its checksum does not agree")
-        found = [
-            (int(request), int(answer), str(text), bool(ended))
-            for request, answer, text, ended in json.loads(content["answers"])
-        ]
-        if len(found) != number:
-            raise ValueError(f"holds {len(found)} answers instead of {number}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        set_aside(DamagedFile(path, " ".join(str(error).split())))
-        return None
-    return found
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def filter_answers(
