@@ -106,7 +106,7 @@ def test_run_that_stops_again_and_again_gives_the_same_rows(done, base, tmp_path
             break
         except Interrupted:
             assert attempt < 59
-    assert attempt > 3
+    assert attempt > 1
     if together == 1:
         pd.testing.assert_frame_equal(found, expected, check_exact=True)
     else:  # products of several students at once differ by rounding, which Adam enlarges

@@ -103,6 +103,7 @@ def disturbed(server, where, words, kills, rng, shards):
     for attempt in range(5 * kills):
         if done == kills:
             break
+        finished = True
         for shard in shards:
             how = rng.choice(("rename", "rename", "time"))
             moment = {"seconds": rng.uniform(0.3, 4)} if how == "time" else {"rename": rng.randrange(1, 7)}
@@ -112,11 +113,12 @@ def disturbed(server, where, words, kills, rng, shards):
             assert ended["code"] in (0, KILLED), ended["stderr"]
             assert "Traceback" not in ended["stderr"], ended["stderr"]
             done += ended["code"] == KILLED
-        if attempt % 3 == 2:
-            damaged += damage(where / "broken", rng)
-        if ended["code"] == 0 and done < kills:  # finished too early: begin once more
+            finished &= ended["code"] == 0
+        if finished and done < kills:  # too early: begin once more
             assert rows(where / "broken").equals(rows(where / "plain"))
             shutil.rmtree(where / "broken")
+        elif attempt % 3 == 2:
+            damaged += damage(where / "broken", rng)
     for shard in (*shards, *shards[:-1]):  # of several jobs the last one may have found damage of the others
         ended = server.run(where, *words, *shard, "--workdir=broken")
         assert ended["code"] == 0, ended["stderr"]
