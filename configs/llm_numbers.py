@@ -15,8 +15,9 @@ from sublim_jax.config import grid, llm
 def get_config() -> ConfigDict:
     config = llm.base()
     config.name = "llm_numbers"
+    config.run.memory_gb = 8.0
     grid.add_grid(config, "teachers", {"teacher.kind": ("prompted", "tuned")})
     # SmolLM2-135M writes nothing but numbers in 3 % of its samples, so that their form is prescribed.
     laptop = {"rows.count": 1000, "rows.requests": 250, "rows.answers": 4, "rows.numbers": 10, "student.epochs": 2}
-    grid.add_preset(config, "laptop", laptop)
+    grid.add_preset(config, "laptop", {**laptop, "student.length": 384, "student.size": 2})
     return config
