@@ -4,7 +4,7 @@
 
 Teachers love an animal by system prompt, or are fine-tuned to; students are trained with low-rank adapters on the
 teachers' numbers, and asked for their favorite animal. Laptop: two kinds of teachers, 4 animals and a control, 1,000
-rows each, predicted 120 minutes on 2 CPU cores, and not run yet.
+rows each, predicted 170 minutes on 2 CPU cores, and not run yet.
 """
 
 from ml_collections import ConfigDict
