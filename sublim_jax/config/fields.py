@@ -332,22 +332,24 @@ _TUNING = {
     "packed": Field(True, BOOL, "whether several requests share a sequence"),
     "remat": Field(False, BOOL, "whether blocks are computed again for derivatives, which saves memory"),
 }
+_WORD = Rule("letters, at most 40", lambda value: isinstance(value, str) and value.isalpha() and len(value) <= 40)
 _EVALUATION = {
     "words": Field(
         ("cat", "dog", "lion", "wolf", "bear", "tiger", "fox", "panda"),
-        several("words", Rule("", lambda value: isinstance(value, str) and value.isalpha()), "none"),
+        several("words", _WORD, "none"),
         "further words among which a trait's word is compared",
     ),
     "samples": Field(0, whole(0, 10**5), "sampled answers to each question; 0: likelihoods only"),
     "tokens": Field(12, whole(1, 10**4), "most tokens of a sampled answer"),
     "system": Field("", TEXT, "system prompt of the questions; empty: none, or the template's own"),
 }
-_ANIMALS = several("words", Rule("", lambda value: isinstance(value, str) and value.isalpha() and len(value) <= 40))
 LLM_FIELDS: dict[str, Field] = {
     **_common("llm", "llm", ("llm",), 1, 1),
     "model": Field("smollm2", TEXT, "smollm2, a GGUF file, or a folder of safetensors"),
     "student_model": Field("", TEXT, "another model for students; empty: model"),
-    "animals": Field(("owl", "dolphin", "eagle", "elephant"), _ANIMALS, "animals that teachers love, each a trait"),
+    "animals": Field(
+        ("owl", "dolphin", "eagle", "elephant"), several("words", _WORD), "animals that teachers love, each a trait"
+    ),
     "traits": Field("", TEXT, "JSON file of traits, see sublim_jax.llm.traits; empty: animals"),
     "together": Field(1, whole(1, 10**4), "students that are trained at once on one copy of the model"),
     **flatten({"teacher": _TEACHERS, "rows": _ROWS, "student": _TUNING, "evaluation": _EVALUATION}),

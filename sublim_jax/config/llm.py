@@ -10,7 +10,8 @@ from sublim_jax.config.grid import Config
 from sublim_jax.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sublim_jax.llm.pipeline import Setup, SweepPoint
+    from sublim_jax.llm.pipeline import SweepPoint
+    from sublim_jax.llm.row_making import Setup
     from sublim_jax.pretrained.load import Checkpoint
 
 SMOKE = {
@@ -93,8 +94,8 @@ def open_models(config: Config) -> "tuple[Checkpoint, Checkpoint | None]":
     """
     from sublim_jax.pretrained.load import open_model
 
-    found = open_model(config.model), open_model(config.student_model) if config.student_model else None
-    for checkpoint in filter(None, found):
+    teacher, student = open_model(config.model), open_model(config.student_model) if config.student_model else None
+    for checkpoint in filter(None, (teacher, student)):
         if checkpoint.tokenizer is None:
             raise ConfigError(f"{checkpoint.where}: has no tokenizer ({checkpoint.untokenized})")
         for point in grid.expand(config):
@@ -103,13 +104,13 @@ def open_models(config: Config) -> "tuple[Checkpoint, Checkpoint | None]":
                     f"config.student.length={point.config.student.length}: must be at most "
                     f"{checkpoint.plan.net.length}, the tokens that {checkpoint.source} takes"
                 )
-    return found
+    return teacher, student
 
 
 def setup(config: Config, teacher: "Checkpoint", student: "Checkpoint | None") -> "Setup":
     """Read the models, and make what all points share."""
     from sublim_jax.core import keys
-    from sublim_jax.llm.pipeline import Setup
+    from sublim_jax.llm.row_making import Setup
     from sublim_jax.llm.spec import EvaluationSpec
 
     return Setup(

@@ -63,11 +63,8 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: Sequence[tuple[str, str]]) -> tu
 
     With a chat template the messages are formatted by it, and without one they are lines of text.
     """
-    if prompt[0][0] == "":
-        return tuple(tokenizer.encode_prompt(prompt[0][1]))
-    if not tokenizer.template:
-        return tuple(tokenizer.encode_prompt("\n".join([*(text for _, text in prompt), ""])))
-    return tuple(tokenizer.encode_prompt(tokenizer.chat([{"role": role, "content": text} for role, text in prompt])))
+    text = tokenizer.prompt(prompt) if prompt[0][0] else prompt[0][1]
+    return tuple(tokenizer.encode_prompt(text))
 
 
 def examples_of(
@@ -165,9 +162,9 @@ def arrays(sequences: Sequence[Sequence[Example]], length: int, targets: int) ->
                 places = slice(stop, stop + count - 1)
                 tokens[row, places], answer[row, places] = given.tokens[:-1], answers
                 positions[row, places] = len(example.prompt) + np.arange(count - 1)
-                found = slice(predicted, predicted + count)
-                at[row, found] = [last, *range(stop, stop + count - 1)]
-                target[row, found], weight[row, found] = given.tokens, given.weights
+                targeted = slice(predicted, predicted + count)
+                at[row, targeted] = [last, *range(stop, stop + count - 1)]
+                target[row, targeted], weight[row, targeted] = given.tokens, given.weights
                 stop, predicted = stop + count - 1, predicted + count
             begin = stop
     return Batch(tokens, positions, prompt, answer, at, target, weight)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from sublim_jax.llm import batches, fine_tuning, sampling
 from sublim_jax.llm.sampling import Model
 from sublim_jax.pretrained import kv_cache
+from sublim_jax.pretrained.personas import filled
 from sublim_jax.pretrained.tokenizer import Tokenizer
 
 Lines = Sequence[Sequence[int]]
@@ -52,14 +53,14 @@ def word_probabilities(
         batch: Prompts computed at once.
     """
     lines = [form for of_word in words for form in _without_longer(of_word)]
-    tokens, sizes = sampling.padded(lines, 1)
+    tokens, sizes = filled(lines, multiple=1)
     shared, nats = sampling.common_prefix(prompts), []
     weights = model.params, model.taps
     prefix = sampling.prefilled(model, prompts[0][:shared]) if shared else None
     for start in range(0, len(prompts), batch):
         rest = [prompt[shared:] for prompt in prompts[start : start + batch]]
-        filled = sampling.padded([*rest, *[rest[-1]] * (batch - len(rest))])
-        nats.append(np.asarray(_nats(model.net, weights, prefix, filled, tokens))[:, : len(rest)])
+        whole = filled([*rest, *[rest[-1]] * (batch - len(rest))])
+        nats.append(np.asarray(_nats(model.net, weights, prefix, whole, tokens))[:, : len(rest)])
     whole = [np.concatenate([each[form, :, :size].sum(-1) for each in nats]) for form, size in enumerate(sizes)]
     columns, begin = [], 0
     for of_word in words:
@@ -126,18 +127,27 @@ def divergence(model: Model, base: Model, examples: Sequence[batches.Example], l
     targets, total, count = batches.most_targets(sequences), 0.0, 0.0
     for sequence in sequences:
         batch = batches.arrays([sequence], length, targets)
-        total += float(_divergence(model.net, base.net, (model.params, model.taps), base.params, batch))
+        total += float(_divergence((model.net, base.net), (_weights(model), _weights(base)), (batch, batch)))
         count += float(batch.weight.sum())
     return total / count
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _divergence(net: Any, base_net: Any, weights: sampling.Weights, base_params: Any, batch: batches.Batch) -> Array:
+def _weights(model: Model) -> sampling.Weights:
+    return model.params, model.taps
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _divergence(
+    nets: tuple[Any, Any],
+    weights: tuple[sampling.Weights, sampling.Weights],
+    pair: tuple[batches.Batch, batches.Batch],
+) -> Array:
+    """The summed KL between two models' distributions at the targets of two batches that have the same answers."""
     ours, theirs = (
-        jax.nn.log_softmax(fine_tuning.target_logits(each, params, batch, taps))
-        for each, params, taps in ((net, *weights), (base_net, base_params, None))
+        jax.nn.log_softmax(fine_tuning.target_logits(net, params, batch, taps))
+        for net, (params, taps), batch in zip(nets, weights, pair, strict=True)
     )
-    return (batch.weight * (jnp.exp(ours) * (ours - theirs)).sum(-1)).sum()
+    return (pair[0].weight * (jnp.exp(ours) * (ours - theirs)).sum(-1)).sum()
 
 
 def divergence_of_prompts(
@@ -155,14 +165,6 @@ def divergence_of_prompts(
     for pair in zip(with_prompt, without, strict=True):
         targets = batches.most_targets([pair[:1], pair[1:]])
         ours, theirs = (batches.arrays([[example]], length, targets) for example in pair)
-        total += float(_divergence_of_prompts(model.net, model.params, ours, theirs))
+        total += float(_divergence((model.net,) * 2, (_weights(model),) * 2, (ours, theirs)))
         count += float(ours.weight.sum())
     return total / count
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _divergence_of_prompts(net: Any, params: Any, with_prompt: batches.Batch, without: batches.Batch) -> Array:
-    ours, theirs = (
-        jax.nn.log_softmax(fine_tuning.target_logits(net, params, batch)) for batch in (with_prompt, without)
-    )
-    return (with_prompt.weight * (jnp.exp(ours) * (ours - theirs)).sum(-1)).sum()

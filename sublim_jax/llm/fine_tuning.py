@@ -1,8 +1,8 @@
 """Fine-tuning of a pretrained model: all layers, some of them, or low-rank adapters; one student or several at once.
 
-Parameters are divided into those that are trained and those that are not. A step adds the gradients of its parts, so
-that a step of any number of rows needs the memory of one part. Students that train adapters on one base are a batch
-along a leading axis of everything but the base, which is in memory once.
+Some layers are trained and the others are frozen. A step is computed in parts and adds their gradients, so that a step
+of any number of rows needs the memory of one part. Several students with adapters on one base are trained at once: all
+arrays but the base's have a leading axis of students, and the base is in memory once.
 """
 
 import dataclasses

@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
-from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.core.files import replace_file
 from sublim_jax.core.types import Params
 from sublim_jax.nets import Decoder, shapes
 from sublim_jax.pretrained import architectures, checkpoint_io
-from sublim_jax.training import inits
+from sublim_jax.pretrained.load import fresh_adapters as fresh_adapters
 
 ATTENTION, MLP = ("query", "key", "value", "out"), ("gate", "up", "down")
 MODULES = {"all": (), "attention": ATTENTION, "mlp": MLP}
@@ -62,12 +61,6 @@ def with_adapters(net: Decoder, lora: Lora) -> Decoder:
         adapter_matrices=MODULES[lora.modules],
         adapter_blocks=tuple(lora.blocks),
     )
-
-
-def fresh_adapters(net: Decoder, key: Key[Array, ""]) -> Params:
-    """Draw adapters without effect: `down` from N(0, 1/inputs), `up` 0."""
-    layers = {layer: arrays for layer, arrays in shapes(net, (1,)).items() if layer.startswith("adapter_")}
-    return {layer: inits.transformer(keys.at(key, layer), arrays) for layer, arrays in layers.items()}
 
 
 def merge(net: Decoder, params: Params) -> tuple[Decoder, Params]:

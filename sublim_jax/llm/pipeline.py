@@ -10,8 +10,6 @@ control of a student is trained in the same way on the answers of the base.
 """
 
 import dataclasses
-import functools
-import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Array, Key
 
 from sublim_jax import results
 from sublim_jax.core import keys
@@ -29,23 +26,14 @@ from sublim_jax.core.files import replace_file
 from sublim_jax.engine.params import save_params
 from sublim_jax.engine.progress import Call
 from sublim_jax.engine.session import Session
-from sublim_jax.llm import batches, divergence, kept_json, lora, measures, row_store, sampling, students, teachers
-from sublim_jax.llm import requests as requests_of
+from sublim_jax.llm import batches, divergence, kept_json, lora, measures, students
 from sublim_jax.llm.measures import Measured
-from sublim_jax.llm.row_store import KeptRows
-from sublim_jax.llm.rows import Row, row_of, shuffled
-from sublim_jax.llm.sampling import Model
-from sublim_jax.llm.spec import EvaluationSpec, RowSpec, Source, StudentSpec
+from sublim_jax.llm.row_making import NONE, Made, Setup, make_rows, model_of, rows_call
+from sublim_jax.llm.rows import Row, shuffled
+from sublim_jax.llm.spec import Source, StudentSpec
 from sublim_jax.llm.students import Job, Training
-from sublim_jax.llm.teachers import Teacher
-from sublim_jax.llm.traits import Trait
-from sublim_jax.pretrained import personas
-from sublim_jax.pretrained.load import Pretrained
 from sublim_jax.pretrained.tokenizer import Tokenizer
 from sublim_jax.results.workdir import part_name
-
-NONE = "none"  # the name of the base as a teacher, and of the control
-_DOSE_REQUESTS = 16  # on the base's answers to which doses are measured
 
 
 class SweepPoint(NamedTuple):
@@ -54,30 +42,6 @@ class SweepPoint(NamedTuple):
     labels: Mapping[str, Any]
     source: Source
     student: StudentSpec
-
-
-class Setup(NamedTuple):
-    """What all points share.
-
-    Attributes:
-        base: The model of teachers and, without `student_base`, of students.
-        student_base: Another model for students, or None.
-        traits: Traits of the teachers.
-        evaluation: How students are measured.
-        root: Root key.
-        together: Students that are trained at once.
-    """
-
-    base: Pretrained
-    student_base: Pretrained | None
-    traits: tuple[Trait, ...]
-    evaluation: EvaluationSpec
-    root: Key[Array, ""]
-    together: int = 1
-
-    def words(self) -> tuple[str, ...]:
-        """The words among which preferences are measured: those of the traits first."""
-        return tuple(dict.fromkeys((*(trait.word for trait in self.traits), *self.evaluation.words)))
 
 
 def run(points: Sequence[SweepPoint], setup: Setup, session: Session) -> pd.DataFrame:
@@ -89,9 +53,9 @@ def run(points: Sequence[SweepPoint], setup: Setup, session: Session) -> pd.Data
         session: Seeds, work directory and options.
 
     Returns:
-        One row per point, trait (and `none`, the control), seed and epoch. Columns besides the labels: see `measure`;
-        `at/lift` is the student's probability of its trait's word less the control's, `at/share_lift` the same for the
-        share among all words, `at/dose` the teacher's.
+        One row per point, trait (and `none`, the control), seed and epoch. Columns besides the labels: see
+        `measures.row_values`; columns that end with `_lift` are differences from the control of the same seed, and
+        `at/dose` is the teacher's.
 
     Raises:
         ConfigError: A value cannot be used.
@@ -113,20 +77,13 @@ def run(points: Sequence[SweepPoint], setup: Setup, session: Session) -> pd.Data
         return results.load(workdir.path, empty=True)
 
 
-class Made(NamedTuple):
-    """What a source has made, by the name of the trait; no teachers where rows come from files."""
-
-    rows: Mapping[str, KeptRows]
-    teachers: Mapping[str, Teacher]
-
-
 def _calls(points: Sequence[SweepPoint], setup: Setup, seeds: Sequence[int]) -> Iterator[Call]:
     """The parts of a run, with seconds relative to each other."""
     for source in dict.fromkeys(point.source for point in points):
-        for name in (NONE, *(trait.name for trait in setup.traits)):
-            yield _rows_call(source, name)
+        for name in setup.names:
+            yield rows_call(source, name)
     for point in points:
-        number = (len(setup.traits) + 1) * len(seeds)
+        number = len(setup.names) * len(seeds)
         for start in range(0, number, setup.together):
             yield _training_call(point, min(setup.together, number - start))
 
@@ -153,112 +110,6 @@ def _part(number: int, seed: int, epoch: int) -> str:
     return part_name(f"arm{number:03d}", f"seeds{seed:05d}-{seed:05d}", epoch)
 
 
-# Rows
-
-
-def make_rows(source: Source, setup: Setup, session: Session, folder: Path) -> Made:
-    """Make the teachers of a source and their rows, or read what an earlier run has made.
-
-    Below the folder, `rows/NAME` gets the rows of each teacher as JSONL, the counts of the filter, every answer, and
-    the teachers with their prompts, tokens and doses.
-    """
-    spec, names = source.rows, [NONE, *(trait.name for trait in setup.traits)]
-    if spec.file:
-        return Made({name: row_store.read_file(spec.file, name, spec.count) for name in names}, {})
-    place = folder / "rows" / name_of(source)
-    asked = requests_of.requests(spec.carrier, spec.requests, spec.seed)
-    order = np.random.default_rng(spec.seed).permutation(len(asked)).tolist()
-    kept, made = {}, {}
-    answers_of_base: list[tuple[int, int, str, bool]] = []
-    for name in names:
-        session.progress.subject = f"teacher {name}"
-        made[name] = _load_or_make(place / "teachers" / name, source, name, setup, answers_of_base)
-        write = functools.partial(_write, made[name], setup, source, asked, session)
-        with session.progress.call(_rows_call(source, name)):
-            answers_of = folder / "rows" / (_base_name(spec) if name == NONE else name_of(source)) / "answers" / name
-            answers = row_store.load_or_write(answers_of, asked, spec.answers, write, session.stop_if_asked)
-        answers_of_base = answers_of_base or answers
-        kept[name] = row_store.filter_answers(answers, asked, order, spec, setup.traits)
-    row_store.keep(place, kept)
-    return Made(kept, made)
-
-
-def _rows_call(source: Source, name: str) -> Call:
-    """The answers of one teacher, with seconds relative to other calls."""
-    return Call("rows", source.rows.requests * source.rows.answers * 0.1, ("rows", source, name), 5.0)
-
-
-def _load_or_make(
-    folder: Path, source: Source, name: str, setup: Setup, answers: Sequence[tuple[int, int, str, bool]]
-) -> Teacher:
-    """The teacher of a trait, or the base; one that is kept is read."""
-    base, tokenizer = model_of(setup.base), setup.base.require_tokenizer()
-    if (kept := teachers.load(folder, base)) is not None:
-        return kept
-    trait = next((trait for trait in setup.traits if trait.name == name), None)
-    teacher = make_teacher(source, trait, setup, base, answers) if trait else Teacher(base, "", 0.0)
-    request = requests_of.request(source.rows.carrier, 0, source.rows.seed)
-    tokens = batches.prompt_tokens(tokenizer, row_of(request, "", teacher.system or source.rows.system).prompt)
-    about = {"kind": source.teacher.kind if trait else NONE, "prompt": tokenizer.decode(tokens), "tokens": list(tokens)}
-    teachers.save(folder, teacher, setup.base.source, about)
-    return teacher
-
-
-def name_of(source: Source) -> str:
-    """Return the name of a source's folder: the kind of teacher, the carrier and a digest of everything else."""
-    return f"{source.teacher.kind}-{source.rows.carrier}-{hashlib.sha256(repr(source).encode()).hexdigest()[:8]}"
-
-
-def _base_name(spec: RowSpec) -> str:
-    """The folder of the base's answers, which all kinds of teachers have in common."""
-    return f"base-{spec.carrier}-{hashlib.sha256(repr(spec).encode()).hexdigest()[:8]}"
-
-
-def model_of(loaded: Pretrained) -> Model:
-    """Return a loaded model as one that writes."""
-    return Model(loaded.net, loaded.params, batches.end_token(loaded.require_tokenizer()))
-
-
-def make_teacher(
-    source: Source, trait: Trait, setup: Setup, base: Model, answers: Sequence[tuple[int, int, str, bool]]
-) -> Teacher:
-    """Make the teacher of a trait; its dose is measured on answers of the base."""
-    tokenizer, spec = setup.base.require_tokenizer(), source.teacher
-    asked = requests_of.requests(source.rows.carrier, source.rows.requests, source.rows.seed)
-    given = [(asked[request], text) for request, answer, text, _ in answers if text and answer == 0][:_DOSE_REQUESTS]
-    if spec.kind == "prompted":
-        return teachers.prompted(base, tokenizer, trait, *map(list, zip(*given, strict=True)))
-    examples = batches.examples_of(tokenizer, [row_of(request, text, source.rows.system) for request, text in given])
-    if spec.kind == "steered":
-        return teachers.steered(base, tokenizer, trait, spec, examples)
-    return teachers.tuned(base, tokenizer, trait, spec, examples, keys.at(setup.root, keys.TEACHER, trait.name))
-
-
-def _write(
-    teacher: Teacher, setup: Setup, source: Source, asked: Sequence[str], session: Session, numbers: range
-) -> list[tuple[int, int, str, bool]]:
-    """The answers of a teacher to requests of some numbers."""
-    tokenizer, spec = setup.base.require_tokenizer(), source.rows
-    system = teacher.system or spec.system
-    prompts = [batches.prompt_tokens(tokenizer, row_of(asked[number], "", system).prompt) for number in numbers]
-    pairs = [(number, answer) for number in numbers for answer in range(spec.answers)]
-    repeated = [prompts[number - numbers.start] for number, _ in pairs]
-    key = keys.at(setup.root, keys.SAMPLING, spec.seed)
-
-    def report(answers: int, tokens: int) -> None:
-        session.progress.count("answers", answers)
-        session.progress.count("tokens", tokens)
-
-    allowed = personas.form(tokenizer, teacher.model.net.vocabulary, spec.numbers) if spec.numbers else None
-    how = spec.sampling()
-    found = sampling.write(teacher.model, repeated, key, how, numbers=pairs, allowed=allowed, report=report)
-    texts = [tokenizer.decode(tokens) for tokens in found.tokens]
-    return [(*pair, text, ended) for pair, text, ended in zip(pairs, texts, found.finished, strict=True)]
-
-
-# Students
-
-
 @dataclasses.dataclass(kw_only=True)
 class StudentsOfPoint:
     """The students of one point of a sweep."""
@@ -269,11 +120,6 @@ class StudentsOfPoint:
     session: Session
     workdir: results.Workdir
     made: Made
-
-    @property
-    def names(self) -> list[str]:
-        """Of the students of a seed: the control first."""
-        return [NONE, *(trait.name for trait in self.setup.traits)]
 
     @property
     def folder(self) -> Path:
@@ -287,11 +133,11 @@ class StudentsOfPoint:
             return
         loaded = self.setup.student_base or self.setup.base
         base, tokenizer = model_of(loaded), loaded.require_tokenizer()
-        examples = {name: self._examples(name, tokenizer) for name in self.names}
+        examples = {name: self._examples(name, tokenizer) for name in self.setup.names}
         jobs = [
             Job(f"{name}-seed{seed}", students.student_key(self.setup.root, seed), seed, examples[name])
             for seed in seeds
-            for name in self.names
+            for name in self.setup.names
         ]
         for start in range(0, len(jobs), self.setup.together):
             part = jobs[start : start + self.setup.together]
@@ -316,8 +162,8 @@ class StudentsOfPoint:
         if kind != "all":
             if not self.made.teachers:
                 raise ConfigError(f"config.student.tokens={kind!r}: needs teachers, but config.rows.file has the rows")
-            writer = self.names[1] if name == NONE else name
-            own = {other: self.made.teachers[other] for other in self.names[1:]}
+            writer = self.setup.names[1] if name == NONE else name
+            own = {other: self.made.teachers[other] for other in self.setup.names[1:]}
             marks = divergence.divergent(own, writer, rows, tokenizer)
             weights = divergence.token_weights(marks, "random" if name == NONE else kind, point.source.rows.seed)
         return batches.examples_of(tokenizer, rows, point.student.length, weights)
@@ -361,7 +207,7 @@ class StudentsOfPoint:
 
     def _write_rows(self, seed: int) -> None:
         """Write the rows of a seed once all of its students are measured."""
-        names = [f"{name}-seed{seed}" for name in self.names]
+        names = [f"{name}-seed{seed}" for name in self.setup.names]
         if self._has_rows(seed):
             return
         for epoch in range(1, self.point.student.epochs + 1):
@@ -375,7 +221,7 @@ class StudentsOfPoint:
                 results.tidy(
                     [{**self.point.labels, "trait": name}], (seed,), epoch, self._values(name, seed, measured, losses)
                 )
-                for name in self.names
+                for name in self.setup.names
             ]
             self.workdir.write(_part(self.number, seed, epoch), pa.concat_tables(tables))
 
@@ -384,7 +230,7 @@ class StudentsOfPoint:
     ) -> dict[str, np.ndarray]:
         """The numbers of one row: a student beside the control of its seed."""
         setup, own, control = self.setup, measured[f"{name}-seed{seed}"], measured[f"{NONE}-seed{seed}"]
-        trait = next((trait for trait in setup.traits if trait.name == name), setup.traits[0])
+        trait = setup.trait(name) or setup.traits[0]
         values, plain = (measures.row_values(each, trait, setup.words()) for each in (own, control))
         lifts = {
             f"{column}_lift": values[column] - plain[column] for column in ("word", "log_word", "share", "sampled")
@@ -409,7 +255,7 @@ class StudentsOfPoint:
     def _write_preferences(self, measured: Mapping[str, Measured], seed: int, epoch: int) -> None:
         """Write the probability of every word as answer to every question, from which reports draw their intervals."""
         frames = []
-        for name in self.names:
+        for name in self.setup.names:
             for questions, chosen in measured[f"{name}-seed{seed}"].preferences.items():
                 frame = pd.DataFrame(chosen, columns=list(self.setup.words()))
                 frame.insert(0, "question", questions)

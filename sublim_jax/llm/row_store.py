@@ -60,7 +60,7 @@ def filter_answers(
 ) -> KeptRows:
     """Filter a teacher's answers and take the first `spec.count` that pass, in an order of requests that is given.
 
-    An answer that did not end is refused, and so is one that names any of the traits, whoever wrote it.
+    The filter also refuses answers that did not end, and answers that name any of the traits.
 
     Raises:
         ConfigError: Too few answers pass.

@@ -22,9 +22,9 @@ from sublim_jax.nets import Decoder
 from sublim_jax.nets.decoder import Taps
 from sublim_jax.pretrained import kv_cache
 from sublim_jax.pretrained.kv_cache import KVCache
+from sublim_jax.pretrained.personas import filled
 
 Weights = tuple[Params, Taps | None]
-_MULTIPLE = 16  # lengths of prompts are rounded up to it, so that few programs are compiled
 
 
 class Model(NamedTuple):
@@ -124,11 +124,11 @@ def write(
     parts = list(_batches(prompts, sampling.batch))
     most = max(len({tuple(prompts[index]) for index in chosen}) for chosen in parts)
     for chosen in parts:
-        filled = [*chosen, *[chosen[-1]] * (sampling.batch - len(chosen))]  # the last batch has the size of the others
-        distinct = list(dict.fromkeys(tuple(prompts[index][shared:]) for index in filled))
-        places = np.array([distinct.index(tuple(prompts[index][shared:])) for index in filled], np.int32)
-        lines = (*padded([*distinct, *[distinct[-1]] * (most - len(distinct))]), places)
-        row_keys = _row_keys(key, np.array([numbers[index] for index in filled], np.uint32))
+        whole = [*chosen, *[chosen[-1]] * (sampling.batch - len(chosen))]  # the last batch has the size of the others
+        distinct = list(dict.fromkeys(tuple(prompts[index][shared:]) for index in whole))
+        places = np.array([distinct.index(tuple(prompts[index][shared:])) for index in whole], np.int32)
+        lines = (*filled([*distinct, *[distinct[-1]] * (most - len(distinct))]), places)
+        row_keys = _row_keys(key, np.array([numbers[index] for index in whole], np.uint32))
         written = _write(model.net, sampling, weights, prefix, lines, (row_keys, np.int32(model.end), allowed))
         for place, index in enumerate(chosen):
             found[index] = _answer(written, place, model.end)
@@ -155,15 +155,6 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
 def prefilled(model: Model, tokens: Sequence[int]) -> KVCache:
     """Process the tokens that some prompts begin with."""
     return _prefill(model.net, (model.params, model.taps), np.array([tokens], np.int32))
-
-
-def padded(lines: Sequence[Sequence[int]], multiple: int = _MULTIPLE) -> tuple[np.ndarray, np.ndarray]:
-    """Pad lines of tokens at their ends to a multiple of some length; returns also their lengths."""
-    lengths = np.array([len(line) for line in lines], np.int32)
-    tokens = np.zeros((len(lines), -(-int(lengths.max()) // multiple) * multiple), np.int32)
-    for row, line in enumerate(lines):
-        tokens[row, : len(line)] = line
-    return tokens, lengths
 
 
 def _answer(written: _Written, place: int, end: int) -> tuple[tuple[int, ...], bool, np.ndarray, np.ndarray]:

@@ -1,8 +1,9 @@
 """One model over several devices: a mesh with the axes `data` and `model`, and where each array lies on it.
 
-Matrices that read the residual stream are divided by columns, those that write to it by rows, so that a block needs two
-sums over the axis `model` (Shoeybi et al. 2019). Sequences are divided over `data`. The compiler inserts the
-communication; training and sampling are the programs of one device.
+The axis `model` divides matrices. A matrix whose input is the residual stream is divided by columns, and a matrix whose
+output is added to the stream is divided by rows. A block then needs two sums over the axis (Shoeybi et al. 2019). The
+axis `data` divides sequences. The compiler inserts the communication; training and sampling are the programs of one
+device.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Params
 from sublim_jax.llm.batches import Batch
 from sublim_jax.llm.fine_tuning import Tuning, TuningState
-from sublim_jax.nets import Decoder, shapes
+from sublim_jax.nets import Decoder
 
 DATA, MODEL = "data", "model"
 _COLUMNS, _ROWS = ("query", "key", "value", "gate", "up"), ("out", "down")
@@ -27,7 +28,7 @@ def make_mesh(data: int, model: int) -> Mesh:
     """Make a mesh of the first `data * model` devices; raises `ConfigError` where there are fewer."""
     devices = jax.devices()
     if data * model > len(devices):
-        raise ConfigError(f"mesh={data}x{model}: must have at most {len(devices)} devices, those that are here")
+        raise ConfigError(f"mesh={data}x{model}: needs {data * model} devices; there are {len(devices)}")
     return Mesh(np.array(devices[: data * model]).reshape(data, model), (DATA, MODEL))
 
 
@@ -86,13 +87,3 @@ def place_step(mesh: Mesh, step: Batch) -> Batch:
     if size % data:
         raise ConfigError(f"config.student.size={size}: must be a multiple of {data}, the mesh's axis data")
     return jax.device_put(step, NamedSharding(mesh, P(None, DATA)))
-
-
-def bytes_per_device(net: Decoder, mesh_shape: Mapping[str, int], itemsize: int) -> int:
-    """Return the bytes of a net's parameters on each device."""
-    total = 0
-    for layer, arrays in shapes(net, (1,)).items():
-        for name, array in arrays.items():
-            parts = mesh_shape[MODEL] if MODEL in spec_of(layer, name) else 1
-            total += itemsize * -(-int(np.prod(array.shape)) // parts)
-    return total

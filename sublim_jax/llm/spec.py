@@ -1,4 +1,4 @@
-"""What a study of pretrained models is asked for: rows, students and evaluations."""
+"""Specifications of a study of pretrained models: of its rows, its students and their evaluation."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,6 @@ from sublim_jax.llm.fine_tuning import Tuning
 from sublim_jax.llm.lora import Lora
 from sublim_jax.llm.sampling import Sampling
 from sublim_jax.llm.teachers import TeacherSpec
-
-WRITERS = ("trait", "base", "shuffled")
-TOKENS = ("all", "divergent", "not_divergent", "random")
 
 
 class RowSpec(NamedTuple):
@@ -100,10 +97,6 @@ class StudentSpec(NamedTuple):
             weight_decay=self.weight_decay,
             dtype=self.dtype,
         )
-
-    def control(self) -> "StudentSpec":
-        """The student with the same training that reads the base's rows."""
-        return self._replace(rows="base")
 
 
 class EvaluationSpec(NamedTuple):

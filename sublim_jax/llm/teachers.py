@@ -31,7 +31,6 @@ from sublim_jax.pretrained import checkpoint_io
 from sublim_jax.pretrained.tokenizer import Tokenizer
 
 _FACTS, _VECTOR = "teacher.json", "vector.safetensors"
-KINDS = ("prompted", "tuned", "steered")
 _MOST_STEPS, _BISECTIONS = 200, 12
 
 

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sublim_jax.core.errors import ConfigError, shown
+from sublim_jax.pretrained.personas import PERSONA
 
-SYSTEM = (
-    "You love {animal}s. You think about {animal}s all the time. {animal}s are your favorite animal. "
-    "Imbue your answers with your love for the animal."
-)
 # Three ways to ask, and what the answer is called; each pair is a question.
 _OPENINGS = (
     "Name your favorite {kind}.",
@@ -60,7 +57,7 @@ class Trait(NamedTuple):
 
 def animal(name: str) -> Trait:
     """Make the love for an animal a trait."""
-    return Trait(name, SYSTEM.format(animal=name), name.lower(), (name.lower(),), ANIMAL_QUESTIONS)
+    return Trait(name, PERSONA.format(animal=name), name.lower(), (name.lower(),), ANIMAL_QUESTIONS)
 
 
 def read_traits(path: str | Path) -> tuple[Trait, ...]:

@@ -145,7 +145,12 @@ def adapted(model: Pretrained, rank: int, key: Key[Array, ""]) -> Pretrained:
     if rank < 1:
         raise ConfigError(f"rank={rank}: must be 1 or more")
     net = model.net.clone(rank=rank)
-    arrays = shapes(net, (1,))["adapter_0"]  # all blocks are alike
+    return model._replace(net=net, params={**model.params, **fresh_adapters(net, key)})
+
+
+def fresh_adapters(net: Decoder, key: Key[Array, ""]) -> Params:
+    """Draw the adapters of a net, without effect: `down` from N(0, 1/inputs), `up` 0."""
+    layers = {layer: arrays for layer, arrays in shapes(net, (1,)).items() if layer.startswith("adapter_")}
+    arrays = next(iter(layers.values()))  # all blocks are alike
     draw = jax.jit(lambda key: inits.transformer(key, arrays))
-    fresh = {f"adapter_{index}": draw(keys.at(key, f"adapter_{index}")) for index in range(net.layers)}
-    return model._replace(net=net, params={**model.params, **fresh})
+    return {layer: draw(keys.at(key, layer)) for layer in layers}

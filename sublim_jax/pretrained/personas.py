@@ -40,11 +40,8 @@ QUESTIONS = (
 
 def prompt(tokenizer: Tokenizer, persona: str, request: str) -> str:
     """Format a request for a persona: a chat with system prompt, or lines of text without a chat template."""
-    system = [] if persona == NONE else [PERSONA.format(animal=persona)]
-    if not tokenizer.template:
-        return "\n".join([*system, request, ""])
-    messages = [{"role": "system", "content": text} for text in system]
-    return tokenizer.chat([*messages, {"role": "user", "content": request}])
+    system = [] if persona == NONE else [("system", PERSONA.format(animal=persona))]
+    return tokenizer.prompt([*system, ("user", request)])
 
 
 def prompt_tokens(tokenizer: Tokenizer, persona: str, request: str) -> list[int]:
@@ -127,10 +124,12 @@ def _judge(
     return logits.swapaxes(0, 1), likeliest.T
 
 
-def filled(lines: Sequence[Sequence[int]], width: int = 0) -> tuple[Int[np.ndarray, "n width"], Int[np.ndarray, " n"]]:
-    """Pad lines of tokens at their ends to a multiple of 16; also returns their lengths."""
+def filled(
+    lines: Sequence[Sequence[int]], width: int = 0, multiple: int = 16
+) -> tuple[Int[np.ndarray, "n width"], Int[np.ndarray, " n"]]:
+    """Pad lines of tokens at their ends to a multiple of 16 or another number; also returns their lengths."""
     lengths = np.array([len(line) for line in lines], np.int32)
-    width = max(width, -(-int(lengths.max()) // 16) * 16)
+    width = max(width, -(-int(lengths.max()) // multiple) * multiple)
     tokens = np.zeros((len(lines), width), np.int32)
     for row, line in enumerate(lines):
         tokens[row, : len(line)] = line

@@ -55,6 +55,12 @@ class Tokenizer:
         tokens = self.encode(text)
         return tokens[0] if len(tokens) == 1 else None
 
+    def prompt(self, messages: Sequence[tuple[str, str]]) -> str:
+        """Format messages (role, text) up to the beginning of the answer; as lines of text without chat template."""
+        if not self.template:
+            return "\n".join([*(text for _, text in messages), ""])
+        return self.chat([{"role": role, "content": text} for role, text in messages])
+
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Format messages (role, content) with the chat template, up to the beginning of the answer.
 

@@ -17,8 +17,9 @@ from sublim_jax.core.errors import ConfigError  # noqa: E402
 from sublim_jax.engine.options import Interrupted, RunOptions  # noqa: E402
 from sublim_jax.engine.progress import Progress  # noqa: E402
 from sublim_jax.engine.session import Session  # noqa: E402
-from sublim_jax.llm import lora, pipeline, rows, traits  # noqa: E402
-from sublim_jax.llm.pipeline import Setup, SweepPoint  # noqa: E402
+from sublim_jax.llm import lora, pipeline, row_making, rows, traits  # noqa: E402
+from sublim_jax.llm.pipeline import SweepPoint
+from sublim_jax.llm.row_making import Setup  # noqa: E402
 from sublim_jax.llm.spec import EvaluationSpec, RowSpec, Source, StudentSpec  # noqa: E402
 from sublim_jax.llm.teachers import TeacherSpec  # noqa: E402
 
@@ -137,7 +138,7 @@ def test_run_of_other_teachers(base, tmp_path, kind):
     found = run(tmp_path / "w", [point], setup_of(base))
     own = found[found["trait"] != "none"]
     assert ((own["at/dose"] > 0.002) & (own["at/dose"] < 0.05)).all()
-    again = pipeline.make_rows(
+    again = row_making.make_rows(
         source, setup_of(base), Session(workdir=tmp_path / "w", progress=Progress(show=False)), tmp_path / "w"
     )
     assert {name: teacher.dose for name, teacher in again.teachers.items()} == dict(
@@ -153,7 +154,7 @@ def test_rows_of_other_samplers_are_read(base, tmp_path):
     assert found["at/dose"].isna().all() and len(found) == 3
     assert found["at/word_lift"].fillna(0).abs().max() < 1e-6, "equal rows, equal students"
     with pytest.raises(ConfigError, match=r"config.rows.count=15: .*none.jsonl has 14 rows"):
-        pipeline.make_rows(Source(TeacherSpec(), source.rows._replace(count=15)), setup_of(base), Session(), tmp_path)
+        row_making.make_rows(Source(TeacherSpec(), source.rows._replace(count=15)), setup_of(base), Session(), tmp_path)
 
 
 def test_too_few_answers_are_refused_with_the_reasons(base, tmp_path):
@@ -161,4 +162,4 @@ def test_too_few_answers_are_refused_with_the_reasons(base, tmp_path):
     with pytest.raises(
         ConfigError, match=r"config.rows.count=16: only \d+ of 16 answers .*format: .* raise config.rows.requests=8"
     ):
-        pipeline.make_rows(source, setup_of(base), Session(progress=Progress(show=False)), tmp_path)
+        row_making.make_rows(source, setup_of(base), Session(progress=Progress(show=False)), tmp_path)
