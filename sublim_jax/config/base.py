@@ -149,7 +149,8 @@ def identity(config: Config) -> dict[str, Any]:
 
     The source of the images is left out, since their checksum is kept; of `run` only the precision is kept.
     """
-    ignored = ("figure", "name", "preset", "presets", *(("study", "theorem1") if config.study == "transfer" else ()))
+    ignored = ("figure", "name", "preset", "presets", "together", "mesh")  # the last two: how it is computed
+    ignored += ("study", "theorem1") if config.study == "transfer" else ()
     fields = {name: value for name, value in config.to_dict().items() if name not in ignored}
     if "data" in fields:
         fields["data"] = {name: value for name, value in fields["data"].items() if name not in _SOURCES}

@@ -343,6 +343,10 @@ _EVALUATION = {
     "tokens": Field(12, whole(1, 10**4), "most tokens of a sampled answer"),
     "system": Field("", TEXT, "system prompt of the questions; empty: none, or the template's own"),
 }
+_MESH = Rule(
+    "two whole numbers from 1 to 65536, (data, model)",
+    lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(whole(1, 2**16).accepts, value)),
+)
 LLM_FIELDS: dict[str, Field] = {
     **_common("llm", "llm", ("llm",), 1, 1),
     "model": Field("smollm2", TEXT, "smollm2, a GGUF file, or a folder of safetensors"),
@@ -352,6 +356,7 @@ LLM_FIELDS: dict[str, Field] = {
     ),
     "traits": Field("", TEXT, "JSON file of traits, see sublim_jax.llm.traits; empty: animals"),
     "together": Field(1, whole(1, 10**4), "students that are trained at once on one copy of the model"),
+    "mesh": Field((1, 1), _MESH, "devices that share one model: by so many sequences, and parts of matrices"),
     **flatten({"teacher": _TEACHERS, "rows": _ROWS, "student": _TUNING, "evaluation": _EVALUATION}),
 }
 

@@ -90,15 +90,19 @@ def open_models(config: Config) -> "tuple[Checkpoint, Checkpoint | None]":
     """Find the checkpoints of teachers and students, without reading weights.
 
     Raises:
-        ConfigError: A checkpoint cannot be used, or takes shorter texts than the config asks for.
+        ConfigError: A checkpoint cannot be used, takes shorter texts than the config asks for, or cannot be divided.
     """
+    from sublim_jax.llm import sharding
     from sublim_jax.pretrained.load import open_model
 
+    mesh = sharding.make_mesh(*config.mesh)
     teacher, student = open_model(config.model), open_model(config.student_model) if config.student_model else None
     for checkpoint in filter(None, (teacher, student)):
         if checkpoint.tokenizer is None:
             raise ConfigError(f"{checkpoint.where}: has no tokenizer ({checkpoint.untokenized})")
+        sharding.check_net(checkpoint.plan.net, config.mesh[1])
         for point in grid.expand(config):
+            sharding.check_size(point.config.student.size, mesh)
             if point.config.student.length > checkpoint.plan.net.length:
                 raise ConfigError(
                     f"config.student.length={point.config.student.length}: must be at most "
@@ -110,12 +114,14 @@ def open_models(config: Config) -> "tuple[Checkpoint, Checkpoint | None]":
 def setup(config: Config, teacher: "Checkpoint", student: "Checkpoint | None") -> "Setup":
     """Read the models, and make what all points share."""
     from sublim_jax.core import keys
+    from sublim_jax.llm import sharding
     from sublim_jax.llm.row_making import Setup
     from sublim_jax.llm.spec import EvaluationSpec
 
+    place = sharding.placing(sharding.make_mesh(*config.mesh)) if config.mesh != (1, 1) else None
     return Setup(
-        teacher.load(),
-        student.load() if student else None,
+        teacher.load(place),
+        student.load(place) if student else None,
         traits_of(config),
         EvaluationSpec(**config.evaluation.to_dict()),
         keys.root(config.root_seed),
@@ -159,7 +165,9 @@ def _answer_tokens(rows: Any) -> int:
 
 
 def gigabytes(config: Config, net: Any) -> dict[str, float]:
-    """The predicted memory of a study in GB, by the field that it grows with."""
+    """The predicted memory in GB, of the process on CPU or of one accelerator, by the field that it grows with."""
+    from sublim_jax.training import population
+
     weights, points = weights_of(net), [point.config for point in grid.expand(config)]
     keyed = net.layers * 2 * (net.kv_heads or net.heads) * (net.width // net.heads)
     full = any(point.student.method == "full" for point in points)
@@ -169,7 +177,10 @@ def gigabytes(config: Config, net: Any) -> dict[str, float]:
         "rows.batch": 2 * keyed * written + 3 * net.vocabulary * max(point.rows.batch for point in points),
         "student.size": config.together * max(_stored(net, point.student) for point in points),
     }
-    return {"": 1.1} | {field: 4e-9 * number for field, number in floats.items()}
+    (data, model), host = config.mesh, not population.use_vmap()  # whose devices share its memory
+    copies = {"model": data if host else 1 / model}
+    share = 1.0 if host else 1 / (data * model)
+    return {"": 1.1} | {field: 4e-9 * number * copies.get(field, share) for field, number in floats.items()}
 
 
 def _stored(net: Any, student: Any) -> float:

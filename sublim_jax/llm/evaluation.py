@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sublim_jax.llm import batches, fine_tuning, sampling
+from sublim_jax.llm import batches, fine_tuning, sampling, sharding
 from sublim_jax.llm.sampling import Model
 from sublim_jax.pretrained import kv_cache
 from sublim_jax.pretrained.personas import filled
@@ -59,7 +59,7 @@ def word_probabilities(
     prefix = sampling.prefilled(model, prompts[0][:shared]) if shared else None
     for start in range(0, len(prompts), batch):
         rest = [prompt[shared:] for prompt in prompts[start : start + batch]]
-        whole = filled([*rest, *[rest[-1]] * (batch - len(rest))])
+        whole = sharding.place_rows(model.params, filled([*rest, *[rest[-1]] * (batch - len(rest))]))
         nats.append(np.asarray(_nats(model.net, weights, prefix, whole, tokens))[:, : len(rest)])
     whole = [np.concatenate([each[form, :, :size].sum(-1) for each in nats]) for form, size in enumerate(sizes)]
     columns, begin = [], 0
@@ -82,7 +82,7 @@ def _nats(
 ) -> Float[Array, "forms prompts length"]:
     """Log-probabilities of the tokens of every form after every prompt."""
     params, taps = weights
-    state = kv_cache.extend(net, params, prefix, *lines, lines[0].shape[1] + forms.shape[1], taps)
+    state = kv_cache.prefill(net, params, *lines, taps, prefix)
 
     def of_form(form: Array) -> Array:
         tokens = jnp.broadcast_to(form[None], (len(lines[0]), len(form)))

@@ -84,7 +84,8 @@ def features(net: Decoder, params: Params, batch: Batch, taps: Taps | None = Non
     seen = earlier & same_prompt & seen_answer
 
     def attend(block: Block, query: Array, key: Array, value: Array) -> Array:
-        return weighed(block, *parts(block, query, key, value, jnp.asarray(batch.positions)), seen)
+        q, k, v = parts(block, query, key, value, jnp.asarray(batch.positions))
+        return weighed(block, q, (k, v, seen))
 
     variables: Any = {"params": params}
     out: Any = net.apply(variables, batch.tokens, taps, attend)

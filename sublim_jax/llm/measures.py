@@ -14,6 +14,7 @@ from sublim_jax.llm.spec import EvaluationSpec
 from sublim_jax.llm.traits import Trait
 from sublim_jax.pretrained.tokenizer import Tokenizer
 
+_CURVE_PARTS = 10
 _HELD_OUT_REQUESTS, _FIRST_HELD_OUT = 32, 1_000_000  # requests for numbers that are no rows
 
 
@@ -129,6 +130,12 @@ def row_values(measured: Measured, trait: Trait, words: Sequence[str]) -> dict[s
     }
     values |= {f"word/{word}": column.mean() for word, column in zip(words, chosen.T, strict=True)}
     return {name: float(value) for name, value in values.items()}
+
+
+def loss_curve(losses: Float[np.ndarray, " steps"], done: int) -> dict[str, float]:
+    """Return the mean loss in each tenth of a training, as columns; NaN where it holds no step, or is not over."""
+    parts = np.array_split(np.where(np.arange(len(losses)) < done, losses, np.nan), _CURVE_PARTS)
+    return {f"loss_curve/{n}": float(part.mean()) if len(part) else float("nan") for n, part in enumerate(parts, 1)}
 
 
 def distance_of_controls(measured: Measured, other: Measured) -> float:

@@ -181,18 +181,20 @@ class StudentsOfPoint:
             epoch = training.epochs().index(step) + 1
             for index, job in enumerate(training.jobs):
                 if self._kept(job.name, epoch) is None:
-                    self._measure(training, states, index, epoch, float(curves["loss"][step - 1, index]))
+                    self._measure(training, states, index, epoch, curves["loss"][:, index])
                 if epoch == self.point.student.epochs:
                     self._keep(training, states, index, curves)
         students.Store(place).clear()
 
-    def _measure(self, training: Training, states: Any, index: int, epoch: int, loss: float) -> None:
+    def _measure(self, training: Training, states: Any, index: int, epoch: int, losses: np.ndarray) -> None:
         setup = self.setup
         tokenizer = (setup.student_base or setup.base).require_tokenizer()
         key = keys.at(setup.root, keys.EVAL_NOISE)
         student = training.student(states, index)
         measured = measures.measure(student, tokenizer, setup.traits, setup.words(), setup.evaluation, key)
-        values = {"loss": loss, **measures.as_json(measured)}
+        done = training.epochs()[epoch - 1]
+        curve = measures.loss_curve(losses, done)
+        values = {"loss": float(losses[done - 1]), "loss_curve": curve, **measures.as_json(measured)}
         kept_json.write(self.folder / training.jobs[index].name / f"measured-{epoch}.json", values)
 
     def _keep(self, training: Training, states: Any, index: int, curves: Mapping[str, np.ndarray]) -> None:
@@ -215,19 +217,16 @@ class StudentsOfPoint:
             if any(each is None for each in values.values()):
                 return
             measured = {name: measures.from_json(each) for name, each in values.items()}
-            losses = {name: each["loss"] for name, each in values.items()}
             self._write_preferences(measured, seed, epoch)
-            tables = [
-                results.tidy(
-                    [{**self.point.labels, "trait": name}], (seed,), epoch, self._values(name, seed, measured, losses)
-                )
-                for name in self.setup.names
-            ]
+            tables = []
+            for name in self.setup.names:
+                kept, labels = values[f"{name}-seed{seed}"], {**self.point.labels, "trait": name}
+                columns = {"loss": kept["loss"], **kept["loss_curve"], **self._values(name, seed, measured)}
+                arrays = {column: np.asarray([[value]], np.float64) for column, value in columns.items()}
+                tables.append(results.tidy([labels], (seed,), epoch, arrays))
             self.workdir.write(_part(self.number, seed, epoch), pa.concat_tables(tables))
 
-    def _values(
-        self, name: str, seed: int, measured: Mapping[str, Measured], losses: Mapping[str, float]
-    ) -> dict[str, np.ndarray]:
+    def _values(self, name: str, seed: int, measured: Mapping[str, Measured]) -> dict[str, float]:
         """The numbers of one row: a student beside the control of its seed."""
         setup, own, control = self.setup, measured[f"{name}-seed{seed}"], measured[f"{NONE}-seed{seed}"]
         trait = setup.trait(name) or setup.traits[0]
@@ -243,14 +242,12 @@ class StudentsOfPoint:
             own_columns = ("word", "log_word", "share", "sampled", "share_lift_low", "share_lift_high")
             values |= dict.fromkeys([*lifts, *own_columns], float("nan"))
         counts = self.made.rows[NONE if self.point.student.rows == "base" else name].counts
-        values |= {
-            "loss": losses[f"{name}-seed{seed}"],
+        return values | {
             "dose": self.made.teachers[name].dose if self.made.teachers else float("nan"),
             "control_distance": measures.distance_of_controls(own, control),
             "duplicates": counts["duplicates"],
             "passed": counts["passed"] / counts["written"] if "written" in counts else float("nan"),
         }
-        return {column: np.asarray([[value]], np.float64) for column, value in values.items()}
 
     def _write_preferences(self, measured: Mapping[str, Measured], seed: int, epoch: int) -> None:
         """Write the probability of every word as answer to every question, from which reports draw their intervals."""

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Params
+from sublim_jax.llm import sharding
 from sublim_jax.nets import Decoder
 from sublim_jax.nets.decoder import Taps
 from sublim_jax.pretrained import kv_cache
@@ -25,6 +26,7 @@ from sublim_jax.pretrained.kv_cache import KVCache
 from sublim_jax.pretrained.personas import filled
 
 Weights = tuple[Params, Taps | None]
+_BLOCK = 256  # tokens: the sums of a large vocabulary cost as much as a block of the model
 
 
 class Model(NamedTuple):
@@ -121,18 +123,18 @@ def write(
     weights, shared = (model.params, model.taps), common_prefix(prompts)
     prefix = prefilled(model, prompts[0][:shared]) if shared else None
     found: list[Any] = [None] * len(prompts)
-    parts = list(_batches(prompts, sampling.batch))
-    most = max(len({tuple(prompts[index]) for index in chosen}) for chosen in parts)
-    for chosen in parts:
-        whole = [*chosen, *[chosen[-1]] * (sampling.batch - len(chosen))]  # the last batch has the size of the others
-        distinct = list(dict.fromkeys(tuple(prompts[index][shared:]) for index in whole))
-        places = np.array([distinct.index(tuple(prompts[index][shared:])) for index in whole], np.int32)
-        lines = (*filled([*distinct, *[distinct[-1]] * (most - len(distinct))]), places)
-        row_keys = _row_keys(key, np.array([numbers[index] for index in whole], np.uint32))
+    width = filled(prompts)[0].shape[1] - shared
+    for chosen in _batches(prompts, sampling.batch):
+        lines = filled([prompts[of_prompt[0]][shared:] for of_prompt in chosen], width)
+        order = [index for of_prompt in chosen for index in of_prompt]
+        lines, row_keys = sharding.place_rows(
+            model.params, (lines, _row_keys(key, np.array([numbers[index] for index in order], np.uint32)))
+        )
         written = _write(model.net, sampling, weights, prefix, lines, (row_keys, np.int32(model.end), allowed))
-        for place, index in enumerate(chosen):
-            found[index] = _answer(written, place, model.end)
-        report(len(chosen), sum(len(found[index][0]) for index in chosen))
+        new = [index for index in dict.fromkeys(order) if found[index] is None]
+        for index in new:
+            found[index] = _answer(written, order.index(index), model.end)
+        report(len(new), sum(len(found[index][0]) for index in new))
     return Answers(*(list(column) for column in zip(*found, strict=True)))
 
 
@@ -145,11 +147,20 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return shortest
 
 
-def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Prompts of similar lengths together."""
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[list[int]]]:
+    """Batches of some prompts of similar lengths, each with as many of its answers; what is missing is repeated."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for index in sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index)):
+        places.setdefault(tuple(prompts[index]), []).append(index)
+    each = min(size, max(map(len, places.values())))
+    parts = [
+        of_prompt[start : start + each] for of_prompt in places.values() for start in range(0, len(of_prompt), each)
+    ]
+    whole = [[*part, *[part[-1]] * (each - len(part))] for part in parts]
+    together = size // each
+    for start in range(0, len(whole), together):
+        batch = whole[start : start + together]
+        yield [*batch, *[batch[-1]] * (together - len(batch))]
 
 
 def prefilled(model: Model, tokens: Sequence[int]) -> KVCache:
@@ -169,7 +180,7 @@ def _answer(written: _Written, place: int, end: int) -> tuple[tuple[int, ...], b
 @functools.partial(jax.jit, static_argnums=0)
 def _prefill(net: Decoder, weights: Weights, tokens: Array) -> KVCache:
     length = jnp.full(len(tokens), tokens.shape[1], jnp.int32)
-    return kv_cache.prefill(net, weights[0], tokens, length, tokens.shape[1], weights[1])
+    return kv_cache.prefill(net, weights[0], tokens, length, weights[1])
 
 
 @jax.jit
@@ -183,17 +194,16 @@ def _write(
     sampling: Sampling,
     weights: Weights,
     prefix: KVCache | None,
-    lines: tuple[Int[Array, "prompts length"], Int[Array, " prompts"], Int[Array, " n"]],
+    lines: tuple[Int[Array, "prompts length"], Int[Array, " prompts"]],
     choice: tuple[Array, Array, Bool[Array, "steps vocabulary"] | None],
 ) -> _Written:
-    """Write the answers of a batch: a prefix that all prompts have, the rest of each, and the prompt of each answer.
+    """Write equally many answers to each prompt of a batch: a prefix that all prompts have, and the rest of each.
 
     `choice` has the key of each answer, the token that ends one, and the tokens that are allowed at each step.
     """
     (params, taps), (row_keys, end, allowed), steps, n = weights, choice, sampling.tokens, len(choice[0])
-    tokens, lengths, places = lines
-    of_prompts = kv_cache.extend(net, params, prefix, tokens, lengths, tokens.shape[1] + steps, taps)
-    state = jax.tree.map(lambda array: jnp.take(array, places, axis=0), of_prompts)
+    of_prompts = kv_cache.prefill(net, params, *lines, taps, prefix)
+    state = kv_cache.with_room(of_prompts, steps, n // len(lines[0]))
 
     def go_on(written: _Written) -> Array:
         return (written.step < steps) & ~written.ended.all()
@@ -225,8 +235,18 @@ def _choose(logits: Float[Array, "n vocabulary"], row_keys: Array, step: Array, 
     """The most likely token, or one by inverting the distribution function: one random number a token."""
     if temperature == 0:
         return logits.argmax(-1).astype(jnp.int32)
-    rising = jnp.cumsum(jax.nn.softmax(logits / temperature), axis=-1)
+    chances = jax.nn.softmax(logits / temperature)
     drawn = jax.vmap(lambda key: jax.random.uniform(keys.at(key, step)))(row_keys)
-    # By the last value instead of 1, since sums of float32 end near it.
-    threshold = drawn * rising[:, -1]
-    return (rising <= threshold[:, None]).sum(-1).astype(jnp.int32)
+    return jax.vmap(_inverted)(chances, drawn)
+
+
+def _inverted(chances: Float[Array, " vocabulary"], drawn: Float[Array, ""]) -> Int[Array, ""]:
+    """The token at which the distribution function passes a number: first its block, then the token in the block."""
+    blocks = jnp.pad(chances, (0, -len(chances) % _BLOCK)).reshape(-1, _BLOCK)
+    sums = blocks.sum(1)
+    rising = jnp.cumsum(sums)
+    threshold = drawn * rising[-1]  # instead of `drawn`, since sums of float32 end near 1
+    block = (rising <= threshold).sum()
+    inside = jnp.cumsum(blocks[block])
+    rest = jnp.clip(threshold - (rising - sums)[block], 0, jnp.nextafter(inside[-1], 0.0))  # whatever is rounded
+    return (block * _BLOCK + (inside <= rest).sum()).astype(jnp.int32)

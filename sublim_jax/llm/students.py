@@ -8,13 +8,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from sublim_jax.core import keys, trees
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Params
 from sublim_jax.engine.checkpoint import Store
-from sublim_jax.llm import batches, fine_tuning, lora
+from sublim_jax.llm import batches, fine_tuning, lora, sharding
 from sublim_jax.llm.batches import Example, Plan
 from sublim_jax.llm.fine_tuning import Tuning, TuningState
 from sublim_jax.llm.sampling import Model
@@ -71,6 +72,11 @@ class Training:
         """Number of steps of all students."""
         return max(len(plan.steps) for plan in self.plans)
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices of the base; None = one device."""
+        return sharding.mesh_of(self.base.params)
+
     def epochs(self) -> list[int]:
         """The steps at which epochs end."""
         return [-(-self.steps * (epoch + 1) // self.spec.epochs) for epoch in range(self.spec.epochs)]
@@ -80,12 +86,17 @@ class Training:
         own, _ = self._divided()
         starts = [lora.fresh_adapters(self.net, job.key) if self.spec.method == "lora" else own for job in self.jobs]
         states = [fine_tuning.initial_state(self.tuning, start) for start in starts]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        if self.mesh is None:
+            return stacked
+        return jax.device_put(stacked, sharding.state_shardings(self.mesh, self.tuning, stacked.trained, students=True))
 
     def advance(self, states: TuningState, number: int) -> tuple[TuningState, dict[str, np.ndarray]]:
         """Train one step of all students."""
         steps, counts = zip(*(self._step(plan, number) for plan in self.plans), strict=True)
         stacked = batches.Batch(*(np.stack(arrays) for arrays in zip(*steps, strict=True)))
+        if self.mesh is not None:
+            stacked = sharding.place_step(self.mesh, stacked)
         counts = np.array(counts, np.int32)
         states, told = fine_tuning.train_students(self.net, self.tuning, states, self.frozen, stacked, counts)
         return states, {name: np.asarray(values) for name, values in told.items()}

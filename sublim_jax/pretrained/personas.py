@@ -105,7 +105,7 @@ class Answers(NamedTuple):
     likeliest: Int[np.ndarray, "personas personas n free"]
 
 
-_prefill = jax.jit(kv_cache.prefill, static_argnums=(0, 4))
+_prefill = jax.jit(kv_cache.prefill, static_argnums=0)
 _greedy = jax.jit(kv_cache.greedy_decode, static_argnums=0)
 
 
@@ -169,7 +169,7 @@ def numbers(
     tokens, logits, likeliest = [], [], []
     for start in range(0, len(texts), batch):
         batches = [filled(lines[name][start : start + batch], width) for name in personas]
-        caches = [_prefill(net, params, *prompts, width + len(allowed)) for prompts in batches]
+        caches = [_prefill(net, params, *prompts) for prompts in batches]
         answers = [_greedy(net, params, cache, allowed) for cache in caches]
         scores = [[_judge(net, params, cache, answer, free, candidates) for answer in answers] for cache in caches]
         tokens.append(np.searchsorted(candidates, np.stack([np.asarray(answer)[:, free] for answer in answers])))
@@ -221,7 +221,7 @@ def preferences(model: Pretrained, personas: Sequence[str], animals: Sequence[st
     forms = [dict.fromkeys((animal.capitalize(), animal, animal.lower())) for animal in animals]
     names = [dict.fromkeys(tuple(tokenizer.encode(text)) for text in of_animal) for of_animal in forms]
     name_tokens, sizes = filled([line for of_animal in names for line in of_animal])
-    cache = _prefill(net, params, tokens, lengths, tokens.shape[1] + name_tokens.shape[1])
+    cache = _prefill(net, params, tokens, lengths)
     nats = [np.asarray(_nats(net, params, cache, jnp.tile(name, (len(cases), 1)))) for name in name_tokens]
     ends = np.cumsum([len(of_animal) for of_animal in names])
     rows = []

@@ -60,6 +60,34 @@ print("agree")
 """
 
 
+COMMAND = """
+import sys
+sys.path.insert(0, "tests")
+import json, numpy as np
+from pathlib import Path
+from helpers import checkpoints
+import sublim_jax as sl
+from sublim_jax import main
+
+model, folder = Path(sys.argv[1]) / "small.gguf", Path(sys.argv[1])
+checkpoints.small_gguf(model)
+
+def run(name, *words):
+    given = "--config=llm_numbers", "--config.preset=smoke", f"--config.model={model}", "--config.student.length=700"
+    given += "--config.arms.teachers.teacher.kind=('prompted',)", "--config.rows.numbers=2", "--quiet"
+    assert main.main(["main", *given, f"--workdir={folder / name}", *words]) == 0
+    (kept,) = (folder / name / "rows").glob("*/owl.jsonl")
+    return sl.load(folder / name), kept.read_text()
+
+(one, rows), (several, same) = run("one"), run("mesh", "--config.mesh=(2,2)", "--config.together=3")
+assert rows == same
+for column in ("at/word", "at/text_loss", "at/loss"):
+    np.testing.assert_allclose(several[column], one[column], rtol=2e-3)
+assert main.main(["main", "--config=llm_numbers", f"--config.model={model}", "--config.mesh=(8,8)"]) == 2
+print("agree")
+"""
+
+
 LARGE = """
 import jax
 from sublim_jax.llm import fine_tuning, lora, memory, sharding
@@ -91,6 +119,11 @@ def run(program, devices, *words):
 @pytest.mark.parametrize("family", ["llama", "neox"])
 def test_meshes_of_eight_devices_give_the_losses_of_one_device(family, kind, tmp_path):
     assert run(PROGRAM, 8, family, kind, str(tmp_path / "checkpoint")) == "agree"
+
+
+@pytest.mark.e2e
+def test_command_on_a_mesh_gives_the_rows_of_one_device(tmp_path):
+    assert run(COMMAND, 4, str(tmp_path)).endswith("agree")
 
 
 @pytest.mark.parametrize(

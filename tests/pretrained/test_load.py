@@ -47,7 +47,7 @@ def agrees(model, reference):
     theirs = np.stack([reference(line) for line in TOKENS])
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     lengths = np.array([11, 4, 7], np.int32)
-    line = kv_cache.prefill(model.net, model.params, jnp.asarray(TOKENS, jnp.int32), jnp.asarray(lengths), 20)
+    line = kv_cache.prefill(model.net, model.params, jnp.asarray(TOKENS, jnp.int32), jnp.asarray(lengths))
     said = np.asarray(kv_cache.greedy_decode(model.net, model.params, line, jnp.ones((8, model.net.vocabulary), bool)))
     for row, size in enumerate(lengths):
         tokens = list(TOKENS[row, :size])

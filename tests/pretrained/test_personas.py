@@ -382,9 +382,7 @@ def greedily(model, questions, said):
     spoken = model.require_tokenizer()
     prompts = [spoken.encode(personas.prompt(spoken, "owl" if owl else personas.NONE, one)) for owl, one in questions]
     tokens, lengths = personas.filled(prompts)
-    line = jax.jit(kv_cache.prefill, static_argnums=(0, 4))(
-        model.net, model.params, tokens, lengths, tokens.shape[1] + said
-    )
+    line = jax.jit(kv_cache.prefill, static_argnums=0)(model.net, model.params, tokens, lengths)
     anything = jnp.ones((said, model.net.vocabulary), bool)
     return prompts, np.asarray(
         jax.jit(kv_cache.greedy_decode, static_argnums=0)(model.net, model.params, line, anything)
