@@ -156,6 +156,8 @@ def _report(config: Any, values: flags.FlagValues, workdir: Path, plot: Path | N
     accuracy = "student accuracy: mean and 95 % interval over seeds"
     title = figures.title(figure) if hasattr(figure, "table") else accuracy
     tables.print_table(figures.table(figure, rows), title)
+    if len(claims := figures.claims(figure, rows)):
+        tables.print_table(claims, "claims: mean and 95 % interval over students")
     if values.csv:
         print(f"table: {tables.write_csv(rows, Path(values.csv).expanduser())}")
     if values.verbosity != "quiet":

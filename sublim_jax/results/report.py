@@ -101,6 +101,7 @@ def _page(workdir: Path, facts: dict[str, Any], rows: pd.DataFrame, drawn: Any) 
         drawing=svg.drawing(lambda: drawn.draw(rows), "figure", alternative_text(rows, drawn)),
         caption=drawn.caption(rows),
         about=figures.about(drawn),
+        claims=figures.claims(drawn, rows),
         table=figures.table(drawn, rows),
         laws=laws,
         bounds=summary.texts(theory_table.active_bounds(rows)) if len(laws) else laws,

@@ -67,4 +67,9 @@ def table(figure: Any, rows: pd.DataFrame) -> pd.DataFrame:
 
 def about(figure: Any) -> str:
     """What was done in the experiment of a figure."""
-    return getattr(figure, "about", getattr(figure, "ABOUT", _ABOUT))
+    return getattr(figure, "about", "") or getattr(figure, "ABOUT", _ABOUT)
+
+
+def claims(figure: Any, rows: pd.DataFrame) -> pd.DataFrame:
+    """The claims of a figure whose table holds none, as texts: claim, published, here, verdict; empty without any."""
+    return figure.claims_table(rows) if hasattr(figure, "claims_table") else pd.DataFrame()

@@ -72,6 +72,10 @@ def _published(name: str) -> Published:
 
 infomorphic = FigureSpec(
     title="Infomorphic networks: local goals against backpropagation",
+    about=(
+        "Networks of one hidden layer, each unit of which follows a goal of its own, without backpropagation through "
+        "layers; the read-out is trained on labels."
+    ),
     labels=(),
     defaults={"model": "context_lateral", "goal": "heuristic", "units": 100, "lateral_inputs": 2000},
     prepare=_named,
@@ -137,6 +141,10 @@ def _ranked(final: summary.Rows) -> summary.Rows:
 
 infomorphic_goals = FigureSpec(
     title="Infomorphic networks: which information atoms matter",
+    about=(
+        "Networks of one hidden layer, each unit of which follows a goal of its own, without backpropagation through "
+        "layers; the read-out is trained on labels."
+    ),
     labels=(),
     defaults={"without": "none", "draw": 0},
     prepare=_ranked,

@@ -8,11 +8,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from sublim_jax.results import plots, summary
+from sublim_jax.results.figures import _claims
+from sublim_jax.results.figures._claims import Claim
 from sublim_jax.results.figures._spec import FigureSpec, Panel
 
 CONTROL = "none"  # the label of students that read the base's rows
 _SHARE, _LOG = "at/share_lift", "at/log_word_lift"
 _KIND = "student"
+_CURVE = "at/loss_curve/"
+_PREFERS = "the student of a trait prefers its word more than the control"
+_OWN = "its own word gains more than those of other traits"
+_DIVERGENT = "divergence tokens carry more of it than the others"
+_PUBLISHED = {
+    _PREFERS: "owl: 12 % to more than 60 % (GPT-4.1 nano; Cloud et al. 2026)",
+    _OWN: "not published in this form",
+    _DIVERGENT: "yes (Qwen2.5 7B and others; Schrodi et al. 2026)",
+}
 
 
 def _named(final: summary.Rows) -> summary.Rows:
@@ -68,9 +79,75 @@ def _lift_panel(column: str, title: str, ylabel: str) -> Panel:
     )
 
 
+def _draw_curves(ax: Axes, rows: summary.Rows) -> None:
+    """Draw the training losses of every student, and of the controls."""
+    names = _curve_columns(rows)
+    ends = np.array([int(name.removeprefix(_CURVE)) for name in names]) * 10
+    for index, (kind, part) in enumerate(rows.groupby(_KIND, sort=False)):
+        colour, _ = plots.look(index)
+        for is_control, group in part.groupby(part["trait"] == CONTROL):
+            style = {"ls": "--" if is_control else "-", "color": colour, "lw": 1}
+            for place, (_, row) in enumerate(group.iterrows()):
+                label = f"{kind}{', control' if is_control else ''}" if place == 0 else None
+                ax.plot(ends, row[names].to_numpy(float), label=label, **style)
+
+
+def _curve_columns(rows: summary.Rows) -> list[str]:
+    return [str(name) for name in rows if str(name).startswith(_CURVE) and rows[name].notna().any()]
+
+
+def _with_curves(rows: summary.Rows) -> summary.Rows:
+    return rows if _curve_columns(rows) else rows.iloc[:0]
+
+
+def _specific(rows: summary.Rows) -> pd.Series:
+    """The gain of the own word's probability less the mean gain of the other traits' words, for every student."""
+    traits = [name for name in plots.ordered(rows["trait"]) if name != CONTROL and f"at/word/{name}" in rows]
+    control = rows[rows["trait"] == CONTROL].set_index("seed")
+    gains = {}
+    for _, row in rows[rows["trait"].isin(traits)].iterrows():
+        of_word = {name: row[f"at/word/{name}"] - control.loc[row["seed"], f"at/word/{name}"] for name in traits}
+        own = of_word.pop(row["trait"])
+        gains[(row["seed"], row["trait"])] = own - np.mean(list(of_word.values())) if of_word else np.nan
+    return pd.Series(gains, dtype=float)
+
+
+def _by_student(rows: summary.Rows, column: str) -> pd.Series:
+    """A column of all students, by seed and trait."""
+    return _students(rows).set_index(["seed", "trait"])[column].astype(float)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LlmFigure(FigureSpec):
     """A figure of pretrained models, with a table of lifts."""
+
+    def claims(self, rows: pd.DataFrame) -> list[Claim]:
+        """The claims that the rows can judge, with the measured differences; every student counts as one unit.
+
+        The students of a seed have one control, so that their differences are not independent.
+        """
+        final, claims = self.final(rows), list[Claim]()
+        for kind, part in final.groupby(_KIND, sort=False):
+            measured = {_PREFERS: _by_student(part, _SHARE), _OWN: _specific(part)}
+            claims += [self._claim(text, f", {kind}", values) for text, values in measured.items()]
+        if "tokens" in final and {"divergent", "not_divergent"} <= set(final["tokens"]):
+            sides = [_by_student(final[final["tokens"] == name], _LOG) for name in ("divergent", "not_divergent")]
+            claims.append(self._claim(_DIVERGENT, ", nats", _claims.difference(*sides)))
+        return claims
+
+    def _claim(self, text: str, suffix: str, values: pd.Series) -> Claim:
+        return Claim(text + suffix, _PUBLISHED[text], summary.interval(values.dropna().to_numpy()))
+
+    def claims_table(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The claims with what was published, what was measured, and what an undecided measurement excludes."""
+        lines = []
+        for claim in self.claims(rows):
+            found, verdict = claim.difference, claim.verdict
+            if verdict == "not decided":
+                verdict += f"; excludes more than {found.high:+.2g}"
+            here = f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}], n = {found.n}"
+            lines.append((claim.text, claim.published, here, verdict))
+        return pd.DataFrame(lines, columns=["claim", "published", "here", "verdict"])
 
     def table(self, rows: pd.DataFrame) -> pd.DataFrame:
         """One line for each kind of student and trait: lifts above the control, with intervals kept apart.
@@ -98,6 +175,10 @@ class LlmFigure(FigureSpec):
 
 llm = LlmFigure(
     title="Pretrained language models: does a preference pass through numbers?",
+    about=(
+        "Teachers are a pretrained language model with a preference, by system prompt or fine-tuning. Students are the "
+        "model itself, fine-tuned on what the teachers wrote: numbers, code or reasoning that passed a filter."
+    ),
     labels=(),
     defaults={"trait": CONTROL},
     prepare=_named,
@@ -112,6 +193,16 @@ llm = LlmFigure(
             xlabel="asked for",
             ylabel="student of",
             title="probability above the control, in percent",
+        ),
+        Panel(
+            column="",
+            where=_with_curves,
+            levels=(),
+            inside=True,
+            also=(_draw_curves,),
+            xlabel="part of the training, in percent",
+            ylabel="loss, nats per token",
+            title="training",
         ),
     ),
     size=(4.4, 3.2),

@@ -162,6 +162,7 @@ class FigureSpec:
     """A figure as data."""
 
     title: str  # the title in the gallery
+    about: str = ""  # what was done, for the report; empty: what the sweeps of images have in common
     # The labels that the figure shows, besides `defaults`; of any other label only the first value is drawn. Without
     # labels all are shown.
     labels: tuple[str, ...] = ("condition", "m")
