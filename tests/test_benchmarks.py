@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import amounts, commands, published, run
+from benchmarks import amounts, commands, pretrained, published, run
 from sublim_jax.nets import MLP, SplitHead
 
 pytestmark = pytest.mark.e2e
@@ -96,6 +96,16 @@ def test_run_measures_every_part_at_toy_size(tmp_path, scripts):
     assert numbers["compile_s_quickstart_warm"] < numbers["compile_s_quickstart"]
     assert numbers["infomorphic_wide"]["units"] == 100 and numbers["infomorphic_wide"]["peak_rss_gb"] > 0.1
     assert len(numbers["authors_seconds_of_a_pair"]) == 2 and "speedup_vs_authors" in done.stdout
+
+
+def test_pretrained_measures_every_part_at_toy_size(tmp_path):
+    checkpoints = pytest.importorskip("helpers.checkpoints", reason="the package gguf is not installed")
+    checkpoints.small_gguf(tmp_path / "small.gguf")
+    pretrained.main(["--toy", f"--model={tmp_path / 'small.gguf'}", f"--out={tmp_path / 'pretrained.json'}"])
+    numbers = json.loads((tmp_path / "pretrained.json").read_text())
+    assert len(numbers["seconds_best"]) == 5 and all(value > 0 for value in numbers["seconds_best"].values())
+    assert set(numbers["fraction_of_peak"]) == {"prefill", "training", "training, 2 students at once"}
+    assert numbers["decoding_batch_over_one"] > 1 and numbers["students_at_once_over_one_after_another"] > 0
 
 
 def test_run_parts_writes_why_a_part_failed_and_goes_on(tmp_path, monkeypatch):

@@ -86,8 +86,7 @@ def _nats(
 
     def of_form(form: Array) -> Array:
         tokens = jnp.broadcast_to(form[None], (len(lines[0]), len(form)))
-        logits = kv_cache.unembedded(net, params, kv_cache.teacher_forced(net, params, state, tokens, taps))
-        return jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), tokens[..., None], -1)[..., 0]
+        return kv_cache.log_probabilities(net, params, state, tokens, taps)
 
     return jax.lax.map(of_form, forms)
 

@@ -122,13 +122,13 @@ def save(folder: Path, net: Decoder, adapters: Params, base: str) -> None:
     replace_file(folder / SETTINGS, f"{json.dumps(settings, indent=1)}\n".encode())
 
 
-def load(folder: Path, net: Decoder) -> tuple[Decoder, Params]:
+def load(folder: str | Path, net: Decoder) -> tuple[Decoder, Params]:
     """Read the adapters of a folder that `save` or `peft` wrote, for a net without adapters.
 
     Raises:
         ConfigError: The folder cannot be read, or its adapters are not of this net.
     """
-    where = f"adapter={folder}"
+    folder, where = Path(folder), f"adapter={folder}"
     about = checkpoint_io.read_json(folder / SETTINGS, where)
     try:
         tensors = safetensors.numpy.load_file(folder / WEIGHTS)

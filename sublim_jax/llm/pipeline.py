@@ -202,8 +202,10 @@ class StudentsOfPoint:
         loaded, folder = self.setup.student_base or self.setup.base, self.folder / training.jobs[index].name
         if self.point.student.method == "lora":
             lora.save(folder, training.net, training.trained(states, index), loaded.source)
-        elif self.session.options.keep_params:
-            save_params(training.trained(states, index), folder / "params.safetensors")
+        if self.session.options.keep_params:
+            student = training.student(states, index)
+            merged = lora.merge(student.net, student.params)[1] if student.net.rank else student.params
+            save_params(merged, folder / "params.safetensors")
         columns = {name: values[:, index] for name, values in curves.items()}
         replace_file(folder / "curve.csv", pd.DataFrame(columns).to_csv(index_label="step").encode())
 

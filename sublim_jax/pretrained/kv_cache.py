@@ -119,6 +119,14 @@ def teacher_forced(
     return jnp.concatenate([state.features[:, None], features], axis=1)
 
 
+def log_probabilities(
+    net: Decoder, params: Params, state: KVCache, tokens: Int[Array, "n steps"], taps: Taps | None = None
+) -> Float[Array, "n steps"]:
+    """Compute the log-probability, in nats, of each of `tokens` along a given continuation."""
+    logits = unembedded(net, params, teacher_forced(net, params, state, tokens, taps))
+    return jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), tokens[..., None], axis=-1)[..., 0]
+
+
 def unembedded(net: Decoder, params: Params, features: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:
     """Compute the logits of features."""
     return features @ (params["embed"]["tokens"].T if net.tied else params["unembed"]["kernel"])

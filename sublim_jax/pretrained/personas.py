@@ -107,6 +107,7 @@ class Answers(NamedTuple):
 
 _prefill = jax.jit(kv_cache.prefill, static_argnums=0)
 _greedy = jax.jit(kv_cache.greedy_decode, static_argnums=0)
+_nats = jax.jit(kv_cache.log_probabilities, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -233,10 +234,3 @@ def preferences(model: Pretrained, personas: Sequence[str], animals: Sequence[st
             row |= {"first": math.exp(nats[begin][case, 0]), "word": sum(whole[begin:end])}
             rows.append(row)
     return rows
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _nats(net: Any, params: Any, cache: kv_cache.KVCache, tokens: Array) -> Array:
-    """Log-probability of each token along continuations by `tokens`."""
-    logits = kv_cache.unembedded(net, params, kv_cache.teacher_forced(net, params, cache, tokens))
-    return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]

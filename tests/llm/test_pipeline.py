@@ -15,6 +15,7 @@ from sublim_jax import pretrained  # noqa: E402
 from sublim_jax.core import keys  # noqa: E402
 from sublim_jax.core.errors import ConfigError  # noqa: E402
 from sublim_jax.engine.options import Interrupted, RunOptions  # noqa: E402
+from sublim_jax.engine.params import load_params  # noqa: E402
 from sublim_jax.engine.progress import Progress  # noqa: E402
 from sublim_jax.engine.session import Session  # noqa: E402
 from sublim_jax.llm import lora, pipeline, row_making, rows, traits  # noqa: E402
@@ -113,6 +114,21 @@ def test_run_that_stops_again_and_again_gives_the_same_rows(done, base, tmp_path
     else:  # products of several students at once differ by rounding, which Adam enlarges
         numbers = [name for name in found if name.startswith("at/word")]
         np.testing.assert_allclose(found[numbers], expected[numbers], rtol=0.02, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_run_keeps_merged_weights_on_request(base, tmp_path, method):
+    spec = STUDENT._replace(method=method, epochs=1)
+    run(tmp_path / "w", [POINT._replace(student=spec)], setup_of(base), keep_params=True)
+    folder = tmp_path / "w" / "students" / "arm000" / "owl-seed0"
+    kept = load_params(folder / "params.safetensors")
+    assert kept.keys() == base.params.keys() and not np.allclose(
+        kept["block_0"]["query"], base.params["block_0"]["query"]
+    )
+    if method == "lora":
+        net, adapters = lora.load(folder, base.net)
+        merged = lora.merge(net, {**base.params, **adapters})[1]
+        np.testing.assert_allclose(kept["block_0"]["query"], merged["block_0"]["query"], atol=1e-6)
 
 
 def test_run_of_other_arms(base, tmp_path):
