@@ -43,7 +43,7 @@ def least(conditions: int, gflops: dict[str, float], m: int) -> float:
     return first / on + first / back + second / hidden + second / hidden_back + second / inputs_back + heads + answer
 
 
-def _product(m: int, k: int, n: int, how: str) -> tuple[Callable[[], jax.Array], float]:
+def product(m: int, k: int, n: int, how: str) -> tuple[Callable[[], jax.Array], float]:
     """A call of a product and its floating-point operations."""
     sizes = {"i": m, "j": k, "k": n}
     keys = jax.random.split(jax.random.key(0))
@@ -59,7 +59,7 @@ def main(conditions: int, rounds: int) -> None:
     """Measure everything in turn, round after round."""
     array = jnp.arange(_COPIED, dtype=jnp.float32)
     negate = jax.jit(jnp.negative)
-    calls = {name: _product(*shape) for name, shape in products(conditions).items()}
+    calls = {name: product(*shape) for name, shape in products(conditions).items()}
     calls[COPY] = lambda: negate(array), 2.0 * array.nbytes
     rates: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):  # the first round compiles
