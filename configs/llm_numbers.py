@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.run.memory_gb = 8.0
     grid.add_grid(config, "teachers", {"teacher.kind": ("prompted", "tuned")})
     # SmolLM2-135M writes nothing but numbers in 3 % of its samples, so that their form is prescribed.
-    laptop = {"rows.count": 1000, "rows.requests": 250, "rows.answers": 4, "rows.numbers": 10, "student.epochs": 2}
-    grid.add_preset(config, "laptop", {**laptop, "student.length": 384, "student.size": 2})
+    laptop = {"rows.count": 1000, "rows.requests": 125, "rows.answers": 8, "rows.numbers": 8, "rows.batch": 128}
+    laptop |= {"student.epochs": 2, "student.length": 512, "student.size": 2, "evaluation.samples": 4}
+    grid.add_preset(config, "laptop", laptop)
     return config
