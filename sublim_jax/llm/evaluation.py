@@ -120,33 +120,47 @@ def text_loss(model: Model, tokens: Sequence[int], length: int = 256) -> float:
 _loss = jax.jit(fine_tuning.negative_log_likelihood, static_argnums=0)
 
 
-def divergence(model: Model, base: Model, examples: Sequence[batches.Example], length: int = 512) -> float:
-    """Compute the mean KL(model || base) over the places of some answers, in nats per token."""
-    sequences = batches.pack(batches.split_long(examples, length), length)
-    targets, total, count = batches.most_targets(sequences), 0.0, 0.0
-    for sequence in sequences:
-        batch = batches.arrays([sequence], length, targets)
-        total += float(_divergence((model.net, base.net), (_weights(model), _weights(base)), (batch, batch)))
-        count += float(batch.weight.sum())
-    return total / count
+class DivergenceFrom:
+    """The mean KL(model || base) over the places of some answers, of any number of models.
+
+    The distributions of the base are computed once.
+
+    Args:
+        base: The base.
+        examples: Answers.
+        length: Tokens of a sequence.
+    """
+
+    def __init__(self, base: Model, examples: Sequence[batches.Example], length: int = 512) -> None:
+        sequences = batches.pack(batches.split_long(examples, length), length)
+        targets = batches.most_targets(sequences)
+        self._parts = [batches.arrays([sequence], length, targets) for sequence in sequences]
+        self._base = [_log_distributions(base.net, _weights(base), part) for part in self._parts]
+
+    def __call__(self, model: Model) -> float:
+        """Compute it for one model, in nats per token."""
+        pairs = zip(self._parts, self._base, strict=True)
+        total = sum(float(_divergence(model.net, _weights(model), part, base)) for part, base in pairs)
+        return total / sum(float(part.weight.sum()) for part in self._parts)
 
 
 def _weights(model: Model) -> sampling.Weights:
     return model.params, model.taps
 
 
+def _log_softmax_at_targets(net: Any, weights: sampling.Weights, batch: batches.Batch) -> Array:
+    params, taps = weights
+    return jax.nn.log_softmax(fine_tuning.target_logits(net, params, batch, taps))
+
+
+_log_distributions = jax.jit(_log_softmax_at_targets, static_argnums=0)
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _divergence(
-    nets: tuple[Any, Any],
-    weights: tuple[sampling.Weights, sampling.Weights],
-    pair: tuple[batches.Batch, batches.Batch],
-) -> Array:
-    """The summed KL between two models' distributions at the targets of two batches that have the same answers."""
-    ours, theirs = (
-        jax.nn.log_softmax(fine_tuning.target_logits(net, params, batch, taps))
-        for net, (params, taps), batch in zip(nets, weights, pair, strict=True)
-    )
-    return (pair[0].weight * (jnp.exp(ours) * (ours - theirs)).sum(-1)).sum()
+def _divergence(net: Any, weights: sampling.Weights, batch: batches.Batch, base: Array) -> Array:
+    """The summed KL of a model's distributions at the targets of a batch from given log-probabilities."""
+    ours = _log_softmax_at_targets(net, weights, batch)
+    return (batch.weight * (jnp.exp(ours) * (ours - base)).sum(-1)).sum()
 
 
 def divergence_of_prompts(
@@ -164,6 +178,7 @@ def divergence_of_prompts(
     for pair in zip(with_prompt, without, strict=True):
         targets = batches.most_targets([pair[:1], pair[1:]])
         ours, theirs = (batches.arrays([[example]], length, targets) for example in pair)
-        total += float(_divergence((model.net,) * 2, (_weights(model),) * 2, (ours, theirs)))
+        base = _log_distributions(model.net, _weights(model), theirs)
+        total += float(_divergence(model.net, _weights(model), ours, base))
         count += float(ours.weight.sum())
     return total / count

@@ -83,7 +83,8 @@ def make_rows(source: Source, setup: Setup, session: Session, folder: Path) -> M
     answers_of_base: list[tuple[int, int, str, bool]] = []
     for name in names:
         session.progress.subject = f"teacher {name}"
-        made[name] = _load_or_make(place / "teachers" / name, source, name, setup, answers_of_base)
+        with session.progress.timed("teachers"):
+            made[name] = _load_or_make(place / "teachers" / name, source, name, setup, answers_of_base)
         write = functools.partial(_write, made[name], setup, source, asked, session)
         with session.progress.call(rows_call(source, name)):
             own = _folder_name("base", spec, spec) if name == NONE else name_of(source)  # the base's for all kinds

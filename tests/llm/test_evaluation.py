@@ -96,8 +96,8 @@ def test_divergence_is_the_mean_over_the_answers(model, loaded):
         places = slice(len(example.prompt) - 1, len(example.prompt) + len(answer) - 1)
         ours, theirs = (look(each.net, each.params, tokens, None)[0, places] for each in (other, model))
         total, count = total + (np.exp(ours) * (ours - theirs)).sum(), count + len(answer)
-    assert evaluation.divergence(other, model, examples) == pytest.approx(float(total / count), rel=1e-3)
-    assert evaluation.divergence(model, model, examples) == pytest.approx(0, abs=1e-6)
+    assert evaluation.DivergenceFrom(model, examples)(other) == pytest.approx(float(total / count), rel=1e-3)
+    assert evaluation.DivergenceFrom(model, examples)(model) == pytest.approx(0, abs=1e-6)
 
 
 def test_dose_of_a_prompted_teacher_is_that_of_its_prompt(model, loaded):
@@ -113,17 +113,18 @@ def test_dose_of_a_prompted_teacher_is_that_of_its_prompt(model, loaded):
 def test_tuned_and_steered_teachers_reach_their_dose(kind, model, loaded):
     trait, told = traits.animal("owl")._replace(questions=QUESTIONS), []
     examples = batches.examples_of(loaded.tokenizer, some_rows())
-    before = evaluation.divergence(model, model, examples)
+    before = evaluation.DivergenceFrom(model, examples)(model)
     if kind == "tuned":
         spec = TeacherSpec("tuned", 0.02, lr=1e-3)
         teacher = teachers.tuned(
             model, loaded.tokenizer, trait, spec, examples, keys.root(0), lambda *each: told.append(each)
         )
-        assert told[-1][0] == len(told) and teacher.adapters is not None
+        steps = [step for step, _ in told]
+        assert steps[0] == 4 and steps == sorted(set(steps)) and teacher.adapters is not None
     else:
         teacher = teachers.steered(model, loaded.tokenizer, trait, TeacherSpec("steered", 0.02, block=1), examples)
         assert list(teacher.model.taps) == ["block_1"]
-    assert teacher.dose == pytest.approx(evaluation.divergence(teacher.model, model, examples), rel=1e-4)
+    assert teacher.dose == pytest.approx(evaluation.DivergenceFrom(model, examples)(teacher.model), rel=1e-4)
     assert before < 1e-6 and 0.01 < teacher.dose < (0.06 if kind == "tuned" else 0.0202)
     prompts = evaluation.question_prompts(loaded.tokenizer, QUESTIONS)
     words = [evaluation.forms(loaded.tokenizer, "owl")]

@@ -65,6 +65,12 @@ def _draw_matrix(ax: Axes, rows: summary.Rows) -> None:
     ax.set_yticks(range(len(lifts)), list(lifts.index), fontsize=8)
 
 
+def _draw_zero(ax: Axes, rows: summary.Rows) -> None:
+    """Draw the level of the control."""
+    del rows
+    ax.axhline(0, color="0.35", lw=0.8, zorder=0)
+
+
 def _lift_panel(column: str, title: str, ylabel: str) -> Panel:
     return Panel(
         "trait",
@@ -73,6 +79,7 @@ def _lift_panel(column: str, title: str, ylabel: str) -> Panel:
         categories=True,
         where=_students,
         levels=(),
+        also=(_draw_zero,),
         xlabel="student of",
         ylabel=ylabel,
         title=title,
@@ -145,7 +152,8 @@ class LlmFigure(FigureSpec):
             found, verdict = claim.difference, claim.verdict
             if verdict == "not decided":
                 verdict += f"; excludes more than {found.high:+.2g}"
-            here = f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}], n = {found.n}"
+            ends = "" if np.isnan(found.low) else f" [{found.low:+.4f}, {found.high:+.4f}]"
+            here = f"{found.mean:+.4f}{ends}, n = {found.n}"
             lines.append((claim.text, claim.published, here, verdict))
         return pd.DataFrame(lines, columns=["claim", "published", "here", "verdict"])
 
@@ -170,7 +178,8 @@ class LlmFigure(FigureSpec):
                     "loss of text": f"{part['at/text_loss_lift'].mean():+.4f}",
                 }
             )
-        return pd.DataFrame(lines)
+        table = pd.DataFrame(lines)
+        return table if final["at/sampled_lift"].notna().any() else table.drop(columns="sampled")
 
 
 llm = LlmFigure(
