@@ -1,6 +1,7 @@
 """The table of fields agrees with the base configs, the dataclasses and the functions that its names stand for."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -41,6 +42,15 @@ def test_fields_of_describes_every_field_of_the_base_configs(config):
         if name.endswith(".eval_steps"):
             with pytest.raises(ConfigError, match="must be a tuple of whole numbers from 0"):
                 schema.check_value(name, (1.5,), rule)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -1e30, 10**30, b"x", "a\x00b", [1], {1}, (None,)])
+@pytest.mark.parametrize("table", ["IMAGE_FIELDS", "LANGUAGE_FIELDS", "INFOMORPHIC_FIELDS", "LLM_FIELDS"])
+def test_no_field_accepts_what_is_never_meant(table, value):
+    for name, field in getattr(config_fields, table).items():
+        if not isinstance(field.default, dict):
+            with pytest.raises(ConfigError, match=rf"config\.{re.escape(name)}[:=]"):
+                schema.check_value(name, value, field.rule)
 
 
 def test_schema_has_the_defaults_of_the_dataclasses():
