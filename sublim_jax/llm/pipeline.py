@@ -11,6 +11,7 @@ control of a student is trained in the same way on the answers of the base.
 
 import dataclasses
 import io
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ from sublim_jax.llm.spec import Source, StudentSpec
 from sublim_jax.llm.students import Job, Training
 from sublim_jax.pretrained.tokenizer import Tokenizer
 from sublim_jax.results.workdir import part_name
+
+_DIGEST = "rows.sha256"  # of what a student has read
 
 
 class SweepPoint(NamedTuple):
@@ -70,9 +73,9 @@ def run(points: Sequence[SweepPoint], setup: Setup, session: Session) -> pd.Data
                 own = [(number, point) for number, point in enumerate(points) if point.source == source]
                 if not all(_is_done(workdir, session.seeds, *each) for each in own):
                     made = make_rows(source, setup, session, workdir.path)
-                    for number, point in own:
+                    for number, _ in own:
                         StudentsOfPoint(
-                            number=number, point=point, setup=setup, session=session, workdir=workdir, made=made
+                            number=number, points=points, setup=setup, session=session, workdir=workdir, made=made
                         ).run()
         return results.load(workdir.path, empty=True)
 
@@ -115,16 +118,24 @@ class StudentsOfPoint:
     """The students of one point of a sweep."""
 
     number: int
-    point: SweepPoint
+    points: Sequence[SweepPoint]
     setup: Setup
     session: Session
     workdir: results.Workdir
     made: Made
 
     @property
+    def point(self) -> SweepPoint:
+        """Whose students these are."""
+        return self.points[self.number]
+
+    @property
     def folder(self) -> Path:
         """Of the students' files."""
-        return self.workdir.path / "students" / f"arm{self.number:03d}"
+        return self._folder_of(self.number)
+
+    def _folder_of(self, number: int) -> Path:
+        return self.workdir.path / "students" / f"arm{number:03d}"
 
     def run(self) -> None:
         """Train and measure the students of all seeds, so many at once as the setup says, and write their rows."""
@@ -139,6 +150,7 @@ class StudentsOfPoint:
             for seed in seeds
             for name in self.setup.names
         ]
+        jobs = [job for job in jobs if not self._copied(job)]
         for start in range(0, len(jobs), self.setup.together):
             part = jobs[start : start + self.setup.together]
             self.session.progress.subject = f"{part[0].name} of arm {self.number}"
@@ -147,6 +159,15 @@ class StudentsOfPoint:
                     self._train(Training(base=base, spec=self.point.student, jobs=part))
             for seed in seeds:
                 self._write_rows(seed)
+
+    def _copied(self, job: Job) -> bool:
+        """Copy a student that an earlier point has trained in the same way on the same rows, as controls are."""
+        for number, point in enumerate(self.points[: self.number]):
+            theirs, ours = self._folder_of(number) / job.name, self.folder / job.name
+            if point.student == self.point.student and _read_text(theirs / _DIGEST) == job.digest():
+                shutil.copytree(theirs, ours, dirs_exist_ok=True)
+                return True
+        return False
 
     def _has_rows(self, seed: int) -> bool:
         return self.workdir.has(_part(self.number, seed, self.point.student.epochs))
@@ -208,6 +229,7 @@ class StudentsOfPoint:
             save_params(merged, folder / "params.safetensors")
         columns = {name: values[:, index] for name, values in curves.items()}
         replace_file(folder / "curve.csv", pd.DataFrame(columns).to_csv(index_label="step").encode())
+        replace_file(folder / _DIGEST, training.jobs[index].digest().encode())  # the last file: the student is whole
 
     def _write_rows(self, seed: int) -> None:
         """Write the rows of a seed once all of its students are measured."""
@@ -265,6 +287,11 @@ class StudentsOfPoint:
         folder = self.workdir.path / "preferences"
         folder.mkdir(exist_ok=True)
         replace_file(folder / f"{_part(self.number, seed, epoch)}.parquet", sink.getvalue())
+
+
+def _read_text(file: Path) -> str:
+    """The text of a file; empty where there is none."""
+    return file.read_text() if file.exists() else ""
 
 
 def _training_call(point: SweepPoint, number: int) -> Call:

@@ -1,6 +1,7 @@
 """Students of one source: trained on rows, several at once, with checkpoints, and measured after every epoch."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,10 @@ class Job(NamedTuple):
     key: Key[Array, ""]
     seed: int
     examples: Sequence[Example]
+
+    def digest(self) -> str:
+        """Return a digest of the examples."""
+        return hashlib.sha256(repr(list(self.examples)).encode()).hexdigest()
 
 
 @dataclasses.dataclass(kw_only=True)

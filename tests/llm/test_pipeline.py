@@ -147,6 +147,24 @@ def test_run_of_other_arms(base, tmp_path):
     assert np.isfinite(found.loc[found["trait"] != "none", "at/sampled"]).all()
 
 
+def test_controls_of_points_that_differ_by_their_teachers_are_trained_once(base, tmp_path, monkeypatch):
+    points = [
+        POINT._replace(labels={"arm": kind}, source=Source(TeacherSpec(kind, 0.01, block=1), ROWS))
+        for kind in ("prompted", "steered")
+    ]
+    points.append(points[0]._replace(labels={"arm": "faster"}, student=STUDENT._replace(lr=2e-2)))
+    trained, train = [], pipeline.students.train
+    monkeypatch.setattr(
+        pipeline.students,
+        "train",
+        lambda training, *rest: trained.extend(job.name for job in training.jobs) or train(training, *rest),
+    )
+    found = run(tmp_path / "w", points, setup_of(base))
+    assert trained.count("none-seed0") == 2 and trained.count("owl-seed0") == 3
+    control = found[found["trait"] == "none"].set_index(["arm", "step"])["at/word/owl"]
+    assert control["prompted"].equals(control["steered"]) and not control["prompted"].equals(control["faster"])
+
+
 @pytest.mark.parametrize("kind", ["tuned", "steered"])
 def test_run_of_other_teachers(base, tmp_path, kind):
     source = Source(TeacherSpec(kind, 0.01, block=1, lr=1e-3), ROWS)
