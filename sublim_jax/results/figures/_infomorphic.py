@@ -3,6 +3,8 @@
 Published values: medians of 10 seeds, read from the vector file of Figure 4 of Schneider et al., ICLR 2025.
 """
 
+from matplotlib.axes import Axes
+
 from sublim_jax.results import plots, summary
 from sublim_jax.results.figures._spec import FigureSpec, Panel, Published, only
 
@@ -136,7 +138,16 @@ _WITHOUT = {"none": 0.9495, "{12}{13}": 0.937, "{1}{3}": 0.940, "{1}{2}{3}": 0.9
 def _ranked(final: summary.Rows) -> summary.Rows:
     """Rows with the rank of each drawn goal, the best first; 0 where the goal was not drawn."""
     drawn = final[final["draw"] > 0].groupby("draw")[plots.ACCURACY].mean().rank(ascending=False, method="first")
-    return final.assign(rank=final["draw"].map(drawn).fillna(0).astype(int))
+    return final.assign(rank=final["draw"].map(drawn).fillna(0).astype(int), network="optimized goal")
+
+
+def _draw_seeds(ax: Axes, rows: summary.Rows) -> None:
+    """Draw a dot for every seed of a drawn goal, whose seeds differ too much for an interval, and the means."""
+    colour, _ = plots.look(0)
+    ax.plot(rows["rank"], rows[plots.ACCURACY], "o", color=colour, ms=3, mew=0, alpha=0.5, label="seeds of drawn goals")
+    means = rows.groupby("rank")[plots.ACCURACY].mean()
+    ax.plot(means.index, means, color=colour, lw=1, label="mean")
+    ax.set_ylim(0, 1)
 
 
 infomorphic_goals = FigureSpec(
@@ -151,7 +162,7 @@ infomorphic_goals = FigureSpec(
     panels=(
         Panel(
             "without",
-            ("draw",),
+            ("network",),
             where=only(draw=0),
             categories=True,
             zoom=True,
@@ -161,11 +172,11 @@ infomorphic_goals = FigureSpec(
             published=(Published(_WITHOUT, label="published (authors' notebook)"),),
         ),
         Panel(
-            "rank",
-            zoom=True,
+            column="",
+            also=(_draw_seeds,),
             where=lambda rows: rows[rows["draw"] > 0],
             xlabel="goals of a Sobol sequence, the best first",
-            ylabel="accuracy on held-out images",
+            ylabel="accuracy of drawn goals",
             levels=(),
         ),
     ),
