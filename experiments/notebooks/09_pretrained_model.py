@@ -112,7 +112,7 @@ rows[rows["step"] == rows["step"].max()][columns].round(4)
 
 # %% [markdown]
 # The control has no trait of its own. `share_lift` is the part of the trait's word among all words that were asked for,
-# less the control's. Ten rows, or a hundred, and one seed decide nothing; `sl.summarize` says how many would.
+# less the control's. Ten rows, or a hundred, and one seed decide nothing: intervals need three seeds or more.
 
 # %%
 sl.plot(rows, "llm")

@@ -151,14 +151,18 @@ class StudentsOfPoint:
             for name in self.setup.names
         ]
         jobs = [job for job in jobs if not self._copied(job)]
+        self._write_all(seeds)
         for start in range(0, len(jobs), self.setup.together):
             part = jobs[start : start + self.setup.together]
             self.session.progress.subject = f"{part[0].name} of arm {self.number}"
             with self.session.progress.call(_training_call(self.point, len(part))):
                 if not all(self._kept(job.name, self.point.student.epochs) for job in part):
                     self._train(Training(base=base, spec=self.point.student, jobs=part))
-            for seed in seeds:
-                self._write_rows(seed)
+            self._write_all(seeds)
+
+    def _write_all(self, seeds: Sequence[int]) -> None:
+        for seed in seeds:
+            self._write_rows(seed)
 
     def _copied(self, job: Job) -> bool:
         """Copy a student that an earlier point has trained in the same way on the same rows, as controls are."""

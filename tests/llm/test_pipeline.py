@@ -165,6 +165,16 @@ def test_controls_of_points_that_differ_by_their_teachers_are_trained_once(base,
     assert control["prompted"].equals(control["steered"]) and not control["prompted"].equals(control["faster"])
 
 
+def test_points_whose_students_are_all_copied_have_rows(base, tmp_path):
+    spec = STUDENT._replace(rows="base", epochs=1)
+    points = [
+        POINT._replace(labels={"arm": kind}, student=spec, source=Source(TeacherSpec(kind, 0.01, block=1), ROWS))
+        for kind in ("prompted", "steered")
+    ]
+    found = run(tmp_path / "w", points, setup_of(base))
+    assert len(found) == 6 and pipeline.left(points, range(1), tmp_path / "w") == 0
+
+
 @pytest.mark.parametrize("kind", ["tuned", "steered"])
 def test_run_of_other_teachers(base, tmp_path, kind):
     source = Source(TeacherSpec(kind, 0.01, block=1, lr=1e-3), ROWS)
