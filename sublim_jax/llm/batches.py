@@ -172,8 +172,15 @@ def arrays(sequences: Sequence[Sequence[Example]], length: int, targets: int) ->
 
 def most_targets(sequences: Sequence[Sequence[Example]]) -> int:
     """Return the largest number of predicted tokens of a sequence, rounded up to a multiple of 16."""
-    counts = [sum(len(answer.tokens) for example in each for answer in example.answers) for each in sequences]
-    return -(-max(counts, default=1) // 16) * 16
+    return _multiple(
+        max(
+            (sum(len(answer.tokens) for example in each for answer in example.answers) for each in sequences), default=1
+        )
+    )
+
+
+def _multiple(number: int) -> int:
+    return -(-number // 16) * 16
 
 
 class Plan(NamedTuple):
@@ -210,7 +217,7 @@ def plan(
         examples: Examples; those too long for a sequence are divided.
         rows: Answers in a step; a step may have some more, since examples stay whole.
         epochs: Passes over the examples.
-        length: Tokens of a sequence.
+        length: Most tokens of a sequence; arrays are as long as the longest one.
         size: Sequences computed at once.
         seed: Of the order.
         packed: Whether several examples share a sequence.
@@ -222,7 +229,9 @@ def plan(
         groups = _groups([examples[index] for index in order], rows)
         steps += [pack(group, length) if packed else [[example] for example in group] for group in groups]
     parts = max(-(-len(step) // size) for step in steps)
-    return Plan(steps, length, most_targets([sequence for step in steps for sequence in step]), parts, size)
+    every = [sequence for step in steps for sequence in step]
+    longest = max(sum(example.length for example in sequence) for sequence in every)
+    return Plan(steps, _multiple(longest), most_targets(every), parts, size)
 
 
 def _groups(examples: Sequence[Example], rows: int) -> Iterator[list[Example]]:

@@ -17,9 +17,11 @@ from jaxtyping import Array, Float, Int
 
 from sublim_jax.core.types import Params
 from sublim_jax.llm.batches import Batch
-from sublim_jax.nets import Decoder
+from sublim_jax.nets import Decoder, decoder
 from sublim_jax.nets.decoder import Block, Taps, parts, weighed
 from sublim_jax.pretrained.kv_cache import unembedded
+
+_CHUNK = 128  # tokens that attend together, to those up to the last of them: later ones are invisible
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,11 +87,43 @@ def features(net: Decoder, params: Params, batch: Batch, taps: Taps | None = Non
 
     def attend(block: Block, query: Array, key: Array, value: Array) -> Array:
         q, k, v = parts(block, query, key, value, jnp.asarray(batch.positions))
-        return weighed(block, q, (k, v, seen))
+        chunks = [slice(start, start + _CHUNK) for start in range(0, q.shape[2], _CHUNK)]
+        averaged = [
+            weighed(block, q[:, :, own], (k[:, :, : own.stop], v[:, :, : own.stop], seen[:, own, : own.stop]))
+            for own in chunks
+        ]
+        return jnp.concatenate(averaged, axis=1)
 
     variables: Any = {"params": params}
-    out: Any = net.apply(variables, batch.tokens, taps, attend)
+    out: Any = net.apply(variables, batch.tokens, taps, attend, low_rank)
     return out.features
+
+
+@jax.custom_vjp
+def low_rank(x: Array, down: Array, up: Array) -> Array:
+    """Multiply with two factors of a matrix as `decoder.low_rank` does, with derivatives that are faster on CPU.
+
+    Those that JAX derives make XLA transpose the derivative with respect to the product, once for each adapter.
+    """
+    return decoder.low_rank(x, down, up)
+
+
+def _low_rank_forward(x: Array, down: Array, up: Array) -> tuple[Array, tuple[Array, ...]]:
+    low = x @ down
+    return low @ up, (x, low, down, up)
+
+
+def _low_rank_backward(kept: tuple[Array, ...], slope: Array) -> tuple[Array, Array, Array]:
+    x, low, down, up = kept
+    slope_of_low = slope @ up.T
+    return slope_of_low @ down.T, _summed_over_tokens(slope_of_low, x).T, _summed_over_tokens(low, slope)
+
+
+def _summed_over_tokens(few: Array, many: Array) -> Float[Array, "few many"]:
+    return jnp.einsum("nlf,nlm->fm", few, many)
+
+
+low_rank.defvjp(_low_rank_forward, _low_rank_backward)
 
 
 def target_logits(

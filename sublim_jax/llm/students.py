@@ -67,8 +67,8 @@ class Training:
             for job in self.jobs
         ]
         # Students that train at once have equally many steps; the last of some hold nothing.
-        parts, targets = max(plan.parts for plan in plans), max(plan.targets for plan in plans)
-        self.plans = [plan._replace(parts=parts, targets=targets) for plan in plans]
+        sizes = {name: max(getattr(plan, name) for plan in plans) for name in ("length", "targets", "parts")}
+        self.plans = [plan._replace(**sizes) for plan in plans]
         self.tuning = spec.tuning(self.steps)
         self.frozen = jax.tree.map(lambda array: jnp.asarray(array, spec.dtype), dict(self._divided()[1]))
 

@@ -26,6 +26,7 @@ Scaling = tuple[float, float, float, float]
 Taps = Mapping[str, Float[Array, "#batch #length width"]]
 Past = tuple[Array, Array, Bool[Array, "#rows #length past"]]  # keys and values [rows, group, past, size], visible ones
 Attend = Callable[["Block", Stream, Keyed, Keyed], Stream]  # (block, query, key, value) -> values averaged by position
+LowRank = Callable[[Array, Array, Array], Array]  # (x, down, up) -> (x @ down) @ up
 
 
 class Norm(nn.Module):
@@ -88,8 +89,8 @@ class Decoder(nn.Module):
 
     Logits at a position depend only on tokens up to it; `acts["block_i"]` is the residual stream after block i. The
     call takes `taps`, values added to the residual stream after named blocks (steering, or zeros to differentiate with
-    respect to), and `attend`, a replacement of the function `attend` (for instance with a key-value cache). Raises
-    `ConfigError` for incompatible sizes.
+    respect to), and `attend` and `multiply`, replacements of the functions `attend` (for instance with a key-value
+    cache) and `low_rank` (for instance with derivatives of its own). Raises `ConfigError` for incompatible sizes.
 
     Attributes:
         vocabulary, width, layers, heads, hidden: sizes; `hidden` is the MLP's.
@@ -134,7 +135,11 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Num[Array, "batch length"], taps: Taps | None = None, attend: Attend | None = None
+        self,
+        tokens: Num[Array, "batch length"],
+        taps: Taps | None = None,
+        attend: Attend | None = None,
+        multiply: LowRank | None = None,
     ) -> ModelOutput:
         self._check(tokens.shape[1])
         taps = taps or {}
@@ -142,13 +147,13 @@ class Decoder(nn.Module):
         h, table = Embed(self.vocabulary, self.width, learned, name="embed")(tokens)
         acts: dict[str, Array] = {}
         fields = {name: getattr(self, name) for name in _OF_A_BLOCK}
-        kind = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        kind = nn.remat(Block, static_argnums=(3, 4)) if self.remat else Block
         for index in range(self.layers):
             name = f"block_{index}"
             block = kind(**fields, name=name)
             sizes = self.adapter_sizes(index)
             low = Adapter(sizes, self.rank, name=f"adapter_{index}")() if sizes else {}
-            h = block(h, low, attend)
+            h = block(h, low, attend, multiply)
             h = h + taps[name] if name in taps else h
             acts[name] = h
         h = Norm(self.norm, self.eps, name="norm")(h)
@@ -192,7 +197,13 @@ class Block(nn.Module):
     adapter_scale: float
 
     @nn.compact
-    def __call__(self, h: Stream, low: Mapping[str, tuple[Array, Array]], attending: Attend | None = None) -> Stream:
+    def __call__(
+        self,
+        h: Stream,
+        low: Mapping[str, tuple[Array, Array]],
+        attending: Attend | None = None,
+        multiply: LowRank | None = None,
+    ) -> Stream:
         outs = {name: outer for name, _, outer in matrices(self, h.shape[-1])}
 
         def linear(name: str, x: Array) -> Array:
@@ -201,7 +212,7 @@ class Block(nn.Module):
                 y = y + self.param(f"{name}_bias", nn.initializers.zeros, (outs[name],))[None, None]
             if name not in low:
                 return y
-            added = (x @ low[name][0]) @ low[name][1]
+            added = (multiply or low_rank)(x, *low[name])
             return y + (added if self.adapter_scale == 1 else self.adapter_scale * added)
 
         normed = _normed(self, h, "attend_scale", "attend_shift", self.norm, self.eps)
@@ -225,6 +236,11 @@ def matrices(block: Block, width: int) -> tuple[tuple[str, int, int], ...]:
     attention = ("query", width, width), ("key", width, keyed), ("value", width, keyed), ("out", width, width)
     gate = (("gate", width, block.hidden),) if block.mlp == "swiglu" else ()
     return (*attention, *gate, ("up", width, block.hidden), ("down", block.hidden, width))
+
+
+def low_rank(x: Array, down: Array, up: Array) -> Array:
+    """Multiply with two factors of a matrix, [in, rank] and [rank, out]."""
+    return (x @ down) @ up
 
 
 def attend(block: Block, query: Stream, key: Keyed, value: Keyed) -> Stream:
