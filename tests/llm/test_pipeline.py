@@ -98,10 +98,9 @@ def test_run_keeps_rows_teachers_students_and_preferences(done, base):
     assert not list((folder / "checkpoints").glob("*"))
 
 
-@pytest.mark.parametrize("together", [1, 6])
-def test_run_that_stops_again_and_again_gives_the_same_rows(done, base, tmp_path, together):
-    expected, count = done[1], iter(range(10**6))
-    points, setup = [POINT], setup_of(base, together=together)
+def test_run_that_stops_again_and_again_gives_the_same_rows(done, base, tmp_path):
+    count = iter(range(10**6))
+    points, setup = [POINT], setup_of(base)
     for attempt in range(60):
         try:
             found = run(tmp_path / "w", points, setup, 2, stopped=lambda: next(count) % 2 == 1, save_every=1)
@@ -109,11 +108,7 @@ def test_run_that_stops_again_and_again_gives_the_same_rows(done, base, tmp_path
         except Interrupted:
             assert attempt < 59
     assert attempt > 1
-    if together == 1:
-        pd.testing.assert_frame_equal(found, expected, check_exact=True)
-    else:  # products of several students at once differ by rounding, which Adam enlarges
-        numbers = [name for name in found if name.startswith("at/word")]
-        np.testing.assert_allclose(found[numbers], expected[numbers], rtol=0.02, atol=1e-6)
+    pd.testing.assert_frame_equal(found, done[1], check_exact=True)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -134,12 +129,11 @@ def test_run_keeps_merged_weights_on_request(base, tmp_path, method):
 def test_run_of_other_arms(base, tmp_path):
     arms = {
         "shuffled": STUDENT._replace(rows="shuffled", epochs=1),
-        "divergent": STUDENT._replace(tokens="divergent", epochs=1),
-        "random": STUDENT._replace(tokens="random", epochs=1),
-        "block": STUDENT._replace(blocks=(1,), modules="attention", epochs=1),
-        "full": STUDENT._replace(method="full", epochs=1, lr=1e-4),
+        "divergent": STUDENT._replace(tokens="divergent", epochs=1),  # whose control learns random tokens
+        "padded_block": STUDENT._replace(
+            packed=False, dtype="bfloat16", blocks=(1,), modules="attention", epochs=1
+        ),
         "full_block": STUDENT._replace(method="full", blocks=(0,), epochs=1, remat=True),
-        "padded": STUDENT._replace(packed=False, dtype="bfloat16", epochs=1),
     }
     points = [POINT._replace(labels={"arm": name}, student=spec) for name, spec in arms.items()]
     found = run(tmp_path / "w", points, setup_of(base, evaluation=EvaluationSpec((), 2, 4, "Be brief.")))

@@ -115,8 +115,7 @@ def run(program, devices, *words):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("kind", ["lora", "full"])
-@pytest.mark.parametrize("family", ["llama", "neox"])
+@pytest.mark.parametrize(("family", "kind"), [("llama", "lora"), ("neox", "full")])
 def test_meshes_of_eight_devices_give_the_losses_of_one_device(family, kind, tmp_path):
     assert run(PROGRAM, 8, family, kind, str(tmp_path / "checkpoint")) == "agree"
 
