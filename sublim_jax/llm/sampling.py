@@ -27,6 +27,7 @@ from sublim_jax.pretrained.personas import filled
 
 Weights = tuple[Params, Taps | None]
 _BLOCK = 256  # tokens: the sums of a large vocabulary cost as much as a block of the model
+_PREFIX = 16  # a common prefix has a multiple of so many tokens: one program for system prompts of similar lengths
 
 
 class Model(NamedTuple):
@@ -120,7 +121,7 @@ def write(
         needed = f"prompt and answer have {longest} tokens, the model takes {model.net.length}"
         raise ConfigError(f"config.rows.tokens={sampling.tokens}: {needed}")
     numbers = numbers or [(index, 0) for index in range(len(prompts))]
-    weights, shared = (model.params, model.taps), common_prefix(prompts)
+    weights, shared = (model.params, model.taps), common_prefix(prompts) // _PREFIX * _PREFIX
     prefix = prefilled(model, prompts[0][:shared]) if shared else None
     found: list[Any] = [None] * len(prompts)
     width = filled(prompts)[0].shape[1] - shared

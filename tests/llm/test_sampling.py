@@ -21,7 +21,7 @@ def sharp(net, scale=6.0):
     return jax.tree.map(lambda array: scale * array if array.ndim > 1 else array, params_of(net))
 
 
-def prompts(number=11, shared=5, seed=0):
+def prompts(number=11, shared=18, seed=0):
     rng = np.random.default_rng(seed)
     begin = rng.integers(10, 50, shared).tolist()
     return [[*begin, *rng.integers(10, 50, rng.integers(1, 9)).tolist()] for _ in range(number)]
@@ -58,8 +58,15 @@ def test_answers_do_not_depend_on_the_batch_or_the_shared_prefix(temperature):
     other = sampling.write(
         Model(NET, params, END), [*lines, [40, 41]], KEY, Sampling(temperature, 8, 4), numbers=[*numbers, (99, 0)]
     )
-    assert sampling.common_prefix(lines) == 5 and sampling.common_prefix([*lines, [40, 41]]) == 0
+    assert sampling.common_prefix(lines) == 18 and sampling.common_prefix([*lines, [40, 41]]) == 0
     assert whole.tokens == parts.tokens == other.tokens[:-1]
+
+
+def test_system_prompts_of_similar_lengths_share_one_program():
+    params, programs = params_of(NET), sampling._write._cache_size()
+    for shared in (17, 19):
+        sampling.write(Model(NET, params, END), prompts(6, shared), KEY, Sampling(0.0, 3, 5))
+    assert sampling._write._cache_size() == programs + 1
 
 
 def test_answers_of_prompts_with_several_are_those_of_each_alone():
