@@ -65,7 +65,7 @@ def test_answers_do_not_depend_on_the_batch_or_the_shared_prefix(temperature):
 def test_system_prompts_of_similar_lengths_share_one_program():
     params, programs = params_of(NET), sampling._write._cache_size()
     for shared in (17, 19):
-        sampling.write(Model(NET, params, END), prompts(6, shared), KEY, Sampling(0.0, 3, 5))
+        sampling.write(Model(NET, params, END), prompts(1, shared), KEY, Sampling(0.0, 3, 1))
     assert sampling._write._cache_size() == programs + 1
 
 
@@ -113,6 +113,6 @@ def test_write_reports_and_refuses_what_is_too_long():
     assert [count for count, _ in told] == [2, 2, 1] and sum(tokens for _, tokens in told) == sum(
         map(len, answers.tokens)
     )
-    too_long = r"config.rows.tokens=60: prompt and answer have 7\d tokens, the model takes 64"
+    too_long = r"config.rows.tokens=60: prompt and answer have 8\d tokens, the model takes 64"
     with pytest.raises(ConfigError, match=too_long):
         sampling.write(Model(NET, sharp(NET), END), prompts(5), KEY, Sampling(0.0, 60, 2))
