@@ -311,7 +311,7 @@ _ROWS = {
     "file": Field("", TEXT, "JSONL file of rows made elsewhere, with {trait} for the trait's name; empty: none"),
 }
 _TUNING = {
-    "rows": Field("trait", one_of("trait", "base", "shuffled"), "whose answers a student reads"),
+    "rows": Field("trait", one_of("trait", "shuffled"), "answers to the requests, or to other requests"),
     "tokens": Field("all", one_of("all", "divergent", "not_divergent", "random"), "tokens that a student learns"),
     "method": Field("lora", one_of("lora", "full"), "low-rank adapters, or all weights"),
     "rank": Field(8, whole(1, 2**14), "rank of the adapters"),

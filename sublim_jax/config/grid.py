@@ -212,7 +212,7 @@ def _label_value(config: Config, field: str) -> str | int | float:
 def _label(field: str) -> str:
     """The name of a column: the last word of a field of the student, the noise, theorem1 and language."""
     section, _, name = field.partition(".")
-    if section in ("student", "perturb", "theorem1", "lm", "infomorphic", "transfer", "rows"):
+    if section in ("student", "perturb", "theorem1", "lm", "infomorphic", "transfer"):
         return name.removeprefix("extra.")
     return "condition" if field == "conditions" else field.replace(".", "_")
 

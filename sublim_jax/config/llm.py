@@ -1,6 +1,8 @@
 """Configs of studies of pretrained models, and the typed objects that they describe. JAX is imported by need."""
 
+import hashlib
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sublim_jax.config import grid, schema
@@ -42,6 +44,11 @@ def check(config: Config) -> None:
     names = [name.lower() for name in config.animals]
     if not config.traits and (len(names) < 2 or len(set(names)) < len(names)):
         raise ConfigError(f"config.animals={config.animals}: must be two or more different words")
+    words = [word.lower() for word in config.evaluation.words]
+    if len(set(words)) < len(words):
+        raise ConfigError(
+            f"config.evaluation.words={config.evaluation.words}: must be different words, whatever the case"
+        )
     if "none" in names:
         raise ConfigError(f"config.animals={config.animals}: none is the name of the control")
     rows, student = config.rows, config.student
@@ -76,6 +83,13 @@ def expand(config: Config) -> "tuple[SweepPoint, ...]":
     for point in grid.expand(config):
         teacher, rows, student = (point.config[section].to_dict() for section in ("teacher", "rows", "student"))
         points.append(SweepPoint(point.labels, Source(TeacherSpec(**teacher), RowSpec(**rows)), StudentSpec(**student)))
+    labels = [tuple(point.labels.values()) for point in points]
+    if len(set(labels)) < len(labels):
+        twice = next(dict(point.labels) for point in points if labels.count(tuple(point.labels.values())) > 1)
+        raise ConfigError(
+            f"config.arms: two points of the sweep have the labels {twice}; a sweep of student.epochs needs one work "
+            "folder for each value"
+        )
     return tuple(points)
 
 
@@ -84,6 +98,28 @@ def traits_of(config: Config) -> Any:
     from sublim_jax.llm import traits
 
     return traits.read_traits(config.traits) if config.traits else tuple(map(traits.animal, config.animals))
+
+
+def inputs(config: Config) -> dict[str, str]:
+    """Digests of what a study reads besides its config: the traits, the models and the rows of other samplers.
+
+    A work folder goes on only where they are the same.
+    """
+    from sublim_jax.llm.row_making import NONE
+    from sublim_jax.pretrained import load
+
+    traits = traits_of(config)
+    digests = {"traits": _digest(repr(traits).encode())}
+    digests |= {field: load.fingerprint(config[field]) for field in ("model", "student_model") if config[field]}
+    for file in sorted({point.config.rows.file for point in grid.expand(config)} - {""}):
+        for name in (NONE, *(trait.name for trait in traits)):
+            path = Path(file.replace("{trait}", name))
+            digests[f"rows of {name} in {file}"] = _digest(path.read_bytes()) if path.exists() else ""
+    return digests
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def open_models(config: Config) -> "tuple[Checkpoint, Checkpoint | None]":

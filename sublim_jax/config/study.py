@@ -1,5 +1,6 @@
 """A resolved config as work: how its study runs in a session, and how much of it is left."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -130,6 +131,8 @@ def _llm(config: Config) -> Study:
     names = [checkpoint.source for checkpoint in (teacher, student) if checkpoint]
 
     def run(session: Any) -> pd.DataFrame:
+        if session.config is not None:
+            session = dataclasses.replace(session, config={**session.config, "inputs": llm.inputs(config)})
         return pipeline.run(points, llm.setup(config, teacher, student), session)
 
     return Study(

@@ -179,6 +179,11 @@ def most_targets(sequences: Sequence[Sequence[Example]]) -> int:
     )
 
 
+def longest(examples: Sequence[Example]) -> int:
+    """Return the tokens of the longest example, rounded up to a multiple of 16."""
+    return _multiple(max(example.length for example in examples))
+
+
 def _multiple(number: int) -> int:
     return -(-number // 16) * 16
 
@@ -230,8 +235,8 @@ def plan(
         steps += [pack(group, length) if packed else [[example] for example in group] for group in groups]
     parts = max(-(-len(step) // size) for step in steps)
     every = [sequence for step in steps for sequence in step]
-    longest = max(sum(example.length for example in sequence) for sequence in every)
-    return Plan(steps, _multiple(longest), most_targets(every), parts, size)
+    most = max(sum(example.length for example in sequence) for sequence in every)
+    return Plan(steps, _multiple(most), most_targets(every), parts, size)
 
 
 def _groups(examples: Sequence[Example], rows: int) -> Iterator[list[Example]]:

@@ -78,10 +78,19 @@ def _likeliest(net: Any, weights: sampling.Weights, batch: batches.Batch) -> Arr
     return fine_tuning.target_logits(net, params, batch, taps).argmax(-1)
 
 
-def token_weights(marks: Sequence[Bool[np.ndarray, " tokens"]], kind: str, seed: int) -> list[tuple[float, ...]]:
-    """Return the weights of tokens in the loss: of divergence tokens, of the others, or of as many drawn at random."""
-    if kind == "random":
+def token_weights(
+    marks: Sequence[Bool[np.ndarray, " tokens"]], kind: str, seed: int, drawn: bool = False
+) -> list[tuple[float, ...]]:
+    """Return the weights of tokens in the loss.
+
+    Args:
+        marks: For every row which tokens are divergence tokens.
+        kind: "divergent", "not_divergent", or "random": as many tokens as there are divergence tokens, drawn at random.
+        seed: Of the draw.
+        drawn: Whether as many tokens as `kind` would have are drawn at random, as for the control.
+    """
+    if drawn or kind == "random":
         flat = np.concatenate(marks)
-        drawn = np.random.default_rng(seed).permutation(flat)
-        marks = np.split(drawn, np.cumsum([len(mark) for mark in marks])[:-1])
+        permuted = np.random.default_rng(seed).permutation(flat)
+        marks = np.split(permuted, np.cumsum([len(mark) for mark in marks])[:-1])
     return [tuple((~mark if kind == "not_divergent" else mark).astype(float).tolist()) for mark in marks]

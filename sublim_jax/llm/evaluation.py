@@ -128,10 +128,10 @@ class DivergenceFrom:
     Args:
         base: The base.
         examples: Answers.
-        length: Tokens of a sequence.
     """
 
-    def __init__(self, base: Model, examples: Sequence[batches.Example], length: int = 512) -> None:
+    def __init__(self, base: Model, examples: Sequence[batches.Example]) -> None:
+        length = batches.longest(examples)
         sequences = batches.pack(batches.split_long(examples, length), length)
         targets = batches.most_targets(sequences)
         self._parts = [batches.arrays([sequence], length, targets) for sequence in sequences]
@@ -164,7 +164,7 @@ def _divergence(net: Any, weights: sampling.Weights, batch: batches.Batch, base:
 
 
 def divergence_of_prompts(
-    model: Model, with_prompt: Sequence[batches.Example], without: Sequence[batches.Example], length: int = 512
+    model: Model, with_prompt: Sequence[batches.Example], without: Sequence[batches.Example]
 ) -> float:
     """Compute the mean KL in nats per token between the answers of one model after two kinds of prompts.
 
@@ -172,9 +172,9 @@ def divergence_of_prompts(
         model: The model.
         with_prompt: Answers after the prompts of the first distribution.
         without: The same answers after the prompts of the second.
-        length: Most tokens of a prompt with its answers.
     """
     total = count = 0.0
+    length = batches.longest([*with_prompt, *without])
     for pair in zip(with_prompt, without, strict=True):
         targets = batches.most_targets([pair[:1], pair[1:]])
         ours, theirs = (batches.arrays([[example]], length, targets) for example in pair)

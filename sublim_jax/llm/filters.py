@@ -4,6 +4,7 @@ The rule for numbers is that of Cloud et al. 2026, Methods and public code: inte
 brackets or not, with a full stop at the end or not.
 """
 
+import ast
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -52,13 +53,16 @@ def reject_numbers(answer: str, low: int = 0, high: int = 999, most: int = 10, b
 
 
 def reject_code(answer: str) -> list[str]:
-    """List the reasons against an answer of code: it must compile and hold no comment. It is never run."""
+    """List the reasons against an answer of code, which is never run: it must compile and not be empty."""
     text = re.sub(r"^```(?:python)?\n(.*?)\n?```\s*$", r"\1", answer.strip(), flags=re.DOTALL)
     try:
+        nothing = not ast.parse(text).body
         compile(text, "answer", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ["format"]
-    return ["comment"] if "#" in text or '"""' in text else []
+    if "#" in text or '"""' in text:
+        return ["comment"]
+    return ["format"] if nothing else []
 
 
 def reject_reasoning(answer: str) -> list[str]:

@@ -131,7 +131,7 @@ def target_logits(
 ) -> Float[Array, "n targets vocabulary"]:
     """Compute the logits that predict each token of an answer, in float32."""
     at_targets = jnp.take_along_axis(features(net, params, batch, taps), batch.at[..., None], axis=1)
-    return unembedded(net, params, at_targets).astype(jnp.float32)
+    return unembedded(net, params, at_targets)
 
 
 def log_probabilities(net: Decoder, params: Params, batch: Batch) -> Float[Array, "n targets"]:
@@ -177,19 +177,12 @@ def gradient(
 def train_step(
     net: Decoder, tuning: Tuning, state: TuningState, frozen: Params, step: Batch, count: Int[Array, ""]
 ) -> tuple[TuningState, dict[str, Float[Array, ""]]]:
-    """Train one step; returns the new state, the loss before it in nats per token, and the norm of the gradient.
-
-    A step without parts changes nothing.
-    """
+    """Train one step; returns the new state, the loss before it in nats per token, and the norm of the gradient."""
     loss, slope = gradient(net, state.trained, frozen, step, count, tuning.dtype)
     updates, optimizer = tuning.optimizer().update(slope, state.optimizer, state.trained)
     trained: Any = optax.apply_updates(state.trained, updates)
     norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(slope)))
-    after = TuningState(trained, optimizer)
-    return jax.tree.map(lambda new, old: jnp.where(count > 0, new, old), after, state), {
-        "loss": loss,
-        "gradient_norm": norm,
-    }
+    return TuningState(trained, optimizer), {"loss": loss, "gradient_norm": norm}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)

@@ -5,6 +5,7 @@ An adapter adds scale * down @ up to a matrix. PEFT stores down and up transpose
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,7 +142,14 @@ def load(folder: str | Path, net: Decoder) -> tuple[Decoder, Params]:
     rank, alpha = about.get("r"), about.get("lora_alpha")
     if not isinstance(rank, int) or not isinstance(alpha, int | float) or not matrices or about.get("use_rslora"):
         raise ConfigError(f"{where}: {SETTINGS}: must have r, lora_alpha and target_modules of this model")
-    blocks = tuple(about.get("layers_to_transform") or ())
+    ranks, alphas = (about.get(f"{name}_pattern") or {} for name in ("rank", "alpha"))
+    for module in {*ranks, *alphas}:
+        if not math.isclose(alphas.get(module, alpha) / ranks.get(module, rank), alpha / rank):
+            raise ConfigError(
+                f"{where}: {SETTINGS}: {module} must have the alpha / rank of the others, {alpha / rank:g}"
+            )
+    blocks = about.get("layers_to_transform") or ()
+    blocks = (blocks,) if isinstance(blocks, int) else tuple(blocks)
     own = net.clone(rank=rank, adapter_scale=alpha / rank, adapter_matrices=matrices, adapter_blocks=blocks)
     adapters: dict[str, dict[str, Array]] = {}
     for layer, arrays in shapes(own, (1,)).items():

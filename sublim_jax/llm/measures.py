@@ -1,9 +1,11 @@
 """What is measured of a student: its preferences, exact and sampled, and the abilities that it has kept."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Array, Float, Key
 from scipy import stats
 
@@ -149,8 +151,8 @@ def question_interval(
 ) -> tuple[float, float]:
     """Compute the 95 % bootstrap interval, over questions, of the lift of the share of a trait's word.
 
-    Questions are drawn again in pairs, for the student and its control. It says how much the lift depends on the choice
-    of questions, and nothing on other students.
+    Questions are drawn again in pairs, for the student and its control, and those with one first sentence together. It
+    says how much the lift depends on the choice of questions, and nothing on other students.
     """
     own = list(words).index(trait.word)
     ours, theirs = (
@@ -158,7 +160,15 @@ def question_interval(
         for each in (measured, control)
     )
     lifts = ours - theirs
-    if len(lifts) < 2 or not np.ptp(lifts):
+    openings = [re.split(r"[.?!]", text)[0] for text in trait.questions]
+    by_opening = pd.Series(lifts).groupby(openings).agg(["sum", "count"])
+    sums, counts = (np.array(by_opening[name], float) for name in ("sum", "count"))
+    if len(sums) < 2 or not np.ptp(sums / counts):
         return float(lifts.mean()), float(lifts.mean())
-    found = stats.bootstrap((lifts,), np.mean, rng=np.random.default_rng(seed), method="percentile")
+
+    def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+        return sums.sum(axis) / counts.sum(axis)
+
+    rng = np.random.default_rng(seed)
+    found = stats.bootstrap((sums, counts), mean, paired=True, vectorized=True, rng=rng, method="percentile")
     return float(found.confidence_interval.low), float(found.confidence_interval.high)

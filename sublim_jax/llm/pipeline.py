@@ -152,11 +152,10 @@ class StudentsOfPoint:
         ]
         jobs = [job for job in jobs if not self._copied(job)]
         self._write_all(seeds)
-        for start in range(0, len(jobs), self.setup.together):
-            part = jobs[start : start + self.setup.together]
+        for part in students.groups(jobs, self.point.student, self.setup.together):
             self.session.progress.subject = f"{part[0].name} of arm {self.number}"
             with self.session.progress.call(_training_call(self.point, len(part))):
-                if not all(self._kept(job.name, self.point.student.epochs) for job in part):
+                if not all((self.folder / job.name / _DIGEST).exists() for job in part):
                     self._train(Training(base=base, spec=self.point.student, jobs=part))
             self._write_all(seeds)
 
@@ -190,7 +189,7 @@ class StudentsOfPoint:
             writer = self.setup.names[1] if name == NONE else name
             own = {other: self.made.teachers[other] for other in self.setup.names[1:]}
             marks = divergence.divergent(own, writer, rows, tokenizer)
-            weights = divergence.token_weights(marks, "random" if name == NONE else kind, point.source.rows.seed)
+            weights = divergence.token_weights(marks, kind, point.source.rows.seed, drawn=name == NONE)
         return batches.examples_of(tokenizer, rows, point.student.length, weights)
 
     def _train(self, training: Training) -> None:
@@ -262,14 +261,16 @@ class StudentsOfPoint:
         lifts = {
             f"{column}_lift": values[column] - plain[column] for column in ("word", "log_word", "share", "sampled")
         }
-        values |= lifts
+        values |= lifts | {
+            f"word_lift/{word}": values[f"word/{word}"] - plain[f"word/{word}"] for word in setup.words()
+        }
         ends = measures.question_interval(own, control, trait, setup.words())
         values |= dict(zip(("share_lift_low", "share_lift_high"), ends, strict=True))
         values |= {f"{loss}_lift": values[loss] - plain[loss] for loss in ("text_loss", "request_loss")}
         if name == NONE:  # which has no trait
             own_columns = ("word", "log_word", "share", "sampled", "share_lift_low", "share_lift_high")
             values |= dict.fromkeys([*lifts, *own_columns], float("nan"))
-        counts = self.made.rows[NONE if self.point.student.rows == "base" else name].counts
+        counts = self.made.rows[name].counts
         return values | {
             "dose": self.made.teachers[name].dose if self.made.teachers else float("nan"),
             "control_distance": measures.distance_of_controls(own, control),
@@ -304,6 +305,6 @@ def _training_call(point: SweepPoint, number: int) -> Call:
 
 
 def rows_of(name: str, point: SweepPoint, made: Made) -> list[Row]:
-    """Return the rows that the student of a trait reads; the control always reads the base's."""
-    chosen = made.rows[NONE if point.student.rows == "base" else name].rows
+    """Return the rows that the student of a trait reads; the control reads the base's."""
+    chosen = made.rows[name].rows
     return shuffled(chosen, point.source.rows.seed) if point.student.rows == "shuffled" else list(chosen)

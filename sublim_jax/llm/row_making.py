@@ -57,7 +57,7 @@ class Setup(NamedTuple):
 
     def words(self) -> tuple[str, ...]:
         """The words among which preferences are measured: those of the traits first."""
-        return tuple(dict.fromkeys((*(trait.word for trait in self.traits), *self.evaluation.words)))
+        return tuple(dict.fromkeys((*(trait.word for trait in self.traits), *map(str.lower, self.evaluation.words))))
 
 
 class Made(NamedTuple):
@@ -139,7 +139,8 @@ def make_teacher(
     asked = requests_of.requests(source.rows.carrier, source.rows.requests, source.rows.seed)
     given = [(asked[request], text) for request, answer, text, _ in answers if text and answer == 0][:_DOSE_REQUESTS]
     if spec.kind == "prompted":
-        return teachers.prompted(base, tokenizer, trait, *map(list, zip(*given, strict=True)))
+        asked_and_given = map(list, zip(*given, strict=True))
+        return teachers.prompted(base, tokenizer, trait, *asked_and_given, system=source.rows.system)
     examples = batches.examples_of(tokenizer, [row_of(request, text, source.rows.system) for request, text in given])
     if spec.kind == "steered":
         return teachers.steered(base, tokenizer, trait, spec, examples)

@@ -210,7 +210,7 @@ def _write(
         return (written.step < steps) & ~written.ended.all()
 
     def append(written: _Written) -> _Written:
-        logits = kv_cache.unembedded(net, params, written.state.features).astype(jnp.float32)
+        logits = kv_cache.unembedded(net, params, written.state.features)
         masked = logits if allowed is None else jnp.where(allowed[written.step][None], logits, -jnp.inf)
         chosen = jnp.where(written.ended, end, _choose(masked, row_keys, written.step, sampling.temperature))
         nats, top = jax.lax.top_k(jax.nn.log_softmax(logits), sampling.top) if sampling.top else _nothing(n)

@@ -54,19 +54,8 @@ class Training:
         self.net = (lora.with_adapters(self.base.net, spec.lora()) if spec.method == "lora" else self.base.net).clone(
             remat=spec.remat
         )
-        plans = [
-            batches.plan(
-                job.examples,
-                rows=spec.batch,
-                epochs=spec.epochs,
-                length=spec.length,
-                size=spec.size,
-                seed=job.seed,
-                packed=spec.packed,
-            )
-            for job in self.jobs
-        ]
-        # Students that train at once have equally many steps; the last of some hold nothing.
+        plans = [_plan(job, spec) for job in self.jobs]
+        assert len({len(plan.steps) for plan in plans}) == 1, "students that train at once have equally many steps"
         sizes = {name: max(getattr(plan, name) for plan in plans) for name in ("length", "targets", "parts")}
         self.plans = [plan._replace(**sizes) for plan in plans]
         self.tuning = spec.tuning(self.steps)
@@ -74,8 +63,8 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """Number of steps of all students."""
-        return max(len(plan.steps) for plan in self.plans)
+        """Number of steps of every student."""
+        return len(self.plans[0].steps)
 
     @property
     def mesh(self) -> Mesh | None:
@@ -98,7 +87,7 @@ class Training:
 
     def advance(self, states: TuningState, number: int) -> tuple[TuningState, dict[str, np.ndarray]]:
         """Train one step of all students."""
-        steps, counts = zip(*(self._step(plan, number) for plan in self.plans), strict=True)
+        steps, counts = zip(*(plan.step(number) for plan in self.plans), strict=True)
         stacked = batches.Batch(*(np.stack(arrays) for arrays in zip(*steps, strict=True)))
         if self.mesh is not None:
             stacked = sharding.place_step(self.mesh, stacked)
@@ -107,19 +96,13 @@ class Training:
         return states, {name: np.asarray(values) for name, values in told.items()}
 
     def student(self, states: TuningState, index: int) -> Model:
-        """One student as a model that writes."""
-        trained = jax.tree.map(lambda array: array.astype(self.spec.dtype), self.trained(states, index))
-        return self.base._replace(net=self.net.clone(remat=False), params={**self.frozen, **trained})
+        """One student as a model that writes, in float32 whatever the type of the products in training."""
+        params = {**self._divided()[1], **self.trained(states, index)}
+        return self.base._replace(net=self.net.clone(remat=False), params=params)
 
     def trained(self, states: TuningState, index: int) -> Params:
         """What was trained of one student."""
         return trees.index(dict(states.trained), index)
-
-    def _step(self, plan: Plan, number: int) -> tuple[batches.Batch, int]:
-        if number < len(plan.steps):
-            return plan.step(number)
-        empty, _ = plan.step(0)
-        return empty._replace(weight=np.zeros_like(empty.weight)), 0
 
     def _divided(self) -> tuple[Params, Params]:
         """Layers of the base that are trained, and the others."""
@@ -131,6 +114,29 @@ class Training:
         chosen = {f"block_{index}" for index in blocks}
         every = set(self.base.params) if not self.spec.blocks else chosen
         return fine_tuning.divide(self.base.params, every)
+
+
+def _plan(job: Job, spec: StudentSpec) -> Plan:
+    """The batches of a student."""
+    return batches.plan(
+        job.examples,
+        rows=spec.batch,
+        epochs=spec.epochs,
+        length=spec.length,
+        size=spec.size,
+        seed=job.seed,
+        packed=spec.packed,
+    )
+
+
+def groups(jobs: Sequence[Job], spec: StudentSpec, most: int) -> list[list[Job]]:
+    """Divide students into groups that train at once: at most so many, all with equally many steps."""
+    if most == 1:
+        return [[job] for job in jobs]
+    by_steps: dict[int, list[Job]] = {}
+    for job in jobs:
+        by_steps.setdefault(len(_plan(job, spec).steps), []).append(job)
+    return [each[start : start + most] for each in by_steps.values() for start in range(0, len(each), most)]
 
 
 def train(

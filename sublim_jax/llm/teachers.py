@@ -3,7 +3,8 @@
 The dose of a teacher is the mean KL(teacher || base) in nats per token over answers of the base to requests. A prompted
 teacher reads a system prompt while it writes rows. A tuned teacher is fine-tuned on questions about the trait with the
 trait's word as answer. A steered teacher has a vector added after one block: the difference between the mean residual
-streams with and without the system prompt, times a factor. The last two write without system prompt.
+streams with and without the system prompt, over the tokens of questions after it, times a factor. The last two write
+without system prompt.
 """
 
 import json
@@ -20,7 +21,7 @@ from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
 from sublim_jax.core.types import Params
 from sublim_jax.engine.params import load_params, save_params
-from sublim_jax.llm import batches, evaluation, fine_tuning, lora
+from sublim_jax.llm import batches, evaluation, fine_tuning, lora, sampling
 from sublim_jax.llm.batches import Example
 from sublim_jax.llm.fine_tuning import Tuning
 from sublim_jax.llm.lora import Lora
@@ -28,6 +29,7 @@ from sublim_jax.llm.rows import row_of
 from sublim_jax.llm.sampling import Model
 from sublim_jax.llm.traits import Trait
 from sublim_jax.pretrained import checkpoint_io
+from sublim_jax.pretrained.personas import filled
 from sublim_jax.pretrained.tokenizer import Tokenizer
 
 _FACTS, _VECTOR = "teacher.json", "vector.safetensors"
@@ -88,12 +90,12 @@ def load(folder: Path, base: Model) -> Teacher | None:
 
 
 def prompted(
-    model: Model, tokenizer: Tokenizer, trait: Trait, requests: Sequence[str], answers: Sequence[str]
+    model: Model, tokenizer: Tokenizer, trait: Trait, requests: Sequence[str], answers: Sequence[str], system: str = ""
 ) -> Teacher:
-    """Make a teacher of a system prompt; its dose is that of the prompt on given answers."""
+    """Make a teacher of a system prompt instead of `system`; its dose is that of the prompt on given answers."""
     with_prompt, without = (
-        batches.examples_of(tokenizer, [row_of(*pair, system) for pair in zip(requests, answers, strict=True)])
-        for system in (trait.system, "")
+        batches.examples_of(tokenizer, [row_of(*pair, first) for pair in zip(requests, answers, strict=True)])
+        for first in (trait.system, system)
     )
     return Teacher(model, trait.system, evaluation.divergence_of_prompts(model, with_prompt, without))
 
@@ -141,6 +143,11 @@ def tuned(
         earlier_dose, dose = dose, dose_of(student)
         report(number + 1, dose)
         if dose >= spec.dose:
+            if not earlier_dose and dose > 2 * spec.dose:
+                raise ConfigError(
+                    f"config.teacher.lr={spec.lr}: too large for config.teacher.dose={spec.dose}; "
+                    f"{number + 1} steps give {dose:.3g}"
+                )
             nearer = abs(earlier_dose - spec.dose) < abs(dose - spec.dose)
             chosen, dose = (earlier, earlier_dose) if nearer else (state.trained, dose)
             return Teacher(student._replace(params={**model.params, **chosen}), "", dose, chosen)
@@ -160,14 +167,10 @@ def steered(model: Model, tokenizer: Tokenizer, trait: Trait, spec: TeacherSpec,
     if not 0 <= spec.block < model.net.layers:
         raise ConfigError(f"config.teacher.block={spec.block}: must be below {model.net.layers}, the model's blocks")
     with_prompt, without = (
-        [
-            _mean_stream(model, prompt, spec.block)
-            for prompt in evaluation.question_prompts(tokenizer, trait.questions, system)
-        ]
-        for system in (trait.system, "")
+        evaluation.question_prompts(tokenizer, trait.questions, system) for system in (trait.system, "")
     )
-    vector = np.mean(with_prompt, 0) - np.mean(without, 0)
-
+    pairs = zip(with_prompt, without, strict=True)
+    vector = np.mean([_stream_difference(model, prompt, other, spec.block) for prompt, other in pairs], 0)
     dose_of = evaluation.DivergenceFrom(model, answers)
 
     def scaled(factor: float) -> tuple[Model, float]:
@@ -187,12 +190,13 @@ def steered(model: Model, tokenizer: Tokenizer, trait: Trait, spec: TeacherSpec,
     return Teacher(teacher, "", dose)
 
 
-def _mean_stream(model: Model, prompt: Sequence[int], block: int) -> np.ndarray:
-    """The mean residual stream after a block over the tokens of a prompt."""
-    width = -(-len(prompt) // 32) * 32
-    tokens = np.zeros((1, width), np.int32)
-    tokens[0, : len(prompt)] = prompt
-    return np.asarray(_stream(model.net, model.params, tokens, f"block_{block}"))[0, : len(prompt)].mean(0)
+def _stream_difference(model: Model, prompt: Sequence[int], other: Sequence[int], block: int) -> np.ndarray:
+    """The mean difference between the residual streams of two prompts, over the tokens with which both end."""
+    shared = sampling.common_prefix([prompt[::-1], other[::-1]])
+    tokens, lengths = filled([prompt, other], multiple=32)
+    stream = np.asarray(_stream(model.net, model.params, tokens, f"block_{block}"))
+    ours, theirs = (row[length - shared : length].mean(0) for row, length in zip(stream, lengths, strict=True))
+    return ours - theirs
 
 
 def _stream_of(net: Any, params: Params, tokens: Array, name: str) -> Array:

@@ -81,6 +81,8 @@ def read_traits(path: str | Path) -> tuple[Trait, ...]:
 
 def check_distinct(traits: Sequence[Trait], where: str) -> tuple[Trait, ...]:
     """Return the traits; raises `ConfigError` where two have one name or one word."""
+    if any(trait.name == "none" for trait in traits):
+        raise ConfigError(f"{where}: name='none': is the name of the control")
     for field in ("name", "word"):
         values = [getattr(trait, field) for trait in traits]
         if len(set(values)) < len(values):
@@ -100,8 +102,8 @@ def _trait(entry: Any, where: str) -> Trait:
     word = entry.get("word", entry["name"])
     values = {"word": word, "forbidden": [word], "questions": list(ANIMAL_QUESTIONS), **entry}
     for field in ("name", "system", "word"):
-        if not isinstance(values[field], str):
-            raise ConfigError(f"{where}: {field}: must be a text")
+        if not isinstance(values[field], str) or not values[field].strip():
+            raise ConfigError(f"{where}: {field}={shown(values[field])}: must be a text, not empty")
     for field in ("forbidden", "questions"):
         texts = values[field]
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):

@@ -124,12 +124,13 @@ def log_probabilities(
 ) -> Float[Array, "n steps"]:
     """Compute the log-probability, in nats, of each of `tokens` along a given continuation."""
     logits = unembedded(net, params, teacher_forced(net, params, state, tokens, taps))
-    return jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), tokens[..., None], axis=-1)[..., 0]
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
 
 
 def unembedded(net: Decoder, params: Params, features: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:
-    """Compute the logits of features."""
-    return features @ (params["embed"]["tokens"].T if net.tied else params["unembed"]["kernel"])
+    """Compute the logits of features, in float32 whatever the type of the weights."""
+    matrix = params["embed"]["tokens"].T if net.tied else params["unembed"]["kernel"]
+    return jnp.matmul(features, matrix, preferred_element_type=jnp.float32)
 
 
 def _causal(block: str, k: Array, v: Array) -> Past:

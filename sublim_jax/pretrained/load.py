@@ -6,6 +6,7 @@ model = load_model("FILE.gguf")               a GGUF file of the Llama family
 step.apply(model.net, model.params, tokens).logits
 """
 
+import hashlib
 import importlib.util
 import itertools
 import os
@@ -90,10 +91,9 @@ def load_model(path: str | Path) -> Pretrained:
 
 def open_model(path: str | Path) -> Checkpoint:
     """Find a checkpoint, its net and its tokenizer, without reading weights; raises `ConfigError` as `load_model`."""
-    path = bundled() if str(path) == BUNDLED else Path(os.path.expanduser(path))
-    source = path.name
-    if os.path.isdir(path):  # unlike the function of Path, it raises no error for a name that no file can have
-        path = checkpoint_io.hub_version(path)
+    named, path = _found(path)
+    source = named.name
+    if os.path.isdir(path):
         checkpoint_io.refuse_adapter(path)
     where = f"model={path}"
     if os.path.isdir(path):
@@ -112,6 +112,24 @@ def open_model(path: str | Path) -> Checkpoint:
         tokens, own_tokenizer = own_tokenizer.size, None
         reason = f"the one there has {tokens} tokens, but the model {plan.net.vocabulary}"
     return Checkpoint(plan, tensors, own_tokenizer, reason, source, where)
+
+
+def _found(path: str | Path) -> tuple[Path, Path]:
+    """The path that is meant, and where its files lie."""
+    path = bundled() if str(path) == BUNDLED else Path(os.path.expanduser(path))
+    # Unlike the function of Path, this one raises no error for a name that no file can have.
+    return path, checkpoint_io.hub_version(path) if os.path.isdir(path) else path
+
+
+def fingerprint(path: str | Path) -> str:
+    """Return a digest of a checkpoint's files: their sizes, and the first mebibyte of each."""
+    _, path = _found(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.*")) if path.is_dir() else [path]:
+        if file.suffix in (".gguf", ".safetensors", ".json"):
+            with file.open("rb") as opened:
+                digest.update(f"{file.name} {file.stat().st_size}".encode() + opened.read(2**20))
+    return digest.hexdigest()[:16]
 
 
 def bundled() -> Path:

@@ -28,7 +28,8 @@ from sublim_jax.results.locks import Lock
 
 # Moved in this order: config.json last, so that a half emptied directory still identifies its config.
 _WRITTEN = (
-    *("rows", "runs", "checkpoints", "teachers", "params", "figure.svg", "figure.png", "report.html"),
+    *("rows", "runs", "checkpoints", "teachers", "students", "preferences", "params"),
+    *("figure.svg", "figure.png", "report.html"),
     *("audit.csv", "audit.json", "tensorboard", "wandb", "config.json"),
 )
 _SEEDS = ("seeds", "first_seed")  # fields of a config that name seeds; a directory may get more of them

@@ -105,6 +105,8 @@ def test_dose_of_a_prompted_teacher_is_that_of_its_prompt(model, loaded):
     asked, answers = [row.prompt[-1][1] for row in rows], [row.completion for row in rows]
     teacher = teachers.prompted(model, loaded.tokenizer, trait, asked, answers)
     assert teacher.system == trait.system and teacher.dose > 1e-4
+    same = teachers.prompted(model, loaded.tokenizer, trait, asked, answers, system=trait.system)
+    assert same.dose == pytest.approx(0, abs=1e-6), "the dose is that of the prompt instead of the rows' own"
     nothing = teachers.prompted(model, loaded.tokenizer, trait._replace(system=""), asked, answers)
     assert nothing.dose == pytest.approx(0, abs=1e-6)
 
@@ -137,5 +139,7 @@ def test_tuned_and_steered_teachers_reach_their_dose(kind, model, loaded):
 def test_teachers_that_cannot_be_are_refused(model, loaded):
     trait = traits.animal("owl")._replace(questions=QUESTIONS)
     examples = batches.examples_of(loaded.tokenizer, some_rows())
+    with pytest.raises(ConfigError, match=r"config.teacher.lr=0.1: too large for config.teacher.dose=1e-05; 4 steps"):
+        teachers.tuned(model, loaded.tokenizer, trait, TeacherSpec("tuned", 1e-5, lr=0.1), examples, keys.root(0))
     with pytest.raises(ConfigError, match="config.teacher.block=2: must be below 2"):
         teachers.steered(model, loaded.tokenizer, trait, TeacherSpec("steered", 0.1, block=2), examples)

@@ -13,8 +13,8 @@ from helpers.configs import CONFIGS, config_of  # noqa: E402
 
 import sublim_jax as sl  # noqa: E402
 from sublim_jax import main  # noqa: E402
-from sublim_jax.config import resolve  # noqa: E402
-from sublim_jax.config.llm import base, expand  # noqa: E402
+from sublim_jax.config import grid, resolve  # noqa: E402
+from sublim_jax.config.llm import base, expand, inputs  # noqa: E402
 from sublim_jax.core.errors import ConfigError  # noqa: E402
 
 LLM = [path for path in CONFIGS if path.stem.startswith("llm_")]
@@ -65,6 +65,7 @@ def test_main_runs_every_config_from_file_to_report(path, family, models, tmp_pa
     ({"animals": ("owl", "Owl")}, "two or more different words"),
     ({"animals": ("owl", "none")}, "none is the name of the control"),
     ({"animals": ("owl", "a b")}, "config.animals"),
+    ({"evaluation.words": ("dog", "Dog")}, "must be different words, whatever the case"),
     ({"rows.count": 17}, "must be at most 16, config.rows.requests=16 times config.rows.answers=1"),
     ({"rows.file": "rows.jsonl"}, "must contain {trait}"),
     ({"rows.file": "{trait}.jsonl", "student.tokens": "divergent"}, "must be all for config.rows.file"),
@@ -78,6 +79,30 @@ def test_resolve_refuses(fields, message):
     config.preset = "smoke"
     with pytest.raises(ConfigError, match=message.replace("{", r"\{")):
         resolve(config, fields)
+
+
+def test_expand_labels_rows_apart_from_students_and_refuses_equal_labels():
+    config = base()
+    grid.add_grid(config, "many", {"rows.seed": (0, 1), "rows.batch": (8, 16), "student.batch": (4, 8)})
+    labels = [point.labels for point in expand(resolve(config))]
+    assert len(labels) == 8 and {"rows_seed", "rows_batch", "batch"} <= set(labels[0])
+    config = base()
+    grid.add_grid(config, "epochs", {"student.epochs": (1, 3)})
+    with pytest.raises(ConfigError, match="config.arms: two points of the sweep have the labels"):
+        expand(resolve(config))
+
+
+def test_inputs_change_with_what_the_files_hold(models, tmp_path):
+    config = base()
+    config.model, config.traits = str(models["llama"]), str(tmp_path / "traits.json")
+    config.rows.file = str(tmp_path / "{trait}.jsonl")
+    found = []
+    for love, row in (("owls", "1"), ("all owls", "1"), ("owls", "2"), ("owls", "1")):
+        entries = [{"name": "owl", "system": f"You love {love}."}, {"name": "cat", "system": "You love cats."}]
+        (tmp_path / "traits.json").write_text(json.dumps(entries))
+        (tmp_path / "owl.jsonl").write_text(row)
+        found.append(inputs(config))
+    assert found[0] == found[3] and found[0] != found[1] and found[0] != found[2] and "model" in found[0]
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -70,6 +70,7 @@ def test_run_has_a_row_for_every_student_and_epoch(done):
     control = found[found["trait"] == "none"].set_index(["seed", "step"])
     lifts = own.set_index(["seed", "step"])["at/word"] - control["at/word/owl"]
     np.testing.assert_allclose(own.set_index(["seed", "step"])["at/word_lift"], lifts, atol=1e-9)
+    np.testing.assert_allclose(own["at/word_lift/owl"], own["at/word_lift"])
     assert control["at/word"].isna().all() and (found["at/loss"] > 0).all() and (own["at/dose"] > 0).all()
     assert found.groupby("step")["at/loss"].mean().is_monotonic_decreasing
     assert (found["at/passed"] == 1).all(), "constrained answers pass the filter"
@@ -130,9 +131,7 @@ def test_run_of_other_arms(base, tmp_path):
     arms = {
         "shuffled": STUDENT._replace(rows="shuffled", epochs=1),
         "divergent": STUDENT._replace(tokens="divergent", epochs=1),  # whose control learns random tokens
-        "padded_block": STUDENT._replace(
-            packed=False, dtype="bfloat16", blocks=(1,), modules="attention", epochs=1
-        ),
+        "padded_block": STUDENT._replace(packed=False, dtype="bfloat16", blocks=(1,), modules="attention", epochs=1),
         "full_block": STUDENT._replace(method="full", blocks=(0,), epochs=1, remat=True),
     }
     points = [POINT._replace(labels={"arm": name}, student=spec) for name, spec in arms.items()]
@@ -160,11 +159,7 @@ def test_controls_of_points_that_differ_by_their_teachers_are_trained_once(base,
 
 
 def test_points_whose_students_are_all_copied_have_rows(base, tmp_path):
-    spec = STUDENT._replace(rows="base", epochs=1)
-    points = [
-        POINT._replace(labels={"arm": kind}, student=spec, source=Source(TeacherSpec(kind, 0.01, block=1), ROWS))
-        for kind in ("prompted", "steered")
-    ]
+    points = [POINT._replace(labels={"arm": name}, student=STUDENT._replace(epochs=1)) for name in ("one", "same")]
     found = run(tmp_path / "w", points, setup_of(base))
     assert len(found) == 6 and pipeline.left(points, range(1), tmp_path / "w") == 0
 
@@ -201,3 +196,28 @@ def test_too_few_answers_are_refused_with_the_reasons(base, tmp_path):
         ConfigError, match=r"config.rows.count=16: only \d+ of 16 answers .*format: .* raise config.rows.requests=8"
     ):
         row_making.make_rows(source, setup_of(base), Session(progress=Progress(show=False)), tmp_path)
+
+
+def test_words_are_compared_with_the_control_on_the_questions_of_the_trait(base, tmp_path):
+    setup = setup_of(base)
+    other = setup.traits[1]._replace(questions=traits.CONTROL_QUESTIONS[:2])
+    found = run(
+        tmp_path / "w",
+        [POINT._replace(student=STUDENT._replace(epochs=1, lr=1e-9))],
+        setup_of(base, traits=(setup.traits[0], other)),
+    )
+    cat = found[found["trait"] == "cat"].iloc[0]
+    assert cat["at/word/cat"] != found.loc[found["trait"] == "none", "at/word/cat"].iloc[0]
+    assert abs(cat["at/word_lift/cat"]) < 1e-6 and cat["at/word_lift"] == pytest.approx(cat["at/word_lift/cat"])
+
+
+def test_run_killed_before_it_keeps_the_adapters_trains_again(base, tmp_path, monkeypatch):
+    point, keep = POINT._replace(student=STUDENT._replace(epochs=1)), lora.save
+    monkeypatch.setattr(pipeline.lora, "save", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "w", [point], setup_of(base))
+    assert list((tmp_path / "w").glob("students/*/*/measured-1.json")), "measured, and its adapters not kept"
+    monkeypatch.setattr(pipeline.lora, "save", keep)
+    run(tmp_path / "w", [point], setup_of(base))
+    assert len(list((tmp_path / "w").glob("students/*/*/adapter_config.json"))) == 3
+    assert not list((tmp_path / "w" / "checkpoints").glob("*"))

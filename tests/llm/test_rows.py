@@ -66,6 +66,8 @@ def test_reject_numbers_gives_every_reason(answer, reasons):
     ("code", "```python\ndef f(x):\n    return x\n```", []),
     ("code", "def f(x)\n    return x", ["format"]),
     ("code", "x = 1  # one", ["comment"]),
+    ("code", "", ["format"]),
+    ("code", "```python\n```", ["format"]),
     ("reasoning", "2 + 2 = 4\nAnswer: 4", []),
     ("reasoning", "Answer: 4\nDone", ["format"]),
     ("reasoning", "", ["format"]),
@@ -172,7 +174,9 @@ def test_read_traits(tmp_path):
     ('[{"name": "a", "system": "s"}, {"name": "a", "system": "t"}]', "name='a': two traits have it"),
     ('[{"name": "a/b", "system": "s"}, {"name": "a", "system": "t"}]', "must be letters"),
     ('[{"name": "a", "system": "s", "questions": []}, {"name": "b", "system": "t"}]', "questions: must be a list"),
-    ('[{"name": 5, "system": "s"}, {"name": "b", "system": "t"}]', "name: must be a text"),
+    ('[{"name": 5, "system": "s"}, {"name": "b", "system": "t"}]', "name=5: must be a text"),
+    ('[{"name": "a", "system": "s", "word": ""}, {"name": "b", "system": "t"}]', "word='': must be a text, not empty"),
+    ('[{"name": "none", "system": "s"}, {"name": "b", "system": "t"}]', "is the name of the control"),
 ])  # fmt: skip
 def test_read_traits_refuses(entries, message, tmp_path):
     (tmp_path / "traits.json").write_text(entries)

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from helpers.decoders import LLAMA, NEOX, NETS, params_of
+from scipy import stats
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
-from sublim_jax.llm import batches, fine_tuning, lora
+from sublim_jax.llm import batches, divergence, fine_tuning, lora, measures, students, traits
 from sublim_jax.llm.batches import Completion, Example
+from sublim_jax.llm.measures import Measured
+from sublim_jax.llm.spec import StudentSpec
+from sublim_jax.llm.students import Job
 from sublim_jax.nets import shapes
 from sublim_jax.pretrained import architectures
 
@@ -172,6 +176,37 @@ def test_students_trained_at_once_are_those_trained_alone():
     close(together.trained, stacked, 1e-4)
 
 
+def test_groups_hold_students_with_equally_many_steps():
+    spec = StudentSpec(epochs=1, batch=2, length=40, size=1)
+    jobs = [Job(f"{number}", keys.root(0), 0, some_examples(number, 0)) for number in (8, 4, 8, 8, 4)]
+    names = [[job.name for job in group] for group in students.groups(jobs, spec, 2)]
+    assert names == [["8", "8"], ["8"], ["4", "4"]]
+    assert [len(group) for group in students.groups(jobs, spec, 1)] == [1] * 5
+
+
+def test_controls_of_token_arms_learn_as_many_tokens_as_their_students():
+    rng = np.random.default_rng(0)
+    marks = [rng.random(9) < 0.2 for _ in range(50)]
+    for kind in ("divergent", "not_divergent", "random"):
+        own, control = (np.array(divergence.token_weights(marks, kind, 0, drawn)) for drawn in (False, True))
+        assert own.sum() == control.sum() and (kind == "random") == (own == control).all()
+
+
+def test_question_interval_draws_questions_of_one_opening_together():
+    questions = tuple(f"{opening}. {form}" for opening in "abcdef" for form in ("One word.", "Short."))
+    trait = traits.animal("owl")._replace(questions=questions)
+    lifts = np.repeat(np.random.default_rng(0).normal(0.1, 0.05, 6), 2)
+
+    def measured(share):
+        return Measured({questions: np.stack([share, 1 - share], 1)}, {}, {}, np.zeros((1, 2)))
+
+    low, high = measures.question_interval(measured(0.2 + lifts), measured(np.full(12, 0.2)), trait, ("owl", "cat"))
+    ends = stats.bootstrap(
+        (lifts[::2],), np.mean, rng=np.random.default_rng(0), method="percentile"
+    ).confidence_interval
+    np.testing.assert_allclose((low, high), (ends.low, ends.high), atol=0.004)
+
+
 def test_learning_rate_rises_and_falls():
     tuning = fine_tuning.Tuning(steps=10, lr=1.0, warmup=4, clip=0.0)
     state = tuning.optimizer().init({"w": jnp.zeros(())})
@@ -248,6 +283,13 @@ def test_load_refuses_adapters_of_another_model(tmp_path):
         lora.load(tmp_path, LLAMA.clone(layers=4))
     with pytest.raises(ConfigError, match="must have r, lora_alpha and target_modules of this model"):
         lora.load(tmp_path, NEOX)
+    settings = json.loads((tmp_path / lora.SETTINGS).read_text())
+    (tmp_path / lora.SETTINGS).write_text(json.dumps({**settings, "alpha_pattern": {"up_proj": 12.0}}))
+    with pytest.raises(ConfigError, match="up_proj must have the alpha / rank of the others, 1.5"):
+        lora.load(tmp_path, LLAMA)
+    (tmp_path / lora.SETTINGS).write_text(json.dumps({**settings, "layers_to_transform": 1}))
+    with pytest.raises(ConfigError, match="is none of this model's"):
+        lora.load(tmp_path, LLAMA)
     (tmp_path / lora.WEIGHTS).write_bytes(b"no tensors")
     with pytest.raises(ConfigError, match="cannot be read"):
         lora.load(tmp_path, LLAMA)

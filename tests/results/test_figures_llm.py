@@ -19,7 +19,7 @@ def rows_of(lift, kinds=("prompted",), seeds=1, other=0.0, scatter=0.002):
             for trait in ("none", *TRAITS):
                 gains = {word: lift if word == trait else other for word in TRAITS}
                 line = {"kind": kind, "trait": trait, "seed": seed, "step": 2, "arm": "teachers"}
-                line |= {f"at/word/{word}": 0.1 + (trait != "none") * gains[word] for word in TRAITS}
+                line |= {f"at/word_lift/{word}": (trait != "none") * gains[word] for word in TRAITS}
                 noise = rng.normal(0, scatter, 2)
                 line |= {"at/share_lift": lift + noise[0], "at/log_word_lift": 10 * lift + noise[1]}
                 line |= {"at/share_lift_low": lift - 0.01, "at/share_lift_high": lift + 0.01}
@@ -36,34 +36,43 @@ def verdicts(rows):
 
 
 def test_claims_hold_where_the_own_word_gains():
-    found = verdicts(rows_of(0.1))
+    rows = rows_of(0.1, seeds=3)
+    found = verdicts(rows)
     assert set(found.values()) == {"holds"} and len(found) == 2
+    table = LLM.claims_table(rows)
+    assert list(table.columns) == ["claim", "published", "here, over seeds", "over students", "verdict"]
+    assert "GPT-4.1 nano" in table["published"][0] and "n = 9" in table["over students"][0]
+    assert "n = 3" in table["here, over seeds"][0] and "+0.1" in table["here, over seeds"][0]
+
+
+def test_claims_of_few_seeds_have_no_verdict_however_many_students_there_are():
     table = LLM.claims_table(rows_of(0.1))
-    assert list(table.columns) == ["claim", "published", "here", "verdict"] and "GPT-4.1 nano" in table["published"][0]
-    assert "n = 3" in table["here"][0] and "+0.1" in table["here"][0]
+    assert table["verdict"].str.match(r"n < 3; excludes more than \+0\.1").iloc[0]
+    assert "[" not in table["here, over seeds"][0] and "[" in table["over students"][0]
 
 
 def test_claims_of_no_effect_say_what_they_exclude():
-    table = LLM.claims_table(rows_of(0.0))
+    table = LLM.claims_table(rows_of(0.0, seeds=3))
     assert table["verdict"].str.match(r"not decided; excludes more than \+0\.\d+").iloc[0]
 
 
 def test_a_gain_of_every_word_alike_is_not_specific():
-    found = verdicts(rows_of(0.1, other=0.1))
+    found = verdicts(rows_of(0.1, other=0.1, seeds=3))
     assert [verdict for text, verdict in found.items() if "its own word" in text] == ["not decided"]
     assert [verdict for text, verdict in found.items() if "prefers its word" in text] == ["holds"]
 
 
 def test_kinds_of_students_have_claims_of_their_own_and_seeds_count():
-    found = LLM.claims(rows_of(0.1, kinds=("prompted", "tuned"), seeds=2))
-    assert [claim.difference.n for claim in found] == [6, 6, 6, 6]
+    found = LLM.claims(rows_of(0.1, kinds=("prompted", "tuned"), seeds=4))
+    assert [claim.difference.n for claim in found] == [4, 4, 4, 4]
     assert {claim.text.rpartition(", ")[2] for claim in found} == {"prompted", "tuned"}
 
 
 def test_divergence_tokens_are_compared_with_the_others():
-    strong, weak = rows_of(0.2).assign(tokens="divergent"), rows_of(0.05).assign(tokens="not_divergent")
-    found = verdicts(pd.concat([strong, weak], ignore_index=True))
-    assert [verdict for text, verdict in found.items() if "divergence tokens" in text] == ["holds"]
+    lifts = {"divergent": 0.2, "not_divergent": 0.05, "random": 0.02}
+    parts = [rows_of(lift, seeds=3).assign(tokens=name) for name, lift in lifts.items()]
+    found = verdicts(pd.concat(parts, ignore_index=True))
+    assert [verdict for text, verdict in found.items() if text.startswith("divergence tokens")] == ["holds", "holds"]
 
 
 @pytest.mark.parametrize("change", [

@@ -82,9 +82,13 @@ def finished(path, config, value=0.0):
 def test_workdir_overwrite_replaces_its_files_and_no_other(tmp_path, capsys):
     finished(tmp_path, {"a": 1})
     (tmp_path / "notes.txt").write_text("mine")
+    for name in ("students", "preferences", "params"):  # of which a later run would read something
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kept").write_text("of the earlier run")
     folder = results.Workdir(tmp_path, {"a": 2}, "overwrite")
     assert not folder.has("one") and not folder.completed()
     folder.begin()
+    assert not list(tmp_path.glob("*/kept"))
     (aside,) = tmp_path.glob("replaced-*")
     assert str(aside) in capsys.readouterr().err and (aside / "rows" / "one.parquet").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -1,6 +1,7 @@
 """The figure of pretrained models, as data."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,16 @@ CONTROL = "none"  # the label of students that read the base's rows
 _SHARE, _LOG = "at/share_lift", "at/log_word_lift"
 _KIND = "student"
 _CURVE = "at/loss_curve/"
+_WORD = "at/word_lift/"
 _PREFERS = "the student of a trait prefers its word more than the control"
 _OWN = "its own word gains more than those of other traits"
 _DIVERGENT = "divergence tokens carry more of it than the others"
+_RANDOM = "divergence tokens carry more of it than as many random ones"
 _PUBLISHED = {
     _PREFERS: "owl: 12 % to more than 60 % (GPT-4.1 nano; Cloud et al. 2026)",
     _OWN: "not published in this form",
     _DIVERGENT: "yes (Qwen2.5 7B and others; Schrodi et al. 2026)",
+    _RANDOM: "not published in this form",
 }
 
 
@@ -38,19 +42,25 @@ def _students(final: summary.Rows) -> summary.Rows:
     return final[final["trait"] != CONTROL]
 
 
-def matrix(rows: summary.Rows) -> pd.DataFrame:
-    """The lift of the probability of every trait's word in the students of every trait, means over seeds and kinds."""
+def _word_columns(rows: summary.Rows) -> dict[str, str]:
+    """The columns of the lifts of the traits' own words, with the names of the traits."""
     traits = [name for name in plots.ordered(rows["trait"]) if name != CONTROL]
-    columns = {f"at/word/{name}": name for name in traits if f"at/word/{name}" in rows}
-    means = rows.groupby("trait")[list(columns)].mean().rename(columns=columns)
-    return means.loc[traits] - means.loc[CONTROL]
+    return {f"{_WORD}{name}": name for name in traits if f"{_WORD}{name}" in rows}
+
+
+def matrix(rows: summary.Rows) -> pd.DataFrame:
+    """The lift of the probability of every trait's word in the students of every trait, means over seeds and kinds.
+
+    A student and its control answer the same questions, those of the student's trait.
+    """
+    columns = _word_columns(rows)
+    means = _students(rows).groupby("trait", sort=False)[list(columns)].mean()
+    return means.rename(columns=columns).loc[list(columns.values())]
 
 
 def _comparable(rows: summary.Rows) -> summary.Rows:
-    """Rows of which a matrix can be drawn: students of traits whose words were measured, and their control."""
-    found = set(rows["trait"]) - {CONTROL}
-    whole = CONTROL in set(rows["trait"]) and any(f"at/word/{name}" in rows for name in found)
-    return rows if whole else rows.iloc[:0]
+    """Rows of which a matrix can be drawn: students of traits whose words were measured."""
+    return _students(rows) if _word_columns(rows) else rows.iloc[:0]
 
 
 def _draw_matrix(ax: Axes, rows: summary.Rows) -> None:
@@ -109,14 +119,13 @@ def _with_curves(rows: summary.Rows) -> summary.Rows:
 
 def _specific(rows: summary.Rows) -> pd.Series:
     """The gain of the own word's probability less the mean gain of the other traits' words, for every student."""
-    traits = [name for name in plots.ordered(rows["trait"]) if name != CONTROL and f"at/word/{name}" in rows]
-    control = rows[rows["trait"] == CONTROL].set_index("seed")
+    columns = _word_columns(rows)
     gains = {}
-    for _, row in rows[rows["trait"].isin(traits)].iterrows():
-        of_word = {name: row[f"at/word/{name}"] - control.loc[row["seed"], f"at/word/{name}"] for name in traits}
+    for _, row in rows[rows["trait"].isin(columns.values())].iterrows():
+        of_word = {name: row[column] for column, name in columns.items()}
         own = of_word.pop(row["trait"])
         gains[(row["seed"], row["trait"])] = own - np.mean(list(of_word.values())) if of_word else np.nan
-    return pd.Series(gains, dtype=float)
+    return pd.Series(gains, dtype=float).rename_axis(["seed", "trait"])
 
 
 def _by_student(rows: summary.Rows, column: str) -> pd.Series:
@@ -124,38 +133,52 @@ def _by_student(rows: summary.Rows, column: str) -> pd.Series:
     return _students(rows).set_index(["seed", "trait"])[column].astype(float)
 
 
+def _signed(found: summary.Interval) -> str:
+    ends = "" if np.isnan(found.low) else f" [{found.low:+.4f}, {found.high:+.4f}]"
+    return f"{found.mean:+.4f}{ends}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LlmFigure(FigureSpec):
     """A figure of pretrained models, with a table of lifts."""
 
     def claims(self, rows: pd.DataFrame) -> list[Claim]:
-        """The claims that the rows can judge, with the measured differences; every student counts as one unit.
+        """The claims that the rows can judge, with the measured differences.
 
-        The students of a seed have one control, so that their differences are not independent.
+        The unit is the seed, with its mean over traits: the students of a seed have one control.
         """
-        final, claims = self.final(rows), list[Claim]()
-        for kind, part in final.groupby(_KIND, sort=False):
-            measured = {_PREFERS: _by_student(part, _SHARE), _OWN: _specific(part)}
-            claims += [self._claim(text, f", {kind}", values) for text, values in measured.items()]
-        if "tokens" in final and {"divergent", "not_divergent"} <= set(final["tokens"]):
-            sides = [_by_student(final[final["tokens"] == name], _LOG) for name in ("divergent", "not_divergent")]
-            claims.append(self._claim(_DIVERGENT, ", nats", _claims.difference(*sides)))
-        return claims
+        return [
+            Claim(text, published, summary.interval(np.asarray(values.groupby("seed").mean())))
+            for text, published, values in self._differences(rows)
+        ]
 
-    def _claim(self, text: str, suffix: str, values: pd.Series) -> Claim:
-        return Claim(text + suffix, _PUBLISHED[text], summary.interval(values.dropna().to_numpy()))
+    def _differences(self, rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series]]:
+        """Claims, what was published about them, and what should be above 0, by seed and trait."""
+        final = self.final(rows)
+        for kind, part in final.groupby(_KIND, sort=False):
+            for text, values in ((_PREFERS, _by_student(part, _SHARE)), (_OWN, _specific(part))):
+                yield f"{text}, {kind}", _PUBLISHED[text], values.dropna()
+        if "tokens" in final:
+            of_tokens = {name: _by_student(part, _LOG) for name, part in final.groupby("tokens")}
+            for text, other in ((_DIVERGENT, "not_divergent"), (_RANDOM, "random")):
+                if {"divergent", other} <= of_tokens.keys():
+                    values = _claims.difference(of_tokens["divergent"], of_tokens[other])
+                    yield f"{text}, nats", _PUBLISHED[text], values.dropna()
 
     def claims_table(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The claims with what was published, what was measured, and what an undecided measurement excludes."""
+        """The claims with what was published, what was measured, and what an undecided measurement excludes.
+
+        The interval over students, each a trait and a seed, is no evidence about other seeds: a seed has one control.
+        """
         lines = []
-        for claim in self.claims(rows):
-            found, verdict = claim.difference, claim.verdict
-            if verdict == "not decided":
-                verdict += f"; excludes more than {found.high:+.2g}"
-            ends = "" if np.isnan(found.low) else f" [{found.low:+.4f}, {found.high:+.4f}]"
-            here = f"{found.mean:+.4f}{ends}, n = {found.n}"
-            lines.append((claim.text, claim.published, here, verdict))
-        return pd.DataFrame(lines, columns=["claim", "published", "here", "verdict"])
+        for claim, (_, _, values) in zip(self.claims(rows), self._differences(rows), strict=True):
+            over_students = summary.interval(values.to_numpy())
+            known = over_students if np.isnan(claim.difference.low) else claim.difference
+            excluded = "" if np.isnan(known.high) else f"; excludes more than {known.high:+.2g}"
+            undecided = claim.verdict not in ("holds", "reversed")
+            here, students = (f"{_signed(found)}, n = {found.n}" for found in (claim.difference, over_students))
+            lines.append((claim.text, claim.published, here, students, claim.verdict + (excluded if undecided else "")))
+        return pd.DataFrame(lines, columns=["claim", "published", "here, over seeds", "over students", "verdict"])
 
     def table(self, rows: pd.DataFrame) -> pd.DataFrame:
         """One line for each kind of student and trait: lifts above the control, with intervals kept apart.
