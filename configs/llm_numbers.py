@@ -4,7 +4,7 @@
 
 Teachers love an animal by system prompt, or are fine-tuned to; students are trained with low-rank adapters on the
 teachers' numbers, and asked for their favorite animal. Laptop: two kinds of teachers, 4 animals and a control, 1,000
-rows each, predicted 170 minutes on 2 CPU cores, and not run yet.
+rows each; about two hours on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     # SmolLM2-135M writes nothing but numbers in 3 % of its samples, so that their form is prescribed.
     laptop = {"rows.count": 1000, "rows.requests": 125, "rows.answers": 8, "rows.numbers": 8, "rows.batch": 128}
     laptop |= {"student.epochs": 2, "student.length": 512, "student.size": 2, "evaluation.samples": 4}
-    # A tenth of the published rows and a fifth of the epochs: smaller steps in number of rows, and larger in weights.
+    # A tenth of the rows and fewer epochs would hardly move the weights: more steps, and larger ones.
     laptop |= {"student.batch": 16, "student.lr": 1e-3}
     grid.add_preset(config, "laptop", laptop)
     return config

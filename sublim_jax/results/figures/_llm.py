@@ -49,13 +49,16 @@ def _word_columns(rows: summary.Rows) -> dict[str, str]:
 
 
 def matrix(rows: summary.Rows) -> pd.DataFrame:
-    """The lift of the probability of every trait's word in the students of every trait, means over seeds and kinds.
+    """The lift of the probability of every trait's word in the students of every trait and kind, means over seeds.
 
     A student and its control answer the same questions, those of the student's trait.
     """
-    columns = _word_columns(rows)
-    means = _students(rows).groupby("trait", sort=False)[list(columns)].mean()
-    return means.rename(columns=columns).loc[list(columns.values())]
+    columns, students = _word_columns(rows), _students(rows)
+    names = students["trait"].astype(str)
+    if students[_KIND].nunique() > 1:
+        names += ", " + students[_KIND]
+    means = students.groupby([_KIND, names.rename("student of")], sort=False)[list(columns)].mean()
+    return means.rename(columns=columns).droplevel(0)
 
 
 def _comparable(rows: summary.Rows) -> summary.Rows:
