@@ -4,7 +4,7 @@
 
 Teachers love an animal by system prompt, or are fine-tuned to; students are trained with low-rank adapters on the
 teachers' numbers, and asked for their favorite animal. Laptop: two kinds of teachers, 4 animals and a control, 1,000
-rows each; about two hours on 2 CPU cores.
+rows each, about 120 minutes on 2 CPU cores; kept in experiments/llm_numbers/.
 """
 
 from ml_collections import ConfigDict
