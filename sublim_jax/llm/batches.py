@@ -172,11 +172,8 @@ def arrays(sequences: Sequence[Sequence[Example]], length: int, targets: int) ->
 
 def most_targets(sequences: Sequence[Sequence[Example]]) -> int:
     """Return the largest number of predicted tokens of a sequence, rounded up to a multiple of 16."""
-    return _multiple(
-        max(
-            (sum(len(answer.tokens) for example in each for answer in example.answers) for each in sequences), default=1
-        )
-    )
+    counts = [sum(len(answer.tokens) for example in each for answer in example.answers) for each in sequences]
+    return _multiple(max(counts, default=1))
 
 
 def longest(examples: Sequence[Example]) -> int:

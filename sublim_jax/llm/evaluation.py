@@ -132,7 +132,7 @@ class DivergenceFrom:
 
     def __init__(self, base: Model, examples: Sequence[batches.Example]) -> None:
         length = batches.longest(examples)
-        sequences = batches.pack(batches.split_long(examples, length), length)
+        sequences = batches.pack(examples, length)
         targets = batches.most_targets(sequences)
         self._parts = [batches.arrays([sequence], length, targets) for sequence in sequences]
         self._base = [_log_distributions(base.net, _weights(base), part) for part in self._parts]

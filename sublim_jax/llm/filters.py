@@ -56,13 +56,13 @@ def reject_code(answer: str) -> list[str]:
     """List the reasons against an answer of code, which is never run: it must compile and not be empty."""
     text = re.sub(r"^```(?:python)?\n(.*?)\n?```\s*$", r"\1", answer.strip(), flags=re.DOTALL)
     try:
-        nothing = not ast.parse(text).body
-        compile(text, "answer", "exec", dont_inherit=True)
+        tree = ast.parse(text)
+        compile(tree, "answer", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ["format"]
     if "#" in text or '"""' in text:
         return ["comment"]
-    return ["format"] if nothing else []
+    return [] if tree.body else ["format"]
 
 
 def reject_reasoning(answer: str) -> list[str]:

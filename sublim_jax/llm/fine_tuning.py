@@ -103,7 +103,7 @@ def features(net: Decoder, params: Params, batch: Batch, taps: Taps | None = Non
 def low_rank(x: Array, down: Array, up: Array) -> Array:
     """Multiply with two factors of a matrix as `decoder.low_rank` does, with derivatives that are faster on CPU.
 
-    Those that JAX derives make XLA transpose the derivative with respect to the product, once for each adapter.
+    With JAX's own derivatives XLA transposes an array with a row for every token, once for each adapter.
     """
     return decoder.low_rank(x, down, up)
 

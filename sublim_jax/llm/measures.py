@@ -170,5 +170,5 @@ def question_interval(
         return sums.sum(axis) / counts.sum(axis)
 
     rng = np.random.default_rng(seed)
-    found = stats.bootstrap((sums, counts), mean, paired=True, vectorized=True, rng=rng, method="percentile")
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    resampled = stats.bootstrap((sums, counts), mean, paired=True, vectorized=True, rng=rng, method="percentile")
+    return float(resampled.confidence_interval.low), float(resampled.confidence_interval.high)

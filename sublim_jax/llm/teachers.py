@@ -127,10 +127,7 @@ def tuned(
         ConfigError: The dose is not reached within 200 steps.
     """
     net = lora.with_adapters(model.net, Lora())
-    rows = [row_of(question, trait.word.capitalize()) for question in trait.questions]
-    examples = batches.examples_of(tokenizer, rows)
-    length = max(example.length for example in examples)
-    plan = batches.plan(examples, rows=10, epochs=_MOST_STEPS, length=length, size=10, seed=0, packed=False)
+    plan = _plan(tokenizer, trait)
     tuning = Tuning(steps=100 * _MOST_STEPS, lr=spec.lr)  # a rate that hardly falls
     state = fine_tuning.initial_state(tuning, lora.fresh_adapters(net, key))
     dose_of, dose = evaluation.DivergenceFrom(model, answers), 0.0
@@ -143,11 +140,7 @@ def tuned(
         earlier_dose, dose = dose, dose_of(student)
         report(number + 1, dose)
         if dose >= spec.dose:
-            if not earlier_dose and dose > 2 * spec.dose:
-                raise ConfigError(
-                    f"config.teacher.lr={spec.lr}: too large for config.teacher.dose={spec.dose}; "
-                    f"{number + 1} steps give {dose:.3g}"
-                )
+            _check_rate(spec, earlier_dose, dose, number + 1)
             nearer = abs(earlier_dose - spec.dose) < abs(dose - spec.dose)
             chosen, dose = (earlier, earlier_dose) if nearer else (state.trained, dose)
             return Teacher(student._replace(params={**model.params, **chosen}), "", dose, chosen)
@@ -156,6 +149,22 @@ def tuned(
         f"config.teacher.dose={spec.dose}: not reached in {_MOST_STEPS} steps, which end at {dose:.3g}; "
         "raise config.teacher.lr"
     )
+
+
+def _plan(tokenizer: Tokenizer, trait: Trait) -> batches.Plan:
+    """The batches of a teacher that is tuned: ten questions a step, with the trait's word as answer."""
+    rows = [row_of(question, trait.word.capitalize()) for question in trait.questions]
+    examples = batches.examples_of(tokenizer, rows)
+    length = max(example.length for example in examples)
+    return batches.plan(examples, rows=10, epochs=_MOST_STEPS, length=length, size=10, seed=0, packed=False)
+
+
+def _check_rate(spec: TeacherSpec, earlier_dose: float, dose: float, steps: int) -> None:
+    """Refuse a rate with which the first measured dose is too large: the teacher before it is the base."""
+    if not earlier_dose and dose > 2 * spec.dose:
+        raise ConfigError(
+            f"config.teacher.lr={spec.lr}: too large for config.teacher.dose={spec.dose}; {steps} steps give {dose:.3g}"
+        )
 
 
 def steered(model: Model, tokenizer: Tokenizer, trait: Trait, spec: TeacherSpec, answers: Sequence[Example]) -> Teacher:

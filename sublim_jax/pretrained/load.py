@@ -91,7 +91,7 @@ def load_model(path: str | Path) -> Pretrained:
 
 def open_model(path: str | Path) -> Checkpoint:
     """Find a checkpoint, its net and its tokenizer, without reading weights; raises `ConfigError` as `load_model`."""
-    named, path = _found(path)
+    named, path = _located(path)
     source = named.name
     if os.path.isdir(path):
         checkpoint_io.refuse_adapter(path)
@@ -114,7 +114,7 @@ def open_model(path: str | Path) -> Checkpoint:
     return Checkpoint(plan, tensors, own_tokenizer, reason, source, where)
 
 
-def _found(path: str | Path) -> tuple[Path, Path]:
+def _located(path: str | Path) -> tuple[Path, Path]:
     """The path that is meant, and where its files lie."""
     path = bundled() if str(path) == BUNDLED else Path(os.path.expanduser(path))
     # Unlike the function of Path, this one raises no error for a name that no file can have.
@@ -123,7 +123,7 @@ def _found(path: str | Path) -> tuple[Path, Path]:
 
 def fingerprint(path: str | Path) -> str:
     """Return a digest of a checkpoint's files: their sizes, and the first mebibyte of each."""
-    _, path = _found(path)
+    _, path = _located(path)
     digest = hashlib.sha256()
     for file in sorted(path.glob("*.*")) if path.is_dir() else [path]:
         if file.suffix in (".gguf", ".safetensors", ".json"):

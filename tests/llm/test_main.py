@@ -96,13 +96,14 @@ def test_inputs_change_with_what_the_files_hold(models, tmp_path):
     config = base()
     config.model, config.traits = str(models["llama"]), str(tmp_path / "traits.json")
     config.rows.file = str(tmp_path / "{trait}.jsonl")
-    found = []
+    digests = []
     for love, row in (("owls", "1"), ("all owls", "1"), ("owls", "2"), ("owls", "1")):
         entries = [{"name": "owl", "system": f"You love {love}."}, {"name": "cat", "system": "You love cats."}]
         (tmp_path / "traits.json").write_text(json.dumps(entries))
         (tmp_path / "owl.jsonl").write_text(row)
-        found.append(inputs(config))
-    assert found[0] == found[3] and found[0] != found[1] and found[0] != found[2] and "model" in found[0]
+        digests.append(inputs(config))
+    first, other_trait, other_row, same = digests
+    assert first == same and first != other_trait and first != other_row and "model" in first
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -141,13 +141,13 @@ def theory(rows: summary.Rows) -> list[Claim]:
     return claims
 
 
-def signed(interval: Interval) -> str:
-    """A mean with its interval, with signs."""
+def signed(interval: Interval, digits: int = 2) -> str:
+    """A mean with its interval, with signs and so many digits."""
     if not interval.n:
         return str(interval)
     if np.isnan(interval.low):
-        return f"{interval.mean:+.2f}"
-    return f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+        return f"{interval.mean:+.{digits}f}"
+    return f"{interval.mean:+.{digits}f} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
 
 
 def table(claims: Iterable[Claim], rows: summary.Rows, labels: Sequence[str]) -> pd.DataFrame:

@@ -136,9 +136,9 @@ def _by_student(rows: summary.Rows, column: str) -> pd.Series:
     return _students(rows).set_index(["seed", "trait"])[column].astype(float)
 
 
-def _signed(found: summary.Interval) -> str:
-    ends = "" if np.isnan(found.low) else f" [{found.low:+.4f}, {found.high:+.4f}]"
-    return f"{found.mean:+.4f}{ends}"
+def _over_seeds(values: pd.Series) -> summary.Interval:
+    """The interval over seeds, each with its mean over traits, since the students of a seed have one control."""
+    return summary.interval(np.asarray(values.groupby("seed").mean()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,14 +146,8 @@ class LlmFigure(FigureSpec):
     """A figure of pretrained models, with a table of lifts."""
 
     def claims(self, rows: pd.DataFrame) -> list[Claim]:
-        """The claims that the rows can judge, with the measured differences.
-
-        The unit is the seed, with its mean over traits: the students of a seed have one control.
-        """
-        return [
-            Claim(text, published, summary.interval(np.asarray(values.groupby("seed").mean())))
-            for text, published, values in self._differences(rows)
-        ]
+        """The claims that the rows can judge, with the measured differences over seeds."""
+        return [Claim(text, published, _over_seeds(values)) for text, published, values in self._differences(rows)]
 
     def _differences(self, rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series]]:
         """Claims, what was published about them, and what should be above 0, by seed and trait."""
@@ -174,13 +168,14 @@ class LlmFigure(FigureSpec):
         The interval over students, each a trait and a seed, is no evidence about other seeds: a seed has one control.
         """
         lines = []
-        for claim, (_, _, values) in zip(self.claims(rows), self._differences(rows), strict=True):
-            over_students = summary.interval(values.to_numpy())
-            known = over_students if np.isnan(claim.difference.low) else claim.difference
-            excluded = "" if np.isnan(known.high) else f"; excludes more than {known.high:+.2g}"
-            undecided = claim.verdict not in ("holds", "reversed")
-            here, students = (f"{_signed(found)}, n = {found.n}" for found in (claim.difference, over_students))
-            lines.append((claim.text, claim.published, here, students, claim.verdict + (excluded if undecided else "")))
+        for text, published, values in self._differences(rows):
+            over_seeds, over_students = _over_seeds(values), summary.interval(values.to_numpy())
+            verdict = Claim(text, published, over_seeds).verdict
+            known = over_students if np.isnan(over_seeds.low) else over_seeds
+            if verdict not in ("holds", "reversed") and not np.isnan(known.high):
+                verdict += f"; excludes more than {known.high:+.2g}"
+            shown = (f"{_claims.signed(each, 4)}, n = {each.n}" for each in (over_seeds, over_students))
+            lines.append((text, published, *shown, verdict))
         return pd.DataFrame(lines, columns=["claim", "published", "here, over seeds", "over students", "verdict"])
 
     def table(self, rows: pd.DataFrame) -> pd.DataFrame:
