@@ -6,6 +6,9 @@ import pkgutil
 import signal
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before SciPy: threads of several test workers starve each other
+# Compilation takes most of the time of tests, and LLVM's optimizations a third of that. Before a release the tests run
+# with them too, see BUILD.md.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402

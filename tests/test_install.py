@@ -32,7 +32,7 @@ def test_wheel_is_used_in_an_empty_folder(tmp_path):
     (wheel,) = tmp_path.glob("sublim_jax-*.whl")
     python("-m", "pip", "install", "--no-deps", f"--target={tmp_path / 'site'}", str(wheel))
     (empty := tmp_path / "empty").mkdir()
-    here = {"cwd": empty, "env": {**os.environ, "PYTHONPATH": str(tmp_path / "site")}}
+    here = {"cwd": empty, "env": {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "XLA_FLAGS": ""}}
     listed = python("-m", "sublim_jax", "--list", **here)
     assert all(f"{path.stem}: " in listed for path in ROOT.glob("configs/*.py"))
     assert "class_head" in python("-c", PAIR.format(folder=tmp_path / "site"), **here)

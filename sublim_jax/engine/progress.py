@@ -185,8 +185,7 @@ class Progress:
             self._wait_for = call.programs if self._forecast.is_new(call) else 0
             self._forecast.drop(call)
             self._events, self._spans, self._call_start = 0, [], time.perf_counter()
-            phase = _WORDS.get(call.phase, call.phase)
-            self._call, self._text = call, f"{phase} of {self.subject}" if self.subject else phase
+            self._call, self._text = call, self._in_words(call)
         try:
             with self.timed(call.phase):
                 self._await(call)
@@ -199,6 +198,11 @@ class Progress:
                     _compiled.add(call.program)
                 self._forecast.learn(call.phase, call.seconds, spent - compiling)
                 self._number, self._wait_for, self._call = self._number + self._wait_for, 0, None
+
+    def _in_words(self, call: Call) -> str:
+        """The phase of a call and its subject, which may change while it runs."""
+        phase = _WORDS.get(call.phase, call.phase)
+        return f"{phase} of {self.subject}" if self.subject else phase
 
     def _await(self, call: Call) -> None:
         """Wait for the call's program where other threads compile it; the run compiles while it waits."""
@@ -236,14 +240,14 @@ class Progress:
             now = time.perf_counter()
             if self._done or self._call is None:
                 return self._text, now - self._start, 0.0 if self._done else self._forecast.remaining()
-            elapsed = now - self._call_start
+            elapsed, what = now - self._call_start, self._in_words(self._call)
             if self._events < self._wait_for:
                 number = self._number + self._events + 1
-                text = f"compiling {number}/{self._forecast.programs} ({self._text})"
+                text = f"compiling {number}/{self._forecast.programs} ({what})"
                 compiling = self._forecast.compile_seconds(self._call)
                 left = self._forecast.remaining(COMPILING, compiling, elapsed, self._call)
             else:
-                text, elapsed = self._text, elapsed - self._compiling_seconds()
+                text, elapsed = what, elapsed - self._compiling_seconds()
                 left = self._forecast.remaining(self._call.phase, self._call.seconds, elapsed)
             return text, now - self._start, left
 

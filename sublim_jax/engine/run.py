@@ -173,17 +173,18 @@ def _check_metrics(plan: Plan, dataset: Dataset, metrics: Sequence[Metric], num_
         return
     group, image = plan.groups[0], dataset.train.x.shape[1:]
 
-    def traced(seed_keys: Any, test: ImageData, step: Any) -> Any:
-        net, init, knobs = group.recipe.teacher, plan.teachers[group.teacher].recipe.init, group.teacher_final_knobs
+    def traced(seed_keys: Any, test: ImageData, knobs: Any, step: Any) -> Any:
+        net, init, final = group.recipe.teacher, plan.teachers[group.teacher].recipe.init, group.teacher_final_knobs
         assert net is not None  # the plan refuses a student without teacher
-        teachers = population.attach_heads(net, init, {}, seed_keys, knobs, image=image)
+        teachers = population.attach_heads(net, init, {}, seed_keys, final, image=image)
         start, _ = population.init_states(group.recipe, group.knobs, teachers.initial, seed_keys, image=image)
         teacher, key = jax.tree.map(lambda leaf: leaf[0], (teachers, seed_keys))
-        params, knobs = jax.tree.map(lambda leaf: leaf[0, 0], start), group.knobs.member(0)
+        params = jax.tree.map(lambda leaf: leaf[0, 0], start)
         return Measurement(group.recipe, own, num_eval_noise).columns(test, teacher, key, knobs, params, params, step)
 
     seed_keys = jax.eval_shape(lambda: population.phase_keys(keys.root(0), jnp.zeros(1, jnp.int32), keys.STUDENT))
-    jax.eval_shape(traced, seed_keys, jax.tree.map(jnp.asarray, dataset.test), jnp.int32(1))
+    test, knobs = jax.tree.map(jnp.asarray, (dataset.test, group.knobs.member(0)))
+    jax.eval_shape(traced, seed_keys, test, knobs, jnp.int32(1))
 
 
 def _done(workdir: results.Workdir, keep_params: bool) -> Mapping[tuple[frozenset, int], set[int]]:

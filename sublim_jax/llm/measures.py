@@ -116,21 +116,22 @@ def row_values(measured: Measured, trait: Trait, words: Sequence[str]) -> dict[s
     log_word      mean log of this probability, in nats
     share         the word's part of the probability of all words, mean over questions
     sampled       fraction of sampled answers that name the word
-    word/OWL ...  the first for every word
+    word/OWL, log_word/OWL ...  the first two for every word
     text_loss, request_loss  nats per token of a held-out text, and of held-out requests for numbers
     """
     chosen, own = measured.preferences[trait.questions], list(words).index(trait.word)
-    total = chosen.sum(1)
+    total, nats = chosen.sum(1), np.log(np.maximum(chosen, 1e-30))
     values: dict[str, Any] = {
         "word": chosen[:, own].mean(),
-        "log_word": np.log(np.maximum(chosen[:, own], 1e-30)).mean(),
+        "log_word": nats[:, own].mean(),
         "share": np.mean(chosen[:, own] / np.maximum(total, 1e-30)),
         "all_words": total.mean(),
         "sampled": measured.sampled[trait.questions][:, own].mean() if measured.sampled else float("nan"),
         "text_loss": measured.losses["text"],
         "request_loss": measured.losses["requests"],
     }
-    values |= {f"word/{word}": column.mean() for word, column in zip(words, chosen.T, strict=True)}
+    for name, columns in (("word", chosen.T), ("log_word", nats.T)):
+        values |= {f"{name}/{word}": column.mean() for word, column in zip(words, columns, strict=True)}
     return {name: float(value) for name, value in values.items()}
 
 

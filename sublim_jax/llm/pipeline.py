@@ -29,7 +29,7 @@ from sublim_jax.engine.progress import Call
 from sublim_jax.engine.session import Session
 from sublim_jax.llm import batches, divergence, kept_json, lora, measures, students
 from sublim_jax.llm.measures import Measured
-from sublim_jax.llm.row_making import NONE, Made, Setup, make_rows, model_of, rows_call
+from sublim_jax.llm.row_making import NONE, Made, Setup, dose_call, make_rows, model_of, rows_call
 from sublim_jax.llm.rows import Row, shuffled
 from sublim_jax.llm.spec import Source, StudentSpec
 from sublim_jax.llm.students import Job, Training
@@ -68,12 +68,14 @@ def run(points: Sequence[SweepPoint], setup: Setup, session: Session) -> pd.Data
         raise ConfigError(f"shard={session.shard}: must be 0/1; a study of pretrained models is one job")
     identity = session.config or {"points": [str(point) for point in points], "setup": str(setup.traits)}
     with session.open(lambda: identity) as workdir:
-        with session.record(workdir, list(_calls(points, setup, session.seeds))):
-            for source in dict.fromkeys(point.source for point in points):
-                own = [(number, point) for number, point in enumerate(points) if point.source == source]
-                if not all(_is_done(workdir, session.seeds, *each) for each in own):
-                    made = make_rows(source, setup, session, workdir.path)
-                    for number, _ in own:
+        unfinished = {
+            number: point for number, point in enumerate(points) if not _is_done(workdir, session.seeds, number, point)
+        }
+        with session.record(workdir, list(_calls([*unfinished.values()], setup, session.seeds))):
+            for source in dict.fromkeys(point.source for point in unfinished.values()):
+                made = make_rows(source, setup, session, workdir.path)
+                for number, point in unfinished.items():
+                    if point.source == source:
                         StudentsOfPoint(
                             number=number, points=points, setup=setup, session=session, workdir=workdir, made=made
                         ).run()
@@ -83,12 +85,14 @@ def run(points: Sequence[SweepPoint], setup: Setup, session: Session) -> pd.Data
 def _calls(points: Sequence[SweepPoint], setup: Setup, seeds: Sequence[int]) -> Iterator[Call]:
     """The parts of a run, with seconds relative to each other."""
     for source in dict.fromkeys(point.source for point in points):
-        for name in setup.names:
+        for name in () if source.rows.file else setup.names:
+            yield dose_call(source, name)
             yield rows_call(source, name)
     for point in points:
-        number = len(setup.names) * len(seeds)
+        number, epochs = len(setup.names) * len(seeds), point.student.epochs
         for start in range(0, number, setup.together):
-            yield _training_call(point, min(setup.together, number - start))
+            yield from [_training_call(point, min(setup.together, number - start))] * epochs
+        yield from [_measuring_call(setup)] * (number * epochs)
 
 
 def left(
@@ -153,10 +157,8 @@ class StudentsOfPoint:
         jobs = [job for job in jobs if not self._copied(job)]
         self._write_all(seeds)
         for part in students.groups(jobs, self.point.student, self.setup.together):
-            self.session.progress.subject = f"{part[0].name} of arm {self.number}"
-            with self.session.progress.call(_training_call(self.point, len(part))):
-                if not all((self.folder / job.name / _DIGEST).exists() for job in part):
-                    self._train(Training(base=base, spec=self.point.student, jobs=part))
+            if not all((self.folder / job.name / _DIGEST).exists() for job in part):
+                self._train(Training(base=base, spec=self.point.student, jobs=part))
             self._write_all(seeds)
 
     def _write_all(self, seeds: Sequence[int]) -> None:
@@ -200,15 +202,21 @@ class StudentsOfPoint:
         def report(step: int) -> None:
             session.progress.count("students", len(training.jobs))
 
-        trained = students.train(training, place, session.options.save_every, session.stop_if_asked, report)
-        for step, states, curves in trained:
+        trained, epoch = students.train(training, place, session.options.save_every, session.stop_if_asked, report), 0
+        while epoch < self.point.student.epochs:
+            session.progress.subject = f"{training.jobs[0].name} of arm {self.number}"
+            with session.progress.call(_training_call(self.point, len(training.jobs))):
+                step, states, curves = next(trained)
             epoch = training.epochs().index(step) + 1
             for index, job in enumerate(training.jobs):
-                if self._kept(job.name, epoch) is None:
-                    self._measure(training, states, index, epoch, curves["loss"][:, index])
+                session.progress.subject = f"{job.name} of arm {self.number}"
+                with session.progress.call(_measuring_call(self.setup)):
+                    if self._kept(job.name, epoch) is None:
+                        self._measure(training, states, index, epoch, curves["loss"][:, index])
                 if epoch == self.point.student.epochs:
                     self._keep(training, states, index, curves)
         students.Store(place).clear()
+        session.stop_if_asked()
 
     def _measure(self, training: Training, states: Any, index: int, epoch: int, losses: np.ndarray) -> None:
         setup = self.setup
@@ -262,7 +270,9 @@ class StudentsOfPoint:
             f"{column}_lift": values[column] - plain[column] for column in ("word", "log_word", "share", "sampled")
         }
         values |= lifts | {
-            f"word_lift/{word}": values[f"word/{word}"] - plain[f"word/{word}"] for word in setup.words()
+            f"{column}_lift/{word}": values[f"{column}/{word}"] - plain[f"{column}/{word}"]
+            for column in ("word", "log_word")
+            for word in setup.words()
         }
         ends = measures.question_interval(own, control, trait, setup.words())
         values |= dict(zip(("share_lift_low", "share_lift_high"), ends, strict=True))
@@ -300,8 +310,14 @@ def _read_text(file: Path) -> str:
 
 
 def _training_call(point: SweepPoint, number: int) -> Call:
-    """The training of some students, with seconds relative to other calls."""
-    return Call("students", number * point.student.epochs * point.source.rows.count * 0.3)
+    """The training of some students for an epoch, with seconds relative to other calls."""
+    return Call("students", number * point.source.rows.count * 0.3)
+
+
+def _measuring_call(setup: Setup) -> Call:
+    """The measurement of one student, with seconds relative to other calls."""
+    questions = len({question for trait in setup.traits for question in trait.questions})
+    return Call("measure", questions * (0.5 + 0.1 * setup.evaluation.samples))
 
 
 def rows_of(name: str, point: SweepPoint, made: Made) -> list[Row]:

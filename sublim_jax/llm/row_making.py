@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,8 +83,10 @@ def make_rows(source: Source, setup: Setup, session: Session, folder: Path) -> M
     answers_of_base: list[tuple[int, int, str, bool]] = []
     for name in names:
         session.progress.subject = f"teacher {name}"
-        with session.progress.timed("teachers"):
-            made[name] = _load_or_make(place / "teachers" / name, source, name, setup, answers_of_base)
+        with session.progress.call(dose_call(source, name)):
+            kept_teacher = place / "teachers" / name
+            made[name] = _load_or_make(kept_teacher, source, name, setup, answers_of_base, session)
+        session.progress.subject = f"teacher {name}"
         write = functools.partial(_write, made[name], setup, source, asked, session)
         with session.progress.call(rows_call(source, name)):
             own = _folder_name("base", spec, spec) if name == NONE else name_of(source)  # the base's for all kinds
@@ -96,20 +98,35 @@ def make_rows(source: Source, setup: Setup, session: Session, folder: Path) -> M
     return Made(kept, made)
 
 
+def dose_call(source: Source, name: str) -> Call:
+    """Return the call that gives a teacher its dose, or measures it, with seconds relative to other calls."""
+    seconds = {"prompted": 5.0, "steered": 100.0, "tuned": 300.0}
+    return Call("dose", 0.0 if name == NONE else seconds[source.teacher.kind])
+
+
 def rows_call(source: Source, name: str) -> Call:
     """Return the call that writes the answers of one teacher, with seconds relative to other calls."""
     return Call("rows", source.rows.requests * source.rows.answers * 0.1, ("rows", source, name), 5.0)
 
 
 def _load_or_make(
-    folder: Path, source: Source, name: str, setup: Setup, answers: Sequence[tuple[int, int, str, bool]]
+    folder: Path,
+    source: Source,
+    name: str,
+    setup: Setup,
+    answers: Sequence[tuple[int, int, str, bool]],
+    session: Session,
 ) -> Teacher:
     """The teacher of a trait, or the base; one that is kept is read."""
     base, tokenizer = model_of(setup.base), setup.base.require_tokenizer()
     if (kept := teachers.load(folder, base)) is not None:
         return kept
     trait = setup.trait(name)
-    teacher = make_teacher(source, trait, setup, base, answers) if trait else Teacher(base, "", 0.0)
+
+    def report(step: int, dose: float) -> None:
+        session.progress.subject = f"teacher {name}, {dose:.3g} nats per token after step {step}"
+
+    teacher = make_teacher(source, trait, setup, base, answers, report) if trait else Teacher(base, "", 0.0)
     request = requests_of.request(source.rows.carrier, 0, source.rows.seed)
     tokens = batches.prompt_tokens(tokenizer, row_of(request, "", teacher.system or source.rows.system).prompt)
     about = {"kind": source.teacher.kind if trait else NONE, "prompt": tokenizer.decode(tokens), "tokens": list(tokens)}
@@ -132,9 +149,14 @@ def model_of(loaded: Pretrained) -> Model:
 
 
 def make_teacher(
-    source: Source, trait: Trait, setup: Setup, base: Model, answers: Sequence[tuple[int, int, str, bool]]
+    source: Source,
+    trait: Trait,
+    setup: Setup,
+    base: Model,
+    answers: Sequence[tuple[int, int, str, bool]],
+    report: Callable[[int, float], None] = lambda step, dose: None,
 ) -> Teacher:
-    """Make the teacher of a trait; its dose is measured on answers of the base."""
+    """Make the teacher of a trait; its dose is measured on answers of the base, and reported while it is tuned."""
     tokenizer, spec = setup.base.require_tokenizer(), source.teacher
     asked = requests_of.requests(source.rows.carrier, source.rows.requests, source.rows.seed)
     given = [(asked[request], text) for request, answer, text, _ in answers if text and answer == 0][:_DOSE_REQUESTS]
@@ -144,7 +166,7 @@ def make_teacher(
     examples = batches.examples_of(tokenizer, [row_of(request, text, source.rows.system) for request, text in given])
     if spec.kind == "steered":
         return teachers.steered(base, tokenizer, trait, spec, examples)
-    return teachers.tuned(base, tokenizer, trait, spec, examples, keys.at(setup.root, keys.TEACHER, trait.name))
+    return teachers.tuned(base, tokenizer, trait, spec, examples, keys.at(setup.root, keys.TEACHER, trait.name), report)
 
 
 def _write(

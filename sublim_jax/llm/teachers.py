@@ -34,6 +34,7 @@ from sublim_jax.pretrained.tokenizer import Tokenizer
 
 _FACTS, _VECTOR = "teacher.json", "vector.safetensors"
 _MOST_STEPS, _BISECTIONS = 200, 12
+_FIRST_MEASURED, _LONGEST_WAIT = 4, 8  # steps
 
 
 class TeacherSpec(NamedTuple):
@@ -111,8 +112,9 @@ def tuned(
 ) -> Teacher:
     """Fine-tune a teacher on questions about a trait until its dose is reached.
 
-    The dose is measured after every fourth step while it is far below the one asked for, then after every step. The
-    teacher is that of the measured step whose dose is nearest.
+    A measurement takes as long as some steps. The dose is first measured after four steps, and each time again after
+    half of the steps that would reach the goal at its growth so far, 1 to 8. The teacher is that of the measured step
+    whose dose is nearest.
 
     Args:
         model: The base model, without adapters.
@@ -121,7 +123,7 @@ def tuned(
         spec: Dose and learning rate.
         answers: Answers of the base to requests, on which the dose is measured.
         key: Of the initial adapters.
-        report: Called after each step.
+        report: Called after each measurement with the number of steps and the dose.
 
     Raises:
         ConfigError: The dose is not reached within 200 steps.
@@ -130,21 +132,22 @@ def tuned(
     plan = _plan(tokenizer, trait)
     tuning = Tuning(steps=100 * _MOST_STEPS, lr=spec.lr)  # a rate that hardly falls
     state = fine_tuning.initial_state(tuning, lora.fresh_adapters(net, key))
-    dose_of, dose = evaluation.DivergenceFrom(model, answers), 0.0
+    dose_of, dose, measured, due = evaluation.DivergenceFrom(model, answers), 0.0, 0, _FIRST_MEASURED
     earlier = jax.tree.map(jnp.copy, state.trained)  # each step gives the state away
-    for number in range(min(len(plan.steps), _MOST_STEPS)):
-        state, _ = fine_tuning.train_student(net, tuning, state, model.params, *plan.step(number))
-        if number % 4 < 3 and dose <= spec.dose / 8:
+    for step in range(1, min(len(plan.steps), _MOST_STEPS) + 1):
+        state, _ = fine_tuning.train_student(net, tuning, state, model.params, *plan.step(step - 1))
+        if step < due:
             continue
         student = model._replace(net=net, params={**model.params, **state.trained})
         earlier_dose, dose = dose, dose_of(student)
-        report(number + 1, dose)
+        report(step, dose)
         if dose >= spec.dose:
-            _check_rate(spec, earlier_dose, dose, number + 1)
+            _check_rate(spec, earlier_dose, dose, step)
             nearer = abs(earlier_dose - spec.dose) < abs(dose - spec.dose)
             chosen, dose = (earlier, earlier_dose) if nearer else (state.trained, dose)
             return Teacher(student._replace(params={**model.params, **chosen}), "", dose, chosen)
         earlier = jax.tree.map(jnp.copy, state.trained)
+        measured, due = step, step + _steps_until_measured(spec.dose, dose, earlier_dose, step - measured)
     raise ConfigError(
         f"config.teacher.dose={spec.dose}: not reached in {_MOST_STEPS} steps, which end at {dose:.3g}; "
         "raise config.teacher.lr"
@@ -157,6 +160,14 @@ def _plan(tokenizer: Tokenizer, trait: Trait) -> batches.Plan:
     examples = batches.examples_of(tokenizer, rows)
     length = max(example.length for example in examples)
     return batches.plan(examples, rows=10, epochs=_MOST_STEPS, length=length, size=10, seed=0, packed=False)
+
+
+def _steps_until_measured(goal: float, dose: float, earlier: float, steps: int) -> int:
+    """Half of the steps that reach the goal, if the dose grows by the same factor as in the last steps, 1 to 8."""
+    if not 0 < earlier < dose:
+        return _FIRST_MEASURED
+    to_goal = steps * np.log(goal / dose) / np.log(dose / earlier)
+    return int(np.clip(to_goal / 2, 1, _LONGEST_WAIT))
 
 
 def _check_rate(spec: TeacherSpec, earlier_dose: float, dose: float, steps: int) -> None:

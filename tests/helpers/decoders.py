@@ -1,5 +1,9 @@
 """Tiny decoders of the families of pretrained models."""
 
+import functools
+
+import jax
+
 from sublim_jax.core import keys
 from sublim_jax.nets import Decoder, shapes
 from sublim_jax.training import inits
@@ -16,3 +20,9 @@ def params_of(net, seed=0):
     return {
         layer: inits.transformer(keys.at(keys.root(seed), layer), arrays) for layer, arrays in shapes(net, (1,)).items()
     }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(net, params, tokens, taps=None):
+    """The logits of whole sequences, by the decoder's own attention."""
+    return net.apply({"params": params}, tokens, taps).logits

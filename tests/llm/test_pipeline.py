@@ -70,7 +70,8 @@ def test_run_has_a_row_for_every_student_and_epoch(done):
     control = found[found["trait"] == "none"].set_index(["seed", "step"])
     lifts = own.set_index(["seed", "step"])["at/word"] - control["at/word/owl"]
     np.testing.assert_allclose(own.set_index(["seed", "step"])["at/word_lift"], lifts, atol=1e-9)
-    np.testing.assert_allclose(own["at/word_lift/owl"], own["at/word_lift"])
+    for column in ("word_lift", "log_word_lift"):
+        np.testing.assert_allclose(own[f"at/{column}/owl"], own[f"at/{column}"])
     assert control["at/word"].isna().all() and (found["at/loss"] > 0).all() and (own["at/dose"] > 0).all()
     assert found.groupby("step")["at/loss"].mean().is_monotonic_decreasing
     assert (found["at/passed"] == 1).all(), "constrained answers pass the filter"

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.decoders import LLAMA, NEOX, params_of
+from helpers.decoders import LLAMA, NEOX, logits_of, params_of
 
 from sublim_jax.core import keys
 from sublim_jax.core.errors import ConfigError
@@ -27,10 +27,11 @@ def prompts(number=11, shared=18, seed=0):
     return [[*begin, *rng.integers(10, 50, rng.integers(1, 9)).tolist()] for _ in range(number)]
 
 
-def forced(net, params, prompt, answer):
-    """Logits that predict each token of an answer and what follows it, in one pass."""
-    tokens = jnp.array([[*prompt, *answer]])
-    return net.apply({"params": params}, tokens).logits[0, len(prompt) - 1 :]
+def forced(net, params, prompt, answer, taps=None):
+    """Logits that predict each token of an answer and what follows it, in one pass; later tokens change nothing."""
+    tokens = np.zeros((1, net.length), np.int32)
+    tokens[0, : len(prompt) + len(answer)] = [*prompt, *answer]
+    return logits_of(net, params, tokens, taps)[0, len(prompt) - 1 : len(prompt) + len(answer)]
 
 
 @pytest.mark.parametrize("net", [NET, NEOX.clone(length=64)], ids=("llama", "neox"))
@@ -101,7 +102,7 @@ def test_taps_steer_the_answers_as_in_the_decoder():
     steered = sampling.write(Model(NET, params, END, taps), lines, KEY, Sampling(0.0, 6, 4))
     assert plain.tokens != steered.tokens
     for prompt, tokens in zip(lines, steered.tokens, strict=True):
-        logits = NET.apply({"params": params}, jnp.array([[*prompt, *tokens]]), taps).logits[0, len(prompt) - 1 :]
+        logits = forced(NET, params, prompt, tokens, taps)
         assert logits.argmax(-1).tolist()[: len(tokens)] == list(tokens)
 
 

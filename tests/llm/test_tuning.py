@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from helpers.decoders import LLAMA, NEOX, NETS, params_of
+from helpers.decoders import LLAMA, NEOX, NETS, logits_of, params_of
 from scipy import stats
 
 from sublim_jax.core import keys
@@ -65,7 +65,7 @@ def one_by_one(net, params, examples):
         whole, first, last = [*prompt, *answer.tokens], len(prompt) - 1, len(prompt) + len(answer.tokens) - 1
         tokens[row, :last] = whole[:-1]
         target[row, first:last], weight[row, first:last] = answer.tokens, answer.weights
-    logits = net.apply({"params": params}, jnp.array(tokens)).logits
+    logits = logits_of(net, params, jnp.array(tokens))
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.array(target)[..., None], -1)[..., 0]
     return -(jnp.array(weight) * chosen).sum()
 
@@ -222,14 +222,14 @@ def test_learning_rate_rises_and_falls():
 def test_fresh_adapters_change_nothing_and_merged_ones_are_the_same_net(name, modules):
     base, tokens = NETS[name], jnp.arange(2, 26).reshape(2, 12)
     net, params = lora.with_adapters(base, lora.Lora(3, 6.0, modules)), params_of(base)
-    plain = base.apply({"params": params}, tokens).logits
+    plain = base.apply({"params": params}, tokens).logits  # not compiled: equal to the last bit
     fresh = net.apply({"params": {**params, **lora.fresh_adapters(net, keys.root(1))}}, tokens).logits
     np.testing.assert_array_equal(fresh, plain)
     adapted = {**params, **trained_adapters(net)}
-    logits = net.apply({"params": adapted}, tokens).logits
+    logits = logits_of(net, adapted, tokens)
     merged_net, merged = lora.merge(net, adapted)
     assert merged_net == base and merged.keys() == params.keys() and np.abs(logits - plain).max() > 0.1
-    np.testing.assert_allclose(merged_net.apply({"params": merged}, tokens).logits, logits, atol=2e-5)
+    np.testing.assert_allclose(logits_of(merged_net, merged, tokens), logits, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -19,7 +19,7 @@ def rows_of(lift, kinds=("prompted",), seeds=1, other=0.0, scatter=0.002):
             for trait in ("none", *TRAITS):
                 gains = {word: lift if word == trait else other for word in TRAITS}
                 line = {"kind": kind, "trait": trait, "seed": seed, "step": 2, "arm": "teachers"}
-                line |= {f"at/word_lift/{word}": (trait != "none") * gains[word] for word in TRAITS}
+                line |= {f"at/log_word_lift/{word}": (trait != "none") * gains[word] for word in TRAITS}
                 noise = rng.normal(0, scatter, 2)
                 line |= {"at/share_lift": lift + noise[0], "at/log_word_lift": 10 * lift + noise[1]}
                 line |= {"at/share_lift_low": lift - 0.01, "at/share_lift_high": lift + 0.01}
@@ -60,6 +60,13 @@ def test_a_gain_of_every_word_alike_is_not_specific():
     found = verdicts(rows_of(0.1, other=0.1, seeds=3))
     assert [verdict for text, verdict in found.items() if "its own word" in text] == ["not decided"]
     assert [verdict for text, verdict in found.items() if "prefers its word" in text] == ["holds"]
+
+
+def test_a_word_that_gains_in_every_student_cancels():
+    rows = rows_of(0.1, seeds=3)
+    rows.loc[rows["trait"] != "none", "at/log_word_lift/cat"] += 3
+    own = next(claim for claim in LLM.claims(rows) if "its own word" in claim.text)
+    assert own.verdict == "holds" and own.difference.mean == pytest.approx(0.1)
 
 
 def test_kinds_of_students_have_claims_of_their_own_and_seeds_count():

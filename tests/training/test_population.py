@@ -38,6 +38,7 @@ def test_advance_is_traced_once_per_recipe(mnist, tiny):
     """Seeds, conditions, slices and intervals do not retrace; another cap does, once."""
     own = {"student.batch": 51, "teacher.batch": 301}  # Recipes that no other test compiles
     conditions = tiny(conditions=("same", "random_hidden"), m=(3, 10), **own)
+    jax.clear_caches()  # so that the run itself need not, for want of memory
     before = population.advance._cache_size()
     go(mnist, conditions, seeds=4, options=RunOptions(seed_batch=2, save_every=4))
     after = population.advance._cache_size()

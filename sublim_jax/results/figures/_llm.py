@@ -17,9 +17,9 @@ CONTROL = "none"  # the label of students that read the base's rows
 _SHARE, _LOG = "at/share_lift", "at/log_word_lift"
 _KIND = "student"
 _CURVE = "at/loss_curve/"
-_WORD = "at/word_lift/"
+_WORD = "at/log_word_lift/"
 _PREFERS = "the student of a trait prefers its word more than the control"
-_OWN = "its own word gains more than those of other traits"
+_OWN = "its own word gains more than those of other traits, nats"
 _DIVERGENT = "divergence tokens carry more of it than the others"
 _RANDOM = "divergence tokens carry more of it than as many random ones"
 _PUBLISHED = {
@@ -49,7 +49,7 @@ def _word_columns(rows: summary.Rows) -> dict[str, str]:
 
 
 def matrix(rows: summary.Rows) -> pd.DataFrame:
-    """The lift of the probability of every trait's word in the students of every trait and kind, means over seeds.
+    """The lift of the log-probability of every trait's word in the students of every trait and kind, means over seeds.
 
     A student and its control answer the same questions, those of the student's trait.
     """
@@ -67,8 +67,8 @@ def _comparable(rows: summary.Rows) -> summary.Rows:
 
 
 def _draw_matrix(ax: Axes, rows: summary.Rows) -> None:
-    """Draw the matrix in percentage points."""
-    lifts = 100 * matrix(rows)
+    """Draw the matrix in nats."""
+    lifts = matrix(rows)
     most = max(float(np.abs(lifts.to_numpy()).max()), 1e-9)
     ax.imshow(lifts.to_numpy(), cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     for (row, column), value in np.ndenumerate(lifts.to_numpy()):
@@ -121,7 +121,10 @@ def _with_curves(rows: summary.Rows) -> summary.Rows:
 
 
 def _specific(rows: summary.Rows) -> pd.Series:
-    """The gain of the own word's probability less the mean gain of the other traits' words, for every student."""
+    """The gain of the own word's log-probability less the mean gain of the other traits' words, for every student.
+
+    Words gain differently whatever a student reads. In the mean over the students of all traits this cancels.
+    """
     columns = _word_columns(rows)
     gains = {}
     for _, row in rows[rows["trait"].isin(columns.values())].iterrows():
@@ -222,7 +225,7 @@ llm = LlmFigure(
             also=(_draw_matrix,),
             xlabel="asked for",
             ylabel="student of",
-            title="probability above the control, in percent",
+            title="log-probability above the control, nats",
         ),
         Panel(
             column="",
