@@ -138,14 +138,18 @@ def check(config: Config) -> None:
         raise ConfigError(f"config.net.pools={config.net.pools}: must be {expected}")
 
 
+_WITHOUT_GOAL = ("random_projection", "readout", "backprop")
+
+
 def check_infomorphic(config: Config) -> None:
     """Check every field of a config of infomorphic networks, and that fields fit together."""
     check_fields(config)
-    section, trained = config.infomorphic, config.infomorphic.model not in ("random_projection", "readout", "backprop")
+    _check_effects(config)
+    section, trained = config.infomorphic, config.infomorphic.model not in _WITHOUT_GOAL
     three = section.model in ("context_lateral", "feedback")
     atoms = ATOMS if three else ("{1}", "{2}", "{1}{2}", "{12}", "residual")
     for name, weights, count in (("weights", section.weights, len(atoms)), ("readout", section.readout, 5)):
-        if trained and weights and len(weights) != count:
+        if (trained or name == "readout") and weights and len(weights) != count:
             raise ConfigError(f"config.infomorphic.{name}={weights}: must be {count} numbers for {section.model}")
     if not section.readout:
         raise ConfigError("config.infomorphic.readout=(): must be 5 numbers")
@@ -163,6 +167,20 @@ def check_infomorphic(config: Config) -> None:
         raise ConfigError(
             f"config.infomorphic.model={section.model!r}: a teacher of bits must be context_lateral, context or lateral"
         )
+
+
+def _check_effects(config: Config) -> None:
+    """Refuse fields of infomorphic networks that have no effect beside others: their rows would have false labels."""
+    section = config.infomorphic
+    for field in ("weights", "draw", "without"):
+        if section.model in _WITHOUT_GOAL and section[field]:
+            raise ConfigError(f"config.infomorphic.{field}={section[field]!r}: {section.model} has no goal")
+    if section.weights and section.draw:
+        raise ConfigError(f"config.infomorphic.draw={section.draw}: config.infomorphic.weights gives the goal already")
+    if config.transfer.student == "mlp" and config.transfer.bits == "shuffled":
+        raise ConfigError("config.transfer.bits='shuffled': an mlp imitates logits and reads no bits")
+    if config.transfer.student in ("mlp", "readout") and config.transfer.context == "fresh":
+        raise ConfigError(f"config.transfer.context='fresh': {config.transfer.student} has no context weights")
 
 
 def _check_task(config: Config) -> None:

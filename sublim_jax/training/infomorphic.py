@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 from scipy.stats import qmc
 
 from sublim_jax.core import keys
+from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.core.types import ContextInputs, Knobs, ModelOutput, Params
 from sublim_jax.nets.infomorphic import SOURCES, Infomorphic
 from sublim_jax.theory.pid import atom_names, atoms, bins_fixed, bins_scaled
@@ -28,7 +29,13 @@ def goal(sources: int, **weights: float) -> tuple[float, ...]:
     Args:
         sources: 2 or 3; 1 is the feedforward source, then come the context and the lateral source.
         **weights: by the names of `atom_names(sources)`.
+
+    Raises:
+        ConfigError: A name is not that of an atom.
     """
+    for name in weights:
+        if name not in atom_names(sources):
+            raise ConfigError(unknown_name("goal", name, atom_names(sources)))
     return tuple(weights.get(name, 0.0) for name in atom_names(sources))
 
 

@@ -1,5 +1,7 @@
 """Configs of infomorphic networks: every bad value is one line, and every point of a sweep is the net that it names."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,19 @@ def test_resolve_refuses_goals_of_three_sources_for_units_with_two(model):
 def test_resolve_refuses_a_teacher_of_bits_that_has_none():
     with pytest.raises(ConfigError, match=r"config.infomorphic.model='readout': a teacher of bits must be"):
         resolved(infomorphic__model="readout", transfer__student="hidden")
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"infomorphic__model": "readout", "infomorphic__draw": 3}, "config.infomorphic.draw=3: readout has no goal"),
+    ({"infomorphic__model": "backprop", "infomorphic__without": "{1}"}, "without='{1}': backprop has no goal"),
+    ({"infomorphic__model": "readout", "infomorphic__readout": (1.0,)}, "readout=(1.0,): must be 5 numbers"),
+    ({"infomorphic__draw": 3, "infomorphic__weights": (0.1,) * 19}, "draw=3: config.infomorphic.weights gives"),
+    ({"transfer__student": "mlp", "transfer__bits": "shuffled"}, "bits='shuffled': an mlp imitates logits"),
+    ({"transfer__student": "mlp", "transfer__context": "fresh"}, "context='fresh': mlp has no context weights"),
+])  # fmt: skip
+def test_resolve_refuses_values_without_effect(fields, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolved(**fields)
 
 
 def test_load_data_holds_out_the_last_training_images():

@@ -85,9 +85,10 @@ def test_divergence_tokens_are_compared_with_the_others():
 @pytest.mark.parametrize("change", [
     lambda rows: rows,
     lambda rows: rows[[name for name in rows if not name.startswith("at/loss_curve")]],
+    lambda rows: rows[[name for name in rows if not name.startswith("at/log_word_lift/")]],
     lambda rows: rows[rows["trait"] != "none"],
     lambda rows: rows[rows["trait"].isin(["none", "owl"])],
-], ids=["all", "no curves", "no control", "one trait"])  # fmt: skip
+], ids=["all", "no curves", "no words", "no control", "one trait"])  # fmt: skip
 def test_figure_and_tables_of_parts_of_the_rows(change):
     rows = change(rows_of(0.1))
     assert len(LLM.draw(rows).axes) >= 2 and len(LLM.table(rows)) and "control" in LLM.caption(rows)

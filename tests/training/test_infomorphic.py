@@ -10,6 +10,7 @@ import pytest
 from sublim_jax.config import infomorphic_config, resolve
 from sublim_jax.config.infomorphic import build_conditions
 from sublim_jax.core import keys
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import ModelOutput
 from sublim_jax.nets import shapes
 from sublim_jax.nets.infomorphic import SOURCES
@@ -60,6 +61,12 @@ def test_goals_have_one_weight_for_each_atom():
         "{12}{13}",
     ]
     assert np.argmax(GOALS["lateral_heuristic"]) == infomorphic.atom_names(2).index("{1}")
+
+
+@pytest.mark.parametrize(("sources", "name"), [(2, "{3}"), (3, "{2}{1}"), (3, "residue")])
+def test_goal_refuses_names_that_are_no_atoms(sources, name):
+    with pytest.raises(ConfigError, match="goal: "):
+        infomorphic.goal(sources, **{name: 1.0})
 
 
 def test_drawn_goal_is_a_point_of_the_cube_and_all_differ():

@@ -23,14 +23,6 @@ _PUBLISHED = {
 }
 _SPARSE = {200: 95.93, 500: 96.67, 1000: 97.19, 2000: 97.53}
 _READOUT = 0.9185
-# Half of the published range of 10 seeds with 100 units, where it is known.
-_RANGES = {
-    "context heuristic": 0.005,
-    "trivariate heuristic": 0.0055,
-    "trivariate optimized": 0.003,
-    "backpropagation": 0.004,
-    "read-out only": 0.002,
-}
 _NAMES = {
     "feedback": "trivariate feedback",
     "random_projection": "random projection",
@@ -112,16 +104,12 @@ infomorphic = FigureSpec(
                     {name: percents[_WIDTHS.index(100)] / 100 for name, percents in _PUBLISHED.items()}
                     | {"read-out only": _READOUT},
                     only(units=100),
-                    halves=_RANGES,
                     label="published median",
                 ),
             ),
         ),
     ),
-    published_text=(
-        "Open diamonds: published medians of 10 seeds after 100 epochs, and about the range of seeds where it is known "
-        "(Schneider et al., ICLR 2025)."
-    ),
+    published_text=("Open diamonds: published medians of 10 seeds after 100 epochs (Schneider et al., ICLR 2025)."),
     size=(4.6, 3.4),
     text=(
         "Test accuracy of networks of one hidden layer whose units follow a goal, a weighted sum of information atoms "

@@ -131,7 +131,7 @@ def _specific(rows: summary.Rows) -> pd.Series:
         of_word = {name: row[column] for column, name in columns.items()}
         own = of_word.pop(row["trait"])
         gains[(row["seed"], row["trait"])] = own - np.mean(list(of_word.values())) if of_word else np.nan
-    return pd.Series(gains, dtype=float).rename_axis(["seed", "trait"])
+    return pd.Series(gains, pd.MultiIndex.from_tuples(list(gains), names=["seed", "trait"]), dtype=float)
 
 
 def _by_student(rows: summary.Rows, column: str) -> pd.Series:
