@@ -23,7 +23,7 @@ def through(config, dataset, **fields):
     Most of the time is compilation, and most of that is of metrics: `test_traces` traces all of them for every config.
     """
     config.preset = "smoke"
-    if "budget" in config.get("metrics", ()) and config.name != "failure":
+    if config.study == "transfer" and config.name != "failure":
         fields = {"metrics": ("task", "imitation"), **fields}
     config = resolve(config, fields)
     study = study_of(config, dataset)

@@ -153,7 +153,7 @@ def steps_saved(folder):
     return {int(path.stem) for path in folder.glob("checkpoints/*/*.safetensors") if path.stem.isdigit()}
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_main_loses_nothing_by_interrupt_and_kill(tmp_path):
     """One run undisturbed, one interrupted (SIGINT), then killed (SIGKILL), then finished: the same rows bitwise."""
     words = (*LONG, "--config.conditions=('same','random_hidden')")

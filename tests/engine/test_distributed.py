@@ -66,7 +66,7 @@ def test_distributed_processes_give_the_rows_of_one_though_one_is_killed(tmp_pat
     assert not list((tmp_path / "two").glob("checkpoints/*"))
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_shard_of_three_jobs_at_once_does_each_part_once(tmp_path):
     finish(start(tmp_path, "--workdir=one"))
     told = finish(*(start(tmp_path, "--workdir=three", f"--shard={index}/3") for index in range(3)))

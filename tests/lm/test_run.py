@@ -239,7 +239,7 @@ def test_units_are_of_the_seeds_that_lack_rows(monkeypatch):
     assert [point for point, _ in units[1].parts] == list(POINTS[2:])
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_run_of_all_arms_at_once_is_as_one_after_another(rows, shelf, monkeypatch):
     monkeypatch.setattr(population, "use_vmap", lambda: True)
     found, rows = sorted_rows(run(POINTS, seeds=2, options=shelf)), sorted_rows(rows)

@@ -53,8 +53,9 @@ def alone(evaluator, params, step):
     return {name: np.array([[of[name] for of in row] for row in seeds]) for name in seeds[0][0]}
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize("kept_bytes", [1e9, 0])
+@pytest.mark.parametrize("kept_bytes", [
+    pytest.param(1e9, marks=pytest.mark.e2e), *(pytest.param(few, marks=pytest.mark.slow) for few in (3e6, 0))
+])  # fmt: skip
 def test_evaluator_measures_each_student_as_alone(unit, monkeypatch, kept_bytes):
     evaluator, start, moved = unit
     monkeypatch.setattr(evaluate, "_KEPT_BYTES", kept_bytes)

@@ -32,7 +32,7 @@ COMMANDS = {
 }
 SHARDS = {"shards": ("--shard=0/2", "--shard=1/2")}
 KILLS = {"figure2": 36, "theorem1": 24, "lm_dose": 8, "shards": 30}  # where minutes do not matter
-FEW_KILLS = {"figure2": 6, "theorem1": 4, "lm_dose": 3, "shards": 5}
+FEW_KILLS = {"figure2": 6, "shards": 5}
 
 
 @pytest.fixture(scope="module")

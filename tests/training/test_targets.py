@@ -285,8 +285,9 @@ def test_run_of_permuted_and_padded_conditions_and_under_vmap_is_the_same(mnist,
     assert_close(rows, go_as_on_an_accelerator(mnist, conditions))
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize(("field", "values"), STRENGTHS)
+@pytest.mark.parametrize(("field", "values"), [
+    pytest.param(*each, marks=pytest.mark.e2e if each is STRENGTHS[0] else pytest.mark.slow) for each in STRENGTHS
+])  # fmt: skip
 def test_hoist_shared_shares_one_program_and_one_batch(mnist, tiny, field, values):
     own = {"student.batch": 52, "teacher.batch": 300 + len(field)}  # Recipes that no other test compiles
     made = [tiny(conditions=("same",), m=(3,), **{f"student.{field}": one}, **own)[0] for one in values]
