@@ -44,7 +44,8 @@ def trace(recipe, knobs, bank, image):
 def is_new(recipe, measured=()):
     """Whether no earlier config of this process has traced a recipe that differs in numbers alone."""
     kind = re.sub(r"\d+", "0", repr((dataclasses.replace(recipe, eval_steps=(1,)), measured)))
-    TRACED.add(kind) if (new := kind not in TRACED) else None
+    new = kind not in TRACED
+    TRACED.add(kind)
     return new
 
 

@@ -149,11 +149,11 @@ def check_infomorphic(config: Config) -> None:
     three = section.model in ("context_lateral", "feedback")
     atoms = ATOMS if three else ("{1}", "{2}", "{1}{2}", "{12}", "residual")
     for name, weights, count in (("weights", section.weights, len(atoms)), ("readout", section.readout, 5)):
-        if (trained or name == "readout") and weights and len(weights) != count:
+        if weights and len(weights) != count:
             raise ConfigError(f"config.infomorphic.{name}={weights}: must be {count} numbers for {section.model}")
     if not section.readout:
         raise ConfigError("config.infomorphic.readout=(): must be 5 numbers")
-    if trained and section.without and section.without not in atoms:
+    if section.without and section.without not in atoms:
         raise ConfigError(unknown_name("config.infomorphic.without", section.without, atoms))
     if trained and not three and section.goal not in ("heuristic", "optimized"):
         raise ConfigError(

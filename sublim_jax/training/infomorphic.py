@@ -33,10 +33,11 @@ def goal(sources: int, **weights: float) -> tuple[float, ...]:
     Raises:
         ConfigError: A name is not that of an atom.
     """
+    names = atom_names(sources)
     for name in weights:
-        if name not in atom_names(sources):
-            raise ConfigError(unknown_name("goal", name, atom_names(sources)))
-    return tuple(weights.get(name, 0.0) for name in atom_names(sources))
+        if name not in names:
+            raise ConfigError(unknown_name("goal", name, names))
+    return tuple(weights.get(name, 0.0) for name in names)
 
 
 def drawn_goal(sources: int, number: int) -> np.ndarray:

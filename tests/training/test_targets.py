@@ -260,8 +260,11 @@ def test_make_plan_calls_no_layer_idle_that_an_optimizer_or_a_guard_moves(tiny):
 STRENGTHS = [("mixed", (0.2, 0.9)), ("target_noise", (0.1, 2.0)), ("levels", (2, 9))]
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize("fields", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("fields", [
+    pytest.param({}, marks=pytest.mark.e2e, id="plain"),
+    pytest.param(EVERYTHING, marks=pytest.mark.e2e, id="everything"),
+    *(pytest.param(DEFENDED[name], marks=pytest.mark.slow, id=name) for name in ("strangers", "all", "guard", "adamw")),
+])  # fmt: skip
 def test_run_in_pieces_and_with_more_seeds_is_bitwise_the_same(mnist, tiny, fields):
     """On CPU a seed runs the same program, whatever other seeds run beside it."""
     conditions = tiny(conditions=("same", "random_hidden"), m=(3,), **fields)
@@ -273,10 +276,14 @@ def test_run_in_pieces_and_with_more_seeds_is_bitwise_the_same(mnist, tiny, fiel
     assert np.isfinite(whole["at/aux_r2"]).all()
 
 
-@pytest.mark.e2e
-def test_run_of_permuted_and_padded_conditions_and_under_vmap_is_the_same(mnist, tiny):
-    # Rounding near the edge of a cell is a whole cell.
-    fields = {**DEFENDED["all"], **DEFENDED["guard"], "student.levels": 0, **SGD}
+@pytest.mark.parametrize("names", [
+    pytest.param(("all", "guard"), marks=pytest.mark.e2e),
+    *(pytest.param(names, marks=pytest.mark.slow) for names in ((), ("all",), ("guard",))),
+])  # fmt: skip
+def test_run_of_permuted_and_padded_conditions_and_under_vmap_is_the_same(mnist, tiny, names):
+    fields = {field: value for name in names for field, value in DEFENDED[name].items()} | SGD
+    if "all" in names:  # rounding near the edge of a cell is a whole cell
+        fields["student.levels"] = 0
     conditions = tiny(conditions=("same", "random_aux_head"), m=(3, 10), **fields)
     rows = go(mnist, conditions)
     assert_close(rows, go(mnist, conditions[::-1]))

@@ -109,7 +109,7 @@ infomorphic = FigureSpec(
             ),
         ),
     ),
-    published_text=("Open diamonds: published medians of 10 seeds after 100 epochs (Schneider et al., ICLR 2025)."),
+    published_text="Open diamonds: published medians of 10 seeds after 100 epochs (Schneider et al., ICLR 2025).",
     size=(4.6, 3.4),
     text=(
         "Test accuracy of networks of one hidden layer whose units follow a goal, a weighted sum of information atoms "
