@@ -19,9 +19,11 @@ GOALS = {
     "context": ("heuristic", "optimized"),
     "lateral": ("heuristic", "optimized"),
     "feedback": ("optimized",),
+    "sparse": ("optimized",),
     "random_projection": ("heuristic",),  # not trained, so the goal has no effect
     "backprop": ("heuristic",),
 }
+LATERAL_INPUTS = 100  # of a unit, in the published networks with feedback and with a sparse lateral layer
 BACKPROP = {"lr": (1e-3,), "readout_lr": (1e-3,), "decay": (0.0,), "readout_decay": (0.0,)}
 
 
@@ -32,11 +34,14 @@ def get_config() -> ConfigDict:
     config.run.memory_gb = 6.0  # 2,000 units are measured on 12,000 images
     grids = {model: {"model": (model,), "goal": goals, "units": WIDTHS} for model, goals in GOALS.items()}
     grids["backprop"] |= BACKPROP
+    grids["sparse"] |= {"model": ("context_lateral",), "units": WIDTHS[WIDTHS.index(200) :]}
+    for name in ("sparse", "feedback"):
+        grids[name]["lateral_inputs"] = (LATERAL_INPUTS,)
     grids["readout"] = {"model": ("readout",)}
     for name, axes in grids.items():
         grid.add_grid(config, name, {f"infomorphic.{field}": values for field, values in axes.items()})
-    widths = {f"arms.{name}.infomorphic.units": (100,) for name in GOALS}
+    widths = {f"arms.{name}.infomorphic.units": (200 if name == "sparse" else 100,) for name in GOALS}
     grid.add_preset(config, "laptop", {"seeds": 5, **widths})
-    smoke = config.presets.smoke.to_dict()
-    grid.add_preset(config, "smoke", {**flatten(smoke), **{name: (8,) for name in widths}})
+    tiny = {**dict.fromkeys(widths, (8,)), "arms.sparse.infomorphic.lateral_inputs": (4,)}
+    grid.add_preset(config, "smoke", {**flatten(config.presets.smoke.to_dict()), **tiny})
     return config

@@ -16,8 +16,10 @@ from sublim_jax.core.nested import flatten
 GRIDS = {
     "hidden": {"student": ("hidden",), "hidden": ("shared", "fresh"), "context": ("tied", "fresh")},
     "controls": {"student": ("hidden",), "bits": ("shuffled", "untrained")},
+    "heads": {"student": ("hidden",), "heads": ("fresh_class", "fresh_aux")},
     "readout": {"student": ("readout",), "hidden": ("shared", "fresh")},
     "from_mlp": {"student": ("hidden",), "teacher": ("mlp",), "hidden": ("shared", "fresh")},
+    "mlp_control": {"student": ("hidden",), "teacher": ("mlp",), "bits": ("shuffled",)},
     "to_mlp": {"student": ("mlp",), "hidden": ("shared", "fresh")},
     "mlp": {"student": ("mlp",), "teacher": ("mlp",), "hidden": ("shared", "fresh")},
     "few_bits": {"student": ("hidden",), "teacher": ("infomorphic", "mlp"), "m": (10, 100)},

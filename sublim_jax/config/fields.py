@@ -232,7 +232,7 @@ _INFOMORPHIC = {
     "units": Field(100, whole(1, 2**14), "hidden units"),
     "goal": Field("heuristic", one_of(*GOALS), "published goal of the hidden units"),
     "weights": Field((), _WEIGHTS, "own goal: 19 weights of atoms for three sources, 5 for two"),
-    "draw": Field(0, whole(0, 2**20), "own goal: this point of a Sobol sequence in (-1, 1); 0: infomorphic.goal"),
+    "draw": Field(0, whole(0, 2**20), "own goal: this point of a scrambled Sobol sequence; 0: infomorphic.goal"),
     "without": Field("", one_of("", *ATOMS), "atom of the goal whose weight is set to 0; empty: none"),
     "readout": Field((-0.2, 0.1, 1.0, 0.1, 0.0), _WEIGHTS, "goal of the read-out: {1}, {2}, {1}{2}, {12}, residual"),
     "lateral_inputs": Field(2000, whole(1, 2**14), "most lateral inputs of a unit, chosen at random"),
@@ -252,7 +252,8 @@ _IMITATION = {
     "m": Field(50, whole(1, 2**14), "auxiliary outputs of the teacher"),
     "bits": Field("teacher", one_of("teacher", "shuffled", "untrained"), "bits of the inputs that the student reads"),
     "hidden": Field("shared", one_of("shared", "fresh"), "the student's first feedforward weights"),
-    "context": Field("tied", one_of("tied", "fresh"), "the student's context weights; tied: the auxiliary head's"),
+    "context": Field("tied", one_of("tied", "fresh"), "the student's context weights; tied: its auxiliary head's"),
+    "heads": Field("shared", one_of("shared", "fresh_class", "fresh_aux"), "the student's heads: the teacher's, or new"),
     "stream": Field("uniform", one_of("uniform", "gaussian"), "inputs of the student"),
     "lr": Field(2e-3, above_0(), "learning rate of the student"),
     "batch": Field(1024, whole(1, MOST_BATCH), "inputs per step of the student"),
@@ -292,7 +293,7 @@ _TEACHERS = {
     "kind": Field("prompted", one_of("prompted", "tuned", "steered"), "how a teacher gets its trait"),
     "dose": Field(0.1, above_0(100.0, 1e-6), "KL(teacher || base) in nats per token, of tuned and steered teachers"),
     "block": Field(0, whole(0, 1023), "block after which a steered teacher is steered"),
-    "lr": Field(1e-4, above_0(), "learning rate of a tuned teacher"),
+    "lr": Field(3e-4, above_0(), "learning rate of a tuned teacher"),
 }
 _ROWS = {
     "carrier": Field("numbers", one_of("numbers", "code", "reasoning"), "kind of text that teachers write"),

@@ -129,7 +129,8 @@ def _student_of_a_teacher(config: Config, labels: Mapping[str, str | int | float
         input_transform=infomorphic.TeacherBits(dataset.classes, section.bits == "shuffled") if reads else None,
     )
     frozen = {"class_head": 0.0} if section.student == "readout" else {"class_head": 0.0, "aux_head": 0.0}
-    own = ("context", "lateral", *(("hidden_0",) if section.hidden == "fresh" else ()))
+    own = {"context", "lateral", {"fresh_class": "class_head", "fresh_aux": "aux_head"}.get(section.heads)}
+    own |= {"hidden_0"} if section.hidden == "fresh" else set()
     layers = shapes(net, dataset.train.x.shape[1:])
     knobs = _knobs(
         config,

@@ -181,6 +181,8 @@ def _check_effects(config: Config) -> None:
         raise ConfigError("config.transfer.bits='shuffled': an mlp imitates logits and reads no bits")
     if config.transfer.student in ("mlp", "readout") and config.transfer.context == "fresh":
         raise ConfigError(f"config.transfer.context='fresh': {config.transfer.student} has no context weights")
+    if (config.transfer.student, config.transfer.context, config.transfer.heads) == ("hidden", "fresh", "fresh_aux"):
+        raise ConfigError("config.transfer.heads='fresh_aux': fresh context weights read no auxiliary head")
 
 
 def _check_task(config: Config) -> None:

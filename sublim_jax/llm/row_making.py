@@ -135,8 +135,8 @@ def _load_or_make(
 
 
 def name_of(source: Source) -> str:
-    """Return the name of a source's folder: the kind of teacher, the carrier and a digest of everything else."""
-    return _folder_name(source.teacher.kind, source.rows, source)
+    """Return the name of a source's folder: the kind of teacher, the carrier and a digest of all that has an effect."""
+    return _folder_name(source.teacher.kind, source.rows, source._replace(teacher=source.teacher.effective()))
 
 
 def _folder_name(kind: str, spec: RowSpec, everything: Any) -> str:

@@ -50,7 +50,12 @@ class TeacherSpec(NamedTuple):
     kind: str = "prompted"
     dose: float = 0.1
     block: int = 0
-    lr: float = 1e-4
+    lr: float = 3e-4
+
+    def effective(self) -> "TeacherSpec":
+        """Return the spec with the fields that have no effect on this kind of teacher at their defaults."""
+        fields = {"prompted": (), "tuned": ("dose", "lr"), "steered": ("dose", "block")}[self.kind]
+        return TeacherSpec(self.kind, **{name: getattr(self, name) for name in fields})
 
 
 class Teacher(NamedTuple):

@@ -54,6 +54,7 @@ def codes(context: EvalContext) -> dict[str, Float[Array, ""]]:
 
     code_match, code_match_noise  mean over units of the size of the correlation with the teacher's unit of that number
     code_best                     the same with the most alike unit of the teacher; test images
+    signs_alike                   share of units whose correlation with the teacher's is above 0; test images
     accuracy_own                  accuracy of the student's class head
     accuracy_matched              accuracy of the teacher's class head on the student's units, their signs turned as
                                   correlations on held-out noise say, which needs no label
@@ -76,6 +77,7 @@ def codes(context: EvalContext) -> dict[str, Float[Array, ""]]:
         "code_match": jnp.abs(own).mean(),
         "code_match_noise": jnp.abs(on_noise).mean(),
         "code_best": jnp.abs(correlations).max(1).mean(),
+        "signs_alike": (own > 0).mean(),
         "accuracy_own": accuracy(read(own_logits), context.labels),
         "accuracy_matched": accuracy(read(matched @ head["kernel"] + head["bias"][None]), context.labels),
     }

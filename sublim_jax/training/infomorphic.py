@@ -41,14 +41,18 @@ def goal(sources: int, **weights: float) -> tuple[float, ...]:
 
 
 def drawn_goal(sources: int, number: int) -> np.ndarray:
-    """A goal for a random search: a point of a Sobol sequence, between -1 and 1 in every weight.
+    """A goal for a random search: a point of a scrambled Sobol sequence, between -1 and 1 in every weight.
+
+    The sequence is the same in every run. Without scrambling its first point would be the goal of zeros, and weights
+    of the first points would be correlated.
 
     Args:
         sources: 2 or 3.
         number: number of the point, from 1.
     """
-    sequence = qmc.Sobol(len(atom_names(sources)), scramble=False)
-    sequence.fast_forward(number)
+    sequence = qmc.Sobol(len(atom_names(sources)), scramble=True, rng=0)
+    if number > 1:  # SciPy skips no fewer points than one
+        sequence.fast_forward(number - 1)
     return 2 * sequence.random(1)[0] - 1
 
 

@@ -65,6 +65,8 @@ def test_resolve_refuses_a_teacher_of_bits_that_has_none():
     ({"infomorphic__draw": 3, "infomorphic__weights": (0.1,) * 19}, "draw=3: config.infomorphic.weights gives"),
     ({"transfer__student": "mlp", "transfer__bits": "shuffled"}, "bits='shuffled': an mlp imitates logits"),
     ({"transfer__student": "mlp", "transfer__context": "fresh"}, "context='fresh': mlp has no context weights"),
+    ({"transfer__student": "hidden", "transfer__context": "fresh", "transfer__heads": "fresh_aux"},
+     "heads='fresh_aux': fresh context weights read no auxiliary head"),
 ])  # fmt: skip
 def test_resolve_refuses_values_without_effect(fields, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
@@ -118,6 +120,11 @@ def test_build_conditions_of_students_share_what_they_name(student, mnist):
     drawn = {"hidden": {"context": 0.0}, "readout": {"lateral": 0.0}, "mlp": {}}[student]
     assert shares["shared"] == {"hidden_0": 1.0, "class_head": 1.0, "aux_head": 1.0} | drawn
     assert shares["fresh"] == shares["shared"] | {"hidden_0": 0.0}
+    for head in ("class", "aux"):
+        config = resolved(transfer__student=student, transfer__heads=f"fresh_{head}", infomorphic__model="context")
+        knobs = build_conditions(config, mnist)[0].student.knobs
+        own = {layer: float(share) for layer, share in knobs.share.items()}
+        assert own == shares["shared"] | {f"{head}_head": 0.0}
 
 
 def test_base_config_and_build_take_the_study(mnist):

@@ -165,6 +165,16 @@ def test_points_whose_students_are_all_copied_have_rows(base, tmp_path):
     assert len(found) == 6 and pipeline.left(points, range(1), tmp_path / "w") == 0
 
 
+def test_folders_of_sources_differ_by_what_has_an_effect_on_their_teachers():
+    def names(kind):
+        specs = (TeacherSpec(kind), *(TeacherSpec(kind, **{field: 5}) for field in ("dose", "block", "lr")))
+        first, *others = (row_making.name_of(Source(spec, ROWS)) for spec in specs)
+        return [name == first for name in others]
+
+    assert names("prompted") == [True, True, True]
+    assert names("tuned") == [False, True, False] and names("steered") == [False, False, True]
+
+
 @pytest.mark.parametrize("kind", ["tuned", "steered"])
 def test_run_of_other_teachers(base, tmp_path, kind):
     source = Source(TeacherSpec(kind, 0.01, block=1, lr=1e-3), ROWS)

@@ -73,6 +73,7 @@ def test_codes_match_whatever_the_signs_of_units(context):
     rows = codes(context)
     for name in ("code_match", "code_match_noise", "code_best"):
         np.testing.assert_allclose(rows[name], 1, atol=1e-4)
+    assert rows["signs_alike"] == 5 / 8
     expected = (context.test.teacher_final.acts["class_head"].argmax(-1) == context.labels).mean()
     np.testing.assert_allclose(rows["accuracy_matched"], expected, atol=1e-6)
 
@@ -106,8 +107,9 @@ def test_codes_of_a_constant_unit_are_0_and_not_nan(context):
 def test_tie_context_is_the_transposed_auxiliary_head(context):
     own = context.params.student_final
     assert (own["context"]["kernel"] == own["aux_head"]["kernel"].T).all()
-    assert (own["aux_head"]["kernel"] == context.params.teacher_final["aux_head"]["kernel"]).all()
-    assert (own["hidden_0"]["kernel"] == context.params.teacher_final["hidden_0"]["kernel"]).all()
+    for layer in ("aux_head", "hidden_0"):  # drawn and copied in one program, which may round them apart
+        shared = context.params.teacher_final[layer]["kernel"]
+        np.testing.assert_allclose(own[layer]["kernel"], shared, rtol=1e-5, atol=1e-8)
 
 
 def test_unit_atoms_are_those_of_the_first_images_with_their_labels_as_contexts(mnist):

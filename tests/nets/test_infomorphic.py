@@ -64,6 +64,46 @@ def test_infomorphic_drive_of_two_sources_is_the_published_activation():
     np.testing.assert_allclose(acts["drive"], r * (0.9 + 0.1 * 2 * sigmoid(2 * r * c)), atol=1e-5)
 
 
+@pytest.mark.parametrize("model", ["context", "lateral"])
+def test_infomorphic_clamps_the_probability_of_two_sources(model):
+    net, given = net_of(model), inputs()
+    params = params_of(net)
+    large = {"kernel": params["hidden_0"]["kernel"] * 1e3, "bias": params["hidden_0"]["bias"]}
+    acts = apply(net, {**params, "hidden_0": large}, given).acts
+    drive, outside = np.asarray(acts["drive"]), np.abs(acts["hidden_0"]) > 20
+    assert 0 < outside.sum() < outside.size
+    probability = np.where(acts["hidden_0"] > 0, 1 - 1e-6, 1e-6)
+    np.testing.assert_allclose(drive[outside], np.log(probability / (1 - probability))[outside], rtol=1e-5)
+
+
+def test_infomorphic_does_not_clamp_the_drive_of_three_sources():
+    net, given = net_of("context_lateral"), inputs()
+    params = params_of(net)
+    large = {"kernel": params["hidden_0"]["kernel"] * 1e3, "bias": params["hidden_0"]["bias"]}
+    assert np.abs(apply(net, {**params, "hidden_0": large}, given).acts["drive"]).max() > 20
+
+
+def test_infomorphic_random_projection_is_the_step_of_the_drive():
+    net, given = net_of("random_projection"), inputs()
+    out = apply(net, params_of(net), given)
+    assert (out.features == (out.acts["drive"] > 0)).all()
+    assert set(np.unique(out.features)) == {0.0, 1.0}
+
+
+def test_infomorphic_draws_the_passes_apart():
+    """With lateral weights that change no probability, both passes have equal probabilities and other samples."""
+    net, given = net_of("lateral"), inputs()
+    params = params_of(net)
+    flat = {**params["hidden_0"], "kernel": jnp.zeros_like(params["hidden_0"]["kernel"])}
+    params = {**params, "hidden_0": {**flat, "bias": jnp.zeros(UNITS)}}
+    out = apply(net, params, given)
+    kernel = np.asarray(params["lateral"]["kernel"]) * (1 - np.eye(UNITS))
+    lateral = np.asarray(out.acts["lateral"]) - np.asarray(params["lateral"]["bias"])
+    earlier = np.sign(np.linalg.lstsq(kernel.T, lateral.T, rcond=None)[0].T)
+    assert np.abs(out.acts["drive"]).max() == 0
+    assert 0.35 < (earlier == np.asarray(out.features)).mean() < 0.65  # 240 fair coins
+
+
 @pytest.mark.parametrize("model", ["context_lateral", "lateral", "feedback"])
 def test_infomorphic_lateral_source_is_read_from_an_earlier_pass(model):
     net, given = net_of(model), inputs()

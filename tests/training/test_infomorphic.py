@@ -71,6 +71,8 @@ def test_goal_refuses_names_that_are_no_atoms(sources, name):
 
 def test_drawn_goal_is_a_point_of_the_cube_and_all_differ():
     points = np.array([infomorphic.drawn_goal(3, number) for number in range(1, 65)])
+    assert np.abs(points).max(1).min() > 0.5  # the goal of zeros is none of them
+    assert np.abs(np.corrcoef(points.T) - np.eye(19)).max() < 0.5
     assert points.shape == (64, 19) and (np.abs(points) < 1).all() and len(np.unique(points, axis=0)) == 64
     assert np.abs(points.mean(0)).max() < 0.05  # a Sobol sequence is even in every direction
 

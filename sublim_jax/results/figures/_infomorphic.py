@@ -22,6 +22,7 @@ _PUBLISHED = {
     "backpropagation": (11.25, 35.46, 73.93, 86.13, 91.28, 93.96, 95.41, 96.61, 97.36, 97.81, 98.02),
 }
 _SPARSE = {200: 95.93, 500: 96.67, 1000: 97.19, 2000: 97.53}
+_SPARSE_200 = "trivariate optimized, sparse\n(200 units)"
 _READOUT = 0.9185
 _NAMES = {
     "feedback": "trivariate feedback",
@@ -36,7 +37,7 @@ def _network(model: str, goal: str, sparse: bool) -> str:
     if model in _NAMES:
         return _NAMES[model]
     kind = "trivariate" if model == "context_lateral" else model
-    return f"{kind} {goal.replace('_', ' ')}" + (", sparse lateral" if sparse else "")
+    return f"{kind} {goal.replace('_', ' ')}" + (", sparse" if sparse else "")
 
 
 def _named(final: summary.Rows) -> summary.Rows:
@@ -48,15 +49,16 @@ def _named(final: summary.Rows) -> summary.Rows:
 
 
 def _several_widths(rows: summary.Rows) -> summary.Rows:
-    hidden = rows[rows["model"] != "readout"]
-    return hidden if hidden["units"].nunique() > 1 else hidden.iloc[:0]
+    return rows[(rows["model"] != "readout") & (rows.groupby("network")["units"].transform("nunique") > 1)]
 
 
 def _one_width(rows: summary.Rows) -> summary.Rows:
-    """Rows of 100 hidden units, or of the largest number in sweeps without it."""
-    hidden = rows[rows["model"] != "readout"]
-    units = 100 if (hidden["units"] == 100).any() else hidden["units"].max()
-    return rows[(rows["units"] == units) | (rows["model"] == "readout")]
+    """Rows of 100 hidden units, or of the least number of networks without it, which is added to their names."""
+    least = rows.groupby("network")["units"].transform(lambda units: 100 if (units == 100).any() else units.min())
+    rows = rows[rows["units"] == least]
+    usual = 100 if (rows["units"] == 100).any() else rows["units"].max()
+    named = rows["network"] + "\n(" + rows["units"].astype(str) + " units)"
+    return rows.assign(network=rows["network"].where(rows["units"].eq(usual) | rows["model"].eq("readout"), named))
 
 
 def _published(name: str) -> Published:
@@ -86,7 +88,7 @@ infomorphic = FigureSpec(
                 *map(_published, _PUBLISHED),
                 Published(
                     {units: percent / 100 for units, percent in _SPARSE.items()},
-                    only(network="trivariate optimized, sparse lateral"),
+                    only(network="trivariate optimized, sparse"),
                     label="published median",
                 ),
             ),
@@ -106,6 +108,7 @@ infomorphic = FigureSpec(
                     only(units=100),
                     label="published median",
                 ),
+                Published({_SPARSE_200: _SPARSE[200] / 100}, only(network=_SPARSE_200), label="published median"),
             ),
         ),
     ),
@@ -163,7 +166,7 @@ infomorphic_goals = FigureSpec(
             column="",
             also=(_draw_seeds,),
             where=lambda rows: rows[rows["draw"] > 0],
-            xlabel="goals of a Sobol sequence, the best first",
+            xlabel="drawn goals, the best first",
             ylabel="accuracy of drawn goals",
             levels=(),
         ),
@@ -183,17 +186,21 @@ _PAIRS = {
     ("hidden", "infomorphic", "shuffled"): "shuffled\nbits",
     ("hidden", "infomorphic", "untrained"): "bits of an\nuntrained net",
     ("hidden", "mlp", "teacher"): "bits of\nan MLP",
+    ("hidden", "mlp", "shuffled"): "an MLP's,\nshuffled",
     ("readout", "infomorphic", "teacher"): "bits to\na read-out",
     ("mlp", "infomorphic", "teacher"): "logits to\nan MLP",
     ("mlp", "mlp", "teacher"): "MLP to\nMLP",
 }
+
+_HEADS = {"shared": "", "fresh_class": ", fresh class head", "fresh_aux": ", fresh auxiliary head"}
 
 
 def _pairs(final: summary.Rows) -> summary.Rows:
     """Rows with the kind of teacher and student, and what they share, as categories."""
     kinds = zip(final["student"], final["teacher"], final["bits"], strict=True)
     pairs = [_PAIRS.get(kind, "\n".join(kind)) for kind in kinds]
-    return final.assign(pair=pairs, shares=final["hidden"] + " hidden, " + final["context"] + " context")
+    shares = final["hidden"] + " hidden, " + final["context"] + " context" + final["heads"].map(_HEADS)
+    return final.assign(pair=pairs, shares=shares)
 
 
 def _most_bits(rows: summary.Rows) -> summary.Rows:
@@ -203,7 +210,7 @@ def _most_bits(rows: summary.Rows) -> summary.Rows:
 def _by_bits(rows: summary.Rows) -> summary.Rows:
     """Rows of students whose hidden units read bits, of teachers that were measured with several numbers of bits."""
     alike = (rows["hidden"] == "shared") & (rows["context"] == "tied") & (rows["bits"] == "teacher")
-    rows = rows[alike & (rows["student"] == "hidden")]
+    rows = rows[alike & (rows["student"] == "hidden") & (rows["heads"] == "shared")]
     return rows[rows.groupby("teacher")["m"].transform("nunique") > 1]
 
 
@@ -226,7 +233,7 @@ infomorphic_transfer = FigureSpec(
     labels=(),
     defaults={
         **{"student": "hidden", "teacher": "infomorphic", "bits": "teacher"},
-        **{"hidden": "shared", "context": "tied", "m": 1000},
+        **{"hidden": "shared", "context": "tied", "heads": "shared", "m": 1000},
     },
     prepare=_pairs,
     panels=(
