@@ -19,7 +19,7 @@ from sublim_jax.config.fields import IMAGE_FIELDS
 from sublim_jax.core import arguments
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import figures, flatten, plots
-from sublim_jax.results import workdir as workdirs
+from sublim_jax.results import rows as stored_rows
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -329,7 +329,7 @@ def load(workdir: str | Path) -> pd.DataFrame:
         Traceback (most recent call last):
         sublim_jax.core.errors.ConfigError: workdir=/nowhere: holds no rows (no rows/*.parquet)
     """
-    return workdirs.read(workdir)
+    return stored_rows.read(workdir)
 
 
 @arguments.checked(rows=arguments.ROWS, figure=arguments.TEXT)

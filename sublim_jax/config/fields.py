@@ -253,7 +253,7 @@ _IMITATION = {
     "bits": Field("teacher", one_of("teacher", "shuffled", "untrained"), "bits of the inputs that the student reads"),
     "hidden": Field("shared", one_of("shared", "fresh"), "the student's first feedforward weights"),
     "context": Field("tied", one_of("tied", "fresh"), "the student's context weights; tied: its auxiliary head's"),
-    "heads": Field("shared", one_of("shared", "fresh_class", "fresh_aux"), "the student's heads: the teacher's, or new"),
+    "heads": Field("shared", one_of("shared", "fresh_class", "fresh_aux"), "the student's heads, or one of its own"),
     "stream": Field("uniform", one_of("uniform", "gaussian"), "inputs of the student"),
     "lr": Field(2e-3, above_0(), "learning rate of the student"),
     "batch": Field(1024, whole(1, MOST_BATCH), "inputs per step of the student"),

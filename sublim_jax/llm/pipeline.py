@@ -34,7 +34,7 @@ from sublim_jax.llm.rows import Row, shuffled
 from sublim_jax.llm.spec import Source, StudentSpec
 from sublim_jax.llm.students import Job, Training
 from sublim_jax.pretrained.tokenizer import Tokenizer
-from sublim_jax.results.workdir import part_name
+from sublim_jax.results.rows import part_name
 
 _DIGEST = "rows.sha256"  # of what a student has read
 

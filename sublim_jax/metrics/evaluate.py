@@ -78,21 +78,18 @@ class Measurement:
             step: step that it has reached.
             ends: training ends at this step, so `final_noise` is added.
         """
-        recipe, net = self.recipe, self.recipe.teacher
-        assert net is not None  # the plan refuses a student without teacher
+        recipe = self.recipe
         images = _in_columns(recipe, streams.normalize_images(test, test.x))
         noise, labels = recipe.stream(keys.at(key, keys.EVAL_NOISE), jnp.int32(0), self.num_eval_noise, knobs, test)
         noise = _in_columns(recipe, noise)
         trained = trees.merge_layers(params, {layer: start[layer] for layer in self.untrained_layers})
-        students = start, training_step.add_final_noise(knobs, trained, key) if ends else trained
-        teachers = teacher.initial, teacher.trained
-        theirs = _outputs(net, teachers, noise)
-        target = theirs[1] if recipe.imitates else labels
-        inputs = training_step.net_inputs(recipe, knobs, keys.at(key, keys.EVAL_NOISE, keys.CONTEXT), noise, target)
+        end = training_step.add_final_noise(knobs, trained, key) if ends else trained
+        nets = TeacherStudent(teacher.initial, teacher.trained, start, end)
+        on_test, on_noise = self._outputs(nets, images, noise, labels, knobs, key)
         context = EvalContext(
-            TeacherStudent(*teachers, *students),
-            TeacherStudent(*_outputs(net, teachers, images), *_outputs(recipe.net, students, images)),
-            TeacherStudent(*theirs, *_outputs(recipe.net, students, inputs)),
+            nets,
+            on_test,
+            on_noise,
             labels=test.y,
             knobs=dataclasses.replace(knobs, final_noise=knobs.final_noise if ends else {}),
             num_inputs_seen=jnp.minimum(step, knobs.noise_batches).astype(jnp.float32) * recipe.batch,
@@ -108,6 +105,19 @@ class Measurement:
             update, trait = first_update(recipe, context.params.student_init, knobs, batch, images, test.y)
             context = context._replace(update=update, trait=trait)
         return student_metrics.measure(self.metrics, context)
+
+    def _outputs(
+        self, nets: TeacherStudent, images: Array, noise: Array, labels: Any, knobs: Knobs, key: Key[Array, ""]
+    ) -> tuple[TeacherStudent, TeacherStudent]:
+        """Outputs of all nets on test images, and on held-out inputs of the student's own stream."""
+        recipe, net = self.recipe, self.recipe.teacher
+        assert net is not None  # the plan refuses a student without teacher
+        teachers, students = nets[:2], nets[2:]
+        theirs = _outputs(net, teachers, noise)
+        target = theirs[1] if recipe.imitates else labels
+        inputs = training_step.net_inputs(recipe, knobs, keys.at(key, keys.EVAL_NOISE, keys.CONTEXT), noise, target)
+        on_test = TeacherStudent(*_outputs(net, teachers, images), *_outputs(recipe.net, students, images))
+        return on_test, TeacherStudent(*theirs, *_outputs(recipe.net, students, inputs))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ import pandas as pd
 from sublim_jax.core.files import replace_file
 from sublim_jax.results import figures, plots, summary, svg, theory_table
 from sublim_jax.results.headline import alternative_text, headline
-from sublim_jax.results.workdir import load, metadata
+from sublim_jax.results.rows import load
+from sublim_jax.results.stored_config import metadata
 
 
 def write(workdir: str | Path, figure: str = "transfer") -> Path:
