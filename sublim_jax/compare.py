@@ -16,7 +16,8 @@ import pandas as pd
 from sublim_jax import cli, results
 from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.files import replace_file
-from sublim_jax.results import summary, tables, workdir
+from sublim_jax.results import rows as stored_rows
+from sublim_jax.results import summary, tables
 
 _LINES = 5  # conditions without a counterpart that are named
 
@@ -145,7 +146,7 @@ def _rows(side: str, folder: Path) -> summary.Rows:
         raise ConfigError(
             f"{side}={folder}: must be a work folder or a folder with rows.parquet; there is no such folder"
         )
-    return workdir.read(folder)
+    return stored_rows.read(folder)
 
 
 def _column(left: summary.Rows, right: summary.Rows, name: str) -> str:

@@ -21,8 +21,9 @@ from sublim_jax.engine.first_steps import Grid
 from sublim_jax.engine.options import RunOptions
 from sublim_jax.metrics import predictions
 from sublim_jax.metrics.infomorphic import atoms, codes
+from sublim_jax.metrics.student import displacement
 from sublim_jax.nets import CNN, MLP, SplitHead, shapes
-from sublim_jax.training import inits, losses, optimizers, projections, streams, targets
+from sublim_jax.training import inits, losses, optimizers, projections, streams, targets, transplant
 
 _ALWAYS_FRESH = 2**31 - 1
 
@@ -43,7 +44,7 @@ GUARDS = {
     "project_step": projections.ProjectOutTrait("trunk", step=True),
 }
 INITS = {init.__name__: init for init in (inits.torch_linear, inits.normal_fan_in, inits.transformer)}
-METRICS = {metric.__name__: metric for metric in (*metrics.ALL, *predictions.ALL, atoms, codes)}
+METRICS = {metric.__name__: metric for metric in (*metrics.ALL, *predictions.ALL, atoms, codes, displacement)}
 STREAMS: dict[str, Callable[[Config], Stream]] = {
     "uniform": lambda _: streams.uniform,
     "gaussian": lambda _: streams.gaussian,
@@ -162,16 +163,17 @@ def _student_phase(config: Config, dataset: Dataset, widths: Sequence[int], trun
     recipe = Recipe(
         net=net,
         stream=STREAMS[section.stream](config),
-        loss=LOSSES[section.loss](config),
+        loss=transplant.SwitchedLoss(LOSSES[section.loss](config)) if section.cut else LOSSES[section.loss](config),
         init=INITS[config.net.init],
         batch=section.batch,
-        eval_steps=tuple(sorted({step for step in section.eval_steps if step < section.steps} | {section.steps})),
+        eval_steps=_eval_steps(section),
         optimizer=OPTIMIZERS.get(section.optimizer) or DECAYING[section.optimizer](section.decay),
         teacher=teacher,
         init_transform=inits.Rotated(section.rotated, section.rotation == "common") if section.rotated else None,
         classes=config.classes,
         target_transform=transform,
         gradient_transform=GUARDS[section.guard] if section.guard else None,
+        start=transplant.Transplant(section.cut) if section.cut else None,
     )
     logit, layers = np.arange(classes + cap), shapes(net, dataset.train.x.shape[1:])
     imitated = {"aux": logit >= classes, "class": logit < classes, "all": logit >= 0}[section.sees]
@@ -187,6 +189,11 @@ def _student_phase(config: Config, dataset: Dataset, widths: Sequence[int], trun
         **_common_knobs(config, "student", layers, layers),
     )
     return Phase(recipe, knobs)
+
+
+def _eval_steps(section: Config) -> tuple[int, ...]:
+    """The steps at which a student is measured; step 0 stands for the cut where there is one."""
+    return tuple(sorted({step or section.cut for step in section.eval_steps if step < section.steps} | {section.steps}))
 
 
 def _on_device(**fields: Any) -> dict[str, Any]:
@@ -209,6 +216,11 @@ def _common_knobs(config: Config, role: str, layers: Iterable[str], noisy: Itera
 
 def _target_transform(config: Config) -> tuple[TargetTransform | None, dict[str, Any]]:
     """The transform of the teacher's outputs, and its strengths, which are knobs, so that one program serves all."""
+    if config.student.cut:
+        future = config.student.future
+        codes = {"flipped": transplant.FLIPPED, "unrelated": transplant.UNRELATED}
+        chosen = transplant.numbers(config.student.carried, codes.get(future, transplant.UNTRAINED), future != "none")
+        return transplant.ChosenTargets(unrelated=future == "unrelated"), chosen
     mixed = targets.MixTargets(unrelated=config.student.mixed_with == "stranger")
     kinds = {"mixed": mixed, "target_noise": targets.AddTargetNoise(), "levels": targets.QuantizeTargets()}
     used = {name: kind for name, kind in kinds.items() if config.student[name]}

@@ -47,6 +47,9 @@ DECAYING = ("adam_l2", "adamw")  # these use student.decay
 GUARDS = ("project", "project_trunk", "project_layers", "project_positive", "project_step")
 METRICS = ("task", "budget", "imitation", "representation", "readout", "alignment", "layers")
 METRICS += ("heads", "first_step", "recovery", "class_noise", "counting", "audit")
+OTHER_METRICS = ("displacement",)  # which a config has to name
+CARRIED = ("none", "weights", "first", "second", "weights+first", "weights+second", "first+second", "all")
+FUTURES = ("untrained", "flipped", "unrelated", "none")
 DATASETS = ("mnist", "fashion_mnist", "kmnist", "emnist/balanced", "emnist/letters")
 SOURCES = ("auto", "embedded", "idx", "tfds")
 TRUNKS = ("mlp", "cnn")
@@ -146,6 +149,9 @@ _STUDENT = {
     "mixed_with": Field("untrained", one_of("untrained", "stranger"), "that teacher: before training, or unrelated"),
     "target_noise": Field(0.0, SIGMA, "standard deviation of noise on the teacher's logits"),
     "levels": Field(0, whole(0, 2**20), "number of values of a quantized target logit; 0: not quantized"),
+    "cut": Field(0, whole(0, MOST_STEPS), "step from which targets hold nothing of the trait; 0: there is none"),
+    "carried": Field("none", one_of(*CARRIED), "what the student gets at the cut of one that has imitated the teacher"),
+    "future": Field("untrained", one_of(*FUTURES), "teacher of the targets after the cut; none: no gradient"),
     "guard": Field("", one_of("", *GUARDS), "projection of the student's gradient; empty: none"),
     "extra": Field({}, SECTION, "numbers by name that a loss or stream of your own reads; a grid can sweep them"),
 }
@@ -279,7 +285,9 @@ IMAGE_FIELDS: dict[str, Field] = {
         "widths to which auxiliary heads are padded, for few programs",
     ),
     "num_eval_noise": Field(2000, whole(4, MOST_BATCH), "held-out inputs on which imitation is measured"),
-    "metrics": Field(METRICS, names_of(METRICS), "metrics of a student, functions of sublim_jax.metrics"),
+    "metrics": Field(
+        METRICS, names_of((*METRICS, *OTHER_METRICS)), "metrics of a student, functions of sublim_jax.metrics"
+    ),
     **flatten({"data": _DATA, "net": _NET, "teacher": _TEACHER, "student": _STUDENT}),
     **flatten({"perturb": _PERTURB, "theorem1": _THEOREM1}),
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 from sublim_jax.config.fields import (
     ATOMS,
+    CARRIED,
     DECAYING,
     IMAGE_FIELDS,
     INFOMORPHIC_FIELDS,
@@ -132,10 +133,40 @@ def check(config: Config) -> None:
         raise ConfigError(f"config.m={max(config.m)}: must be at most {widest}, the largest of config.aux_widths")
     if student.decay and student.optimizer not in DECAYING:
         raise ConfigError(f"config.student.decay={student.decay}: only {', '.join(DECAYING)} have it; must be 0")
+    _check_cut(config)
     _check_task(config)
     if len(config.net.channels) != len(config.net.pools):
         expected = f"as many as config.net.channels={config.net.channels}"
         raise ConfigError(f"config.net.pools={config.net.pools}: must be {expected}")
+
+
+# What a student of an optimizer without some moments can get at the cut.
+_CARRIED_BY = {"sgd": CARRIED[:2], "momentum": ("none", "weights", "first", "weights+first")}
+
+
+def _check_cut(config: Config) -> None:
+    """Refuse a cut after the training, and what has no effect beside or without a cut."""
+    student = config.student
+    if not student.cut:
+        for name, default in (("carried", "none"), ("future", "untrained")):
+            if student[name] != default:
+                raise ConfigError(f"config.student.{name}={student[name]!r}: has no effect without config.student.cut")
+        return
+    if student.cut >= student.steps:
+        raise ConfigError(f"config.student.cut={student.cut}: must be below config.student.steps={student.steps}")
+    if early := [step for step in student.eval_steps if 0 < step < student.cut]:
+        raise ConfigError(
+            f"config.student.eval_steps={student.eval_steps}: {early[0]} is before the cut, {student.cut}"
+        )
+    for name in ("mixed", "target_noise", "levels", "guard"):
+        if student[name]:
+            raise ConfigError(f"config.student.{name}={student[name]!r}: must not be given with config.student.cut")
+    allowed = _CARRIED_BY.get(student.optimizer, CARRIED)
+    if student.carried not in allowed:
+        raise ConfigError(
+            f"config.student.carried={student.carried!r}: {student.optimizer} has no such moment; must be one of "
+            f"{', '.join(allowed)}"
+        )
 
 
 _WITHOUT_GOAL = ("random_projection", "readout", "backprop")

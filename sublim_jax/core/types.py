@@ -137,6 +137,21 @@ class TeacherParams(NamedTuple):
     unrelated: Any = None
 
 
+class StartState(Protocol):
+    """Gives the state from which a phase goes on, as if `steps` steps had been trained."""
+
+    @property
+    def steps(self) -> int:
+        """Steps before the state."""
+        ...
+
+    def __call__(
+        self, recipe: "Recipe", knobs: Knobs, state: State, teachers: TeacherParams, key: Key[Array, ""], data: Any
+    ) -> State:
+        """Return the state after `steps` steps, from the initial state, the teachers and the key of the phase."""
+        ...
+
+
 class GradientTransform(Protocol):
     """Removes the trait gradient (of the class logits' cross-entropy on labelled images) from a student's updates."""
 
@@ -169,6 +184,8 @@ class Recipe:
         gradient_transform: changes the student's gradient; needs a batch of labelled images at every step.
         input_transform: gives the net more than the stream's inputs during training, such as the targets as context.
         imitates: False = the labels of the stream are the targets, and the teacher is only compared with.
+        start: gives the state from which the phase goes on, after `start.steps` steps; None = the initial state, after
+            0. Evaluation steps count from the initial state.
     """
 
     net: nn.Module
@@ -185,6 +202,12 @@ class Recipe:
     gradient_transform: GradientTransform | None = None
     input_transform: InputTransform | None = None
     imitates: bool = True
+    start: StartState | None = None
+
+    @property
+    def first_step(self) -> int:
+        """The step at which training begins."""
+        return 0 if self.start is None else self.start.steps
 
 
 class Phase(NamedTuple):

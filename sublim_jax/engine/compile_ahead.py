@@ -199,7 +199,7 @@ class _Programs:
 
     def _students(self, group: Group, batch: SeedBatch, teachers: TeacherParams) -> Iterator[Any]:
         recipe, last = group.recipe, group.recipe.eval_steps[-1]
-        given = keys.STUDENT, recipe, group.knobs, teachers.initial, batch
+        given = keys.STUDENT, recipe, group.knobs, teachers, batch
         start, states = yield from self._initialize(*given, group.first_trained)
         for ends in sorted({step == last and group.has_final_noise for step in recipe.eval_steps}):
             call = workload.measure(group, batch, self.context.image, self.context.rows, ends)
@@ -208,11 +208,13 @@ class _Programs:
         yield from self._advance(keys.STUDENT, recipe, states, group.unique_knobs, references, batch)
 
     def _initialize(
-        self, phase: str, recipe: Recipe, knobs: trees.Stack, initial: Any, batch: SeedBatch, trained: tuple[int, ...]
+        self, phase: str, recipe: Recipe, knobs: trees.Stack, teachers: Any, batch: SeedBatch, trained: tuple[int, ...]
     ) -> Iterator[Any]:
-        context = self.context
+        context, initial = self.context, None if teachers is None else teachers.initial
         given = recipe, population.without_zero_noise(knobs), initial, self._keys(batch, phase)
         common = {"image": context.image, "trained": trained, "mesh": context.mesh}
+        data = None if recipe.start is None else self._images(recipe.classes)[0]
+        common |= population.start_inputs(recipe, teachers, data)
         future, shapes = self.submit(population.init_program, *given, **common)
         yield workload.initialize(f"{phase}s", recipe, knobs.size, len(batch.seeds)).program, [future]
         return self._seeded(shapes)

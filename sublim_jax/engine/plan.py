@@ -178,13 +178,19 @@ def _check_labels(conditions: Sequence[Condition]) -> None:
         taken.add(key)
 
 
-def _check_phases(teacher: Recipe, student: Phase, image: tuple[int, ...]) -> None:
-    for phase, recipe, fewest in (("teacher", teacher, 0), ("student", student.recipe, 1)):
-        steps = recipe.eval_steps
-        if not steps or list(steps) != sorted({*steps}) or steps[0] < 0 or steps[-1] < fewest:
+def _check_steps(teacher: Recipe, student: Recipe) -> None:
+    for phase, recipe, fewest in (("teacher", teacher, 0), ("student", student, student.first_step + 1)):
+        steps, first = recipe.eval_steps, recipe.first_step
+        if not steps or list(steps) != sorted({*steps}) or steps[0] < first or steps[-1] < fewest:
             raise ConfigError(
-                f"{phase}.eval_steps={steps}: must be increasing steps, the last of them {fewest} or later"
+                f"{phase}.eval_steps={steps}: must be increasing steps from {first}, the last of them {fewest} or later"
             )
+    if teacher.start is not None:
+        raise ConfigError("teacher.start: must be None; only students go on from a given state")
+
+
+def _check_phases(teacher: Recipe, student: Phase, image: tuple[int, ...]) -> None:
+    _check_steps(teacher, student.recipe)
     if student.recipe.teacher is None:
         raise ConfigError("student.teacher: None; a student needs the net that gives its targets")
     has, needs = shapes(student.recipe.teacher, image), shapes(teacher.net, image)
@@ -241,7 +247,8 @@ def _values(tree: Any) -> list[object]:
 def _recipe(recipe: Recipe) -> dict[str, object]:
     fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     # Named only where they are used, as in folders of versions that lack them.
-    optional = {"target_transform": None, "gradient_transform": None, "input_transform": None, "imitates": True}
+    unused = "target_transform", "gradient_transform", "input_transform", "start"
+    optional: dict[str, Any] = {**dict.fromkeys(unused), "imitates": True}
     return {name: _named(value) for name, value in fields.items() if name not in optional or value != optional[name]}
 
 

@@ -177,7 +177,8 @@ def _check_metrics(plan: Plan, dataset: Dataset, metrics: Sequence[Metric], num_
         net, init, final = group.recipe.teacher, plan.teachers[group.teacher].recipe.init, group.teacher_final_knobs
         assert net is not None  # the plan refuses a student without teacher
         teachers = population.attach_heads(net, init, {}, seed_keys, final, image=image)
-        start, _ = population.init_states(group.recipe, group.knobs, teachers.initial, seed_keys, image=image)
+        recipe = dataclasses.replace(group.recipe, start=None)  # shapes are those of the initial state
+        start, _ = population.init_states(recipe, group.knobs, teachers.initial, seed_keys, image=image)
         teacher, key = jax.tree.map(lambda leaf: leaf[0], (teachers, seed_keys))
         params = jax.tree.map(lambda leaf: leaf[0, 0], start)
         return Measurement(group.recipe, own, num_eval_noise).columns(test, teacher, key, knobs, params, params, step)
@@ -275,7 +276,7 @@ def train_students(context: RunContext, group: Group, seed_batch: SeedBatch, tea
     if any(step <= (store.latest() or -1) and not workdir.has(part) for step, part in parts.items()):
         store.clear()  # rows that should be there were deleted: measure them again
     context.session.progress.subject = context.describe(group)
-    given = keys.STUDENT, recipe, group.knobs, teachers.initial, seed_batch
+    given = keys.STUDENT, recipe, group.knobs, teachers, seed_batch
     start, states = _initialize(context, *given, trained=group.first_trained)
     evaluator = _evaluator(context, group, seed_batch, teachers, start)
     phase = keys.STUDENT, recipe, group.unique_knobs, states, references
@@ -317,16 +318,19 @@ def _initialize(
     phase: str,
     recipe: Recipe,
     knobs: trees.Stack,
-    initial_teachers: Params | None,
+    teachers: TeacherParams | None,
     seed_batch: SeedBatch,
     trained: tuple[int, ...] = (0,),
 ) -> tuple[Params, State]:
     """Initial parameters [seed, condition], and states [seed, training] of the conditions that are trained."""
     common: Any = {"image": context.image, "trained": trained, "mesh": context.mesh}
+    if recipe.start is not None:
+        common |= {"teachers": teachers, "data": context.images(recipe.classes)[0]}
     call = workload.initialize(f"{phase}s", recipe, knobs.size, len(seed_batch.seeds))
     with context.session.progress.call(call):
         seed_keys = context.seed_keys(seed_batch, phase)
-        return population.init_states(recipe, knobs, initial_teachers, seed_keys, **common)
+        initial = None if teachers is None else teachers.initial
+        return population.init_states(recipe, knobs, initial, seed_keys, **common)
 
 
 def _train_to_eval_steps(
@@ -348,11 +352,11 @@ def _train_to_eval_steps(
     seed_keys, mesh = context.seed_keys(seed_batch, phase), context.mesh
     train, _ = context.images(recipe.classes)
     shape = knobs.size, len(seed_batch.seeds), context.image
-    step, last = 0, recipe.eval_steps[-1]
+    step, last = recipe.first_step, recipe.eval_steps[-1]
     if saved := store.restore(states):
         step, states = saved
-        progress.skip(workload.train(nets, recipe, *shape, step))
-    if step in (0, last) and step in recipe.eval_steps:
+        progress.skip(workload.train(nets, recipe, *shape, step - recipe.first_step))
+    if step in (recipe.first_step, last) and step in recipe.eval_steps:
         yield step, states
     for stop, call in workload.training(nets, recipe, *shape, session.options.save_every, step):
         given = recipe, states, knobs, references, seed_keys, train, np.int32(step), np.int32(stop)

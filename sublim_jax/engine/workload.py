@@ -43,16 +43,18 @@ def measure(group: Group, seed_batch: SeedBatch, image: Image, rows: int, last: 
     return Call("measuring", _PER_CALL + each * group.knobs.size * seeds, program, _EVALUATE, programs=2)
 
 
-def stops(recipe: Recipe, save_every: int, step: int = 0) -> list[int]:
-    """The steps at which compiled calls end: evaluation steps and multiples of `save_every`, after `step`."""
+def stops(recipe: Recipe, save_every: int, step: int | None = None) -> list[int]:
+    """The steps at which compiled calls end, after `step` or the first: evaluation steps, multiples of `save_every`."""
+    step = recipe.first_step if step is None else step
     ends = {*range(0, recipe.eval_steps[-1], save_every), *recipe.eval_steps}
     return sorted(end for end in ends if end > step)
 
 
 def training(
-    phase: str, recipe: Recipe, nets: int, seeds: int, image: Image, save_every: int, step: int = 0
+    phase: str, recipe: Recipe, nets: int, seeds: int, image: Image, save_every: int, step: int | None = None
 ) -> Iterator[tuple[int, Call]]:
-    """The calls that train nets from `step` to the end, each with the step at which it ends."""
+    """The calls that train nets from `step`, or the first, to the end, each with the step at which it ends."""
+    step = recipe.first_step if step is None else step
     for stop in stops(recipe, save_every, step):
         yield stop, train(phase, recipe, nets, seeds, image, stop - step)
         step = stop

@@ -174,6 +174,32 @@ def layers(context: EvalContext) -> dict[str, Float[Array, ""]]:
     return rows
 
 
+def displacement(context: EvalContext) -> dict[str, Float[Array, ""]]:
+    """Measure how far the student has moved along the teacher's way, over the layers below the heads.
+
+    along  the student's displacement, projected on the teacher's, as a fraction of the teacher's
+    moved  length of the student's displacement, as a fraction of the teacher's
+
+    Both are differences from the initial weights; NaN where the teacher has not moved or has other layers.
+    """
+    nets, heads = context.params, ("class_head", "aux_head")
+    pairs = {"teacher": (nets.teacher_init, nets.teacher_final), "student": (nets.student_init, nets.student_final)}
+    ways = {
+        name: [flat_change(*both, layer) for layer in both[1] if layer not in heads] for name, both in pairs.items()
+    }
+    if [way.shape for way in ways["teacher"]] != [way.shape for way in ways["student"]]:
+        return {"along": jnp.full((), jnp.nan), "moved": jnp.full((), jnp.nan)}
+    theirs, ours = (jnp.concatenate(way) for way in ways.values())
+    size = (theirs**2).sum()
+    along, moved = (ours * theirs).sum() / size, jnp.sqrt((ours**2).sum() / size)
+    return {"along": along, "moved": moved}
+
+
+def flat_change(before: Params, after: Params, layer: str) -> Float[Array, " size"]:
+    """Return the change of a layer's arrays as one vector."""
+    return jnp.concatenate([(after[layer][name] - before[layer][name]).ravel() for name in sorted(after[layer])])
+
+
 ALL: tuple[Metric, ...] = (task, budget, imitation, representation, readout, alignment, layers)
 
 

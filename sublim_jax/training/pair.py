@@ -14,7 +14,7 @@ from sublim_jax.core.types import Condition, ImageData, Params, Phase, Recipe, S
 from sublim_jax.data.load import Dataset, first_classes
 from sublim_jax.training import losses, plugins, streams
 from sublim_jax.training import step as training_step
-from sublim_jax.training.population import use_vmap
+from sublim_jax.training.population import advance_alone
 from sublim_jax.training.targets import needs_unrelated_teachers
 
 
@@ -60,8 +60,8 @@ def train_pair(
     """
     recipe = condition.student.recipe
     steps = recipe.eval_steps if eval_steps is None else tuple(int(step) for step in eval_steps)
-    if not steps or list(steps) != sorted({*steps}) or steps[0] < 0:
-        raise ConfigError(f"eval_steps={steps}: must be increasing steps from 0")
+    if not steps or list(steps) != sorted({*steps}) or steps[0] < recipe.first_step:
+        raise ConfigError(f"eval_steps={steps}: must be increasing steps from {recipe.first_step}")
     if needs_unrelated_teachers(recipe.target_transform):
         raise ConfigError("student.mixed_with='stranger': needs a second teacher; train_pair has one, use run")
     for role, phase in (("teacher", condition.teacher), ("student", condition.student)):
@@ -80,21 +80,23 @@ def _train_pair(
     teachers = _teacher(Phase(teacher, knobs[0]), student, train, keys.at(key, keys.TEACHER))
     student_key, net = keys.at(key, keys.STUDENT), student.teacher
     assert net is not None  # a student has targets
-    begin = training_step.init_state(student, knobs[1], teachers.initial, image, student_key)
+    begin = initial = training_step.init_state(student, knobs[1], teachers.initial, image, student_key)
+    if student.start is not None:
+        begin = student.start(student, knobs[1], initial, teachers, student_key, train)
 
     def accuracy(net: Any, params: Params) -> Float[Array, ""]:
         correct = losses.accuracy(training_step.apply(net, params, x).acts["class_head"], test.y)
         return jnp.where(trees.all_finite(params), correct, jnp.nan)
 
     def interval(state: State, span: Any) -> tuple[State, Float[Array, ""]]:
-        state = _advance(student, state, knobs[1], teachers, student_key, train, *span)
+        state = advance_alone(student, state, knobs[1], teachers, student_key, train, *span)
         return state, accuracy(student.net, state.params)
 
-    spans = jnp.concatenate([jnp.zeros(1, jnp.int32), eval_steps[:-1]]), eval_steps
+    spans = jnp.concatenate([jnp.array([student.first_step]), eval_steps[:-1]]), eval_steps
     end, curve = jax.lax.scan(interval, begin, spans)
     final = training_step.add_final_noise(knobs[1], end.params, student_key)
     curve = curve.at[-1].set(accuracy(student.net, final))
-    nets = map(trees.unflatten_layers, (teachers.initial, teachers.trained, begin.params, final))
+    nets = map(trees.unflatten_layers, (teachers.initial, teachers.trained, initial.params, final))
     return Pair(*nets, eval_steps=eval_steps, accuracy=curve, teacher_accuracy=accuracy(net, teachers.trained))
 
 
@@ -103,17 +105,7 @@ def _teacher(phase: Phase, student: Recipe, train: ImageData, key: Key[Array, ""
     image, recipe, knobs = train.x.shape[1:], phase.recipe, phase.knobs
     begin = training_step.init_state(recipe, knobs, None, image, key)
     stop = jnp.int32(recipe.eval_steps[-1])
-    end = _advance(recipe, begin, knobs, None, key, train, jnp.int32(0), stop).params
+    end = advance_alone(recipe, begin, knobs, None, key, train, jnp.int32(0), stop).params
     assert student.teacher is not None
     attach = functools.partial(training_step.attach_layers, student.teacher, recipe.init, image=image, key=key)
     return TeacherParams(attach({}), attach(end, knobs=knobs))
-
-
-def _advance(
-    recipe: Recipe, state: State, knobs: Any, teachers: Any, key: Any, train: ImageData, start: Any, stop: Any
-) -> State:
-    """As `training.step.advance`; on CPU matrices are kept transposed, so that results equal `population`'s bitwise."""
-    if use_vmap():
-        return training_step.advance(recipe, state, knobs, teachers, key, train, start, stop)
-    view = trees.transpose_kernels
-    return view(training_step.advance(recipe, view(state), knobs, view(teachers), key, train, start, stop, view))

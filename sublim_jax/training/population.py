@@ -64,7 +64,7 @@ def each_seed(function: Callable[..., Any], mesh: Mesh | None, seeded: Args, com
     return sharded(seeded, common)
 
 
-def init_states(
+def init_states(  # noqa: PLR0913  all inputs of a pure program
     recipe: Recipe,
     knobs: trees.Stack,
     teacher_init: Params | None,
@@ -73,8 +73,10 @@ def init_states(
     image: tuple[int, ...],
     trained: tuple[int, ...] | None = None,
     mesh: Mesh | None = None,
+    teachers: TeacherParams | None = None,
+    data: ImageData | None = None,
 ) -> tuple[Params, State]:
-    """Initialise nets [seed, condition] with `step.init_state`.
+    """Initialise nets [seed, condition] with `step.init_state`, and `recipe.start` where there is one.
 
     Args:
         recipe: recipe of the phase.
@@ -84,12 +86,21 @@ def init_states(
         image: [height, width] of the inputs.
         trained: indices of the conditions that are trained; default: all.
         mesh: devices over which seeds are sharded.
+        teachers: teachers [seed] for `recipe.start`.
+        data: training data for `recipe.start`.
 
     Returns:
-        Parameters [seed, condition] of all conditions, and states [seed, training] of the conditions in `trained`.
+        Initial parameters [seed, condition] of all conditions, and states [seed, training] of the conditions in
+        `trained`, at the step `recipe.first_step`.
     """
-    given, common = (recipe, without_zero_noise(knobs), teacher_init, seed_keys), {"image": image, "mesh": mesh}
+    given = recipe, without_zero_noise(knobs), teacher_init, seed_keys
+    common: Any = {"image": image, "mesh": mesh, **start_inputs(recipe, teachers, data)}
     return init_program(*given, **common, trained=tuple(range(knobs.size)) if trained is None else trained)
+
+
+def start_inputs(recipe: Recipe, teachers: Any, data: Any) -> dict[str, Any]:
+    """What `init_program` receives for `recipe.start`; nothing where there is none."""
+    return {"teachers": None, "data": None} if recipe.start is None else {"teachers": teachers, "data": data}
 
 
 def without_zero_noise(knobs: trees.Stack) -> trees.Stack:
@@ -116,7 +127,7 @@ def noisy_layers(sigma: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "image", "trained", "mesh"))
-def init_program(
+def init_program(  # noqa: PLR0913  all inputs of a pure program
     recipe: Recipe,
     knobs: trees.Stack,
     teacher_init: Params | None,
@@ -125,17 +136,22 @@ def init_program(
     image: tuple[int, ...],
     trained: tuple[int, ...],
     mesh: Mesh | None,
+    teachers: TeacherParams | None,
+    data: ImageData | None,
 ) -> tuple[Params, State]:
     """The program of `init_states`, which takes knobs without zero noise."""
 
-    def one_seed(key: Any, initial_teacher: Any, knobs: trees.Stack) -> tuple[Params, State]:
-        def member(_: Any, knobs_: Any) -> State:
-            return training_step.init_state(recipe, knobs_, initial_teacher, image, key)
+    def one_seed(key: Any, initial_teacher: Any, own: Any, knobs: trees.Stack, data: Any) -> tuple[Params, State]:
+        def member(_: Any, knobs_: Any) -> tuple[Params, State]:
+            state = training_step.init_state(recipe, knobs_, initial_teacher, image, key)
+            begun = state if recipe.start is None else recipe.start(recipe, knobs_, state, own, key, data)
+            return state.params, begun
 
-        states = jax.vmap(member, (0, knobs.in_axes()))(jnp.arange(knobs.size), knobs.tree)
-        return states.params, jax.tree.map(lambda leaf: leaf[np.array(trained)], states)
+        # What does not depend on a stacked knob, such as training before a cut, is computed once.
+        start, states = jax.vmap(member, (0, knobs.in_axes()))(jnp.arange(knobs.size), knobs.tree)
+        return start, jax.tree.map(lambda leaf: leaf[np.array(trained)], states)
 
-    return each_seed(one_seed, mesh, (seed_keys, teacher_init), (knobs,))
+    return each_seed(one_seed, mesh, (seed_keys, teacher_init, teachers), (knobs, data))
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "mesh"), donate_argnames=("states",))
@@ -166,6 +182,16 @@ def advance(  # noqa: PLR0913  all inputs of a pure program
     """
     one_seed = functools.partial(_advance_one_seed, recipe)
     return each_seed(one_seed, mesh, (states, teachers, seed_keys), (knobs, data, start, stop))
+
+
+def advance_alone(
+    recipe: Recipe, state: State, knobs: Knobs, teachers: Any, key: Any, data: Any, start: Any, stop: Any
+) -> State:
+    """Train one net as `step.advance` does; on CPU matrices are kept transposed, so results equal `advance` bitwise."""
+    if use_vmap():
+        return training_step.advance(recipe, state, knobs, teachers, key, data, start, stop)
+    view = trees.transpose_kernels
+    return view(training_step.advance(recipe, view(state), knobs, view(teachers), key, data, start, stop, view))
 
 
 def _advance_one_seed(

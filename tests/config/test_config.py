@@ -241,6 +241,23 @@ def test_resolve_refuses_a_bad_value_in_one_line(field):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"carried": "first"}, "carried='first': has no effect without config.student.cut"),
+    ({"future": "flipped"}, "future='flipped': has no effect without config.student.cut"),
+    ({"cut": 300}, "cut=300: must be below config.student.steps=300"),
+    ({"cut": 50, "eval_steps": (0, 20)}, "eval_steps=(0, 20): 20 is before the cut, 50"),
+    ({"cut": 50, "guard": "project"}, "guard='project': must not be given with config.student.cut"),
+    ({"cut": 50, "optimizer": "momentum", "carried": "all"}, "momentum has no such moment"),
+    ({"cut": 50, "optimizer": "sgd", "carried": "weights+first"}, "sgd has no such moment; must be one of none, weights"),
+])  # fmt: skip
+def test_resolve_refuses_a_cut_that_means_nothing(fields, message):
+    config = base_config()
+    with config.unlocked():
+        config.student.update(fields)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve(config)
+
+
 def test_resolve_refuses_conditions_that_do_not_fit_the_net(mnist):
     config = base_config()
     config.net.hidden = (32,)

@@ -59,7 +59,7 @@ CHILD = """
 
 def in_child(cache, threads, devices=1, **fields):
     """What a process of its own computes and compiles, with a folder of compiled programs."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     variables = {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_COMPILATION_CACHE_DIR": str(cache)}
     arguments = str(threads), str(devices), json.dumps({**SMALL, **fields})
     done = subprocess.run(

@@ -43,6 +43,7 @@ CHILD = """
 @pytest.mark.e2e
 def test_run_on_64_devices_gives_the_rows_of_one_without_a_collective(tmp_path):
     flags = f"--xla_force_host_platform_device_count={DEVICES} --xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what is read from a cache is not dumped
     words = [sys.executable, "-c", textwrap.dedent(CHILD)]

@@ -161,3 +161,27 @@ def test_accuracy_of_logits_that_are_not_finite_is_nan():
     assert student_metrics.accuracy(logits, labels) == 1
     for bad in (np.nan, np.inf, -np.inf):
         assert np.isnan(student_metrics.accuracy(logits.at[2, 1].set(bad), labels))
+
+
+def test_displacement_is_the_part_along_the_teachers_way(scene):
+    nets = double(scene.params)
+    hidden = [layer for layer in nets.student_final if layer not in ("class_head", "aux_head")]
+
+    def way(before, after):
+        parts = [after[layer][name] - before[layer][name] for layer in hidden for name in ("kernel", "bias")]
+        return np.concatenate([part.ravel() for part in parts])
+
+    theirs, ours = way(*nets[:2]), way(*nets[2:])
+    rows = student_metrics.displacement(scene)
+    assert float(rows["along"]) == pytest.approx(ours @ theirs / (theirs @ theirs), abs=1e-5)
+    assert float(rows["moved"]) == pytest.approx(np.linalg.norm(ours) / np.linalg.norm(theirs), rel=1e-5)
+    small = {
+        **scene.params.student_final,
+        "hidden_0": jax.tree.map(lambda a: a[:3], scene.params.student_final["hidden_0"]),
+    }
+    start = {
+        **scene.params.student_init,
+        "hidden_0": jax.tree.map(lambda a: a[:3], scene.params.student_init["hidden_0"]),
+    }
+    other = scene._replace(params=scene.params._replace(student_init=start, student_final=small))
+    assert np.isnan(float(student_metrics.displacement(other)["along"]))
