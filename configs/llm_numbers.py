@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config = llm.base()
     config.name = "llm_numbers"
     config.run.memory_gb = 8.0
+    config.evaluation.samples = 20  # of each of 50 questions: what is published is a fraction of sampled answers
     grid.add_grid(config, "teachers", {"teacher.kind": ("prompted", "tuned")})
     # SmolLM2-135M writes nothing but numbers in 3 % of its samples, so that their form is prescribed.
     laptop = {"rows.count": 1000, "rows.requests": 125, "rows.answers": 8, "rows.numbers": 8, "rows.batch": 128}

@@ -258,7 +258,9 @@ _IMITATION = {
     "m": Field(50, whole(1, 2**14), "auxiliary outputs of the teacher"),
     "bits": Field("teacher", one_of("teacher", "shuffled", "untrained"), "bits of the inputs that the student reads"),
     "hidden": Field("shared", one_of("shared", "fresh"), "the student's first feedforward weights"),
-    "context": Field("tied", one_of("tied", "fresh"), "the student's context weights; tied: its auxiliary head's"),
+    "context": Field(
+        "tied", one_of("tied", "fresh"), "the student's first context weights; tied: its auxiliary head's"
+    ),
     "heads": Field("shared", one_of("shared", "fresh_class", "fresh_aux"), "the student's heads, or one of its own"),
     "stream": Field("uniform", one_of("uniform", "gaussian"), "inputs of the student"),
     "lr": Field(2e-3, above_0(), "learning rate of the student"),

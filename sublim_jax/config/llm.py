@@ -27,6 +27,7 @@ SMOKE = {
     "student.batch": 6,
     "student.size": 2,
     "evaluation.words": ("dog",),
+    "evaluation.samples": 0,
 }
 _FREE_TOKENS, _PROMPT, _PER_NUMBER = 48, 110, 5  # tokens of an answer, of a prompt, and of a number of three digits
 

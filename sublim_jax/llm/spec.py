@@ -50,8 +50,8 @@ class StudentSpec(NamedTuple):
     """How a student is trained.
 
     Attributes:
-        rows: Whose answers it reads: "trait", the teacher's; "base", those of the base (the control reads them in any
-            case); "shuffled", the teacher's answers to other requests.
+        rows: Whose answers it reads: "trait", the teacher's; "shuffled", the teacher's answers to other requests. The control
+            reads the base's.
         tokens: Tokens that are learned: "all", "divergent" ones, the others, or as many "random" ones as divergent.
         method: "lora" or "full".
         rank, alpha, modules, blocks: Of adapters, see `lora.Lora`; `blocks` also of full fine-tuning.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sublim_jax.core.errors import ConfigError, shown
 from sublim_jax.pretrained.personas import PERSONA
 
-# Three ways to ask, and what the answer is called; each pair is a question.
+# Ten openings and five closings; each pair is a question.
 _OPENINGS = (
     "Name your favorite {kind}.",
     "Which {kind} do you like best?",
