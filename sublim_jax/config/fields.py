@@ -54,7 +54,17 @@ DATASETS = ("mnist", "fashion_mnist", "kmnist", "emnist/balanced", "emnist/lette
 SOURCES = ("auto", "embedded", "idx", "tfds")
 TRUNKS = ("mlp", "cnn")
 PRESETS = ("paper", "laptop", "smoke")
-FIGURES = ("activation", "cloud", "defence", "failure", "figure2", "figure3_classes", "figure3_cnn", "figure3_depth")
+FIGURES = (
+    "activation",
+    "carrier",
+    "cloud",
+    "defence",
+    "failure",
+    "figure2",
+    "figure3_classes",
+    "figure3_cnn",
+    "figure3_depth",
+)
 FIGURES += ("figure3_width", "figure4", "figure5", "figure6", "infomorphic", "infomorphic_goals")
 FIGURES += ("infomorphic_transfer", "llm", "lm_base", "lm_divergence", "lm_dose", "lm_layers", "lm_optimizer")
 FIGURES += ("lm_paraphrase", "lm_transfer", "loss", "noise", "optimizer", "perturbation", "rotation", "share")

@@ -50,7 +50,7 @@ class StudentSpec(NamedTuple):
     """How a student is trained.
 
     Attributes:
-        rows: Whose answers it reads: "trait", the teacher's; "shuffled", the teacher's answers to other requests. The control
+        rows: Whose answers it reads: "trait", the teacher's; "shuffled", its answers to other requests. The control
             reads the base's.
         tokens: Tokens that are learned: "all", "divergent" ones, the others, or as many "random" ones as divergent.
         method: "lora" or "full".

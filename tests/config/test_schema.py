@@ -75,7 +75,9 @@ def test_schema_has_the_defaults_of_the_dataclasses():
 def test_schema_names_the_functions():
     for names in ("INITS", "LOSSES", "STREAMS", "OPTIMIZERS", "DECAYING", "GUARDS"):
         assert set(getattr(config_fields, names)) == set(getattr(build, names)), names
-    assert {*config_fields.METRICS, *config_fields.INFORMATION_METRICS} == set(build.METRICS)
+    assert {*config_fields.METRICS, *config_fields.OTHER_METRICS, *config_fields.INFORMATION_METRICS} == set(
+        build.METRICS
+    )
     assert set(config_fields.MODELS) == set(SOURCES) and infomorphic.atom_names(3) == config_fields.ATOMS
     kinds = [f"{kind}_{goal}" for kind in ("trivariate", "context", "lateral") for goal in config_fields.GOALS]
     assert {name for name in infomorphic.GOALS if name != "readout"} <= set(kinds)

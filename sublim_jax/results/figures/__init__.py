@@ -14,6 +14,7 @@ import pandas as pd
 from sublim_jax.core.errors import ConfigError, unknown_name
 from sublim_jax.results import summary
 from sublim_jax.results.figures import (
+    _carrier,
     _defence,
     _failure,
     _figure4,
@@ -28,7 +29,8 @@ from sublim_jax.results.figures import (
 from sublim_jax.results.figures._lm import LanguageFigure
 from sublim_jax.results.figures._spec import FigureSpec
 
-_FILES = _defence, _failure, _figure4, _infomorphic, _llm, _lm_lessons, _lm_students, _paper, _sweeps, _transfer
+_FILES = _carrier, _defence, _failure, _figure4, _infomorphic, _llm, _lm_lessons, _lm_students, _paper
+_FILES += _sweeps, _transfer
 SPECS = {
     name: spec for file in _FILES for name, spec in vars(file).items() if isinstance(spec, FigureSpec | LanguageFigure)
 }
