@@ -56,8 +56,9 @@ def codes(context: EvalContext) -> dict[str, Float[Array, ""]]:
     code_best                     the same with the most alike unit of the teacher; test images
     signs_alike                   share of units whose correlation with the teacher's is above 0; test images
     accuracy_own                  accuracy of the student's class head
-    accuracy_matched              accuracy of the teacher's class head on the student's units, their signs turned as
-                                  correlations on held-out noise say, which needs no label
+    accuracy_unmatched            accuracy of the teacher's class head on the student's units
+    accuracy_matched              the same with the units' signs turned as correlations on held-out noise say, which
+                                  needs no label
                                   Columns of a class head that local goals have trained have no sign of their own;
                                   they are read as in `nets.Infomorphic`, whatever net the student is.
     redundancy_match              correlation over units between {1}{2} and the size of their correlation on test images
@@ -79,8 +80,10 @@ def codes(context: EvalContext) -> dict[str, Float[Array, ""]]:
         "code_best": jnp.abs(correlations).max(1).mean(),
         "signs_alike": (own > 0).mean(),
         "accuracy_own": accuracy(read(own_logits), context.labels),
-        "accuracy_matched": accuracy(read(matched @ head["kernel"] + head["bias"][None]), context.labels),
     }
+    for name, units in (("unmatched", student.features), ("matched", matched)):
+        logits = read(units @ head["kernel"] + head["bias"][None])
+        rows[f"accuracy_{name}"] = accuracy(logits, context.labels)
     if "drive" in noise[0].acts:
         redundancy = _hidden(noise[0])[:, infomorphic.atom_names(2).index("{1}{2}")]
         rows["redundancy_match"] = _correlations(redundancy[:, None], jnp.abs(own)[:, None])[0, 0]

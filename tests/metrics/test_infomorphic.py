@@ -73,7 +73,7 @@ def test_codes_match_whatever_the_signs_of_units(context):
     rows = codes(context)
     for name in ("code_match", "code_match_noise", "code_best"):
         np.testing.assert_allclose(rows[name], 1, atol=1e-4)
-    assert rows["signs_alike"] == 5 / 8
+    assert rows["signs_alike"] == 5 / 8 and rows["accuracy_unmatched"] != rows["accuracy_matched"]
     expected = (context.test.teacher_final.acts["class_head"].argmax(-1) == context.labels).mean()
     np.testing.assert_allclose(rows["accuracy_matched"], expected, atol=1e-6)
 
