@@ -2,10 +2,11 @@
 
     python -m sublim_jax.main --config=configs/infomorphic_transfer.py --config.preset=laptop
 
-Teachers are infomorphic networks (or MLPs) that learn digits. Nothing of this has been published. Laptop: 90
-students, 32 minutes on 2 CPU cores with other work beside them. The teacher's class head reads 0.78 off the units of a
-student whose context weights are tied to the auxiliary head, signs matched on noise, and 0.14 off a student of shuffled
-bits; the student's own head reads chance, because no goal determines signs. Kept in experiments/infomorphic_transfer/.
+Teachers are infomorphic networks (or MLPs) that learn digits. We know of no published result. Laptop: 105 students, 40
+minutes on 2 CPU cores with other work beside them. The teacher's class head reads 0.78 off the units of a student whose
+context weights are tied to the auxiliary head, signs matched on noise, and 0.14 off a student of shuffled bits; the
+student's own head, which is the teacher's before training, reads chance off both. Kept in
+experiments/infomorphic_transfer/.
 """
 
 from ml_collections import ConfigDict
