@@ -77,7 +77,7 @@ def test_trace_takes_every_recipe_and_metric_of_image_configs(path, preset, mnis
         monkeypatch.setattr(plugins, "is_foreign", lambda _: True)  # of the own metrics it is known that they are right
         for group in plan.groups:
             if is_new(group.recipe, metrics_of(config)):
-                run._check_metrics(Plan(plan.teachers, (group,)), dataset, metrics_of(config), config.num_eval_noise)
+                run.check_metrics(Plan(plan.teachers, (group,)), dataset, metrics_of(config), config.num_eval_noise)
 
 
 @pytest.mark.parametrize("preset", SIZES)

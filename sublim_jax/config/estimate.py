@@ -73,11 +73,11 @@ def _transfer(config: Config, study: "Study") -> Estimate:
     units = schedule.work_units(plan, seeds, image, limits)
     programs = {(unit.group.recipe, unit.group.unique_knobs.size, len(unit.slice.seeds)) for unit in units}
     programs |= {(plan.teachers[unit.group.teacher].recipe, 1, len(unit.slice.seeds)) for unit in units}
-    flop = 2 * schedule.total_cost(plan, units, image)
+    flop, recipes = 2 * schedule.total_cost(plan, units, image), [one.student.recipe for one in study.conditions]
     return Estimate(
         conditions=len(study.conditions),
         students=len(study.conditions) * len(seeds),
-        steps=len(seeds) * sum(condition.student.recipe.eval_steps[-1] for condition in study.conditions),
+        steps=len(seeds) * sum(recipe.eval_steps[-1] - recipe.first_step for recipe in recipes),
         flop=flop,
         programs=len(programs),
         seconds=flop / _RATE,

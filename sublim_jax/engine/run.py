@@ -134,7 +134,7 @@ def run(
     """
     _check_recipes(conditions, dataset)
     plan = make_plan(conditions, dataset.train.x.shape[1:])
-    _check_metrics(plan, dataset, metrics, num_eval_noise)
+    check_metrics(plan, dataset, metrics, num_eval_noise)
 
     def identity() -> dict[str, Any]:
         numbers = {"seeds": session.seeds, "root_seed": root_seed, "num_eval_noise": num_eval_noise}
@@ -166,7 +166,7 @@ def _check_recipes(conditions: Sequence[Condition] | Plan, dataset: Dataset) -> 
         plugins.check_phase(role, phase, dataset.train)
 
 
-def _check_metrics(plan: Plan, dataset: Dataset, metrics: Sequence[Metric], num_eval_noise: int) -> None:
+def check_metrics(plan: Plan, dataset: Dataset, metrics: Sequence[Metric], num_eval_noise: int) -> None:
     """Refuse a user's metric that breaks its contract, by a trace of the evaluation; see `plugins.columns_of`."""
     own = tuple(metric for metric in metrics if plugins.is_foreign(metric))
     if not own:

@@ -289,5 +289,5 @@ def total_cost(plan: Plan, units: Sequence[WorkUnit], image: tuple[int, ...]) ->
 
 
 def _macs(recipe: Recipe, nets: int, image: tuple[int, ...]) -> float:
-    """Multiply-accumulates of training."""
-    return recipe.eval_steps[-1] * step_macs(recipe, nets, image)
+    """Multiply-accumulates of training; what comes before a given state is shared by the nets and left out."""
+    return (recipe.eval_steps[-1] - recipe.first_step) * step_macs(recipe, nets, image)
