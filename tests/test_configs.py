@@ -23,7 +23,7 @@ def through(config, dataset, **fields):
     Most of the time is compilation, and most of that is of metrics: `test_traces` traces all of them for every config.
     """
     config.preset = "smoke"
-    if config.study == "transfer" and config.name != "failure":
+    if config.study == "transfer" and config.name not in ("failure", "carrier"):
         fields = {"metrics": ("task", "imitation"), **fields}
     config = resolve(config, fields)
     study = study_of(config, dataset)

@@ -31,6 +31,8 @@ def _command(argv: Sequence[str]) -> int:
     if config.study != "transfer":
         allowed = "must be transfer; language's rows have at/coverage and slopes"
         raise ConfigError(f"config.study={config.study!r}: {allowed}")
+    if cuts := [point.config.student.cut for point in expand(config) if point.config.student.cut]:
+        raise ConfigError(f"config.student.cut={cuts[0]}: an audit is of students that imitate the trained teacher")
     # Imported after the flags are checked, because JAX takes seconds.
     from sublim_jax.audit import calibration, sweep
     from sublim_jax.config.build import load_data, options_of

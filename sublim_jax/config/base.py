@@ -144,6 +144,15 @@ def _expand_folders(config: Config) -> None:
             config[section][leaf] = os.path.expanduser(value)
 
 
+# Fields that earlier versions lack, with the value at which they and others have no effect: they are then left out, so
+# that folders of those versions are continued.
+_LATER: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
+    ("student", "extra", {}, ()),
+    ("student", "cut", 0, ("carried", "future")),
+    ("transfer", "heads", "shared", ()),
+)
+
+
 def identity(config: Config) -> dict[str, Any]:
     """The fields that decide the results, as plain values, which a work folder remembers.
 
@@ -154,8 +163,10 @@ def identity(config: Config) -> dict[str, Any]:
     fields = {name: value for name, value in config.to_dict().items() if name not in ignored}
     if "data" in fields:
         fields["data"] = {name: value for name, value in fields["data"].items() if name not in _SOURCES}
-        if "student" in fields and not fields["student"].get("extra"):  # as in folders of versions that lack it
-            fields["student"] = {name: value for name, value in fields["student"].items() if name != "extra"}
+        for section, name, unused, together in _LATER:
+            if section in fields and fields[section].get(name, unused) == unused:
+                left_out = (name, *together)
+                fields[section] = {name: value for name, value in fields[section].items() if name not in left_out}
     return fields | {"run": {"precision": config.run.precision}}
 
 

@@ -160,6 +160,8 @@ def _student_phase(config: Config, dataset: Dataset, widths: Sequence[int], trun
     net, teacher = (SplitHead(module, classes, cap, config.net.dtype) for module in trunks)
     _check_eval_noise(config, dataset, classes)
     transform, strengths = _target_transform(config)
+    if taken := sorted(strengths.keys() & section.get("extra", {}).keys()):
+        raise ConfigError(f"config.student.extra.{taken[0]}: its name must be another one; the package uses it")
     recipe = Recipe(
         net=net,
         stream=STREAMS[section.stream](config),

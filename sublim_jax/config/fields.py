@@ -144,7 +144,9 @@ _STUDENT = {
     "lr": Field(1e-3, above_0(), "learning rate of the student"),
     "batch": Field(1000, whole(1, MOST_BATCH), "inputs per step of the student"),
     "steps": Field(300, whole(1, MOST_STEPS), "training steps of the student"),
-    "eval_steps": Field((0,), _EVAL_STEPS, "steps at which students are measured, besides the last"),
+    "eval_steps": Field(
+        (0,), _EVAL_STEPS, "steps at which students are measured, besides the last; 0 with a cut: the cut"
+    ),
     "sees": Field("aux", one_of("aux", "class", "all"), "logits of the teacher that the student imitates"),
     "pool": Field(0, whole(0), "distinct batches of inputs; 0: a fresh batch every step"),
     "temperature": Field(1.0, above_0(low=1e-4), "softmax temperature of the KL loss"),

@@ -174,12 +174,18 @@ def weights_of(net: Any) -> int:
     return trees.count(shapes(net, (1,)))
 
 
+def _effective(teacher: Config) -> Any:
+    from sublim_jax.llm.teachers import TeacherSpec
+
+    return TeacherSpec(**teacher.to_dict()).effective()
+
+
 def flop(config: Config, net: Any) -> dict[str, float]:
     """Floating-point operations of a study by phase, for texts of usual lengths."""
     number = 2.0 * weights_of(net)
     names = len(traits_of(config)) + 1
     points = [point.config for point in grid.expand(config)]
-    sources = {(repr(point.teacher.to_dict()), repr(point.rows.to_dict())): point.rows for point in points}
+    sources = {(_effective(point.teacher), repr(point.rows.to_dict())): point.rows for point in points}
     written = sum(
         names * rows.requests * (_PROMPT + rows.answers * _answer_tokens(rows))
         for rows in sources.values()

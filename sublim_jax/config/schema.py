@@ -140,6 +140,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"config.net.pools={config.net.pools}: must be {expected}")
 
 
+_OF_WHOLE_TRAININGS = ("heads", "first_step", "recovery", "class_noise", "counting", "audit")
 # What a student of an optimizer without some moments can get at the cut.
 _CARRIED_BY = {"sgd": CARRIED[:2], "momentum": ("none", "weights", "first", "weights+first")}
 
@@ -158,14 +159,29 @@ def _check_cut(config: Config) -> None:
         raise ConfigError(
             f"config.student.eval_steps={student.eval_steps}: {early[0]} is before the cut, {student.cut}"
         )
-    for name in ("mixed", "target_noise", "levels", "guard"):
-        if student[name]:
-            raise ConfigError(f"config.student.{name}={student[name]!r}: must not be given with config.student.cut")
     allowed = _CARRIED_BY.get(student.optimizer, CARRIED)
     if student.carried not in allowed:
         raise ConfigError(
             f"config.student.carried={student.carried!r}: {student.optimizer} has no such moment; must be one of "
             f"{', '.join(allowed)}"
+        )
+    _check_beside_cut(config)
+
+
+def _check_beside_cut(config: Config) -> None:
+    """Refuse what would mean something else, or nothing, beside a cut."""
+    student = config.student
+    for name in ("mixed", "target_noise", "levels", "guard"):
+        if student[name]:
+            raise ConfigError(f"config.student.{name}={student[name]!r}: must not be given with config.student.cut")
+    if student.future == "unrelated" and student.sees != "aux":
+        raise ConfigError(f"config.student.future='unrelated': sees {student.sees} logits of another trained teacher")
+    if student.future == "flipped" and (student.stream == "epochs" or student.batch == 1):
+        raise ConfigError("config.student.future='flipped': needs batches of several inputs without padding")
+    if foretold := sorted(set(config.metrics) & set(_OF_WHOLE_TRAININGS)):
+        raise ConfigError(
+            f"config.metrics={config.metrics}: {', '.join(foretold)} predict students that imitate the trained teacher "
+            "from their first step on; must not be given with config.student.cut"
         )
 
 

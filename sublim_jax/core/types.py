@@ -151,6 +151,10 @@ class StartState(Protocol):
         """Return the state after `steps` steps, from the initial state, the teachers and the key of the phase."""
         ...
 
+    def check(self, recipe: "Recipe") -> None:
+        """Raise `ConfigError` for a recipe that cannot go on from this state."""
+        ...
+
 
 class GradientTransform(Protocol):
     """Removes the trait gradient (of the class logits' cross-entropy on labelled images) from a student's updates."""

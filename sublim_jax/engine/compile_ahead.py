@@ -216,7 +216,7 @@ class _Programs:
         data = None if recipe.start is None else self._images(recipe.classes)[0]
         common |= population.start_inputs(recipe, teachers, data)
         future, shapes = self.submit(population.init_program, *given, **common)
-        yield workload.initialize(f"{phase}s", recipe, knobs.size, len(batch.seeds)).program, [future]
+        yield workload.initialize(f"{phase}s", recipe, knobs.size, len(batch.seeds), context.image).program, [future]
         return self._seeded(shapes)
 
     def _advance(

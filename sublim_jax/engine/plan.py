@@ -191,6 +191,8 @@ def _check_steps(teacher: Recipe, student: Recipe) -> None:
 
 def _check_phases(teacher: Recipe, student: Phase, image: tuple[int, ...]) -> None:
     _check_steps(teacher, student.recipe)
+    if student.recipe.start is not None:
+        student.recipe.start.check(student.recipe)
     if student.recipe.teacher is None:
         raise ConfigError("student.teacher: None; a student needs the net that gives its targets")
     has, needs = shapes(student.recipe.teacher, image), shapes(teacher.net, image)

@@ -234,7 +234,7 @@ def train_teachers(context: RunContext, teacher: int, seed_batch: SeedBatch) -> 
     (recipe, knobs), cache, session = context.plan.teachers[teacher], context.caches[teacher], context.session
     if (cached := cache.load(seed_batch.seeds)) is not None:
         shape = 1, len(seed_batch.seeds), context.image
-        session.progress.skip(workload.initialize("teachers", recipe, *shape[:2]))
+        session.progress.skip(workload.initialize("teachers", recipe, *shape))
         for _, call in workload.training("teachers", recipe, *shape, session.options.save_every):
             session.progress.skip(call)
         return cached
@@ -326,7 +326,7 @@ def _initialize(
     common: Any = {"image": context.image, "trained": trained, "mesh": context.mesh}
     if recipe.start is not None:
         common |= {"teachers": teachers, "data": context.images(recipe.classes)[0]}
-    call = workload.initialize(f"{phase}s", recipe, knobs.size, len(seed_batch.seeds))
+    call = workload.initialize(f"{phase}s", recipe, knobs.size, len(seed_batch.seeds), context.image)
     with context.session.progress.call(call):
         seed_keys = context.seed_keys(seed_batch, phase)
         initial = None if teachers is None else teachers.initial

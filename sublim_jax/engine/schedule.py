@@ -22,7 +22,7 @@ _CONDITIONS_IN_TURN = 12
 _UNRELATED = 2**20  # beyond any seed that is used
 _PROCESS_GB, _PREDICTIONS_GB = 1.1, 0.3  # libraries and compiler on CPU, and the program of further metrics, measured
 _PROGRAMS_GB = 0.3  # compiled programs of one more group on CPU, measured: 0.2 when compiled, 0.28 from the disk cache
-_PLAIN_METRICS = {"task", "budget", "imitation", "layers", "heads", "audit"}  # these compare no latents
+_PLAIN_METRICS = {"task", "budget", "imitation", "layers", "heads", "audit", "displacement"}  # these compare no latents
 
 
 class SeedBatch(NamedTuple):
@@ -283,11 +283,12 @@ def total_cost(plan: Plan, units: Sequence[WorkUnit], image: tuple[int, ...]) ->
     for group, seed_batch in units:
         recipe, seeds = plan.teachers[group.teacher].recipe, len(seed_batch.seeds)
         total += _macs(group.recipe, group.unique_knobs.size * seeds, image)
+        total += 2 * group.recipe.first_step * step_macs(group.recipe, seeds, image)  # host and donor before a cut
         for batch in teacher_batches(group, seed_batch):
             teachers[group.teacher, batch.name] = _macs(recipe, seeds, image)
     return total + sum(teachers.values())
 
 
 def _macs(recipe: Recipe, nets: int, image: tuple[int, ...]) -> float:
-    """Multiply-accumulates of training; what comes before a given state is shared by the nets and left out."""
+    """Multiply-accumulates of training from the first step on."""
     return (recipe.eval_steps[-1] - recipe.first_step) * step_macs(recipe, nets, image)

@@ -112,7 +112,7 @@ def _check(condition: Condition, grid: Grid) -> None:
     if recipe.init_transform is not None or any(float(sigma) for noise in noises for sigma in noise.values()):
         raise ConfigError("config.student.rotated, config.perturb: must be empty for theorem1")
     if recipe.gradient_transform is not None or recipe.target_transform is not None:
-        raise ConfigError("config.student: guard, mixed, target_noise and levels must be empty or 0 for theorem1")
+        raise ConfigError("config.student: cut, guard, mixed, target_noise and levels must be empty or 0 for theorem1")
     if {float(share) for share in knobs.share.values()} not in ({0}, {1}):
         raise ConfigError("config.conditions: theorem1 knows same and random, all layers shared or none, and no share")
     if grid.samples and (recipe.loss is not losses.kl or recipe.eval_steps != (1,) or float(knobs.temperature) != 1):

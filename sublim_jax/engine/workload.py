@@ -28,9 +28,10 @@ def prepare(group: Group, seed_batch: SeedBatch) -> Call:
     return Call("preparing", 0.05, program, _ATTACH)
 
 
-def initialize(phase: str, recipe: Recipe, nets: int, seeds: int) -> Call:
-    """A call that draws the nets of a phase."""
-    return Call("preparing", 0.02, ("initial", phase, recipe, nets, seeds), _INIT)
+def initialize(phase: str, recipe: Recipe, nets: int, seeds: int, image: Image) -> Call:
+    """A call that draws the nets of a phase, and trains host and donor where they go on from another state."""
+    seconds = 0.02 + 2 * recipe.first_step * step_macs(recipe, seeds, image) / _MACS_PER_SECOND
+    return Call("preparing", seconds, ("initial", phase, recipe, nets, seeds), _INIT)
 
 
 def measure(group: Group, seed_batch: SeedBatch, image: Image, rows: int, last: bool) -> Call:
@@ -68,11 +69,11 @@ def calls(plan: Plan, units: Sequence[WorkUnit], image: Image, rows: int, save_e
         for name in [(group.teacher, batch.name) for batch in batches]:
             if name not in trained:
                 recipe = plan.teachers[group.teacher].recipe
-                yield initialize("teachers", recipe, 1, seeds)
+                yield initialize("teachers", recipe, 1, seeds, image)
                 yield from (call for _, call in training("teachers", recipe, 1, seeds, image, save_every))
             trained.add(name)
         yield prepare(group, seed_batch)
-        yield initialize("students", group.recipe, group.knobs.size, seeds)
+        yield initialize("students", group.recipe, group.knobs.size, seeds, image)
         students = training("students", group.recipe, group.unique_knobs.size, seeds, image, save_every)
         yield from (call for _, call in students)
         for step in group.recipe.eval_steps:

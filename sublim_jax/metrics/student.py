@@ -190,9 +190,8 @@ def displacement(context: EvalContext) -> dict[str, Float[Array, ""]]:
     if [way.shape for way in ways["teacher"]] != [way.shape for way in ways["student"]]:
         return {"along": jnp.full((), jnp.nan), "moved": jnp.full((), jnp.nan)}
     theirs, ours = (jnp.concatenate(way) for way in ways.values())
-    size = (theirs**2).sum()
-    along, moved = (ours * theirs).sum() / size, jnp.sqrt((ours**2).sum() / size)
-    return {"along": along, "moved": moved}
+    size = jnp.where((theirs != 0).any(), (theirs**2).sum(), jnp.nan)
+    return {"along": (ours * theirs).sum() / size, "moved": jnp.sqrt((ours**2).sum() / size)}
 
 
 def flat_change(before: Params, after: Params, layer: str) -> Float[Array, " size"]:

@@ -63,7 +63,7 @@ def train_pair(
     if not steps or list(steps) != sorted({*steps}) or steps[0] < recipe.first_step:
         raise ConfigError(f"eval_steps={steps}: must be increasing steps from {recipe.first_step}")
     if needs_unrelated_teachers(recipe.target_transform):
-        raise ConfigError("student.mixed_with='stranger': needs a second teacher; train_pair has one, use run")
+        raise ConfigError("student.mixed_with='stranger', future='unrelated': need a second teacher; use run")
     for role, phase in (("teacher", condition.teacher), ("student", condition.student)):
         plugins.check_phase(role, phase, data.train)
     train, test = (jax.tree.map(jnp.asarray, first_classes(part, recipe.classes)) for part in (data.train, data.test))
@@ -92,7 +92,7 @@ def _train_pair(
         state = advance_alone(student, state, knobs[1], teachers, student_key, train, *span)
         return state, accuracy(student.net, state.params)
 
-    spans = jnp.concatenate([jnp.array([student.first_step]), eval_steps[:-1]]), eval_steps
+    spans = jnp.concatenate([jnp.array([student.first_step], jnp.int32), eval_steps[:-1]]), eval_steps
     end, curve = jax.lax.scan(interval, begin, spans)
     final = training_step.add_final_noise(knobs[1], end.params, student_key)
     curve = curve.at[-1].set(accuracy(student.net, final))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from sublim_jax.core.errors import ConfigError
 from sublim_jax.core.types import Knobs, Loss, ModelOutput, Recipe, State, TeacherParams
 from sublim_jax.training import population
 
@@ -26,7 +27,7 @@ _MOMENTS = {"mu": "first", "trace": "first", "nu": "second"}
 class ChosenTargets:
     """A `TargetTransform`: the outputs that `knobs.extra["targets"]` names.
 
-    `FLIPPED` are the untrained teacher's logits, reflected about their mean over the batch.
+    `FLIPPED` are the untrained teacher's logits, reflected about their mean over the batch, padding included.
 
     Attributes:
         unrelated: `UNRELATED` may be chosen, so that unrelated teachers are trained.
@@ -70,6 +71,13 @@ class Transplant:
         host, donor = both(recipe, knobs, state, teachers, key, data, self.steps)
         return carried(host, donor, knobs)
 
+    def check(self, recipe: Recipe) -> None:
+        """Refuse a recipe without `ChosenTargets` or `SwitchedLoss`, which would not do what its labels say."""
+        if not isinstance(recipe.target_transform, ChosenTargets):
+            raise ConfigError("student.target_transform: must be ChosenTargets for a student with a cut")
+        if not isinstance(recipe.loss, SwitchedLoss):
+            raise ConfigError("student.loss: must be SwitchedLoss(loss) for a student with a cut")
+
 
 def both(
     recipe: Recipe, knobs: Knobs, state: State, teachers: TeacherParams, key: Key[Array, ""], data: Any, steps: int
@@ -90,6 +98,11 @@ def carried(host: State, donor: State, knobs: Knobs) -> State:
 
     def chosen(path: Any, theirs: Array, ours: Array) -> Array:
         part = part_of(path)
+        if part is None and jnp.issubdtype(theirs.dtype, jnp.floating):
+            raise ConfigError(
+                f"student.optimizer: its state {jax.tree_util.keystr(path)} is no first or second moment that a "
+                "student with a cut knows; must be made of scale_by_adam and trace"
+            )
         return theirs if part is None else jnp.where(knobs.extra[f"carried_{part}"] > 0, ours, theirs)
 
     return jax.tree_util.tree_map_with_path(chosen, host, donor)
