@@ -53,7 +53,7 @@ REFUSED = {
     "bad value": ((QUICKSTART, "--config.student.lr=-1"), r"error: config.student.lr=-1.0: must be a number above 0"),
     "unknown figure": (
         (QUICKSTART, "--config.figure=pie"),
-        r"error: config.figure: 'pie' is none of activation, cloud",
+        r"error: config.figure: 'pie' is none of activation, carrier",
     ),
     "unknown data": ((QUICKSTART, "--config.data.name=mnits"), r"error: config.data.name.*mnist"),
     "bad resume": ((QUICKSTART, "--resume=maybe"), r"error: .*resume.*maybe.*auto"),

@@ -72,7 +72,7 @@ def test_main_names_everything_in_help_list_and_fields(capsys):
     assert all(f"e.g. --{name}=" in text for name in ("config", "workdir", "resume", "shard", "distributed"))
     assert main.main(["main", "--list"]) == main.main(["main", "--fields"]) == 0
     text = capsys.readouterr().out
-    assert len(command_line.config_files()) == 31 and all(f"{name}: " in text for name in command_line.config_files())
+    assert len(command_line.config_files()) == 32 and all(f"{name}: " in text for name in command_line.config_files())
     assert text.count("minute") >= 29 and text.count("; kept in experiments/") >= 26 and "not measured" not in text
     assert all(
         f"--config.{name}=" in text for name in (*IMAGE_FIELDS, *LANGUAGE_FIELDS, *INFOMORPHIC_FIELDS, *LLM_FIELDS)
