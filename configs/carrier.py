@@ -15,7 +15,7 @@ from sublim_jax.config import base_config, grid
 from sublim_jax.config.fields import CARRIED, FUTURES
 
 SOME = ("none", "weights", "weights+first", "first+second", "all")
-OPTIMIZERS = {
+STUDENTS = {
     "adam": {"student.carried": CARRIED, "student.future": FUTURES},
     "adamw": {"student.optimizer": ("adamw",), "student.decay": (0.01,), "student.carried": SOME},
     "momentum": {
@@ -36,10 +36,10 @@ def get_config() -> ConfigDict:
     config.metrics = ("task", "displacement")
     config.student.cut, config.student.steps = 150, 300
     config.student.eval_steps = (0, 155, 170, 200)
-    for name, axes in OPTIMIZERS.items():
+    for name, axes in STUDENTS.items():
         grid.add_grid(config, name, axes)
     grid.add_preset(config, "laptop", {"seeds": 5, "arms.cnn.student.carried": ("none", "weights", "weights+first")})
-    few = {f"arms.{name}.student.carried": ("none", "weights+first") for name in OPTIMIZERS}
+    few = {f"arms.{name}.student.carried": ("none", "weights+first") for name in STUDENTS}
     few |= {"student.cut": 5, "student.steps": 10, "student.eval_steps": (0, 7), "m": (10,)}
     few["metrics"] = config.metrics
     grid.add_preset(config, "smoke", few)

@@ -3,10 +3,9 @@
     python -m sublim_jax.main --config=configs/infomorphic.py --config.preset=laptop
 
 Laptop: 55 networks, 45 of 100 hidden units and 5 of 200 with 100 lateral inputs each. Without the latter, 42 minutes on
-2 CPU cores with other work beside them. Test accuracies after
-100 epochs (published): context heuristic 0.925 (0.925), trivariate heuristic 0.934 (0.934), trivariate optimized 0.952
-(0.952), backpropagation with the same unit 0.954 (0.954), read-out alone 0.919 (0.919). Kept in
-experiments/infomorphic/.
+2 CPU cores with other work beside them. Test accuracies after 100 epochs (published): context heuristic 0.925 (0.925),
+trivariate heuristic 0.934 (0.934), trivariate optimized 0.952 (0.952), backpropagation with the same unit 0.954
+(0.954), read-out alone 0.919 (0.919). Kept in experiments/infomorphic/.
 """
 
 from ml_collections import ConfigDict

@@ -92,7 +92,7 @@ def _audit_unit(context: run.RunContext, group: Group, seed_batch: SeedBatch, tr
     compilation_cache.release_memory()
     teachers = run.attach_heads(context, group, seed_batch, trained)
     seed_keys = context.seed_keys(seed_batch, keys.STUDENT)
-    given = dataclasses.replace(group.recipe, start=None), group.knobs, teachers.initial, seed_keys
+    given = group.recipe, group.knobs, teachers.initial, seed_keys
     students, _ = population.init_states(*given, image=context.image, mesh=context.mesh)
     _, test = context.images(group.recipe.classes)
     for row, seed in enumerate(seed_batch.seeds[: seed_batch.real]):

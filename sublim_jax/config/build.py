@@ -159,13 +159,13 @@ def _student_phase(config: Config, dataset: Dataset, widths: Sequence[int], trun
     trunks = (trunk, trunk) if trunk else _trunks(config)
     net, teacher = (SplitHead(module, classes, cap, config.net.dtype) for module in trunks)
     _check_eval_noise(config, dataset, classes)
-    transform, strengths = _target_transform(config)
+    loss, (transform, strengths) = LOSSES[section.loss](config), _target_transform(config)
     if taken := sorted(strengths.keys() & section.get("extra", {}).keys()):
         raise ConfigError(f"config.student.extra.{taken[0]}: its name must be another one; the package uses it")
     recipe = Recipe(
         net=net,
         stream=STREAMS[section.stream](config),
-        loss=transplant.SwitchedLoss(LOSSES[section.loss](config)) if section.cut else LOSSES[section.loss](config),
+        loss=transplant.SwitchedLoss(loss) if section.cut else loss,
         init=INITS[config.net.init],
         batch=section.batch,
         eval_steps=_eval_steps(section),

@@ -213,8 +213,7 @@ class _Programs:
         context, initial = self.context, None if teachers is None else teachers.initial
         given = recipe, population.without_zero_noise(knobs), initial, self._keys(batch, phase)
         common = {"image": context.image, "trained": trained, "mesh": context.mesh}
-        data = None if recipe.start is None else self._images(recipe.classes)[0]
-        common |= population.start_inputs(recipe, teachers, data)
+        common |= population.start_inputs(recipe, teachers, self._images(recipe.classes)[0])
         future, shapes = self.submit(population.init_program, *given, **common)
         yield workload.initialize(f"{phase}s", recipe, knobs.size, len(batch.seeds), context.image).program, [future]
         return self._seeded(shapes)

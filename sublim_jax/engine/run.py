@@ -323,14 +323,13 @@ def _initialize(
     trained: tuple[int, ...] = (0,),
 ) -> tuple[Params, State]:
     """Initial parameters [seed, condition], and states [seed, training] of the conditions that are trained."""
-    common: Any = {"image": context.image, "trained": trained, "mesh": context.mesh}
-    if recipe.start is not None:
-        common |= {"teachers": teachers, "data": context.images(recipe.classes)[0]}
+    common: Any = {"image": context.image, "trained": trained, "mesh": context.mesh, "teachers": teachers}
     call = workload.initialize(f"{phase}s", recipe, knobs.size, len(seed_batch.seeds), context.image)
     with context.session.progress.call(call):
         seed_keys = context.seed_keys(seed_batch, phase)
         initial = None if teachers is None else teachers.initial
-        return population.init_states(recipe, knobs, initial, seed_keys, **common)
+        data, _ = context.images(recipe.classes)
+        return population.init_states(recipe, knobs, initial, seed_keys, **common, data=data)
 
 
 def _train_to_eval_steps(

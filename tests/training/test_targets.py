@@ -25,7 +25,7 @@ from sublim_jax.training.projections import ProjectOutTrait
 
 DEFENDED = {
     "mixed": {"student.mixed": 0.3},
-    "strangers": {"student.mixed": 0.3, "student.mixed_with": "stranger"},
+    "unrelated": {"student.mixed": 0.3, "student.mixed_with": "stranger"},
     "noise": {"student.target_noise": 0.2},
     "levels": {"student.levels": 4},
     "all": {"student.mixed": 0.3, "student.target_noise": 0.2, "student.levels": 4},
@@ -131,7 +131,7 @@ def taught(condition, bank, seed):
 
 
 @pytest.mark.e2e
-def test_run_mixed_with_strangers_alone_gives_their_student(mnist, tiny, bank):
+def test_run_mixed_with_unrelated_teachers_alone_gives_their_student(mnist, tiny, bank):
     """The second way: a stranger trained by itself, and a plain student of it that begins as its own teacher did."""
     fields = {"conditions": ("same",), "m": (3,), "student.mixed_with": "stranger", **SGD}
     (condition,) = tiny(**fields, **{"student.mixed": 1.0})
@@ -263,7 +263,7 @@ STRENGTHS = [("mixed", (0.2, 0.9)), ("target_noise", (0.1, 2.0)), ("levels", (2,
 @pytest.mark.parametrize("fields", [
     pytest.param({}, marks=pytest.mark.e2e, id="plain"),
     pytest.param(EVERYTHING, marks=pytest.mark.e2e, id="everything"),
-    *(pytest.param(DEFENDED[name], marks=pytest.mark.slow, id=name) for name in ("strangers", "all", "guard", "adamw")),
+    *(pytest.param(DEFENDED[name], marks=pytest.mark.slow, id=name) for name in ("unrelated", "all", "guard", "adamw")),
 ])  # fmt: skip
 def test_run_in_pieces_and_with_more_seeds_is_bitwise_the_same(mnist, tiny, fields):
     """On CPU a seed runs the same program, whatever other seeds run beside it."""
