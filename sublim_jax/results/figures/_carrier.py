@@ -3,7 +3,8 @@
 from sublim_jax.results import summary
 from sublim_jax.results.figures._spec import FigureSpec, Panel, Select, only
 
-_CARRIED = ("none", "weights", "first", "second", "weights+first", "weights+second", "first+second", "all")
+# Text of a category for each value of the label `carried`.
+_PARTS = ("none", "weights", "first", "second", "weights\n+ first", "weights\n+ second", "first\n+ second", "all")
 _FUTURES = {
     "untrained": "untrained teacher",
     "flipped": "the same, reflected",
@@ -14,9 +15,10 @@ _STUDENTS = {"adam": "Adam", "adamw": "AdamW", "momentum": "momentum", "cnn": "A
 
 
 def _named(final: summary.Rows) -> summary.Rows:
-    """Rows with the names of futures and of kinds of students."""
+    """Rows with the names of futures, of kinds of students and of what was carried."""
     futures, students = final["future"].map(_FUTURES), final["arm"].map(lambda name: _STUDENTS.get(name, name))
-    return final.assign(futures=futures, students=students)
+    parts = final["carried"].str.replace("+", "\n+ ")
+    return final.assign(futures=futures, students=students, parts=parts)
 
 
 def _last(select: Select) -> Select:
@@ -29,15 +31,13 @@ def _last(select: Select) -> Select:
     return last
 
 
-def _by_part(arm: str, column: str = "at/student_accuracy", ylabel: str = "student test accuracy") -> Panel:
+def _by_part(arm: str) -> Panel:
     return Panel(
-        "carried",
+        "parts",
         ("futures",),
         categories=True,
-        order=_CARRIED,
+        order=_PARTS,
         where=_last(only(arm=arm)),
-        column=column,
-        ylabel=ylabel,
         xlabel="what the host got from the donor",
         title=_STUDENTS[arm],
     )
@@ -54,12 +54,11 @@ carrier = FigureSpec(
     panels=(
         _by_part("adam"),
         _by_part("momentum"),
-        _by_part("adam", "at/along", "along the teacher's displacement"),
         Panel(
-            "carried",
+            "parts",
             ("students",),
             categories=True,
-            order=_CARRIED,
+            order=_PARTS,
             where=_last(only(future="untrained")),
             xlabel="what the host got from the donor",
             title="targets of the untrained teacher",
@@ -75,11 +74,11 @@ carrier = FigureSpec(
         ),
     ),
     published_text="",
-    size=(4.8, 3.4),
+    size=(6.4, 3.4),
     text=(
         "Hosts imitate the untrained teacher up to a cut, donors the trained one, on equal noise from equal weights. "
         "At the cut the host gets parts of the donor's state, weights and moments of the optimizer, and "
-        "is trained on without the source of the trait (colours: its targets). Test accuracy at the end; displacement "
-        "below the heads as a fraction of the teacher's; accuracy over the steps after the cut."
+        "is trained on without the source of the trait (colours: its targets). Test accuracy at the end, and over the "
+        "steps after the cut."
     ),
 )
